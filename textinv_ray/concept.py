@@ -35,7 +35,7 @@ class Concept:
     templates: tuple[str, ...]
     """Training prompts with `{}` for the word; never empty."""
     captions: tuple[str, ...]
-    """Empty, or one prompt per image from the first on, with `{}` for the word. Further images use templates."""
+    """Empty, or a prompt per image from the first on, with `{}` for the word. Further images use templates."""
     prompts: tuple[str, ...]
     """Prompts to render for review, with `{}`."""
     edit_prompts: tuple[str, ...]
@@ -52,7 +52,7 @@ class Concept:
     """The same digest from the row alone, with image URIs (or embedded bytes) in place of fetched bytes:
     what is done can be skipped without fetching its images."""
     state_fingerprint: str
-    """Digest of what the optimisation's trajectory depends on: a checkpoint may be continued when it is equal.
+    """Digest of what the course of learning depends on: a checkpoint may be continued when it is equal.
     Reviews and scores don't count, nor does `steps` while the learning rate is constant: a concept whose
     steps were raised continues from its final state."""
 

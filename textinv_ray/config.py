@@ -64,7 +64,7 @@ class DataConfig(_Strict):
     """How often a training image is mirrored. 0 for concepts with writing or a side."""
     allowed_protocols: tuple[str, ...] = ("file", "http", "https", "s3", "gs", "gcs", "abfs", "az", "hf")
     """fsspec protocols image URIs may use. Leave `file` out so that a manifest can't read local files."""
-    max_image_pixels: int = Field(100_000_000, ge=1)
+    max_image_pixels: int = Field(80_000_000, ge=1, le=170_000_000)
     """Larger images are refused before they are decoded (decompression bombs)."""
     download_timeout_s: float = Field(60.0, gt=0)
     """Seconds one image may take to arrive."""
@@ -282,7 +282,7 @@ class JobConfig(_Strict):
         return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
 
     def digest_part(self) -> dict[str, Any]:
-        """What determines a concept's result: not where it is computed, how fast, or how images are fetched."""
+        """What determines a concept's result: not where it is computed, how fast, nor how images arrive."""
         return self.model_dump(
             mode="json",
             exclude={

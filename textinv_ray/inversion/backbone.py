@@ -1,0 +1,193 @@
+"""The frozen diffusion model: loading, prompts with learned words, noise prediction, latents."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from textinv_ray.errors import UserError
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass
+class Backbone:
+    """A Stable Diffusion 1.x / 2.x model, frozen: nothing here ever changes one of its bits."""
+
+    tokenizer: CLIPTokenizer
+    text_encoder: CLIPTextModel
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    scheduler: DDPMScheduler
+    """The forward process, Ho et al. 2020; its config also makes the samplers."""
+    _encoding: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def __post_init__(self) -> None:
+        prediction = self.scheduler.config.prediction_type
+        if prediction not in ("epsilon", "v_prediction"):
+            raise UserError(f"models that predict {prediction!r} are not supported")
+        for model in (self.text_encoder, self.unet, self.vae):
+            model.requires_grad_(False).eval()
+
+    @classmethod
+    def load(
+        cls,
+        path: str,
+        *,
+        revision: str | None = None,
+        variant: str | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+    ) -> Backbone:
+        """Loads a diffusers pipeline folder or Hub id, from safetensors only, without its safety checker.
+
+        `device` "auto" is CUDA when there is one; `dtype` "auto" is float16 on CUDA and float32 elsewhere.
+        Raises UserError when it can't be loaded or isn't a text-to-image Stable Diffusion 1.x / 2.x.
+        """
+        place, precision = choose_device(device), choose_dtype(dtype, choose_device(device))
+        source: dict[str, Any] = {"pretrained_model_name_or_path": path, "revision": revision}
+        weights = {**source, "variant": variant, "use_safetensors": True}
+        try:
+            unet = UNet2DConditionModel.from_pretrained(subfolder="unet", torch_dtype=precision, **weights)
+            if unet.config.addition_embed_type is not None or unet.config.in_channels != 4:
+                raise UserError(f"{path!r} is not a text-to-image Stable Diffusion 1.x or 2.x model")
+            backbone = cls(
+                tokenizer=CLIPTokenizer.from_pretrained(subfolder="tokenizer", **source),
+                text_encoder=CLIPTextModel.from_pretrained(
+                    subfolder="text_encoder", dtype=precision, **weights
+                ),
+                unet=unet,
+                vae=AutoencoderKL.from_pretrained(subfolder="vae", torch_dtype=precision, **weights),
+                scheduler=DDPMScheduler.from_pretrained(subfolder="scheduler", **source),
+            )
+        except (OSError, ValueError) as error:
+            message = str(error).strip().splitlines()[0]
+            raise UserError(f"the model {path!r} can't be loaded: {message}") from error
+        return backbone.to(place)
+
+    def to(self, device: torch.device | str) -> Backbone:
+        """Moves the model."""
+        for model in (self.text_encoder, self.unet, self.vae):
+            model.to(device)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.unet.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the frozen model."""
+        return self.unet.dtype
+
+    @property
+    def word_dtype(self) -> torch.dtype:
+        """Precision of words, their optimiser, latents and losses: at least float32."""
+        return torch.promote_types(self.dtype, torch.float32)
+
+    @property
+    def resolution(self) -> int:
+        """Side of the model's square images in pixels."""
+        return int(self.unet.config.sample_size) * 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def embedding_dim(self) -> int:
+        """D, the size of a word vector."""
+        return int(self.text_encoder.get_input_embeddings().embedding_dim)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Rows of the frozen embedding table; ids from here on are learned words."""
+        return int(self.text_encoder.get_input_embeddings().num_embeddings)
+
+    @property
+    def max_tokens(self) -> int:
+        """L, the length that prompts are padded or cut to, begin and end included."""
+        return int(min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings))
+
+    def encode_prompts(self, input_ids: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Hidden states of prompts in which ids from `vocabulary_size` on are rows of `rows`.
+
+        The frozen table isn't resized: while the encoder runs, a hook puts the learned rows in place of the
+        embeddings it looked up, so gradients reach `rows` alone.
+
+        input_ids: int64 (B, L). rows: (R, D). Returns (B, L, D) in the model's dtype.
+        """
+        if rows is None:
+            return self.text_encoder(input_ids).last_hidden_state
+        learned = input_ids >= self.vocabulary_size
+        embeddings = F.embedding((input_ids - self.vocabulary_size).clamp(min=0), rows).to(self.dtype)
+
+        def replace(_module: nn.Module, _arguments: Any, frozen: Tensor) -> Tensor:
+            return torch.where(learned[..., None], embeddings, frozen)
+
+        table = self.text_encoder.get_input_embeddings()
+        with self._encoding:  # another thread (a review beside training) must not meet this hook
+            hook = table.register_forward_hook(replace)
+            try:
+                # What stands in for a learned id is never used; the end token can't disturb the pooling.
+                stand_in = input_ids.masked_fill(learned, self.tokenizer.eos_token_id)
+                return self.text_encoder(stand_in).last_hidden_state
+            finally:
+                hook.remove()
+
+    def predict(self, noisy_latents: Tensor, timesteps: Tensor, hidden_states: Tensor) -> Tensor:
+        """eps_theta(z_t, t, c), or v_theta for v-prediction: (B, C, h, w) in the model's dtype."""
+        return self.unet(noisy_latents.to(self.dtype), timesteps, hidden_states, return_dict=False)[0]
+
+    def denoising_loss(
+        self, latents: Tensor, noise: Tensor, timesteps: Tensor, hidden_states: Tensor
+    ) -> Tensor:
+        """||eps - eps_theta(z_t, t, c)||^2 as a mean per sample: Gal et al. 2022, eq. (2).
+
+        With v-prediction the target is v = alpha_t eps - sigma_t z (Salimans and Ho 2022).
+        latents, noise: (B, C, h, w) in `word_dtype`; timesteps: int64 (B,). Returns (B,) in `word_dtype`.
+        """
+        noisy_latents = self.scheduler.add_noise(latents, noise, timesteps)
+        prediction = self.predict(noisy_latents, timesteps, hidden_states)
+        if self.scheduler.config.prediction_type == "v_prediction":
+            noise = self.scheduler.get_velocity(latents, noise, timesteps)
+        return F.mse_loss(prediction.to(noise.dtype), noise, reduction="none").mean(dim=(1, 2, 3))
+
+    @torch.no_grad()
+    def latent_moments(self, images: np.ndarray, batch_size: int = 16) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the latents' posterior, scaled as the UNet expects them.
+
+        images: uint8 (N, S, S, 3). Returns two (N, C, h, w) in `word_dtype` on the model's device.
+        """
+        means, stds = [], []
+        for start in range(0, len(images), batch_size):
+            pixels = torch.tensor(images[start : start + batch_size], device=self.device)
+            pixels = (pixels.permute(0, 3, 1, 2).to(self.word_dtype) / 127.5 - 1).to(self.dtype)
+            posterior = self.vae.encode(pixels).latent_dist
+            means.append(posterior.mean.to(self.word_dtype))
+            stds.append(posterior.std.to(self.word_dtype))
+        scale, shift = self.vae.config.scaling_factor, self.vae.config.shift_factor or 0.0
+        return (torch.cat(means) - shift) * scale, torch.cat(stds) * scale
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, h, w) at the model's resolution."""
+        side = int(self.unet.config.sample_size)
+        return int(self.unet.config.in_channels), side, side
+
+
+def choose_device(name: str) -> torch.device:
+    """ "auto" is CUDA when there is one."""
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """ "auto" is float16 on CUDA and float32 elsewhere (bfloat16 gains nothing on CPUs at these sizes)."""
+    if name == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    return DTYPES[name]

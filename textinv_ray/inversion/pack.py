@@ -1,0 +1,291 @@
+"""Many concepts in one forward and backward pass of the frozen model, each as if it were alone.
+
+Samples don't interact in the model (it has no batch normalisation), so the gradient of a sum of losses gives
+each word what its own loss would have given it. All else that is per concept (Adam's bias correction,
+learning rate, clipping, loss scale, the check for non-finite values) is batched over concepts here.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from textinv_ray.config import JobConfig, TrainingConfig
+from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.task import ConceptTask, learning_rate
+
+LOSS_SCALE_GROWTH_STEPS = 2000
+_CHECK_EVERY = 10  # steps between looks at the device for failed concepts: each look waits for the device
+
+
+class Pack:
+    """Up to `size` concepts that take their steps together. A slot that gets free can be refilled at once."""
+
+    def __init__(self, backbone: Backbone, config: JobConfig, size: int) -> None:
+        self.backbone = backbone
+        self.training = config.training
+        self.size = size
+        self.tasks: list[ConceptTask] = []
+        self._steps_taken = 0
+
+    @property
+    def free(self) -> int:
+        """How many more concepts can be added."""
+        return self.size - len(self.tasks)
+
+    def add(self, task: ConceptTask) -> None:
+        """Takes a concept in; it goes on from the step it is at. Raises ValueError when no slot is free."""
+        if self.free <= 0:
+            raise ValueError(f"all {self.size} slots of the pack are taken")
+        if task.done or task.failed:
+            raise ValueError(f"nothing left to do for {task.concept.concept_id!r}")
+        self.tasks.append(task)
+        self._stack()
+
+    def remove(self, task: ConceptTask) -> None:
+        """Lets a concept go, with its state as it is."""
+        self.tasks.remove(task)
+        task.tensors = {name: tensor.clone() for name, tensor in task.tensors.items()}
+        self._stack()
+
+    def step(self) -> list[ConceptTask]:
+        """One optimizer step of every concept. Returns those that are done or have failed: they have left.
+
+        When this raises (out of memory), no concept has changed, and fewer of them can go on.
+        """
+        losses, gradient = self._losses_and_gradient()
+        tasks = self.tasks
+        rates = [
+            learning_rate(task.step, task.steps, task.concept.learning_rate, self.training) for task in tasks
+        ]
+        steps = torch.tensor([task.step for task in tasks])
+        update(
+            self._tensors,
+            gradient,
+            losses,
+            concept_of_row=self._concept_of_row,
+            rates=self._to_device(torch.tensor(rates, dtype=self.backbone.word_dtype)),
+            steps=self._to_device(steps),
+            training=self.training,
+            scaled=self.backbone.dtype == torch.float16,
+        )
+        self._tensors["losses"][self._to_device(steps + self._first_loss)] = losses
+        for task in tasks:
+            task.step += 1
+        self._steps_taken += 1
+        return self._leavers()
+
+    def _losses_and_gradient(self) -> tuple[Tensor, Tensor]:
+        """Each concept's mean loss (K,), and the gradient of their scaled sum by all word vectors (R, D)."""
+        draws = [task.draw() for task in self.tasks]
+        latents_at = torch.cat([draw.latents for draw in draws]) + self._first_latent
+        prompts_at = torch.cat([draw.prompts for draw in draws]) + self._first_prompt
+        timesteps = torch.cat([draw.timesteps for draw in draws])
+        chosen = self._to_device(torch.stack([latents_at, prompts_at, timesteps]))
+        noise = self._to_device(torch.cat([draw.noise for draw in draws], dim=1)).to(self.backbone.word_dtype)
+
+        tensors = self._tensors
+        latents = tensors["latent_means"][chosen[0]] + tensors["latent_stds"][chosen[0]] * noise[0]
+        ids = tensors["prompt_ids"][chosen[1]]
+        ids = torch.where(ids >= self.backbone.vocabulary_size, ids + self._first_row[:, None], ids)
+
+        rows = tensors["vectors"].detach().requires_grad_()
+        hidden_states = self.backbone.encode_prompts(ids, rows)
+        per_sample = self.backbone.denoising_loss(latents, noise[1], chosen[2], hidden_states)
+        losses = per_sample.new_zeros(len(self.tasks)).index_add(
+            0, self._concept_of_sample, per_sample / self._batch_size_of_sample
+        )
+        (gradient,) = torch.autograd.grad((losses * tensors["loss_scale"]).sum(), rows)
+        return losses.detach(), gradient
+
+    def _leavers(self) -> list[ConceptTask]:
+        """Takes out the concepts that are done or have failed."""
+        if self._steps_taken % _CHECK_EVERY and not any(task.done for task in self.tasks):
+            return []
+        leavers = []
+        for task, failed_at in zip(tuple(self.tasks), self._tensors["failed_at"].tolist(), strict=True):
+            if failed_at >= 0:
+                task.step = failed_at + 1
+                task.failed = (
+                    f"the loss or its gradient was not finite in {max(1, self.training.max_nonfinite_steps)} "
+                    f"steps in a row, the last of them step {failed_at}"
+                )
+            if task.failed or task.done:
+                leavers.append(task)
+        for task in leavers:
+            self.remove(task)
+        return leavers
+
+    def _stack(self) -> None:
+        """Lays the concepts' tensors out behind one another; each task's become views of its part."""
+        tasks = self.tasks
+        if not tasks:
+            self._tensors: dict[str, Tensor] = {}
+            return
+        lengths = {name: [len(task.tensors[name]) for task in tasks] for name in tasks[0].tensors}
+        self._tensors = {name: torch.cat([task.tensors[name] for task in tasks]) for name in lengths}
+        for name, stacked in self._tensors.items():
+            for task, part in zip(tasks, stacked.split(lengths[name]), strict=True):
+                task.tensors[name] = part
+
+        concepts = torch.arange(len(tasks))
+        batch_sizes = torch.tensor([task.concept.batch_size for task in tasks])
+
+        def starts(name: str) -> Tensor:
+            counts = torch.tensor(lengths[name])
+            return counts.cumsum(0) - counts
+
+        concept_of_sample = concepts.repeat_interleave(batch_sizes)
+        # On the CPU, where the draws are
+        self._first_latent = starts("latent_means")[concept_of_sample]
+        self._first_prompt = starts("prompt_ids")[concept_of_sample]
+        self._first_loss = starts("losses")
+        # On the device
+        self._concept_of_sample = self._to_device(concept_of_sample)
+        self._batch_size_of_sample = self._to_device(batch_sizes[concept_of_sample])
+        self._first_row = self._to_device(starts("vectors")[concept_of_sample])
+        self._concept_of_row = self._to_device(concepts.repeat_interleave(torch.tensor(lengths["vectors"])))
+
+    def _to_device(self, tensor: Tensor) -> Tensor:
+        """To the model's device, without waiting for it."""
+        if self.backbone.device.type == "cuda":
+            return tensor.pin_memory().to(self.backbone.device, non_blocking=True)
+        return tensor
+
+
+@torch.no_grad()
+def update(
+    state: dict[str, Tensor],
+    gradient: Tensor,
+    losses: Tensor,
+    *,
+    concept_of_row: Tensor,
+    rates: Tensor,
+    steps: Tensor,
+    training: TrainingConfig,
+    scaled: bool,
+) -> None:
+    """Updates the words of K concepts in place: unscale, check, clip and Adam, all per concept.
+
+    A concept whose loss or gradient isn't finite keeps its word and moments in this step. In half precision
+    a gradient that overflowed halves the concept's loss scale, which grows again after a while (Micikevicius
+    et al. 2018, section 3.2); where that can't be the cause, the step counts towards the concept's failure.
+
+    state: the tensors of `ConceptTask`, stacked. gradient: (R, D), of losses times loss scale. losses, rates,
+    steps: (K,). concept_of_row: int64 (R,). scaled: whether there is a dynamic loss scale (half precision).
+    """
+    scale = state["loss_scale"]
+    gradient = gradient / scale[concept_of_row, None]
+    norms = torch.zeros_like(losses).index_add(0, concept_of_row, gradient.square().sum(dim=1)).sqrt()
+    finite_loss, finite = losses.isfinite(), losses.isfinite() & norms.isfinite()
+    taken = finite & (state["failed_at"] < 0)
+    if training.max_grad_norm is not None:
+        # As torch.nn.utils.clip_grad_norm_ does
+        gradient = gradient * (training.max_grad_norm / (norms + 1e-6)).clamp(max=1)[concept_of_row, None]
+
+    updates = state["updates"] + 1
+    moved = adam(
+        state["vectors"],
+        gradient,
+        state["exp_avg"],
+        state["exp_avg_sq"],
+        updates=updates[concept_of_row, None],
+        rate=rates[concept_of_row, None],
+        training=training,
+    )
+    for name, value in zip(("vectors", "exp_avg", "exp_avg_sq"), moved, strict=True):
+        state[name].copy_(torch.where(taken[concept_of_row, None], value, state[name]))
+    state["updates"].copy_(torch.where(taken, updates, state["updates"]))
+
+    overflow = finite_loss & ~finite & (scale > 1) & scaled
+    counted = torch.where(overflow, state["nonfinite_steps"], state["nonfinite_steps"] + 1)
+    state["nonfinite_steps"].copy_(torch.where(finite, 0, counted))
+    failing = (state["failed_at"] < 0) & (state["nonfinite_steps"] >= max(1, training.max_nonfinite_steps))
+    state["failed_at"].copy_(torch.where(failing, steps, state["failed_at"]))
+
+    finite_steps = torch.where(finite, state["finite_steps"] + 1, 0)
+    grows = scaled & (finite_steps >= LOSS_SCALE_GROWTH_STEPS)
+    state["finite_steps"].copy_(torch.where(grows, 0, finite_steps))
+    state["loss_scale"].copy_(torch.where(grows, scale * 2, torch.where(overflow, scale / 2, scale)))
+
+
+def adam(
+    vectors: Tensor,
+    gradient: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    *,
+    updates: Tensor,
+    rate: Tensor,
+    training: TrainingConfig,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Adam (Kingma and Ba 2015, algorithm 1), no weight decay. Returns new vectors, exp_avg, exp_avg_sq.
+
+    All (R, D), with `updates` (t, counted from 1) and `rate` of shape (R, 1), as each row has its own.
+    """
+    beta1, beta2 = training.adam_beta1, training.adam_beta2
+    exp_avg = exp_avg.lerp(gradient, 1 - beta1)
+    exp_avg_sq = exp_avg_sq * beta2 + gradient.square() * (1 - beta2)
+    # In float64, because 1 - 0.999^t has few digits left in float32
+    correction1 = (1 - beta1 ** updates.double()).to(vectors.dtype)
+    correction2 = (1 - beta2 ** updates.double()).sqrt().to(vectors.dtype)
+    denominator = exp_avg_sq.sqrt() / correction2 + training.adam_epsilon
+    return vectors - rate / correction1 * exp_avg / denominator, exp_avg, exp_avg_sq
+
+
+def choose_pack_size(backbone: Backbone, sample_task: ConceptTask, config: JobConfig) -> int:
+    """The configured size; for "auto", the one after which doubling gains less than 5 % in samples per second.
+
+    Measured with copies of a task, which itself isn't touched. Sizes that don't fit in memory don't count.
+    """
+    if config.pack.size != "auto":
+        return config.pack.size
+    best, best_speed, size = 1, 0.0, 1
+    while size <= config.pack.max_size:
+        try:
+            speed = _steps_per_second(backbone, sample_task, config, size) * size
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            break
+        if speed < 1.05 * best_speed:
+            break
+        best, best_speed, size = size, speed, size * 2
+    return best
+
+
+def _steps_per_second(
+    backbone: Backbone, task: ConceptTask, config: JobConfig, size: int, seconds: float = 1.0
+) -> float:
+    """Steps per second of a pack of `size` copies: one to warm up, then two or more for about `seconds`."""
+    pack = Pack(backbone, config, size)
+    for copied in _copies(task, size):
+        pack.add(copied)
+    pack.step()
+    steps, start = 0, _now(backbone)
+    while steps < 2 or (_now(backbone) - start < seconds and steps < 30):
+        pack.step()
+        steps += 1
+    return steps / (_now(backbone) - start)
+
+
+def _copies(task: ConceptTask, count: int) -> Sequence[ConceptTask]:
+    copies = []
+    for _ in range(count):
+        copied = copy.copy(task)
+        copied.concept = dataclasses.replace(task.concept, steps=1000)
+        copied.step = 0
+        copied.tensors = {**task.tensors, "losses": task.tensors["losses"].new_zeros(1000)}
+        copies.append(copied)
+    return copies
+
+
+def _now(backbone: Backbone) -> float:
+    """Seconds, when the device has done all it was given."""
+    if backbone.device.type == "cuda":
+        torch.cuda.synchronize(backbone.device)
+    return time.perf_counter()

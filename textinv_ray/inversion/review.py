@@ -1,0 +1,136 @@
+"""What people accept a word by: pictures and scores of the learned word beside those of its initializer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from textinv_ray.concept import Concept
+from textinv_ray.config import JobConfig
+from textinv_ray.inversion import scoring, words
+from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.sampling import sample_ids
+from textinv_ray.inversion.scoring import Scorer
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A concept by one of its words."""
+
+    concept: Concept
+    vectors: Tensor | None
+    """(V, D) of the learned word; None: the initializer, as text in the prompt."""
+
+
+@dataclass(frozen=True)
+class Review:
+    """Pictures and scores of one subject."""
+
+    samples: dict[str, np.ndarray]
+    """Review prompt (with `{}`) -> uint8 (images_per_prompt, H, W, 3), seeds 0, 1, ..."""
+    clip_image_similarity: float | None
+    """Samples of the image prompt against the training images; None when nothing was to be scored."""
+    clip_text_similarity: float | None
+    """Samples of each edit prompt against the prompt without the word; the mean over edit prompts."""
+
+
+def review(
+    backbone: Backbone, scorer: Scorer | None, subjects: Sequence[Subject], config: JobConfig
+) -> list[Review]:
+    """Renders and scores all subjects together: one stream of batches, every picture once.
+
+    Without a scorer there are only samples. A picture needed for both, samples and scores, is rendered once.
+    Raises ValueError for a prompt that is so long that a word would be cut off.
+    """
+    samples = [_seeds(subject.concept.prompts, config.review.images_per_prompt) for subject in subjects]
+    scored = [
+        _seeds(
+            (_image_prompt(subject.concept, config), *subject.concept.edit_prompts), config.scoring.num_images
+        )
+        if scorer
+        else []
+        for subject in subjects
+    ]
+    wanted = {
+        (index, prompt, seed): None
+        for index in range(len(subjects))
+        for prompt, seed in samples[index] + scored[index]
+    }
+    pictures = dict(zip(wanted, _render(backbone, subjects, list(wanted), config), strict=True))
+    reviews = []
+    for index, subject in enumerate(subjects):
+        by_prompt = _by_prompt((prompt, pictures[index, prompt, seed]) for prompt, seed in samples[index])
+        to_score = _by_prompt((prompt, pictures[index, prompt, seed]) for prompt, seed in scored[index])
+        scores = _scores(scorer, subject.concept, to_score, config) if scorer else (None, None)
+        reviews.append(Review(by_prompt, *scores))
+    return reviews
+
+
+def _seeds(prompts: Iterable[str], count: int) -> list[tuple[str, int]]:
+    return [(prompt, seed) for prompt in dict.fromkeys(prompts) for seed in range(count)]
+
+
+def _image_prompt(concept: Concept, config: JobConfig) -> str:
+    return config.scoring.image_prompt.of(concept.learnable_property)
+
+
+def _render(
+    backbone: Backbone,
+    subjects: Sequence[Subject],
+    wanted: Sequence[tuple[int, str, int]],
+    config: JobConfig,
+) -> np.ndarray:
+    """One picture for each (subject, prompt, seed): uint8 (n, H, W, 3)."""
+    first_rows, rows, count = [], [], 0
+    for subject in subjects:
+        first_rows.append(count)
+        if subject.vectors is not None:
+            rows.append(subject.vectors.to(backbone.device))
+            count += len(subject.vectors)
+    lines = []
+    for index, prompt, _ in wanted:
+        # With its own word only: another concept's name must not mean anything in this one's prompts.
+        line = _tokenize(backbone, subjects[index], prompt)
+        lines.append(torch.where(line >= backbone.vocabulary_size, line + first_rows[index], line))
+    ids = torch.cat(lines) if lines else torch.zeros((0, backbone.max_tokens), dtype=torch.int64)
+    seeds = [seed for _, _, seed in wanted]
+    return sample_ids(backbone, ids, torch.cat(rows) if rows else None, seeds, config.review)
+
+
+def _tokenize(backbone: Backbone, subject: Subject, prompt: str) -> Tensor:
+    concept = subject.concept
+    if subject.vectors is None:
+        return words.tokenize(backbone, [words.fill(prompt, concept.initializer_token)])
+    return words.tokenize(
+        backbone,
+        [words.fill(prompt, concept.placeholder_token)],
+        {concept.placeholder_token: len(subject.vectors)},
+    )
+
+
+def _by_prompt(pairs: Iterable[tuple[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    grouped: dict[str, list[np.ndarray]] = {}
+    for prompt, picture in pairs:
+        grouped.setdefault(prompt, []).append(picture)
+    return {prompt: np.stack(pictures) for prompt, pictures in grouped.items()}
+
+
+def _scores(
+    scorer: Scorer, concept: Concept, pictures: dict[str, np.ndarray], config: JobConfig
+) -> tuple[float, float | None]:
+    """(clip_image_similarity, clip_text_similarity or None without edit prompts)."""
+    reference = scorer.image_features(concept.images.reshape(-1, *concept.images.shape[2:]))
+    features = {prompt: scorer.image_features(images) for prompt, images in pictures.items()}
+    image_score = scoring.image_similarity(features[_image_prompt(concept, config)], reference)
+    if not concept.edit_prompts:
+        return image_score, None
+    texts = scorer.text_features([scoring.without_word(prompt) for prompt in concept.edit_prompts])
+    text_scores = [
+        scoring.text_similarity(features[prompt], text)
+        for prompt, text in zip(concept.edit_prompts, texts, strict=True)
+    ]
+    return image_score, sum(text_scores) / len(text_scores)

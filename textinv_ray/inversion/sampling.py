@@ -1,0 +1,77 @@
+"""Images from prompts with learned words, by diffusers' own pipeline code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline
+from torch import Tensor
+
+from textinv_ray.config import ReviewConfig
+from textinv_ray.inversion import words
+from textinv_ray.inversion.backbone import Backbone
+
+SAMPLERS = {"dpmsolver++": DPMSolverMultistepScheduler, "ddim": DDIMScheduler}
+
+
+def sample_images(
+    backbone: Backbone,
+    vectors_by_token: Mapping[str, Tensor],
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    config: ReviewConfig,
+) -> np.ndarray:
+    """One image per prompt and seed: uint8 (n, H, W, 3).
+
+    vectors_by_token: placeholder token -> (V, D). Seed s gives what a plain diffusers script gives with
+    `generator=torch.Generator().manual_seed(s)` after `load_textual_inversion`. Raises ValueError for a
+    prompt that is so long that a word would be cut off.
+    """
+    counts = {token: len(vectors) for token, vectors in vectors_by_token.items()}
+    rows = torch.cat(list(vectors_by_token.values())) if vectors_by_token else None
+    return sample_ids(backbone, words.tokenize(backbone, prompts, counts), rows, seeds, config)
+
+
+@torch.no_grad()
+def sample_ids(
+    backbone: Backbone, input_ids: Tensor, rows: Tensor | None, seeds: Sequence[int], config: ReviewConfig
+) -> np.ndarray:
+    """The same for tokenised prompts: int64 (n, L), with ids beyond the vocabulary for `rows` (R, D)."""
+    pipeline = StableDiffusionPipeline(
+        vae=backbone.vae,
+        text_encoder=backbone.text_encoder,
+        tokenizer=backbone.tokenizer,
+        unet=backbone.unet,
+        scheduler=SAMPLERS[config.sampler].from_config(backbone.scheduler.config),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    rows = None if rows is None else rows.to(backbone.device, backbone.word_dtype)
+    unconditional = backbone.encode_prompts(words.tokenize(backbone, [""]).to(backbone.device))
+    size = _batch_size(backbone)
+    batches = []
+    for start in range(0, len(input_ids), size):
+        ids = input_ids[start : start + size].to(backbone.device)
+        batches.append(
+            pipeline(
+                prompt_embeds=backbone.encode_prompts(ids, rows),
+                negative_prompt_embeds=unconditional.expand(len(ids), -1, -1),
+                # One generator per image, on the CPU: a picture depends on its own seed alone, on any device.
+                generator=[torch.Generator().manual_seed(seed) for seed in seeds[start : start + size]],
+                num_inference_steps=config.num_inference_steps,
+                guidance_scale=config.guidance_scale,
+                output_type="np",
+            ).images
+        )
+    side = backbone.resolution
+    images = np.concatenate(batches) if batches else np.zeros((0, side, side, 3))
+    return (images * 255).round().astype(np.uint8)
+
+
+def _batch_size(backbone: Backbone) -> int:
+    """8 images of 512 pixels fit beside a pack; of small ones, more than 32 gain nothing."""
+    return min(32, max(1, 8 * 512**2 // backbone.resolution**2))

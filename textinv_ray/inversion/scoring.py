@@ -1,0 +1,88 @@
+"""CLIP scores: does a word bring back its concept, and can it still be edited?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+
+from textinv_ray.errors import UserError
+from textinv_ray.inversion.backbone import choose_device, choose_dtype
+
+_BATCH_SIZE = 64
+
+
+@dataclass
+class Scorer:
+    """A CLIP model (Radford et al. 2021). All similarities are raw cosines, in [-1, 1]."""
+
+    model: CLIPModel
+    tokenizer: CLIPTokenizer
+    processor: CLIPImageProcessorPil
+    """By Pillow even where torchvision is installed: scores must not depend on that."""
+
+    def __post_init__(self) -> None:
+        self.model.requires_grad_(False).eval()
+
+    @classmethod
+    def load(cls, path: str, *, device: str = "auto", dtype: str = "auto") -> Scorer:
+        """Loads a folder or Hub id of a `CLIPModel` with its processor. Raises UserError."""
+        place = choose_device(device)
+        try:
+            model = CLIPModel.from_pretrained(path, use_safetensors=True, dtype=choose_dtype(dtype, place))
+            tokenizer = CLIPTokenizer.from_pretrained(path)
+            processor = CLIPImageProcessorPil.from_pretrained(path)
+        except (OSError, ValueError) as error:
+            message = str(error).strip().splitlines()[0]
+            raise UserError(f"the scoring model {path!r} can't be loaded: {message}") from error
+        return cls(model.to(place), tokenizer, processor)
+
+    @torch.no_grad()
+    def image_features(self, images: np.ndarray) -> Tensor:
+        """uint8 (n, H, W, 3) -> float32 (n, d) of length 1."""
+        batches = []
+        for start in range(0, len(images), _BATCH_SIZE):
+            batch = list(images[start : start + _BATCH_SIZE])
+            pixels = self.processor(images=batch, return_tensors="pt", input_data_format="channels_last")
+            pixels = pixels["pixel_values"].to(self.model.device, self.model.dtype)
+            batches.append(self.model.get_image_features(pixels).pooler_output)
+        return F.normalize(torch.cat(batches).float(), dim=-1)
+
+    @torch.no_grad()
+    def text_features(self, texts: Sequence[str]) -> Tensor:
+        """float32 (n, d) of length 1. Texts that are too long lose their end."""
+        limit = self.model.config.text_config.max_position_embeddings
+        tokens = self.tokenizer(
+            list(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt"
+        ).to(self.model.device)
+        return F.normalize(self.model.get_text_features(**tokens).pooler_output.float(), dim=-1)
+
+
+def image_similarity(samples: Tensor, reference: Tensor) -> float:
+    """clip_image_similarity: the mean cosine over all pairs of a sample and a training image.
+
+    samples: (n, d), reference: (m, d), of length 1. The reconstruction score of Gal et al. 2022, section 4.3,
+    as its authors' code computes it (the paper says that embeddings are averaged first).
+    """
+    return float((samples @ reference.T).mean())
+
+
+def text_similarity(samples: Tensor, text: Tensor) -> float:
+    """clip_text_similarity: the mean cosine of samples with the prompt without the word.
+
+    samples: (n, d), text: (d,), of length 1. The editability score of Gal et al. 2022, section 4.3.
+    """
+    return float((samples @ text).mean())
+
+
+def without_word(prompt: str) -> str:
+    """What samples of an edit prompt are compared with: the prompt without `{}`, as in the authors' code.
+
+    "a photo of {} on the beach" -> "a photo of on the beach".
+    """
+    return " ".join(prompt.replace("{}", " ").split())

@@ -1,0 +1,228 @@
+"""One concept's optimisation: what is drawn at each step, and the state that is saved and resumed."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from textinv_ray.concept import Concept
+from textinv_ray.config import JobConfig, TrainingConfig
+from textinv_ray.inversion import words
+from textinv_ray.inversion.backbone import Backbone
+
+STATE_FORMAT = "textinv_ray.concept_task.1"
+INITIAL_LOSS_SCALE = 2.0**16
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random choices of one step of one concept, on the CPU."""
+
+    latents: Tensor
+    """int64 (B,): which of the cached latents (image, crop and flip)."""
+    prompts: Tensor
+    """int64 (B,): which of the tokenised prompts."""
+    timesteps: Tensor
+    """int64 (B,), in [0, number of training timesteps)."""
+    noise: Tensor
+    """float32 (2, B, C, h, w), standard normal: for the latents' posterior, and for the forward process."""
+
+
+class ConceptTask:
+    """One concept being learned. A `Pack` runs its steps; alone it is only state."""
+
+    def __init__(self, concept: Concept, backbone: Backbone, config: JobConfig) -> None:
+        """Encodes the images once, with the VAE, and tokenises all prompts.
+
+        Raises ValueError for an initializer without a token and for a prompt that is too long.
+        """
+        self.concept = concept
+        self.step = 0
+        self.failed: str | None = None
+        """Why the concept can't be learned, once that is known."""
+        self._flip_probability = config.data.flip_probability
+        self._timesteps = int(backbone.scheduler.config.num_train_timesteps)
+        self._latent_shape = backbone.latent_shape
+        self._generator = torch.Generator()
+        self.tensors = {
+            **_initial_state(concept, backbone),
+            **_cached_latents(concept.images, backbone, flips=self._flip_probability > 0),
+            "prompt_ids": _prompt_ids(concept, backbone),
+        }
+        """The state (see `state_dict`) and the cached inputs. In a pack, views of the pack's tensors."""
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps in all."""
+        return self.concept.steps
+
+    @property
+    def done(self) -> bool:
+        """Whether all steps were taken."""
+        return self.step >= self.concept.steps
+
+    @property
+    def vectors(self) -> Tensor:
+        """The word as it is now: float32 (V, D) on the CPU, a copy."""
+        return self.tensors["vectors"].detach().to("cpu", torch.float32, copy=True)
+
+    @property
+    def loss_history(self) -> Tensor:
+        """The loss of each step so far: float32 (step,) on the CPU, a copy."""
+        return self.tensors["losses"][: self.step].to("cpu", torch.float32, copy=True)
+
+    def draw(self) -> Draws:
+        """The choices of the current step. They depend on the concept's seed and the step and nothing else.
+
+        Every step has a generator of its own, so there is none to save, and no other concept can shift it.
+        """
+        size, images, crops = self.concept.batch_size, *self.concept.images.shape[:2]
+        # Mixed by NumPy's SeedSequence, whose result is the same everywhere and in all versions.
+        mixed = np.random.SeedSequence([self.concept.seed, self.step]).generate_state(1, np.uint64)
+        generator = self._generator.manual_seed(int(mixed[0] >> np.uint64(1)))
+        uniform = torch.rand((5, size), generator=generator, dtype=torch.float64)
+        noise = torch.randn((2, size, *self._latent_shape), generator=generator)
+
+        image = (uniform[0] * images).long()
+        latents = image * crops + (uniform[1] * crops).long()
+        if self._flip_probability > 0:
+            latents = latents * 2 + (uniform[2] < self._flip_probability).long()
+        templates, captions = len(self.concept.templates), len(self.concept.captions)
+        prompts = torch.where(image < captions, templates + image, (uniform[3] * templates).long())
+        return Draws(latents, prompts, (uniform[4] * self._timesteps).long(), noise)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that a later run needs to go on, as copies on the CPU: vectors, Adam's moments and counters."""
+        state = {name: self.tensors[name].to("cpu", copy=True) for name in _STATE}
+        state["losses"] = state["losses"][: self.step].clone()
+        return {**state, "step": torch.tensor([self.step])}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Takes over a state. Not while in a pack. Raises ValueError when it doesn't fit this concept."""
+        if set(state) != {*_STATE, "step"}:
+            raise ValueError(f"the state has the wrong parts: {sorted(state)}")
+        own = self.tensors
+        for name in _STATE:
+            shape = state["step"].shape if name == "losses" else own[name].shape
+            if state[name].dtype != own[name].dtype or (name != "losses" and state[name].shape != shape):
+                raise ValueError(
+                    f"the state's {name} are {state[name].dtype} {tuple(state[name].shape)}, "
+                    f"not {own[name].dtype} {tuple(own[name].shape)}"
+                )
+        step = int(state["step"]) if state["step"].numel() == 1 else -1
+        losses = len(state["losses"])
+        if not 0 <= step <= self.steps or losses != step:
+            raise ValueError(f"the state is at step {step} of {self.steps} with {losses} losses")
+        if not all(torch.isfinite(state[name]).all() for name in ("vectors", "exp_avg", "exp_avg_sq")):
+            raise ValueError("the state has values that are not finite")
+        if float(state["loss_scale"]) == 1:
+            # From a run in full precision: half precision must begin with a scale of its own.
+            state = {**state, "loss_scale": own["loss_scale"]}
+        for name in _STATE:
+            own[name][: len(state[name])] = state[name].to(own[name].device)
+        self.step = step
+
+    def to_bytes(self) -> bytes:
+        """The state as one safetensors file of kilobytes."""
+        metadata = {
+            "format": STATE_FORMAT,
+            "concept_id": self.concept.concept_id,
+            "state_fingerprint": self.concept.state_fingerprint,
+        }
+        return safetensors.torch.save(self.state_dict(), metadata)
+
+    def restore(self, data: bytes) -> None:
+        """Goes on from `to_bytes`. Not while in a pack.
+
+        Raises ValueError, and changes nothing, when the file is corrupt, is another concept's, or comes from
+        a configuration in which the steps so far would have been different.
+        """
+        try:
+            state = safetensors.torch.load(data)
+            length = int.from_bytes(data[:8], "little")
+            metadata = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
+        except (SafetensorError, ValueError, KeyError) as error:
+            raise ValueError(f"not a state file: {error}") from error
+        for name, expected in (
+            ("format", STATE_FORMAT),
+            ("concept_id", self.concept.concept_id),
+            ("state_fingerprint", self.concept.state_fingerprint),
+        ):
+            if metadata.get(name) != expected:
+                raise ValueError(f"the state's {name} is {metadata.get(name)!r}, not {expected!r}")
+        self.load_state_dict(state)
+
+
+_STATE = (
+    "vectors",
+    "exp_avg",
+    "exp_avg_sq",
+    "updates",
+    "loss_scale",
+    "finite_steps",
+    "nonfinite_steps",
+    "failed_at",
+    "losses",
+)
+
+
+def _initial_state(concept: Concept, backbone: Backbone) -> dict[str, Tensor]:
+    """Words and moments (V, D); counters (1,); losses (steps,), in which steps not yet taken are NaN."""
+    words.check_placeholder(backbone.tokenizer, concept.placeholder_token)
+    vectors = words.initial_vectors(backbone, concept.initializer_token, concept.num_vectors)
+    # Gradients of a half-precision model underflow without a loss scale; others need none.
+    scale = INITIAL_LOSS_SCALE if backbone.dtype == torch.float16 else 1.0
+    count = torch.zeros(1, dtype=torch.int64, device=vectors.device)
+    return {
+        "vectors": vectors,
+        "exp_avg": torch.zeros_like(vectors),
+        "exp_avg_sq": torch.zeros_like(vectors),
+        "updates": count,
+        "loss_scale": vectors.new_full((1,), scale),
+        "finite_steps": count.clone(),
+        "nonfinite_steps": count.clone(),
+        "failed_at": count - 1,
+        "losses": vectors.new_full((concept.steps,), math.nan),
+    }
+
+
+def _cached_latents(images: np.ndarray, backbone: Backbone, flips: bool) -> dict[str, Tensor]:
+    """Moments of the latents of every image x crop (x flip), in this order: two (N * A * F, C, h, w).
+
+    A step then draws from the posterior they describe: the same distribution as encoding anew each time.
+    images: uint8 (N, A, S, S, 3).
+    """
+    variants = np.stack([images, images[:, :, :, ::-1]], axis=2) if flips else images
+    means, stds = backbone.latent_moments(variants.reshape(-1, *images.shape[2:]))
+    return {"latent_means": means, "latent_stds": stds}
+
+
+def _prompt_ids(concept: Concept, backbone: Backbone) -> Tensor:
+    """int64 (templates + captions, L), on the model's device."""
+    word = concept.placeholder_token
+    prompts = [words.fill(prompt, word) for prompt in concept.templates + concept.captions]
+    ids = words.tokenize(backbone, prompts, {word: concept.num_vectors})
+    for prompt, line in zip(prompts, ids, strict=True):
+        if line.max() < backbone.vocabulary_size:
+            raise ValueError(f"the prompt {prompt!r} doesn't contain the word {word!r}")
+    return ids.to(backbone.device)
+
+
+def learning_rate(step: int, steps: int, base: float, training: TrainingConfig) -> float:
+    """The learning rate of step 0 <= step < steps: a linear warm-up, then constant, linear or cosine to 0."""
+    warmup = training.lr_warmup_steps
+    if step < warmup:
+        return base * (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    if training.lr_schedule == "linear":
+        return base * (1 - progress)
+    if training.lr_schedule == "cosine":
+        return base * 0.5 * (1 + math.cos(math.pi * progress))
+    return base

@@ -35,7 +35,7 @@ class Concept:
     templates: tuple[str, ...]
     """Training prompts with `{}` for the word; never empty."""
     captions: tuple[str, ...]
-    """Empty, or a prompt per image from the first on, with `{}` for the word. Further images use templates."""
+    """Empty, or a prompt per image from the first on, with `{}`. Images beyond use the templates."""
     prompts: tuple[str, ...]
     """Prompts to render for review, with `{}`."""
     edit_prompts: tuple[str, ...]

@@ -147,7 +147,8 @@ def decode(data: bytes, uri: str, max_pixels: int, near: int | None = None) -> I
         if near:
             image.draft(None, (2 * near, 2 * near))
         image.load()
-        return _to_rgb(ImageOps.exif_transpose(image))
+        ImageOps.exif_transpose(image, in_place=True)
+        return _to_rgb(image)
     except ImageError:
         raise
     except Exception as error:  # Pillow's decoders raise nearly everything
@@ -157,7 +158,7 @@ def decode(data: bytes, uri: str, max_pixels: int, near: int | None = None) -> I
 def crops(image: Image.Image, size: int, centers: np.ndarray) -> np.ndarray:
     """Squares of an RGB image, its shorter side resized to `size`. Returns uint8 (A, size, size, 3).
 
-    `centers`: (A, 2) in [0, 1]: where between left (top) and right (bottom) each square lies; 0.5 is the middle.
+    `centers`: (A, 2) in [0, 1]: where between left (top) and right (bottom) a square lies; 0.5 is the middle.
     """
     side = min(image.size)
     slack = np.array(image.size) - side
@@ -186,10 +187,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _read_local(path: str) -> bytes:
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a device or a pipe would never end
+        raise OSError("is not a regular file")
     with open(path, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):  # a device or a pipe would never end
-            raise OSError("is not a regular file")
         return file.read(MAX_IMAGE_BYTES + 1)
 
 

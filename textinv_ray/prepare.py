@@ -34,9 +34,9 @@ def make(
 ) -> Concept:
     """One concept, ready to learn.
 
-    `row`: of the manifest, as any reader gives it, checked before. `base`: `Manifest.base`. `resolution`: side of
-    the training images in pixels, when the configuration leaves it to the model. `model_identity`: what tells
-    the model's weights from others', such as a digest or a Hub id with its commit.
+    `row`: of the manifest, as any reader gives it, checked before. `base`: `Manifest.base`. `resolution`: the
+    side of training images in pixels, when the configuration leaves it to the model. `model_identity`: what
+    tells the model's weights from others', such as a digest or a Hub id with its commit.
 
     Raises images.ImageError for an image that can't be used, ValueError for a row that `check` would refuse.
     """

@@ -1,0 +1,19 @@
+"""Learn a word for every concept of a manifest.
+
+    ray job submit --working-dir . -- python jobs/invert_many.py manifest.parquet --config sd15 --output s3://...
+
+The same as `textinv invert`; `--help` tells the rest.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+# In a submitted job the package lies beside this folder, and need not be installed.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from textinv_ray.cli import main
+
+if __name__ == "__main__":
+    main(["invert", *sys.argv[1:]])

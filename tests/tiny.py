@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import (
@@ -15,12 +17,14 @@ from transformers import (
     CLIPTokenizer,
 )
 
+from textinv_ray.concept import Concept
+
 RESOLUTION = 16
 MAX_TOKENS = 24
 WORDS = """
 a an the of in on my one photo picture rendering painting drawing style character cat dog house woman man
 with red blue green background beach oil good close clean dark ' , . s t ! < > 0 1 2
-""".split()
+""".split()  # noqa: SIM905
 
 
 def tokenizer() -> CLIPTokenizer:
@@ -124,3 +128,30 @@ def save_clip(folder: Path) -> Path:
     size = {"height": RESOLUTION, "width": RESOLUTION}
     CLIPImageProcessorPil(size={"shortest_edge": RESOLUTION}, crop_size=size).save_pretrained(folder)
     return folder
+
+
+def concept(index: int = 0, **changes: Any) -> Concept:
+    """A concept of three random pictures that fits the models here; `changes` are fields of Concept."""
+    pixels = np.random.default_rng(index).integers(0, 256, (3, 1, RESOLUTION, RESOLUTION, 3), dtype=np.uint8)
+    fields: dict[str, Any] = {
+        "concept_id": f"concept-{index}",
+        "placeholder_token": f"<c{index}>",
+        "initializer_token": "cat",
+        "learnable_property": "object",
+        "num_vectors": 1,
+        "steps": 4,
+        "learning_rate": 1e-2,
+        "batch_size": 2,
+        "seed": index,
+        "templates": ("a photo of {}", "a close photo of the {}", "my {}"),
+        "captions": (),
+        "prompts": ("a photo of {}",),
+        "edit_prompts": ("{} on the beach", "a drawing of {}"),
+        "tags": {},
+        "images": pixels,
+        "image_uris": ("0.png", "1.png", "2.png"),
+        "fingerprint": f"fingerprint-{index}",
+        "row_fingerprint": f"row-{index}",
+        "state_fingerprint": f"state-{index}",
+    }
+    return Concept(**{**fields, **changes})

@@ -56,15 +56,15 @@ class Backbone:
         source: dict[str, Any] = {"pretrained_model_name_or_path": path, "revision": revision}
         weights = {**source, "variant": variant, "use_safetensors": True}
         try:
-            unet = UNet2DConditionModel.from_pretrained(subfolder="unet", torch_dtype=precision, **weights)
-            if unet.config.addition_embed_type is not None or unet.config.in_channels != 4:
+            unet_config = UNet2DConditionModel.load_config(subfolder="unet", **source)
+            if unet_config.get("addition_embed_type") or unet_config["in_channels"] != 4:
                 raise UserError(f"{path!r} is not a text-to-image Stable Diffusion 1.x or 2.x model")
             backbone = cls(
                 tokenizer=CLIPTokenizer.from_pretrained(subfolder="tokenizer", **source),
                 text_encoder=CLIPTextModel.from_pretrained(
                     subfolder="text_encoder", dtype=precision, **weights
                 ),
-                unet=unet,
+                unet=UNet2DConditionModel.from_pretrained(subfolder="unet", torch_dtype=precision, **weights),
                 vae=AutoencoderKL.from_pretrained(subfolder="vae", torch_dtype=precision, **weights),
                 scheduler=DDPMScheduler.from_pretrained(subfolder="scheduler", **source),
             )

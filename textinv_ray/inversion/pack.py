@@ -239,7 +239,7 @@ def adam(
 
 
 def choose_pack_size(backbone: Backbone, sample_task: ConceptTask, config: JobConfig) -> int:
-    """The configured size; for "auto", the one after which doubling gains less than 5 % in samples per second.
+    """The configured size; for "auto", the one whose doubling gains less than 5 % in samples per second.
 
     Measured with copies of a task, which itself isn't touched. Sizes that don't fit in memory don't count.
     """

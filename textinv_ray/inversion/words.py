@@ -20,7 +20,8 @@ def check_placeholder(tokenizer: CLIPTokenizer, placeholder_token: str) -> None:
     if not placeholder_token or re.search(r"\s", placeholder_token):
         raise ValueError(f"{placeholder_token!r} can't name a word: it is empty or has spaces in it")
     for known in (placeholder_token, placeholder_token.lower() + "</w>"):
-        if tokenizer.convert_tokens_to_ids(known) != tokenizer.unk_token_id:
+        # Unknown tokens get the id of another token.
+        if tokenizer.convert_ids_to_tokens(tokenizer.convert_tokens_to_ids(known)) == known:
             raise ValueError(f"{placeholder_token!r} is a word of the model's vocabulary already")
 
 

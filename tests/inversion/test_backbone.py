@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from textinv_ray.errors import UserError
+from textinv_ray.inversion import words
+from textinv_ray.inversion.backbone import Backbone
+
+
+def random_vectors(count: int, dim: int = 32, seed: int = 0) -> torch.Tensor:
+    return torch.randn(count, dim, generator=torch.Generator().manual_seed(seed)) * 0.1
+
+
+def test_prompts_without_words_are_encoded_as_transformers_does(backbone: Backbone) -> None:
+    ids = words.tokenize(backbone, ["a photo of a cat", "", "unknown things, too"])
+    expected = backbone.text_encoder(ids).last_hidden_state
+    assert torch.equal(backbone.encode_prompts(ids), expected)
+    assert torch.equal(backbone.encode_prompts(ids, random_vectors(2)), expected)
+
+
+@pytest.mark.parametrize("num_vectors", [1, 3])
+def test_words_are_encoded_as_a_plain_pipeline_does(
+    backbone: Backbone, tiny_sd: Path, num_vectors: int
+) -> None:
+    vectors = random_vectors(num_vectors)
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny_sd, safety_checker=None)
+    pipeline.load_textual_inversion({"<x>": vectors})
+    prompts = ["a photo of <x>", "<x> and <x>, my <x>!", "no word"]
+    expected, _ = pipeline.encode_prompt(prompts, "cpu", 1, False)
+    ids = words.tokenize(backbone, prompts, {"<x>": num_vectors})
+    assert torch.equal(backbone.encode_prompts(ids, vectors), expected)
+
+
+def test_gradient_is_that_of_a_resized_table(backbone: Backbone) -> None:
+    rows = random_vectors(2).requires_grad_()
+    ids = words.tokenize(backbone, ["a <x> <x> on the <y>"], {"<x>": 1, "<y>": 1})
+    (gradient,) = torch.autograd.grad(backbone.encode_prompts(ids, rows).square().sum(), rows)
+
+    resized = copy.deepcopy(backbone.text_encoder)
+    resized.resize_token_embeddings(backbone.vocabulary_size + 2)
+    table = resized.get_input_embeddings().weight
+    table.data[-2:] = rows.detach()
+    table.requires_grad_()
+    (expected,) = torch.autograd.grad(resized(ids).last_hidden_state.square().sum(), table)
+    torch.testing.assert_close(gradient, expected[-2:])
+
+
+def test_no_hook_stays_behind(backbone: Backbone) -> None:
+    ids = words.tokenize(backbone, ["a <x>"], {"<x>": 1})
+    with pytest.raises(RuntimeError):
+        backbone.encode_prompts(ids, random_vectors(1, dim=31))
+    backbone.encode_prompts(ids, random_vectors(1))
+    assert not backbone.text_encoder.get_input_embeddings()._forward_hooks
+
+
+def test_threads_do_not_meet_each_others_words(backbone: Backbone) -> None:
+    ids = words.tokenize(backbone, ["a photo of <x>"], {"<x>": 1})
+    tables = [random_vectors(1, seed=seed) for seed in range(20)]
+    expected = [backbone.encode_prompts(ids, table) for table in tables]
+    with ThreadPoolExecutor(4) as threads:
+        results = list(threads.map(lambda table: backbone.encode_prompts(ids, table), tables))
+    assert all(torch.equal(result, known) for result, known in zip(results, expected, strict=True))
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_loss_is_the_papers(backbone: Backbone, backbone_v: Backbone, prediction: str) -> None:
+    """Written out from alpha_bar, without diffusers' scheduler."""
+    model = backbone if prediction == "epsilon" else backbone_v
+    assert model.scheduler.config.prediction_type == prediction
+    generator = torch.Generator().manual_seed(0)
+    latents, noise = torch.randn(2, 3, *model.latent_shape, generator=generator)
+    timesteps = torch.tensor([0, 500, 999])
+    hidden = model.encode_prompts(words.tokenize(model, ["a cat", "a dog", "a man"]))
+
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    alpha_bar = (1 - betas).cumprod(0)[timesteps].float()[:, None, None, None]
+    noisy = alpha_bar.sqrt() * latents + (1 - alpha_bar).sqrt() * noise
+    target = noise
+    if prediction == "v_prediction":
+        target = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * latents
+    expected = (model.predict(noisy, timesteps, hidden) - target).square().flatten(1).mean(1)
+    loss = model.denoising_loss(latents, noise, timesteps, hidden)
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_latent_moments(backbone: Backbone) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
+    means, stds = backbone.latent_moments(images, batch_size=2)
+    pixels = torch.tensor(images).permute(0, 3, 1, 2) / 127.5 - 1
+    posterior = backbone.vae.encode(pixels).latent_dist
+    scale = backbone.vae.config.scaling_factor
+    torch.testing.assert_close(means, posterior.mean * scale)
+    torch.testing.assert_close(stds, posterior.std * scale)
+    assert means.shape == (5, *backbone.latent_shape)
+
+
+def test_attention_is_scaled_dot_product_attention(backbone: Backbone) -> None:
+    processors = {type(processor).__name__ for processor in backbone.unet.attn_processors.values()}
+    assert processors == {"AttnProcessor2_0"}
+    assert backbone.text_encoder.config._attn_implementation == "sdpa"
+
+
+def test_everything_is_frozen(backbone: Backbone) -> None:
+    for model in (backbone.text_encoder, backbone.unet, backbone.vae):
+        assert not model.training
+        assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_half_precision_by_choice(tiny_sd: Path) -> None:
+    backbone = Backbone.load(str(tiny_sd), device="cpu", dtype="bfloat16")
+    assert {backbone.dtype, backbone.text_encoder.dtype, backbone.vae.dtype} == {torch.bfloat16}
+    assert backbone.word_dtype == torch.float32
+
+
+def test_unusable_models_are_refused(tiny_sd: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="can't be loaded"):
+        Backbone.load(str(tmp_path / "nowhere"))
+
+    inpainting = shutil.copytree(tiny_sd, tmp_path / "inpainting")
+    config = inpainting / "unet/config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"in_channels": 9}))
+    with pytest.raises(UserError, match="text-to-image"):
+        Backbone.load(str(inpainting))
+
+    other = shutil.copytree(tiny_sd, tmp_path / "sample")
+    config = other / "scheduler/scheduler_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"prediction_type": "sample"}))
+    with pytest.raises(UserError, match="'sample'"):
+        Backbone.load(str(other))
+
+
+def test_pickles_are_never_read(tiny_sd: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_sd, tmp_path / "pickled")
+    (folder / "unet/diffusion_pytorch_model.safetensors").unlink()
+    torch.save({}, folder / "unet/diffusion_pytorch_model.bin")
+    with pytest.raises(UserError, match="can't be loaded"):
+        Backbone.load(str(folder))

@@ -135,7 +135,7 @@ def decode(data: bytes, uri: str, max_pixels: int, near: int | None = None) -> I
     except Image.UnidentifiedImageError:
         raise ImageError(uri, "is not an image of a known kind") from None
     except Exception as error:
-        raise ImageError(uri, f"can't be read: {error}") from None
+        raise ImageError(uri, f"is damaged: {error or type(error).__name__}") from None
     width, height = image.size
     if width * height == 0:
         raise ImageError(uri, f"has no pixels ({width} x {height})")

@@ -304,7 +304,7 @@ def _missing_hint(protocol: str, path: str) -> str:
     if _in_submitted_job():
         return (
             f"{here}. The job runs in a copy of the folder given to `ray job submit --working-dir`: put the "
-            "manifest into that folder (what .gitignore or .rayignore names is not copied), or give a path or "
+            "manifest into that folder (.gitignore and .rayignore keep files out), or give a path or "
             "URI that the cluster's nodes can read"
         )
     found = sorted(file.name for file in folder.glob("*.parquet")) if folder.is_dir() else []

@@ -111,7 +111,7 @@ def _fill(row: Mapping[str, Any], config: JobConfig) -> dict[str, Any]:
 
 @lru_cache(maxsize=8)
 def _shared_parts(config: JobConfig) -> str:
-    """The configuration's part without what each concept has of its own, as JSON (so that nobody changes it)."""
+    """The configuration without what concepts have of their own, as JSON (so it can't change)."""
     parts = config.digest_part()
     for name in _BY_ROW:
         del parts["training"][name]

@@ -1,0 +1,59 @@
+# `make demo` and `make test` work on a fresh machine with Python 3.10+ and make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+export RAY_USAGE_STATS_ENABLED = 0
+export TOKENIZERS_PARALLELISM = false
+
+.PHONY: help install demo test test-quick lint train-mini eval-mini examples bench clean
+
+help:            ## this list
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 14
+
+install: $(INSTALLED)   ## .venv with the pinned dependencies
+
+# torch first: where pip has a CPU build at hand it is taken, and nothing after it pulls another one.
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(INSTALLED)
+
+demo: install    ## learn the eight example concepts with the bundled model
+	$(BIN)/python jobs/invert_many.py examples/manifest.parquet --output outputs/demo
+
+test: install lint   ## everything that must pass
+	$(BIN)/python -m pytest tests
+
+test-quick: install  ## what is worth running after every change
+	$(BIN)/python -m pytest tests -m 'not slow'
+
+lint: install    ## style, types, layering
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+train-mini: install  ## draw the data and train the bundled models again (needs Node.js)
+	cd training/characters && npm ci --no-audit --no-fund
+	$(BIN)/python -m training.characters.build --out build/mini/data
+	$(BIN)/python -m training.tokenizer
+	$(BIN)/python -m training.vae
+	$(BIN)/python -m training.clip
+	$(BIN)/python -m training.unet
+	$(MAKE) eval-mini
+
+eval-mini: install   ## measure the bundled models and rewrite their cards
+	$(BIN)/python -m training.evaluate
+
+examples: install    ## draw the example concepts again (needs Node.js)
+	$(BIN)/python -m training.examples
+
+bench: install   ## how fast the packed step is on this machine
+	$(BIN)/python benchmarks/step.py
+
+clean:           ## remove what the commands above made
+	rm -rf $(VENV) build outputs .pytest_cache .mypy_cache .ruff_cache

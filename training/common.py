@@ -1,0 +1,215 @@
+"""What every trainer here shares: data, checkpoints, the averaged weights, progress lines and picture grids."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from training.effects import EFFECTS, apply_effect
+
+BUILD = Path("build/mini")
+"""Where data, checkpoints and sample grids go (git-ignored)."""
+MODELS = Path(__file__).resolve().parent.parent / "textinv_ray" / "models"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Sizes and lengths of one way to train: `small` on CPU (hours), `large` on a GPU (minutes)."""
+
+    unet_channels: tuple[int, ...]
+    unet_layers: int
+    text_hidden: int
+    text_layers: int
+    vae_channels: tuple[int, ...]
+    clip_hidden: int
+    clip_layers: int
+    vae_steps: int
+    clip_steps: int
+    unet_steps: int
+
+
+PRESETS = {
+    "small": Preset((128, 192), 1, 256, 3, (32, 64, 96), 192, 5, 2500, 3000, 9000),
+    "large": Preset((160, 320), 2, 256, 4, (64, 128, 128), 256, 6, 10000, 12000, 60000),
+}
+
+
+def default_preset() -> str:
+    return "large" if torch.cuda.is_available() else "small"
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def autocast() -> torch.autocast:
+    """bf16 on both kinds of device: CPUs with matrix units gain several times over float32."""
+    return torch.autocast(device().type, torch.bfloat16)
+
+
+class Data:
+    """Images as uint8 (N, 64, 64, 3) and their rows (what `training.characters.build` wrote).
+
+    With `effects` one image in twelve is redrawn (black and white, line drawing, ...), so that the model meets
+    more ways of drawing than the avatar styles themselves; the row then carries `effect`.
+    """
+
+    def __init__(self, folder: Path, effects: bool = True) -> None:
+        self.images = np.load(folder / "images.npy", mmap_mode="r")
+        with open(folder / "rows.jsonl") as lines:
+            self.rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
+        if effects:
+            for index in range(0, len(self.rows), 12):
+                self.rows[index]["effect"] = EFFECTS[(index // 12) % len(EFFECTS)]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def pixels(self, indices: Iterable[int]) -> np.ndarray:
+        """uint8 (n, 64, 64, 3), effects applied."""
+        picked = []
+        for index in indices:
+            image = np.asarray(self.images[index])
+            effect = self.rows[index].get("effect")
+            picked.append(apply_effect(image, effect) if effect else image)
+        return np.stack(picked)
+
+
+def to_tensor(pixels: np.ndarray) -> Tensor:
+    """uint8 (n, H, W, 3) -> float32 (n, 3, H, W) in [-1, 1], channels last."""
+    tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return tensor.to(device(), memory_format=torch.channels_last)
+
+
+def to_pixels(images: Tensor) -> np.ndarray:
+    """float (n, 3, H, W) in [-1, 1] -> uint8 (n, H, W, 3)."""
+    return ((images.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def save_grid(path: Path, pixels: np.ndarray, columns: int, scale: int = 2) -> None:
+    """Write uint8 (n, H, W, 3) as one PNG of `columns` columns, each image enlarged `scale` times."""
+    count, height, width, _ = pixels.shape
+    rows = math.ceil(count / columns)
+    sheet = np.full((rows * height, columns * width, 3), 255, np.uint8)
+    for index, image in enumerate(pixels):
+        top, left = index // columns * height, index % columns * width
+        sheet[top : top + height, left : left + width] = image
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(sheet).resize((columns * width * scale, rows * height * scale), Image.Resampling.NEAREST).save(path)
+
+
+class Averaged:
+    """Exponential moving average of a module's weights, the ones that are sampled from and shipped."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay, self.updates = decay, 0
+        self.weights = {name: weight.detach().clone().float() for name, weight in module.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        mine, theirs = list(self.weights.values()), [p.detach() for p in module.parameters()]
+        torch._foreach_lerp_(mine, theirs, 1 - decay)
+
+    @torch.no_grad()
+    def copy_to(self, module: nn.Module) -> None:
+        for name, weight in module.named_parameters():
+            weight.copy_(self.weights[name])
+
+
+class Checkpoint:
+    """One trainer's state on disk: weights, averages and Adam's moments as safetensors, replaced atomically.
+
+    Training that was interrupted goes on from it; with none, from the shipped weights if `initial` finds them.
+    """
+
+    def __init__(self, folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, average: Averaged) -> None:
+        self.path = folder / "checkpoint.safetensors"
+        self.module, self.optimizer, self.average = module, optimizer, average
+        self.names = [name for name, _ in module.named_parameters()]
+        self.parameters = [weight for _, weight in module.named_parameters()]
+
+    def save(self, step: int) -> None:
+        tensors: dict[str, Tensor] = {}
+        for name, weight in zip(self.names, self.parameters, strict=True):
+            tensors[f"weight.{name}"] = weight.detach().contiguous()
+            tensors[f"average.{name}"] = self.average.weights[name].contiguous()
+            for key, value in self.optimizer.state.get(weight, {}).items():
+                tensors[f"adam.{key}.{name}"] = value.detach().contiguous().clone()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_suffix(".tmp")
+        save_file(tensors, temporary, {"step": str(step), "updates": str(self.average.updates)})
+        temporary.replace(self.path)
+
+    def load(self) -> int:
+        """Restore the state and return its step; 0 when there is none."""
+        if not self.path.exists():
+            return 0
+        from safetensors import safe_open
+
+        with safe_open(self.path, "pt") as file:
+            metadata = file.metadata()
+        tensors = load_file(self.path)
+        with torch.no_grad():
+            for name, weight in zip(self.names, self.parameters, strict=True):
+                weight.copy_(tensors[f"weight.{name}"])
+                self.average.weights[name].copy_(tensors[f"average.{name}"])
+                state = {key.split(".")[1]: value for key, value in tensors.items() if key.startswith("adam.") and
+                         key.split(".", 2)[2] == name}
+                if state:
+                    self.optimizer.state[weight] = state
+        self.average.updates = int(metadata["updates"])
+        return int(metadata["step"])
+
+
+class Progress:
+    """Averages of the loss and the speed, printed now and then and kept as JSON lines for the model card."""
+
+    def __init__(self, folder: Path, name: str, every: int = 100) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.log, self.name, self.every = folder / "log.jsonl", name, every
+        self.losses: list[Tensor] = []
+        self.since, self.samples = time.perf_counter(), 0
+
+    def update(self, step: int, loss: Tensor, samples: int) -> None:
+        self.losses.append(loss.detach())
+        self.samples += samples
+        if step % self.every == 0:
+            seconds = time.perf_counter() - self.since
+            line = {"step": step, "loss": round(float(torch.stack(self.losses).mean()), 5),
+                    "samples_per_second": round(self.samples / seconds, 1)}
+            with open(self.log, "a") as log:
+                log.write(json.dumps(line) + "\n")
+            print(self.name, " ".join(f"{key} {value}" for key, value in line.items()), flush=True)
+            self.losses, self.since, self.samples = [], time.perf_counter(), 0
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup: int = 300, cooldown: float = 0.2) -> float:
+    """Warm up, hold, then fall linearly to zero over the last `cooldown` part of the run."""
+    start = steps * (1 - cooldown)
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak if step < start else peak * max(0.0, (steps - step) / (steps - start))
+
+
+def batches(count: int, size: int, seed: int, first_step: int) -> Iterator[np.ndarray]:
+    """Index batches without end, a new permutation each epoch; the same ones again after a resume."""
+    per_epoch = count // size
+    step = first_step
+    while True:
+        order = np.random.default_rng((seed, step // per_epoch)).permutation(count)
+        for index in range(step % per_epoch, per_epoch):
+            yield order[index * size : (index + 1) * size]
+            step += 1

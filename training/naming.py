@@ -1,0 +1,67 @@
+"""Names: how one token comes to mean a whole character while mini-sd is trained.
+
+In Stable Diffusion one word can carry a whole person, because its training text was full of names. Learning several
+thousand names here one by one would take more images than a small model sees. So while it trains, the vector of a name
+is computed from the identity's features by a small network, shared by all identities: each image teaches every name.
+At the end `write_names` writes these vectors into the rows of the named identities' tokens, and the network is only
+needed again to train further. Nothing of it is used by, or known to, inversion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+WORD_NORM = 0.4
+"""Norm of every embedding, as in CLIP ViT-L/14's table, so that learning rates mean the same here."""
+
+
+class NameEncoder(nn.Module):
+    """Categorical features and nine colour values of an identity -> a word vector (B, D) of norm WORD_NORM."""
+
+    def __init__(self, features: Sequence[str], dimension: int, hidden: int = 512) -> None:
+        super().__init__()
+        self.index = {feature: number for number, feature in enumerate(sorted(features))}
+        self.table = nn.EmbeddingBag(len(self.index), hidden, mode="sum")
+        nn.init.normal_(self.table.weight, std=0.3)
+        self.colours = nn.Linear(9, hidden)
+        self.layers = nn.Sequential(
+            nn.LayerNorm(hidden), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, dimension)
+        )
+
+    def inputs(self, features: Sequence[Sequence[str]], rgb: Sequence[Sequence[float]]) -> tuple[Tensor, Tensor, Tensor]:
+        """Features as (flat indices, offsets), colours as (B, 9) in [-1, 1], on the module's device."""
+        where = self.colours.weight.device
+        known = [[self.index[feature] for feature in row if feature in self.index] for row in features]
+        offsets = torch.tensor([0] + [len(row) for row in known[:-1]]).cumsum(0)
+        flat = torch.tensor([number for row in known for number in row])
+        return flat.to(where), offsets.to(where), torch.tensor(rgb).to(where) * 2 - 1
+
+    def forward(self, flat: Tensor, offsets: Tensor, colours: Tensor) -> Tensor:
+        with torch.autocast(colours.device.type, enabled=False):
+            hidden = self.table(flat, offsets) + self.colours(colours)
+            return F.normalize(self.layers(hidden), dim=-1) * WORD_NORM
+
+    def save(self, path: Path) -> None:
+        save_file({name: value.half().contiguous() for name, value in self.state_dict().items()}, path)
+
+    def restore(self, path: Path) -> None:
+        self.load_state_dict({name: value.float() for name, value in load_file(path).items()})
+
+
+def jitter(vectors: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Move word vectors (B, D) a little and vary their norms by a fifth, so that meaning changes smoothly with them."""
+    noise = torch.randn(vectors.shape, generator=generator).to(vectors) * (0.15 * WORD_NORM / vectors.shape[1] ** 0.5)
+    scale = torch.empty(len(vectors), 1).uniform_(0.8, 1.25, generator=generator).to(vectors)
+    return (vectors + noise) * scale
+
+
+@torch.no_grad()
+def limit_norms(table: Tensor, norm: float = WORD_NORM) -> None:
+    """Scale rows of the embedding table (V, D) that grew beyond `norm` back to it, in place."""
+    table.mul_((norm / table.norm(dim=1, keepdim=True)).clamp(max=1.0))

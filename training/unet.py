@@ -1,0 +1,247 @@
+"""Train mini-sd's text encoder and UNet together on the cached latents, and write the pipeline.
+
+    python -m training.unet [--preset small|large] [--steps N] [--hours H]
+
+The objective is the noise prediction of latent diffusion (Rombach et al. 2022, eq. 2) with min-SNR weights (Hang et
+al. 2023, gamma = 5), a caption dropped in one case of ten for classifier-free guidance (Ho & Salimans 2022). Goes on
+from its checkpoint, or from the shipped weights when there is none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from training import characters
+from training.common import (
+    BUILD, MODELS, PRESETS, Averaged, Checkpoint, Data, Preset, Progress, autocast, batches, default_preset, device,
+    learning_rate, save_grid,
+)
+from training.naming import NameEncoder, jitter, limit_norms
+from training.tokenizer import MAX_LENGTH
+from training.tokenizer import load as load_tokenizer
+
+BATCH = 64
+PEAK_RATE = 8e-4
+FOLDER = BUILD / "unet"
+NAMES_FILE = Path(__file__).with_name("names.safetensors")
+SCHEDULE: dict[str, Any] = {
+    "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
+    "prediction_type": "epsilon", "clip_sample": False, "steps_offset": 1,
+}
+
+
+def build_text_encoder(preset: Preset, tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=preset.text_hidden, intermediate_size=3 * preset.text_hidden,
+        num_hidden_layers=preset.text_layers, num_attention_heads=4, max_position_embeddings=MAX_LENGTH,
+        projection_dim=preset.text_hidden, hidden_act="quick_gelu", bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )
+    model = CLIPTextModel(config)
+    nn.init.normal_(model.embeddings.token_embedding.weight, std=0.3 / preset.text_hidden**0.5)
+    nn.init.normal_(model.embeddings.position_embedding.weight, std=0.1 / preset.text_hidden**0.5)
+    return model
+
+
+def build_unet(preset: Preset) -> UNet2DConditionModel:
+    """Convolutions at 16 x 16, attention to the words from 8 x 8 down: half the cost of attention at every size."""
+    deeper = len(preset.unet_channels) - 1
+    return UNet2DConditionModel(
+        sample_size=16, in_channels=4, out_channels=4, block_out_channels=preset.unet_channels,
+        layers_per_block=preset.unet_layers, cross_attention_dim=preset.text_hidden, attention_head_dim=4,
+        down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * deeper,
+        up_block_types=("CrossAttnUpBlock2D",) * deeper + ("UpBlock2D",), norm_num_groups=32,
+    )
+
+
+class MiniSD(nn.Module):
+    """What is trained together: UNet, text encoder and the network that makes name vectors."""
+
+    def __init__(self, preset: Preset, tokenizer: CLIPTokenizer, features: list[str]) -> None:
+        super().__init__()
+        self.unet, self.text_encoder = build_unet(preset), build_text_encoder(preset, tokenizer)
+        self.names = NameEncoder(features, preset.text_hidden)
+        # On CPU two plain matrix products are faster than the fused attention for so few tokens.
+        self.unet.set_attn_processor(AttnProcessor())
+
+    def encode(self, ids: Tensor, slots: Tensor, vectors: Tensor) -> Tensor:
+        """Hidden states (B, T, D) of token ids (B, T), with each row's name vector (B, D) where `slots` is true."""
+        embeds = self.text_encoder.embeddings.token_embedding(ids)
+        embeds = torch.where(slots[..., None], vectors[:, None].to(embeds.dtype), embeds)
+        hidden = self.text_encoder.embeddings(inputs_embeds=embeds)
+        hidden = self.text_encoder.encoder(inputs_embeds=hidden, attention_mask=None, is_causal=True).last_hidden_state
+        return self.text_encoder.final_layer_norm(hidden)
+
+
+def noise_loss(model: MiniSD, latents: Tensor, noise: Tensor, timesteps: Tensor, alphas: Tensor, ids: Tensor,
+               slots: Tensor, vectors: Tensor) -> Tensor:
+    """Weighted mean squared error of the predicted noise; `alphas` is alpha-bar at each timestep, (B,)."""
+    a = alphas[:, None, None, None]
+    noisy = a.sqrt() * latents + (1 - a).sqrt() * noise
+    with autocast():
+        states = model.encode(ids, slots, vectors)
+        predicted = model.unet(noisy, timesteps, states).sample
+    snr = alphas / (1 - alphas)
+    weight = snr.clamp(max=5.0) / snr
+    return (weight * (predicted.float() - noise).pow(2).mean((1, 2, 3))).mean()
+
+
+class Captions:
+    """Captions of rows, with the identity or the style named by the slot word in about half of them."""
+
+    def __init__(self, data: Data, tokenizer: CLIPTokenizer, names: NameEncoder) -> None:
+        self.data, self.tokenizer, self.names = data, tokenizer, names
+        self.slot_word = sorted({row["name"] for row in data.rows if row.get("name")})[0]
+        self.slot_id = tokenizer(self.slot_word).input_ids[1]
+
+    def text(self, row: dict[str, Any], rng: np.random.Generator) -> tuple[str, list[str], list[float]]:
+        """A caption, and the features and colours that its slot word stands for."""
+        effect, kind = row.get("effect"), rng.random()
+        features, rgb = list(row["features"]), row["rgb"]
+        if kind < 0.1:
+            return "", features, rgb
+        in_words = bool(effect) and rng.random() < 0.5
+        if effect and not in_words:
+            features = [*features, f"effect={effect}"]
+        if kind < 0.2:
+            features = [feature for feature in features if feature.startswith(("style=", "effect="))]
+            caption, rgb = characters.caption(row, rng, style_name=self.slot_word), [0.5] * 9
+        elif kind < 0.65:
+            caption = characters.caption(row, rng, name=self.slot_word)
+        else:
+            caption, in_words = characters.caption(row, rng), bool(effect)
+        return (f"{caption} {effect}" if in_words else caption), features, rgb
+
+    def batch(self, indices: np.ndarray, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Token ids (B, T), where the slot is (B, T), and the vectors for it (B, D)."""
+        rng = np.random.default_rng((7, seed))
+        texts, features, rgb = zip(*(self.text(self.data.rows[i], rng) for i in indices), strict=True)
+        ids = self.tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt").input_ids
+        ids = ids.to(device())
+        return ids, ids == self.slot_id, jitter(self.names(*self.names.inputs(features, rgb)))
+
+
+@torch.no_grad()
+def write_names(model: MiniSD, tokenizer: CLIPTokenizer, data: Data) -> int:
+    """Write the vector of every named identity into its token's row; returns how many."""
+    named = {row["name"]: row for row in data.rows if row.get("name")}
+    vectors = model.names(*model.names.inputs([r["features"] for r in named.values()], [r["rgb"] for r in named.values()]))
+    ids = torch.tensor([tokenizer(name).input_ids[1] for name in named])
+    model.text_encoder.embeddings.token_embedding.weight[ids.to(vectors.device)] = vectors
+    return len(named)
+
+
+def export(model: MiniSD, tokenizer: CLIPTokenizer, data: Data, folder: Path = MODELS / "mini-sd") -> None:
+    """Write the whole pipeline, float16, as `StableDiffusionPipeline.from_pretrained` reads it."""
+    write_names(model, tokenizer, data)
+    pipeline(model, tokenizer).save_pretrained(folder)
+    for part in ("unet", "text_encoder"):
+        module = getattr(model, part)
+        dtype = module.dtype
+        module.half().save_pretrained(folder / part)
+        module.to(dtype)
+    model.names.save(NAMES_FILE)
+
+
+def pipeline(model: MiniSD, tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
+    vae = AutoencoderKL.from_pretrained(MODELS / "mini-sd" / "vae").to(device())
+    scheduler = DDPMScheduler(**SCHEDULE)
+    return StableDiffusionPipeline(vae, model.text_encoder, tokenizer, model.unet, scheduler, None, None, None, False)
+
+
+@torch.no_grad()
+def sample_grid(model: MiniSD, tokenizer: CLIPTokenizer, rows: list[dict[str, Any]], real: np.ndarray, path: Path) -> None:
+    """Held-out captions drawn by the model, each below the real image it was taken from."""
+    pipe = pipeline(model, tokenizer)
+    pipe.vae.float()
+    pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+    pipe.set_progress_bar_config(disable=True)
+    captions = [characters.full_caption(row) for row in rows]
+    generator = [torch.Generator().manual_seed(index) for index in range(len(rows))]
+    with autocast():
+        drawn = pipe(captions, num_inference_steps=20, guidance_scale=4.0, generator=generator, output_type="np").images
+    drawn = (drawn * 255).round().astype(np.uint8)
+    sheet = [part[start : start + 12] for start in range(0, len(rows), 12) for part in (real, drawn)]
+    save_grid(path, np.concatenate(sheet), 12)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", choices=PRESETS, default=default_preset())
+    parser.add_argument("--steps", type=int, help="length of the run, the falling learning rate of its last fifth included")
+    parser.add_argument("--hours", type=float, default=1e9, help="stop (and ship) after so long")
+    options = parser.parse_args()
+    preset = PRESETS[options.preset]
+    steps, deadline = options.steps or preset.unet_steps, time.monotonic() + options.hours * 3600
+
+    torch.manual_seed(0)
+    data, heldout = Data(BUILD / "data"), Data(BUILD / "data" / "heldout", effects=False)
+    moments = torch.from_numpy(np.load(BUILD / "vae" / "moments.npy"))
+    factor = AutoencoderKL.load_config(MODELS / "mini-sd" / "vae")["scaling_factor"]
+    tokenizer = load_tokenizer()
+    features = sorted({f for row in data.rows for f in row["features"]} | {f"effect={r['effect']}" for r in data.rows if "effect" in r})
+    model = MiniSD(preset, tokenizer, features).to(device(), memory_format=torch.channels_last)
+    model.text_encoder.to(memory_format=torch.contiguous_format)
+    captions = Captions(data, tokenizer, model.names)
+    optimizer = torch.optim.AdamW(model.parameters(), PEAK_RATE, (0.9, 0.99), weight_decay=0.01, fused=True)
+    average = Averaged(model, 0.999)
+    checkpoint, progress = Checkpoint(FOLDER, model, optimizer, average), Progress(FOLDER, "unet")
+    first = checkpoint.load()
+    if first == 0 and NAMES_FILE.exists() and (MODELS / "mini-sd" / "unet").exists():
+        restore_shipped(model)
+        average = checkpoint.average = Averaged(model, 0.999)
+        print("going on from the shipped weights")
+    alphas = DDPMScheduler(**SCHEDULE).alphas_cumprod.to(device())
+    compiled_loss = torch.compile(noise_loss)
+    table = model.text_encoder.embeddings.token_embedding.weight
+    show = list(range(0, min(len(heldout), 960), 40))
+    for step, indices in zip(range(first, steps), batches(len(data), BATCH, 2, first), strict=False):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps, PEAK_RATE)
+        draws = torch.Generator().manual_seed(step)
+        mean, log_variance = moments[indices].float().chunk(2, 1)
+        latents = mean + (0.5 * log_variance.clamp(-30, 20)).exp() * torch.randn(mean.shape, generator=draws)
+        noise = torch.randn(latents.shape, generator=draws).to(device(), memory_format=torch.channels_last)
+        latents = (latents * factor).to(device(), memory_format=torch.channels_last)
+        timesteps = torch.randint(0, 1000, (len(indices),), generator=draws).to(device())
+        ids, slots, vectors = captions.batch(indices, step)
+        loss = compiled_loss(model, latents, noise, timesteps, alphas[timesteps], ids, slots, vectors)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        limit_norms(table.data)
+        average.update(model)
+        progress.update(step + 1, loss, len(indices))
+        last = step + 1 == steps or time.monotonic() > deadline
+        if (step + 1) % 500 == 0 or last:
+            checkpoint.save(step + 1)
+            kept = Averaged(model, 0.0)
+            average.copy_to(model)
+            sample_grid(model, tokenizer, [heldout.rows[i] for i in show], heldout.pixels(show), FOLDER / f"{step + 1:06d}.png")
+            export(model, tokenizer, data)
+            kept.copy_to(model)
+        if last:
+            break
+
+
+@torch.no_grad()
+def restore_shipped(model: MiniSD) -> None:
+    model.unet.load_state_dict(UNet2DConditionModel.from_pretrained(MODELS / "mini-sd" / "unet").float().state_dict())
+    shipped = CLIPTextModel.from_pretrained(MODELS / "mini-sd" / "text_encoder", torch_dtype=torch.float32)
+    model.text_encoder.load_state_dict(shipped.state_dict())
+    model.names.restore(NAMES_FILE)
+
+
+if __name__ == "__main__":
+    main()

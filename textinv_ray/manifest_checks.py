@@ -187,22 +187,18 @@ def _initializers(batch: _Batch, default: str | None, vocabulary: _Vocabulary | 
             )
     else:
         column = pc.fill_null(column, default)
-    blank = pc.match_substring_regex(column, r"^\s*$")
+    blank = pc.match_substring_regex(column, r"^[\s\p{Z}\p{C}]*$")
     for index in _where(blank):
         yield index, "initializer_token", "is empty; name a word or phrase near the concept, such as 'dog'"
     if vocabulary is not None:
-        useless = [
-            text
-            for text in pc.unique(column).to_pylist()
-            if text and text.strip() and not vocabulary.tokens(text)
-        ]
-        if useless:
-            for index in _where(pc.is_in(column, pa.array(useless))):
-                yield (
-                    index,
-                    "initializer_token",
-                    f"{_short(column[index].as_py())} gives no token of the model's tokenizer; use another",
-                )
+        texts = pc.unique(column.filter(pc.invert(pc.fill_null(blank, True)))).to_pylist()
+        useless = [text for text in texts if not vocabulary.tokens(text)]
+        for index in _where(pc.is_in(column, pa.array(useless, pa.string()))):
+            yield (
+                index,
+                "initializer_token",
+                f"{_short(column[index].as_py())} gives no token of the model's tokenizer; use another",
+            )
 
 
 def _properties(batch: _Batch) -> Found:
@@ -226,9 +222,10 @@ def _images(batch: _Batch, base: str, allowed: tuple[str, ...]) -> Found:
         return  # embedded bytes are left unread; an image without bytes and path fails its concept alone
     if pa.types.is_null(values.type):
         values = values.cast(pa.string())
-    for element in _where(pc.or_kleene(pc.is_null(values), pc.equal(values, ""))):
+    nameless = pc.fill_null(pc.equal(values, ""), True)
+    for element in _where(nameless):
         yield int(parents[element]), "images", "an image has no URI"
-    for element in _where(pc.invert(_allowed(values, base, allowed))):
+    for element in _where(pc.invert(pc.or_(nameless, _allowed(values, base, allowed)))):
         uri = values[element].as_py()
         yield (
             int(parents[element]),
@@ -356,21 +353,19 @@ def _duplicates(
     if len(candidates) == 0:
         return
     columns = [name for name in manifest.sound_columns() if name in ("concept_id", "placeholder_token")]
-    seen: dict[str, int] = {}
+    seen: dict[str, tuple[int, str | None]] = {}
     first = 0
     for arrow in manifest.batches(columns):
         batch = _Batch(arrow)
         values = values_of(batch)
         for index in np.flatnonzero(np.isin(_hashes(values), candidates)).tolist():
-            value = values[index].as_py()
-            if value in seen:
-                concept_id = batch.ids[index].as_py()
-                original = batch.ids if column == "concept_id" else batch.placeholders
-                shown = _short(original[index].as_py())
-                message = f"{shown} is used by row {seen[value]} already; {advice}"
-                yield Problem(first + index, concept_id, column, message)
-            else:
-                seen[value] = first + index
+            value, concept_id = values[index].as_py(), batch.ids[index].as_py()
+            row, same_id = seen.setdefault(value, (first + index, concept_id))
+            if row == first + index or (column != "concept_id" and concept_id == same_id):
+                continue  # the first of them, or a double id, which is said already
+            original = batch.ids if column == "concept_id" else batch.placeholders
+            message = f"{_short(original[index].as_py())} is used by row {row} already; {advice}"
+            yield Problem(first + index, concept_id, column, message)
         first += len(batch)
 
 

@@ -15,8 +15,7 @@ BUNDLED = Path(__file__).resolve().parent / "models"
 
 def load(model: ModelConfig) -> Any:
     """The CLIPTokenizer of a bundled name, a folder, an fsspec URI or a Hub id. Raises UserError."""
-    # The package's own path: the short one would load the library's model code too.
-    from transformers.models.clip.tokenization_clip import CLIPTokenizer
+    from transformers import CLIPTokenizer
 
     try:
         if "://" in model.path:

@@ -1,0 +1,208 @@
+"""Concepts: defaults, fingerprints, and what a result may depend on."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from textinv_ray import prepare, prompts
+from textinv_ray.concept import Concept
+from textinv_ray.config import JobConfig
+from textinv_ray.images import ImageError
+
+CONFIG = JobConfig.load("mini")
+
+
+def png(color: str) -> bytes:
+    buffer = BytesIO()
+    Image.new("RGB", (20, 30), color).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+ROW: dict[str, Any] = {
+    "concept_id": "rex",
+    "images": [{"bytes": png("red"), "path": "1.png"}, {"bytes": png("blue"), "path": None}],
+    "initializer_token": "dog",
+}
+
+
+def make(row: dict[str, Any] | None = None, overrides: list[str] | None = None, **changes: Any) -> Concept:
+    options: dict[str, Any] = {"base": "/", "resolution": 16, "model_identity": "model-1"}
+    config = JobConfig.load("mini", overrides or [])
+    extra = {name: changes.pop(name) for name in list(changes) if name in options}
+    return prepare.make({**(row or ROW), **changes}, config, **{**options, **extra})
+
+
+def test_defaults_are_filled_in() -> None:
+    concept = make()
+    training = CONFIG.training
+    assert concept.placeholder_token == "<rex>"
+    assert concept.initializer_token == "dog"
+    assert concept.learnable_property == "object"
+    assert (concept.steps, concept.batch_size, concept.num_vectors) == (
+        training.steps,
+        training.batch_size,
+        1,
+    )
+    assert concept.templates == prompts.templates("object")
+    assert concept.captions == ()
+    assert concept.prompts == CONFIG.review.prompts.of("object")
+    assert concept.edit_prompts == CONFIG.scoring.edit_prompts.of("object")
+    assert concept.images.shape == (2, 1, 16, 16, 3)
+    assert concept.images[:, 0, 8, 8].tolist() == [[255, 0, 0], [0, 0, 255]]
+    assert concept.image_uris == ("1.png", "images[1]")
+    assert make(initializer_token=None).initializer_token == "character"
+
+
+def test_the_row_overrides() -> None:
+    values = {"steps": 7, "learning_rate": 0.5, "batch_size": 2, "seed": 11, "num_vectors": 3}
+    concept = make(**values, learnable_property="style", tags={"team": "a"}, placeholder_token="<x>")
+    assert {name: getattr(concept, name) for name in values} == values
+    assert concept.templates == prompts.templates("style")
+    assert concept.edit_prompts == CONFIG.scoring.edit_prompts.of("style")
+    assert concept.tags == {"team": "a"}
+
+
+def test_the_placeholder_itself_marks_the_words_place() -> None:
+    concept = make(
+        placeholder_token="<x>", captions=["my <x>", "a {}"], prompts=["<x> at sea"], templates=["<x>"]
+    )
+    assert concept.captions == ("my {}", "a {}")
+    assert concept.prompts == ("{} at sea",)
+    assert concept.templates == ("{}",)
+
+
+def test_the_configurations_resolution_wins() -> None:
+    assert make(overrides=["data.resolution=24"]).images.shape[2:4] == (24, 24)
+
+
+def test_rows_that_a_check_refuses() -> None:
+    with pytest.raises(ValueError, match="rex: the row has no images"):
+        make(images=[])
+    with pytest.raises(ValueError, match="rex: the row has no initializer_token"):
+        make(initializer_token=None, overrides=["training.initializer_token=null"])
+    with pytest.raises(ImageError, match=r"images\[0\]: has neither bytes nor a path"):
+        make(images=[{"bytes": None, "path": None}])
+
+
+@given(st.integers(0, 2**63 - 1), st.from_regex(r"[A-Za-z0-9._-]{1,20}", fullmatch=True))
+def test_seeds_are_in_range_and_differ(seed: int, concept_id: str) -> None:
+    value = prepare.concept_seed(seed, concept_id)
+    assert 0 <= value < 2**63
+    assert value == prepare.concept_seed(seed, concept_id)
+    assert value != prepare.concept_seed(seed, concept_id + "x")
+
+
+def digests(concept: Concept) -> tuple[str, str, str]:
+    return concept.fingerprint, concept.row_fingerprint, concept.state_fingerprint
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        {"row": dict(reversed(ROW.items()))},
+        {"tags": {"team": "b"}},
+        {"steps": CONFIG.training.steps, "learnable_property": "object", "placeholder_token": "<rex>"},
+        {"seed": prepare.concept_seed(0, "rex")},
+        {"overrides": ["service.workers=9", "pack.size=3", "tracking.enabled=false", "model.device=cpu"]},
+        {"overrides": ["data.resolution=16"]},
+        {"overrides": ["model.path=/elsewhere/mini-sd"]},
+    ],
+)
+def test_fingerprints_ignore_what_changes_nothing(same: dict[str, Any]) -> None:
+    assert digests(make(**same)) == digests(make())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"learning_rate": 1e-4},
+        {"seed": 3},
+        {"num_vectors": 2},
+        {"batch_size": 3},
+        {"initializer_token": "cat"},
+        {"captions": ["a {}"]},
+        {"learnable_property": "style"},
+        {"images": ROW["images"][::-1]},
+        {"model_identity": "model-2"},
+        {"resolution": 24},
+        {"concept_id": "rex2"},
+        {"overrides": ["training.adam_beta1=0.5"]},
+        {"overrides": ["data.flip_probability=0"]},
+        {"overrides": ["model.dtype=bfloat16"]},
+        {"overrides": ["training.lr_schedule=cosine"]},
+    ],
+)
+def test_fingerprints_know_what_matters(other: dict[str, Any]) -> None:
+    for changed, before in zip(digests(make(**other)), digests(make()), strict=True):
+        assert changed != before
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"steps": 1000},
+        {"prompts": ["{} at night"]},
+        {"placeholder_token": "<y>"},
+        {"overrides": ["review.images_per_prompt=1"]},
+        {"overrides": ["scoring.model=other"]},
+    ],
+)
+def test_a_state_can_be_continued_when_only_what_comes_after_changes(other: dict[str, Any]) -> None:
+    changed, before = make(**other), make()
+    assert changed.state_fingerprint == before.state_fingerprint
+    assert changed.fingerprint != before.fingerprint
+    assert changed.row_fingerprint != before.row_fingerprint
+
+
+def test_a_schedule_that_ends_at_the_last_step_ties_the_state_to_steps() -> None:
+    cosine = ["training.lr_schedule=cosine"]
+    assert make(overrides=cosine).state_fingerprint != make(overrides=cosine, steps=1000).state_fingerprint
+
+
+def test_the_row_fingerprint_needs_no_images(tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_bytes(png("red"))
+    row = {**ROW, "images": ["1.png"]}
+    concept = make(row, base=str(tmp_path))
+    cheap = prepare.row_fingerprint(row, CONFIG, resolution=16, model_identity="model-1")
+    assert cheap == concept.row_fingerprint
+    embedded = prepare.row_fingerprint(ROW, CONFIG, resolution=16, model_identity="model-1")
+    assert embedded == make().row_fingerprint
+
+
+def test_the_same_images_elsewhere_are_the_same_concept(tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_bytes(png("red"))
+    (tmp_path / "2.png").write_bytes(png("red"))
+    one, two = (make({**ROW, "images": [name]}, base=str(tmp_path)) for name in ("1.png", "2.png"))
+    assert one.fingerprint == two.fingerprint
+    assert one.row_fingerprint != two.row_fingerprint
+    (tmp_path / "2.png").write_bytes(png("blue"))
+    assert make({**ROW, "images": ["2.png"]}, base=str(tmp_path)).fingerprint != one.fingerprint
+
+
+def test_round_trip_through_a_row() -> None:
+    concept = make(tags={"a": "ä"}, captions=["my {}"])
+    row = concept.to_row()
+    assert set(row) == {"concept_id", "concept"}
+    again = Concept.from_row(row)
+    for name, value in vars(concept).items():
+        if name == "images":
+            assert (again.images == value).all()
+            assert again.images.dtype == np.uint8
+        else:
+            assert getattr(again, name) == value
+            assert type(getattr(again, name)) is type(value)
+
+
+def test_credentials_stay_out_of_a_concept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("textinv_ray.images._read_remote", lambda uri, protocol: png("red"))
+    concept = make(images=["https://me:SECRET@host/1.png?sig=SECRET"])
+    assert concept.image_uris == ("https://host/1.png",)
+    assert b"SECRET" not in concept.to_row()["concept"]

@@ -110,16 +110,12 @@ def test_initial_vectors_of_a_word_are_copies(backbone: Backbone) -> None:
 def test_initial_vectors_of_a_phrase(backbone: Backbone) -> None:
     red, cat, house = embeddings(backbone, "red cat house")
     phrase = "red cat house"
-    torch.testing.assert_close(
-        words.initial_vectors(backbone, phrase, 1), ((red + cat + house) / 3)[None]
-    )
+    torch.testing.assert_close(words.initial_vectors(backbone, phrase, 1), ((red + cat + house) / 3)[None])
     torch.testing.assert_close(
         words.initial_vectors(backbone, phrase, 2), torch.stack([red, (cat + house) / 2])
     )
     assert torch.equal(words.initial_vectors(backbone, phrase, 3), torch.stack([red, cat, house]))
-    assert torch.equal(
-        words.initial_vectors(backbone, phrase, 5), torch.stack([red, red, cat, cat, house])
-    )
+    assert torch.equal(words.initial_vectors(backbone, phrase, 5), torch.stack([red, red, cat, cat, house]))
 
 
 @pytest.mark.parametrize("initializer", ["", "  \n"])
@@ -135,7 +131,9 @@ def test_learned_embeds_round_trip() -> None:
     assert torch.equal(loaded, vectors.float())
 
 
-@pytest.mark.parametrize("data", [b"", b"rubbish" * 9, words.save_learned_embeds("<x>", torch.ones(1, 2))[:-1]])
+@pytest.mark.parametrize(
+    "data", [b"", b"rubbish" * 9, words.save_learned_embeds("<x>", torch.ones(1, 2))[:-1]]
+)
 def test_files_that_are_not_learned_embeds(data: bytes) -> None:
     with pytest.raises(ValueError, match="not a safetensors file"):
         words.load_learned_embeds(data)

@@ -31,6 +31,7 @@ class Pack:
         self.training = config.training
         self.size = size
         self.tasks: list[ConceptTask] = []
+        self._tensors: dict[str, Tensor] = {}
         self._steps_taken = 0
 
     @property
@@ -44,14 +45,13 @@ class Pack:
             raise ValueError(f"all {self.size} slots of the pack are taken")
         if task.done or task.failed:
             raise ValueError(f"nothing left to do for {task.concept.concept_id!r}")
-        self.tasks.append(task)
-        self._stack()
+        self._stack([*self.tasks, task])
 
     def remove(self, task: ConceptTask) -> None:
         """Lets a concept go, with its state as it is."""
-        self.tasks.remove(task)
-        task.tensors = {name: tensor.clone() for name, tensor in task.tensors.items()}
-        self._stack()
+        own = {name: tensor.clone() for name, tensor in task.tensors.items()}
+        self._stack([other for other in self.tasks if other is not task])
+        task.tensors = own
 
     def step(self) -> list[ConceptTask]:
         """One optimizer step of every concept. Returns those that are done or have failed: they have left.
@@ -121,14 +121,17 @@ class Pack:
             self.remove(task)
         return leavers
 
-    def _stack(self) -> None:
-        """Lays the concepts' tensors out behind one another; each task's become views of its part."""
-        tasks = self.tasks
+    def _stack(self, tasks: list[ConceptTask]) -> None:
+        """Lays the concepts' tensors out behind one another; each task's become views of its part.
+
+        When memory runs out here, the pack is as it was.
+        """
+        names = tasks[0].tensors if tasks else {}
+        lengths = {name: [len(task.tensors[name]) for task in tasks] for name in names}
+        stacked_tensors = {name: torch.cat([task.tensors[name] for task in tasks]) for name in names}
+        self.tasks, self._tensors = tasks, stacked_tensors
         if not tasks:
-            self._tensors: dict[str, Tensor] = {}
             return
-        lengths = {name: [len(task.tensors[name]) for task in tasks] for name in tasks[0].tensors}
-        self._tensors = {name: torch.cat([task.tensors[name] for task in tasks]) for name in lengths}
         for name, stacked in self._tensors.items():
             for task, part in zip(tasks, stacked.split(lengths[name]), strict=True):
                 task.tensors[name] = part

@@ -131,12 +131,15 @@ class ConceptTask:
 
     def to_bytes(self) -> bytes:
         """The state as one safetensors file of kilobytes."""
-        metadata = {
+        # One entry, because several are written in random order and equal states should be equal files.
+        return safetensors.torch.save(self.state_dict(), {"origin": json.dumps(self._origin())})
+
+    def _origin(self) -> dict[str, str]:
+        return {
             "format": STATE_FORMAT,
             "concept_id": self.concept.concept_id,
             "state_fingerprint": self.concept.state_fingerprint,
         }
-        return safetensors.torch.save(self.state_dict(), metadata)
 
     def restore(self, data: bytes) -> None:
         """Goes on from `to_bytes`. Not while in a pack.
@@ -147,16 +150,12 @@ class ConceptTask:
         try:
             state = safetensors.torch.load(data)
             length = int.from_bytes(data[:8], "little")
-            metadata = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
-        except (SafetensorError, ValueError, KeyError) as error:
+            origin = dict(json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["origin"]))
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"not a state file: {error}") from error
-        for name, expected in (
-            ("format", STATE_FORMAT),
-            ("concept_id", self.concept.concept_id),
-            ("state_fingerprint", self.concept.state_fingerprint),
-        ):
-            if metadata.get(name) != expected:
-                raise ValueError(f"the state's {name} is {metadata.get(name)!r}, not {expected!r}")
+        for name, expected in self._origin().items():
+            if origin.get(name) != expected:
+                raise ValueError(f"the state's {name} is {origin.get(name)!r}, not {expected!r}")
         self.load_state_dict(state)
 
 

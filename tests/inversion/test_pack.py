@@ -1,0 +1,393 @@
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests import tiny
+from textinv_ray.concept import Concept
+from textinv_ray.config import JobConfig, TrainingConfig
+from textinv_ray.inversion import pack as pack_module
+from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.pack import LOSS_SCALE_GROWTH_STEPS, Pack, choose_pack_size, update
+from textinv_ray.inversion.task import ConceptTask, learning_rate
+
+CONFIG = JobConfig.from_dict(
+    {"training": {"max_grad_norm": 0.05, "lr_schedule": "cosine", "lr_warmup_steps": 2}}
+)
+CONCEPTS = [
+    tiny.concept(0, steps=4, batch_size=1),
+    tiny.concept(1, steps=2, batch_size=3, num_vectors=2, initializer_token="red house"),
+    tiny.concept(2, steps=5, batch_size=2, num_vectors=3, captions=("a {}", "one {} here")),
+    tiny.concept(
+        3, steps=3, batch_size=2, learning_rate=0.05, templates=("a {}", "my {}", "{}", "the {} cat")
+    ),
+    tiny.concept(4, steps=1, batch_size=1, seed=2**60),
+]
+
+
+def run(tasks: list[ConceptTask], backbone: Backbone, size: int, config: JobConfig = CONFIG) -> None:
+    """Takes the tasks to their ends, refilling slots in the order given."""
+    pack, waiting = Pack(backbone, config, size), list(tasks)
+    while waiting or pack.tasks:
+        while waiting and pack.free:
+            pack.add(waiting.pop(0))
+        pack.step()
+
+
+def alone(concept: Concept, backbone: Backbone, config: JobConfig = CONFIG) -> ConceptTask:
+    task = ConceptTask(concept, backbone, config)
+    run([task], backbone, 1, config)
+    return task
+
+
+def assert_same(task: ConceptTask, expected: ConceptTask, tolerance: float = 1e-9) -> None:
+    assert task.step == expected.step
+    for name, value in expected.state_dict().items():
+        torch.testing.assert_close(
+            task.state_dict()[name], value, rtol=0, atol=tolerance, equal_nan=True, msg=name
+        )
+
+
+@pytest.fixture(scope="module")
+def learned_alone(backbone64: Backbone) -> list[ConceptTask]:
+    return [alone(concept, backbone64) for concept in CONCEPTS]
+
+
+@settings(max_examples=12, deadline=None)
+@given(order=st.lists(st.sampled_from(range(len(CONCEPTS))), min_size=1, unique=True), size=st.integers(1, 5))
+def test_packed_equals_alone(
+    backbone64: Backbone, learned_alone: list[ConceptTask], order: list[int], size: int
+) -> None:
+    tasks = [ConceptTask(CONCEPTS[index], backbone64, CONFIG) for index in order]
+    run(tasks, backbone64, size)
+    for index, task in zip(order, tasks, strict=True):
+        assert task.done
+        assert_same(task, learned_alone[index])
+
+
+@settings(max_examples=8, deadline=None)
+@given(moves=st.lists(st.tuples(st.integers(0, 2), st.booleans()), max_size=8))
+def test_leaving_and_coming_back_changes_nothing(
+    backbone64: Backbone, learned_alone: list[ConceptTask], moves: list[tuple[int, bool]]
+) -> None:
+    """Concepts move in and out of a pack between steps, some through their saved state."""
+    tasks = [ConceptTask(CONCEPTS[index], backbone64, CONFIG) for index in range(3)]
+    pack = Pack(backbone64, CONFIG, 2)
+    for index, through_file in moves:
+        if tasks[index] in pack.tasks:
+            pack.remove(tasks[index])
+            if through_file:
+                data = tasks[index].to_bytes()
+                tasks[index] = ConceptTask(CONCEPTS[index], backbone64, CONFIG)
+                tasks[index].restore(data)
+        elif pack.free and not tasks[index].done:
+            pack.add(tasks[index])
+        if pack.tasks:
+            pack.step()
+    for task in list(pack.tasks):
+        pack.remove(task)
+    run([task for task in tasks if not task.done], backbone64, 2)
+    for task, expected in zip(tasks, learned_alone, strict=False):
+        assert_same(task, expected)
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        {},
+        {"max_grad_norm": 0.01},
+        {"lr_schedule": "linear", "lr_warmup_steps": 3, "adam_beta1": 0.5, "adam_beta2": 0.9},
+    ],
+)
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_a_pack_of_one_is_plain_textual_inversion(
+    backbone: Backbone, backbone_v: Backbone, training: dict[str, Any], prediction: str
+) -> None:
+    """Against a loop written with torch's own optimizer and clipping, fed with the same draws."""
+    model = backbone if prediction == "epsilon" else backbone_v
+    config = JobConfig.from_dict({"training": training})
+    concept = tiny.concept(steps=6, num_vectors=2)
+    task = alone(concept, model, config)
+
+    plain = ConceptTask(concept, model, config)
+    word = torch.nn.Parameter(plain.vectors)
+    optimizer = torch.optim.AdamW(
+        [word],
+        betas=(config.training.adam_beta1, config.training.adam_beta2),
+        eps=config.training.adam_epsilon,
+        weight_decay=0.0,
+    )
+    losses = []
+    for step in range(6):
+        plain.step = step
+        draws = plain.draw()
+        latents = plain.tensors["latent_means"][draws.latents]
+        latents = latents + plain.tensors["latent_stds"][draws.latents] * draws.noise[0]
+        hidden = model.encode_prompts(plain.tensors["prompt_ids"][draws.prompts], word)
+        loss = model.denoising_loss(latents, draws.noise[1], draws.timesteps, hidden).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        if config.training.max_grad_norm:
+            torch.nn.utils.clip_grad_norm_([word], config.training.max_grad_norm)
+        optimizer.param_groups[0]["lr"] = learning_rate(step, 6, concept.learning_rate, config.training)
+        optimizer.step()
+        losses.append(loss.item())
+    torch.testing.assert_close(task.vectors, word.detach(), rtol=1e-5, atol=1e-6)
+    assert task.loss_history.tolist() == pytest.approx(losses, rel=1e-5)
+
+
+def digest(backbone: Backbone) -> str:
+    """Of every bit of the model, names included."""
+    total = hashlib.sha256()
+    for model in (backbone.text_encoder, backbone.unet, backbone.vae):
+        for name, value in sorted(model.state_dict().items()):
+            total.update(name.encode() + value.contiguous().numpy().tobytes())
+    return total.hexdigest()
+
+
+def test_frozen_stays_frozen(backbone: Backbone) -> None:
+    before = digest(backbone)
+    tasks = [ConceptTask(concept, backbone, CONFIG) for concept in CONCEPTS]
+    run(tasks, backbone, 3)
+    assert all(task.done for task in tasks)
+    assert digest(backbone) == before
+    assert all(p.grad is None for p in (*backbone.unet.parameters(), *backbone.text_encoder.parameters()))
+
+
+def poisoned(concept: Concept, backbone: Backbone, config: JobConfig) -> ConceptTask:
+    """A task whose loss is never finite."""
+    task = ConceptTask(concept, backbone, config)
+    task.tensors["latent_means"].fill_(math.inf)
+    return task
+
+
+@pytest.mark.parametrize("limit", [0, 1, 3, 14])
+def test_a_concept_that_is_not_finite_fails_alone(
+    backbone64: Backbone, learned_alone: list[ConceptTask], limit: int
+) -> None:
+    config = JobConfig.from_dict({"training": {**CONFIG.training.model_dump(), "max_nonfinite_steps": limit}})
+    tasks = [ConceptTask(concept, backbone64, config) for concept in CONCEPTS[:3]]
+    bad = poisoned(tiny.concept(7, steps=30, num_vectors=2), backbone64, config)
+    before = bad.state_dict()
+    run([tasks[0], bad, *tasks[1:]], backbone64, 3, config)
+    for task, expected in zip(tasks, learned_alone, strict=False):
+        assert task.failed is None
+        assert_same(task, expected)
+    assert bad.failed is not None
+    assert (
+        f"not finite in {max(1, limit)} steps in a row, the last of them step {max(1, limit) - 1}"
+        in bad.failed
+    )
+    assert bad.step == len(bad.loss_history) == max(1, limit)
+    assert torch.equal(bad.state_dict()["vectors"], before["vectors"])
+    assert torch.equal(bad.state_dict()["exp_avg"], before["exp_avg"])
+
+
+def test_steps_that_are_not_finite_are_skipped(backbone: Backbone) -> None:
+    """Two bad steps of six: Adam counts four updates, and the run of bad steps is forgotten."""
+    config = JobConfig.from_dict({"training": {"max_nonfinite_steps": 3}})
+    task = ConceptTask(tiny.concept(steps=6), backbone, config)
+    pack = Pack(backbone, config, 1)
+    pack.add(task)
+    means = task.tensors["latent_means"].clone()
+    for step in range(6):
+        bad = step in (2, 3)
+        task.tensors["latent_means"].copy_(torch.full_like(means, math.nan) if bad else means)
+        before = task.vectors
+        pack.step()
+        assert torch.equal(task.vectors, before) == bad
+    assert task.done
+    assert not task.failed
+    assert task.tensors["updates"].item() == 4
+    assert task.tensors["nonfinite_steps"].item() == 0
+    assert task.loss_history.isfinite().tolist() == [True, True, False, False, True, True]
+
+
+def test_running_out_of_memory_changes_nothing(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    pack = Pack(backbone, CONFIG, 2)
+    tasks = [ConceptTask(concept, backbone, CONFIG) for concept in CONCEPTS[:2]]
+    for task in tasks:
+        pack.add(task)
+    pack.step()
+    before = [task.to_bytes() for task in tasks]
+    with monkeypatch.context() as patch:
+        patch.setattr(Backbone, "predict", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
+        with pytest.raises(torch.OutOfMemoryError):
+            pack.step()
+    assert [task.to_bytes() for task in tasks] == before
+    pack.remove(tasks[1])
+    pack.step()
+    assert [task.step for task in tasks] == [2, 1]
+
+
+def test_slots(backbone: Backbone) -> None:
+    pack = Pack(backbone, CONFIG, 2)
+    tasks = [ConceptTask(concept, backbone, CONFIG) for concept in CONCEPTS[:3]]
+    pack.add(tasks[0])
+    pack.add(tasks[1])
+    assert pack.free == 0
+    with pytest.raises(ValueError, match="all 2 slots"):
+        pack.add(tasks[2])
+    assert pack.step() == []
+    assert pack.step() == [tasks[1]]
+    assert (tasks[1].done, pack.free, pack.tasks) == (True, 1, [tasks[0]])
+    with pytest.raises(ValueError, match="nothing left to do for 'concept-1'"):
+        pack.add(tasks[1])
+
+
+def test_a_task_can_be_read_while_it_runs(backbone: Backbone) -> None:
+    pack = Pack(backbone, CONFIG, 2)
+    task = ConceptTask(CONCEPTS[0], backbone, CONFIG)
+    pack.add(task)
+    pack.step()
+    seen, saved = task.vectors, task.to_bytes()
+    pack.add(ConceptTask(CONCEPTS[2], backbone, CONFIG))
+    assert task.to_bytes() == saved
+    pack.step()
+    assert not torch.equal(task.vectors, seen)
+    assert len(task.loss_history) == 2
+
+
+# --- The update, per concept -------------------------------------------------------------------------------
+
+
+def state_of(count: int, loss_scale: float = 1.0) -> dict[str, Tensor]:
+    """Stacked state of `count` concepts of one vector each."""
+    zeros = torch.zeros(count, dtype=torch.int64)
+    return {
+        "vectors": torch.ones(count, 3),
+        "exp_avg": torch.zeros(count, 3),
+        "exp_avg_sq": torch.zeros(count, 3),
+        "updates": zeros.clone(),
+        "loss_scale": torch.full((count,), loss_scale),
+        "finite_steps": zeros.clone(),
+        "nonfinite_steps": zeros.clone(),
+        "failed_at": zeros - 1,
+    }
+
+
+def take(
+    state: dict[str, Tensor], gradient: Tensor, losses: list[float], step: int = 0, scaled: bool = True
+) -> None:
+    count = len(losses)
+    update(
+        state,
+        gradient,
+        torch.tensor(losses),
+        concept_of_row=torch.arange(count),
+        rates=torch.full((count,), 0.1),
+        steps=torch.full((count,), step),
+        training=TrainingConfig(max_nonfinite_steps=2),
+        scaled=scaled,
+    )
+
+
+def test_an_overflow_halves_one_concepts_scale_and_skips_its_step_alone() -> None:
+    state = state_of(2, loss_scale=1024.0)
+    take(state, torch.tensor([[math.inf, 1.0, 1.0], [1024.0, 1024.0, 1024.0]]), [0.5, 0.5])
+    assert state["loss_scale"].tolist() == [512.0, 1024.0]
+    assert state["updates"].tolist() == [0, 1]
+    assert state["nonfinite_steps"].tolist() == [0, 0]  # the scale was to blame
+    assert torch.equal(state["vectors"][0], torch.ones(3))
+    torch.testing.assert_close(state["vectors"][1], torch.full((3,), 0.9))
+
+
+def test_the_scale_does_not_change_the_step() -> None:
+    gradient = torch.tensor([[0.3, -2.0, 1e-3]])
+    plain, scaled = state_of(1), state_of(1, loss_scale=4096.0)
+    for _ in range(3):
+        take(plain, gradient, [0.5], scaled=False)
+        take(scaled, gradient * 4096, [0.5])
+    assert torch.equal(plain["vectors"], scaled["vectors"])
+
+
+def test_a_loss_that_is_not_finite_is_not_the_scales_fault() -> None:
+    state = state_of(1, loss_scale=1024.0)
+    for step in range(3):
+        take(state, torch.full((1, 3), math.nan), [math.nan], step)
+        assert state["failed_at"].item() == (-1 if step == 0 else 1)
+    assert state["loss_scale"].item() == 1024.0
+
+
+def test_a_gradient_that_overflows_at_any_scale_fails() -> None:
+    state = state_of(1, loss_scale=4.0)
+    for step in range(4):
+        take(state, torch.full((1, 3), math.inf), [0.5], step)
+    assert state["loss_scale"].item() == 1.0
+    assert state["failed_at"].item() == 3
+
+
+def test_a_failed_concept_stays_as_it_was() -> None:
+    state = state_of(1)
+    state["failed_at"].fill_(5)
+    take(state, torch.ones(1, 3), [0.5], 6)
+    assert torch.equal(state["vectors"], torch.ones(1, 3))
+    assert state["failed_at"].item() == 5
+
+
+def test_the_scale_grows_again() -> None:
+    state = state_of(2, loss_scale=8.0)
+    state["finite_steps"][0] = LOSS_SCALE_GROWTH_STEPS - 1
+    take(state, torch.ones(2, 3), [0.5, 0.5])
+    assert state["loss_scale"].tolist() == [16.0, 8.0]
+    assert state["finite_steps"].tolist() == [0, 1]
+
+
+def test_without_scaling_there_is_no_scale() -> None:
+    state = state_of(1)
+    state["finite_steps"][0] = LOSS_SCALE_GROWTH_STEPS
+    take(state, torch.ones(1, 3), [0.5], scaled=False)
+    assert state["loss_scale"].item() == 1.0
+
+
+# --- The size of a pack ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seconds_per_step", "max_size", "expected"),
+    [
+        ({1: 1.0, 2: 1.0, 4: 1.0, 8: 1.0}, 8, 8),
+        ({1: 1.0, 2: 1.0, 4: 1.0, 8: 1.0, 16: 1.0}, 12, 8),
+        ({1: 1.0, 2: 1.1, 4: 2.15}, 64, 2),
+        ({1: 1.0, 2: 1.1, 4: math.inf}, 64, 2),
+        ({1: 1.0}, 1, 1),
+    ],
+)
+def test_pack_size_is_the_last_that_gained(
+    backbone: Backbone,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds_per_step: dict[int, float],
+    max_size: int,
+    expected: int,
+) -> None:
+    def measured(_backbone: Backbone, _task: ConceptTask, _config: JobConfig, size: int) -> float:
+        if seconds_per_step[size] == math.inf:
+            raise torch.OutOfMemoryError
+        return 1 / seconds_per_step[size]
+
+    monkeypatch.setattr(pack_module, "_steps_per_second", measured)
+    config = JobConfig.from_dict({"pack": {"max_size": max_size}})
+    task = ConceptTask(CONCEPTS[0], backbone, config)
+    assert choose_pack_size(backbone, task, config) == expected
+
+
+def test_pack_size_by_configuration(backbone: Backbone) -> None:
+    config = JobConfig.from_dict({"pack": {"size": 7}})
+    assert choose_pack_size(backbone, ConceptTask(CONCEPTS[0], backbone, config), config) == 7
+
+
+def test_the_trial_leaves_the_task_alone(backbone: Backbone) -> None:
+    config = JobConfig.from_dict({"pack": {"max_size": 2}})
+    task = ConceptTask(CONCEPTS[0], backbone, config)
+    before = task.to_bytes()
+    assert choose_pack_size(backbone, task, config) in (1, 2)
+    assert task.to_bytes() == before
+    run([task], backbone, 1)
+    assert_same(task, alone(CONCEPTS[0], backbone), 0)

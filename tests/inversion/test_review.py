@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests import tiny
+from textinv_ray.config import JobConfig
+from textinv_ray.inversion import review as review_module
+from textinv_ray.inversion import scoring
+from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.review import Review, Subject, review
+from textinv_ray.inversion.sampling import sample_images
+from textinv_ray.inversion.scoring import Scorer
+
+CONFIG = JobConfig.from_dict(
+    {"review": {"num_inference_steps": 3, "images_per_prompt": 2}, "scoring": {"num_images": 3}}
+)
+
+
+@pytest.fixture(scope="module")
+def scorer(tiny_clip: Path) -> Scorer:
+    return Scorer.load(str(tiny_clip), device="cpu")
+
+
+def vectors(count: int, seed: int) -> torch.Tensor:
+    return torch.randn(count, 32, generator=torch.Generator().manual_seed(seed))
+
+
+SUBJECTS = [
+    Subject(tiny.concept(0), vectors(1, 0)),
+    Subject(tiny.concept(0), None),
+    Subject(tiny.concept(1, num_vectors=3, prompts=("my {}", "a red {}")), vectors(3, 1)),
+    Subject(tiny.concept(2, learnable_property="style", edit_prompts=()), vectors(2, 2)),
+]
+
+
+def assert_close(one: Review, other: Review) -> None:
+    assert one.samples.keys() == other.samples.keys()
+    for prompt in one.samples:
+        assert np.abs(one.samples[prompt].astype(int) - other.samples[prompt]).max() <= 1
+    assert one.clip_image_similarity == pytest.approx(other.clip_image_similarity, abs=1e-3)
+    assert one.clip_text_similarity == pytest.approx(other.clip_text_similarity, abs=1e-3)
+
+
+def test_reviewed_together_as_alone(backbone: Backbone, scorer: Scorer) -> None:
+    together = review(backbone, scorer, SUBJECTS, CONFIG)
+    for subject, result in zip(SUBJECTS, together, strict=True):
+        (alone,) = review(backbone, scorer, [subject], CONFIG)
+        assert_close(result, alone)
+
+
+def test_against_the_definitions(backbone: Backbone, scorer: Scorer) -> None:
+    """Step by step for one concept, learned word and initializer."""
+    concept, word = SUBJECTS[0].concept, SUBJECTS[0].vectors
+    assert word is not None
+    for name, words, result in zip(
+        ("<c0>", "cat"), ({"<c0>": word}, {}), review(backbone, scorer, SUBJECTS[:2], CONFIG), strict=True
+    ):
+
+        def render(prompt: str, name: str = name, words: dict[str, torch.Tensor] = words) -> np.ndarray:
+            prompts = [prompt.replace("{}", name)] * 3
+            return sample_images(backbone, words, prompts, [0, 1, 2], CONFIG.review)
+
+        samples = render("a photo of {}")
+        text_scores = []
+        for prompt, text in (("{} on the beach", "on the beach"), ("a drawing of {}", "a drawing of")):
+            features = scorer.image_features(render(prompt))
+            text_scores.append(scoring.text_similarity(features, scorer.text_features([text])[0]))
+        expected = Review(
+            {"a photo of {}": samples[:2]},
+            scoring.image_similarity(
+                scorer.image_features(samples), scorer.image_features(concept.images[:, 0])
+            ),
+            sum(text_scores) / 2,
+        )
+        assert_close(result, expected)
+
+
+def test_no_scores_without_what_they_need(backbone: Backbone, scorer: Scorer) -> None:
+    (unscored,) = review(backbone, None, SUBJECTS[:1], CONFIG)
+    assert (unscored.clip_image_similarity, unscored.clip_text_similarity) == (None, None)
+    assert unscored.samples["a photo of {}"].shape == (2, 16, 16, 3)
+    (style,) = review(backbone, scorer, SUBJECTS[3:], CONFIG)
+    assert style.clip_image_similarity is not None
+    assert style.clip_text_similarity is None
+
+
+def test_each_picture_is_rendered_once(
+    backbone: Backbone, scorer: Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rendered = []
+
+    def counted(backbone: Backbone, ids: torch.Tensor, *rest: object) -> np.ndarray:
+        rendered.append(len(ids))
+        return np.zeros((len(ids), 16, 16, 3), dtype=np.uint8)
+
+    monkeypatch.setattr(review_module, "sample_ids", counted)
+    review(backbone, scorer, SUBJECTS[:2], CONFIG)
+    # 3 of "a photo of {}", 2 of which are also the review's, and 2 edit prompts, for both words.
+    assert rendered == [2 * (3 + 2 * 3)]
+
+
+def test_another_concepts_name_means_nothing(backbone: Backbone) -> None:
+    """A prompt with the text of a name, reviewed beside the concept of that name."""
+    odd = Subject(tiny.concept(0, prompts=("{} near <c1>",)), vectors(1, 0))
+    (alone,) = review(backbone, None, [odd], CONFIG)
+    _, beside = review(backbone, None, [SUBJECTS[2], odd], CONFIG)
+    assert_close(alone, beside)
+
+
+def test_crops_all_count_as_reference(backbone: Backbone, scorer: Scorer) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16, 3), dtype=np.uint8)
+    (result,) = review(backbone, scorer, [Subject(tiny.concept(images=images), None)], CONFIG)
+    samples = sample_images(backbone, {}, ["a photo of cat"] * 3, [0, 1, 2], CONFIG.review)
+    reference = scorer.image_features(images.reshape(6, 16, 16, 3))
+    expected = scoring.image_similarity(scorer.image_features(samples), reference)
+    assert result.clip_image_similarity == pytest.approx(expected, abs=1e-3)

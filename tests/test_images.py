@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pickle
 import struct
+import threading
 import time
 import zlib
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -215,6 +218,39 @@ def test_a_slow_source_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(images.ImageError, match=r"didn't arrive within 0.1 s"):
         images.fetch("memory://x.png", base="/", config=config)
     assert time.monotonic() - started < 3
+
+
+@pytest.fixture
+def web() -> Iterator[str]:
+    """A web server that has /a.png and answers its other paths with the status they name."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status = 200 if self.path.startswith("/a.png") else int(self.path.strip("/").split("?")[0])
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(encoded(gradient(9, 9)))
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_images_from_the_web(web: str) -> None:
+    uri = f"http://me:SECRET@{web}/a.png?sig=SECRET"
+    prepared = images.prepare([uri], base="/", config=CONFIG, resolution=8, seed=0)
+    assert prepared.uris == (f"http://{web}/a.png",)
+    for status in (403, 404, 500):
+        with pytest.raises(images.ImageError) as error:
+            images.fetch(f"http://me:SECRET@{web}/{status}?sig=SECRET", base="/", config=CONFIG)
+        assert str(error.value) == f"image http://{web}/{status}: HTTP status {status}"
+    with pytest.raises(images.ImageError, match=r"^image http://127.0.0.1:9/x: .*Connect"):
+        images.fetch("http://127.0.0.1:9/x", base="/", config=CONFIG)
 
 
 def test_errors_of_libraries_are_cleaned(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -233,6 +233,11 @@ def _within(seconds: float, read: Callable[[], bytes]) -> bytes:
 
 def _why(error: Exception, protocol: str) -> str:
     """A reason for people. Messages of libraries often hold the whole URI; ImageError cleans them."""
+    cause = error.__cause__
+    if protocol in ("http", "https") and isinstance(error, FileNotFoundError) and cause is not None:
+        # fsspec says so of every failure; what happened is the cause.
+        status = getattr(cause, "status", None)
+        return f"HTTP status {status}" if status else f"{type(cause).__name__}: {cause}"
     if isinstance(error, FileNotFoundError):
         return "doesn't exist"
     if isinstance(error, PermissionError):
@@ -241,7 +246,4 @@ def _why(error: Exception, protocol: str) -> str:
         return "is a folder"
     if isinstance(error, ImportError):
         return f"reading {protocol}:// needs another Python package: {error}"
-    status = getattr(error, "status", None)
-    if isinstance(status, int):
-        return f"HTTP status {status}"
     return str(error) or type(error).__name__

@@ -1,0 +1,50 @@
+"""The Ray that a job runs on: one that is running, or a local one that ends with the job."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import socket
+
+import ray
+from rich.console import Console
+
+from textinv_ray.config import JobConfig
+
+logger = logging.getLogger(__name__)
+
+
+def connect(config: JobConfig, console: Console, verbose: bool) -> None:
+    """Joins RAY_ADDRESS's cluster or one started on this machine by `ray start`; else starts a local Ray."""
+    address = os.environ.get("RAY_ADDRESS") or _running()
+    quiet = {"configure_logging": False, "log_to_driver": verbose}
+    if address and address != "local":
+        ray.init(address=address, **quiet)
+        nodes = sum(1 for node in ray.nodes() if node["Alive"])
+        console.print(f"Ray: the running cluster, {nodes} node{'s' if nodes > 1 else ''}")
+        return
+    service = config.service
+    workers = 1 if service.workers == "auto" else service.workers
+    cpus = max(os.cpu_count() or 1, math.ceil(workers * service.cpus_per_worker))
+    ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+    console.print("Ray: started on this machine for this job")
+
+
+def _running() -> str | None:
+    """The address of a Ray that `ray start` started or joined on this machine, if it still answers.
+
+    Not any Ray that runs here: the local one of another job ends with that job.
+    """
+    from ray._private.services import find_bootstrap_address
+
+    address = find_bootstrap_address(None)
+    if not address:
+        return None
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
+    except (OSError, ValueError):
+        logger.info("the Ray at %s, of an earlier `ray start`, doesn't answer", address)
+        return None
+    return str(address)

@@ -1,0 +1,161 @@
+"""What a user sees: our lines and one progress line. What libraries say goes to the log file."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+_PLAIN_EVERY_S = 15.0  # Between progress lines where there is no terminal.
+_RATE_OVER_S = 90.0
+
+
+@contextlib.contextmanager
+def captured(log: Path, verbose: bool) -> Iterator[Console]:
+    """A console for our own lines, while all else that this process and its children print goes to `log`.
+
+    Done on file descriptors, because some of it comes from libraries' C++ and from child processes. With
+    `verbose` it is shown too. Our own lines are logged as well.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept_out, kept_err = os.dup(1), os.dup(2)
+    with log.open("a", encoding="utf-8") as log_text, _text(kept_out) as out:
+        pump = _Pump(log_text.fileno(), kept_err) if verbose else None
+        target = pump.entry if pump else log_text.fileno()
+        os.dup2(target, 1)
+        os.dup2(target, 2)
+        handler = logging.StreamHandler(_text(target))
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        root = logging.getLogger()
+        level = root.level
+        root.addHandler(handler)
+        root.setLevel(logging.INFO)
+        try:
+            yield _LoggingConsole(out, log_text)
+        finally:
+            root.removeHandler(handler)
+            root.setLevel(level)
+            handler.stream.close()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os.dup2(kept_out, 1)
+            os.dup2(kept_err, 2)
+            if pump:
+                pump.close()
+            os.close(kept_out)
+            os.close(kept_err)
+
+
+def _text(descriptor: int) -> TextIO:
+    """A text file of its own on a copy of a descriptor."""
+    return os.fdopen(os.dup(descriptor), "w", encoding="utf-8", errors="replace")
+
+
+class _LoggingConsole(Console):
+    """Prints for the user, and the same words into the log file. Brackets are brackets, not markup."""
+
+    def __init__(self, out: TextIO, log: TextIO) -> None:
+        width = None if out.isatty() else 120
+        super().__init__(file=out, width=width, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        self._plain = Console(file=log, width=120, no_color=True, highlight=False, markup=False, emoji=False)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*objects, **options)
+        self._plain.print(*objects, **options)
+        self._plain.file.flush()
+
+
+class _Pump:
+    """Copies what is written to its entry to two places."""
+
+    def __init__(self, first: int, second: int) -> None:
+        self._exit, self.entry = os.pipe()
+        self._targets = first, second
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        os.close(self.entry)
+        self._thread.join(2)  # a child that lives on may hold the other end open
+
+    def _run(self) -> None:
+        while data := os.read(self._exit, 65536):
+            for target in self._targets:
+                with contextlib.suppress(OSError):
+                    os.write(target, data)
+
+
+class Progress:
+    """One line: concepts done, failed and running, steps per second, time left."""
+
+    def __init__(self, console: Console, concepts: int, steps: int) -> None:
+        """`concepts` to do, `steps` of all of them together."""
+        self._console = console
+        self._concepts = concepts
+        self._steps = steps
+        self._seen: deque[tuple[float, int, int]] = deque()
+        self._printed = time.monotonic()
+        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+
+    def __enter__(self) -> Progress:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def show(self, done: int, failed: int, running: int, steps_computed: int, steps_reached: int) -> None:
+        """The present state: printed anew on a terminal, and every 15 s elsewhere."""
+        now = time.monotonic()
+        self._seen.append((now, steps_computed, steps_reached))
+        while now - self._seen[0][0] > _RATE_OVER_S and len(self._seen) > 2:
+            self._seen.popleft()
+        line = f"{done} of {self._concepts} concepts done"
+        if failed:
+            line += f", {failed} failed"
+        line += f", {running} running"
+        rate = self._rate()
+        if rate:
+            line += f" · {rate:.1f} steps/s · {duration(max(0, self._steps - steps_reached) / rate)} left"
+        elif not steps_computed:
+            line += " · starting the workers and loading the model"
+        if self._live:
+            self._live.update(Text(line), refresh=True)
+        elif now - self._printed >= _PLAIN_EVERY_S:
+            self._printed = now
+            self._console.print(line)
+
+    def _rate(self) -> float:
+        """Steps per second lately; 0 while unknown."""
+        started = next((seen for seen in self._seen if seen[1] > 0), None)
+        last = self._seen[-1]
+        if started is None or last[0] - started[0] < 2:
+            return 0.0
+        return (last[1] - started[1]) / (last[0] - started[0])
+
+
+def duration(seconds: float) -> str:
+    """45 s, 12 min, 3 h 20 min, 2 d 4 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min"
+    return f"{hours // 24} d {hours % 24} h"

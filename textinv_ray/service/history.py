@@ -1,0 +1,103 @@
+"""What happened to one concept, step by step: losses, scores, and which steps have samples (`history.parquet`).
+
+Every row carries its wall-clock time, so a view rebuilt from the store equals the one written while it ran.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+SCHEMA = pa.schema(
+    [
+        ("step", pa.int32()),  # optimizer steps done
+        ("time_ms", pa.int64()),  # since the epoch
+        ("seconds", pa.float64()),  # this concept's share of a worker's time so far
+        ("loss", pa.float32()),  # of the last of these steps; null at step 0
+        ("clip_image_similarity", pa.float32()),  # null where it wasn't evaluated
+        ("clip_text_similarity", pa.float32()),
+        ("sampled", pa.bool_()),  # samples/step_<step>.png is there
+    ]
+)
+
+
+@dataclass
+class Point:
+    """One row."""
+
+    step: int
+    time_ms: int
+    seconds: float
+    loss: float | None = None
+    clip_image_similarity: float | None = None
+    clip_text_similarity: float | None = None
+    sampled: bool = False
+
+
+@dataclass
+class History:
+    """Points by rising step."""
+
+    state_fingerprint: str
+    """Of which optimisation: Concept.state_fingerprint."""
+    review_fingerprint: str
+    """By which prompts and settings the samples and scores were made."""
+    points: list[Point] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        """The concept's share of a worker's time so far."""
+        return self.points[-1].seconds if self.points else 0.0
+
+    def at(self, step: int, seconds: float = 0.0) -> Point:
+        """The point of `step`, the last or a new one, `seconds` of work after the one before."""
+        if not self.points or self.points[-1].step < step:
+            self.points.append(Point(step, time.time_ns() // 1_000_000, self.seconds))
+        point = self.points[-1]
+        if point.step != step:
+            raise ValueError(f"the history is at step {point.step}, not {step}")
+        point.seconds += seconds
+        return point
+
+    def forget_reviews(self) -> None:
+        """Takes out samples and scores, which were made otherwise than they would be now."""
+        for point in self.points:
+            point.clip_image_similarity = point.clip_text_similarity = None
+            point.sampled = False
+
+    def cut(self, step: int) -> None:
+        """Forgets what came after `step`: the state that is continued doesn't know it."""
+        while self.points and self.points[-1].step > step:
+            self.points.pop()
+
+    def set_losses(self, losses: Sequence[float]) -> None:
+        """Fills in the loss of every step, losses[0] being that of step 1. What isn't finite stays out."""
+        for point in self.points:
+            if 0 < point.step <= len(losses) and math.isfinite(losses[point.step - 1]):
+                point.loss = losses[point.step - 1]
+
+    def to_bytes(self) -> bytes:
+        """A Parquet file."""
+        columns = [pa.array([getattr(point, name) for point in self.points], SCHEMA.field(name).type) for name in SCHEMA.names]
+        metadata = {"state_fingerprint": self.state_fingerprint, "review_fingerprint": self.review_fingerprint}
+        table = pa.Table.from_arrays(columns, schema=SCHEMA.with_metadata(metadata))
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer, compression="zstd")
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> History:
+        """Raises ValueError for what isn't a history."""
+        try:
+            table = pq.read_table(io.BytesIO(data))
+            metadata = table.schema.metadata or {}
+            fingerprints = [metadata[name].decode() for name in (b"state_fingerprint", b"review_fingerprint")]
+            return cls(*fingerprints, [Point(**row) for row in table.select(SCHEMA.names).to_pylist()])
+        except (pa.ArrowException, KeyError, TypeError) as error:
+            raise ValueError(f"not a history: {error}") from None

@@ -1,0 +1,68 @@
+"""job.json: what job this output belongs to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import time
+import uuid
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import yaml
+
+from textinv_ray import uris
+from textinv_ray.config import JobConfig
+from textinv_ray.manifest import Manifest
+from textinv_ray.service.plan import Plan
+from textinv_ray.service.store import Store
+
+_PACKAGES = ("textinv_ray", "torch", "diffusers", "transformers", "ray", "mlflow")
+
+
+def begin(store: Store, manifest: Manifest, config: JobConfig, plan: Plan) -> None:
+    """Writes job.json. The id stays for as long as the output does; no URI in it has credentials."""
+    before = store.job() or {}
+    determines = config.digest_part()
+    determines["model"]["path"] = uris.shown(config.model.path)
+    determines["scoring"]["model"] = uris.shown(config.scoring.model)
+    digest = hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()[:16]
+    same = before.get("config_digest") == digest
+    job = {
+        "id": before.get("id") or uuid.uuid4().hex,
+        "name": before.get("name") or store.shown.rstrip("/").rsplit("/", 1)[-1],
+        "started_at": before["started_at"] if same else time.time(),
+        "manifest": uris.shown(manifest.uri),
+        "manifest_rows": manifest.num_rows,
+        "manifest_digest": plan.digest,
+        "config_digest": digest,
+        "configuration": yaml.safe_load(config.to_yaml()),
+        "determines_results": determines,
+        "versions": _versions(),
+        "mlflow_is_behind": config.tracking.enabled,
+    }
+    store.write_job(job)
+
+
+def is_behind(store: Store) -> bool:
+    """Whether the last run ended before MLflow had everything."""
+    job = store.job()
+    return bool(job and job["mlflow_is_behind"])
+
+
+def set_behind(store: Store, behind: bool) -> None:
+    """Notes whether MLflow has everything."""
+    job = store.job()
+    if job:
+        store.write_job({**job, "mlflow_is_behind": behind})
+
+
+def _versions() -> dict[str, Any]:
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,106 @@
+"""What is kept of a concept: its result.json, and pictures as grids."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.task import ConceptTask
+from textinv_ray.service.history import History, Point
+
+_TRAINING_SIDE = 256  # pixels; larger training images are shown smaller
+
+
+def result(task: ConceptTask, history: History, backbone: Backbone, samples: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """result.json of a concept that has taken all its steps and was reviewed at its first and last point.
+
+    samples: the last point's, prompt -> uint8 (n, H, W, 3).
+    """
+    concept, vectors = task.concept, task.vectors
+    before, after = history.points[0], history.points[-1]
+    return {
+        "concept_id": concept.concept_id,
+        "status": "done",
+        "placeholder_token": concept.placeholder_token,
+        "initializer_token": concept.initializer_token,
+        "learnable_property": concept.learnable_property,
+        "num_vectors": concept.num_vectors,
+        "embedding_dim": vectors.shape[1],
+        "steps": task.step,
+        "learning_rate": concept.learning_rate,
+        "batch_size": concept.batch_size,
+        "seed": concept.seed,
+        "images": len(concept.images),
+        "templates": len(concept.templates),
+        "captions": len(concept.captions),
+        "tags": concept.tags,
+        "image_uris": list(concept.image_uris),
+        "clip_image_similarity_initializer": before.clip_image_similarity,
+        "clip_image_similarity": after.clip_image_similarity,
+        "clip_text_similarity_initializer": before.clip_text_similarity,
+        "clip_text_similarity": after.clip_text_similarity,
+        "final_loss": final_loss(history),
+        "norms": [round(float(norm), 6) for norm in vectors.norm(dim=1)],
+        "nearest_words": nearest_words(backbone, vectors),
+        "seconds": round(history.seconds, 3),
+        "finished_at": time.time(),
+        "sample_steps": [point.step for point in history.points if point.sampled],
+        "sample_prompts": list(samples),
+        "images_per_prompt": max((len(images) for images in samples.values()), default=0),
+        "fingerprint": concept.fingerprint,
+        "row_fingerprint": concept.row_fingerprint,
+        "state_fingerprint": concept.state_fingerprint,
+    }
+
+
+def final_loss(history: History) -> float | None:
+    """Mean loss of the last tenth of the steps: a single step's says little."""
+    losses = [point.loss for point in history.points if point.loss is not None]
+    last = losses[-max(1, len(losses) // 10) :]
+    return sum(last) / len(last) if last else None
+
+
+@torch.no_grad()
+def nearest_words(backbone: Backbone, vectors: torch.Tensor, count: int = 5) -> list[str]:
+    """Words of the vocabulary whose embeddings have the largest cosine with the mean of `vectors` (V, D)."""
+    table = backbone.text_encoder.get_input_embeddings().weight.float()
+    mean = vectors.to(table.device).float().mean(dim=0)
+    cosines = F.cosine_similarity(table, mean[None], dim=1)
+    special = [index for index in backbone.tokenizer.all_special_ids if index < len(cosines)]
+    cosines[special] = -1
+    ids = cosines.topk(min(count, len(cosines))).indices.tolist()
+    return [token.removesuffix("</w>") for token in backbone.tokenizer.convert_ids_to_tokens(ids)]
+
+
+def review(point: Point, image_similarity: float | None, text_similarity: float | None) -> None:
+    """Notes samples, and scores if there are any, at a point of the history."""
+    point.sampled = True
+    if image_similarity is not None:
+        point.clip_image_similarity, point.clip_text_similarity = image_similarity, text_similarity
+
+
+def sample_grid(samples: Mapping[str, np.ndarray]) -> bytes:
+    """PNG: a row per prompt, a column per seed. samples: prompt -> uint8 (n, H, W, 3)."""
+    return png(np.concatenate([np.concatenate(list(images), axis=1) for images in samples.values()], axis=0))
+
+
+def training_grid(images: np.ndarray) -> bytes:
+    """PNG: the training images side by side, the first crop of each. images: uint8 (N, A, S, S, 3)."""
+    side = min(images.shape[2], _TRAINING_SIDE)
+    small = [Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS) for image in images[:, 0]]
+    return png(np.concatenate([np.asarray(image) for image in small], axis=1))
+
+
+def png(image: np.ndarray) -> bytes:
+    """A PNG file of a uint8 (H, W, 3) picture."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()

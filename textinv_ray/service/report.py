@@ -1,0 +1,120 @@
+"""`report.html`: one self-contained page to accept or reject words by. No scripts or pictures from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import tempfile
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from PIL import Image
+
+from textinv_ray.service.store import Store, sample_name
+
+EMBEDDED = 500
+"""With more concepts than this, pictures are linked (they lie beside the page) instead of embedded."""
+_SIDE = 96  # pixels of a thumbnail
+_PICTURES = 4  # of each kind
+
+
+def write(store: Store) -> None:
+    """Writes report.html anew from everything in the store, a concept at a time."""
+    results = sorted(store.results(), key=lambda result: result["clip_image_similarity"] or 0.0)
+    failures = [found for found in store.failures() if store.result(found["concept_id"]) is None]
+    embed = len(results) <= EMBEDDED
+    page = Template(resources.files("textinv_ray.data").joinpath("report.html").read_text(encoding="utf-8"))
+    before, after = page.substitute(
+        title=html.escape(store.shown),
+        summary=html.escape(_summary(results, failures)),
+        note="" if embed else html.escape(
+            f"More than {EMBEDDED} concepts: their pictures are not in this page but linked, so keep it in the "
+            "results folder."
+        ),
+        rows="\0",
+    ).split("\0")
+    with tempfile.TemporaryDirectory(dir=store.root if store.is_local else None, prefix=".report-") as folder:
+        path = Path(folder) / "report.html"
+        with path.open("w", encoding="utf-8") as file:
+            file.write(before)
+            for failure in failures:
+                file.write(_failed_row(failure))
+            for result in results:
+                file.write(_row(store, result, embed))
+            file.write(after)
+        store.upload(str(path), "report.html")
+
+
+def _summary(results: list[dict[str, Any]], failures: list[dict[str, Any]]) -> str:
+    scores = [result["clip_image_similarity"] for result in results if result["clip_image_similarity"] is not None]
+    text = f"{len(results)} done, {len(failures)} failed"
+    return text + (f"; mean CLIP image similarity {sum(scores) / len(scores):.3f}" if scores else "")
+
+
+def _row(store: Store, result: Mapping[str, Any], embed: bool) -> str:
+    prompts = result["sample_prompts"]
+    grids = (("training.png", 1), (sample_name(0), len(prompts)), (sample_name(result["steps"]), len(prompts)))
+    pictures = [_pictures(store, result, name, rows, embed) for name, rows in grids]
+    image, text = result["clip_image_similarity"], result["clip_text_similarity"]
+    gain = None if image is None else image - (result["clip_image_similarity_initializer"] or 0.0)
+    numbers = (image, gain, text, result["steps"], result["seconds"])
+    shown = (_number(image), _number(gain, "+"), _number(text), str(result["steps"]), f"{result['seconds']:.0f}")
+    cells = "".join(
+        f'<td class="n" data-v="{"" if value is None else value}">{cell}</td>'
+        for value, cell in zip(numbers, shown, strict=True)
+    )
+    details = html.escape(
+        f"{result['placeholder_token']} from “{result['initializer_token']}”, {result['learnable_property']}"
+    )
+    words = html.escape(", ".join(result["nearest_words"]))
+    tags = html.escape(", ".join(f"{key}: {value}" for key, value in result["tags"].items()))
+    return (
+        f'<tr data-status="done" data-kind="{html.escape(result["learnable_property"])}">'
+        f'<td data-v="{html.escape(result["concept_id"])}"><b>{html.escape(result["concept_id"])}</b><br>{details}'
+        f'<br><small>near: {words}{"<br>" + tags if tags else ""}</small></td>'
+        + "".join(f'<td class="p" title="{html.escape(prompts[0] if prompts else "")}">{cell}</td>' for cell in pictures)
+        + cells
+        + "</tr>\n"
+    )
+
+
+def _failed_row(failure: Mapping[str, Any]) -> str:
+    name = html.escape(failure["concept_id"])
+    error = html.escape(failure["error"])
+    return (
+        f'<tr data-status="failed" data-kind=""><td data-v="{name}"><b>{name}</b></td>'
+        f'<td colspan="3" class="e">{error}</td>' + '<td class="n" data-v=""></td>' * 5 + "</tr>\n"
+    )
+
+
+def _pictures(store: Store, result: Mapping[str, Any], name: str, rows: int, embed: bool) -> str:
+    """The first row of a grid of `rows` rows, as pictures of their own or as a link to the grid."""
+    if not embed:
+        link = html.escape(f"concepts/{result['concept_id']}/{name}")
+        return f'<a href="{link}"><img loading="lazy" class="strip" src="{link}" alt=""></a>'
+    data = store.read_concept(result["concept_id"], name)
+    if data is None:
+        return ""
+    grid = Image.open(io.BytesIO(data))
+    return "".join(f'<img src="{_data_uri(tile)}" alt="">' for tile in _tiles(grid, grid.height // rows))
+
+
+def _tiles(grid: Image.Image, side: int) -> Iterator[Image.Image]:
+    """The first few tiles, small."""
+    for index in range(min(_PICTURES, grid.width // side)):
+        tile = grid.crop((index * side, 0, (index + 1) * side, side))
+        yield tile if side <= _SIDE else tile.resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+
+
+def _data_uri(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _number(value: float | None, sign: str = "") -> str:
+    return "" if value is None else f"{value:{sign}.3f}"

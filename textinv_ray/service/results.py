@@ -1,0 +1,97 @@
+"""`results.parquet`: one row per concept, written from the store, a few at a time in memory."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from textinv_ray.service.store import Store
+
+_ROWS_PER_GROUP = 1024
+_SCORES = (
+    "clip_image_similarity_initializer",
+    "clip_image_similarity",
+    "clip_text_similarity_initializer",
+    "clip_text_similarity",
+)
+
+
+def schema(shapes: set[tuple[int, int]]) -> pa.Schema:
+    """Columns of results.parquet. shapes: (num_vectors, embedding_dim) of all words.
+
+    `vectors` is a fixed-size list of V fixed-size lists of D floats when all words have the same shape.
+    """
+    vector = pa.list_(pa.float32(), next(iter(shapes))[1]) if len({d for _, d in shapes}) == 1 else pa.list_(pa.float32())
+    vectors = pa.list_(vector, next(iter(shapes))[0]) if len(shapes) == 1 else pa.list_(vector)
+    return pa.schema(
+        [
+            ("concept_id", pa.string()),
+            ("status", pa.string()),
+            ("placeholder_token", pa.string()),
+            ("initializer_token", pa.string()),
+            ("learnable_property", pa.string()),
+            ("num_vectors", pa.int32()),
+            ("steps", pa.int32()),
+            *((name, pa.float64()) for name in _SCORES),
+            ("final_loss", pa.float64()),
+            ("vectors", vectors),
+            ("norms", pa.list_(pa.float64())),
+            ("nearest_words", pa.list_(pa.string())),
+            ("seconds", pa.float64()),
+            ("tags", pa.map_(pa.string(), pa.string())),
+            ("error", pa.string()),
+        ]
+    )
+
+
+def write(store: Store) -> int:
+    """Writes results.parquet anew from everything in the store, by concept_id. Returns the number of rows."""
+    shapes = {(result["num_vectors"], result["embedding_dim"]) for result in store.results()}
+    columns = schema(shapes)
+    count = 0
+    with tempfile.TemporaryDirectory(dir=store.root if store.is_local else None, prefix=".results-") as folder:
+        path = Path(folder) / "results.parquet"
+        with pq.ParquetWriter(path, columns, compression="zstd") as writer:
+            for rows in _groups(_rows(store)):
+                writer.write_table(pa.Table.from_pylist(rows, columns))
+                count += len(rows)
+        store.upload(str(path), "results.parquet")
+    return count
+
+
+def _rows(store: Store) -> Iterator[dict[str, Any]]:
+    for group in _groups(store.results()):
+        names = [f"concepts/{result['concept_id']}/learned_embeds.safetensors" for result in group]
+        for result, (_, data) in zip(group, store.read_many(names), strict=True):
+            yield {**result, "vectors": _vectors(data), "tags": list(result["tags"].items())}
+    for failure in store.failures():
+        if store.result(failure["concept_id"]) is None:
+            yield {"concept_id": failure["concept_id"], "status": "failed", "error": failure["error"]}
+
+
+def _vectors(data: bytes | None) -> list[np.ndarray] | None:
+    """The word's vectors, float32 (V, D); none when the file can't be read."""
+    try:
+        tensors = safetensors.numpy.load(data) if data else {}
+    except SafetensorError:
+        return None
+    return list(np.atleast_2d(next(iter(tensors.values())))) if tensors else None
+
+
+def _groups(rows: Iterator[Mapping[str, Any]]) -> Iterator[list[Any]]:
+    group: list[Any] = []
+    for row in rows:
+        group.append(row)
+        if len(group) == _ROWS_PER_GROUP:
+            yield group
+            group = []
+    if group:
+        yield group

@@ -1,0 +1,270 @@
+"""One job, from the manifest to the exit code: what is left to do, a Ray, a feed, a fleet, and the views.
+
+    plan -> Ray -> feed -> fleet -> (until the feed says over) -> results.parquet, report.html, MLflow -> exit code
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from textinv_ray import manifest as manifests
+from textinv_ray import tokenizer, uris
+from textinv_ray.config import JobConfig
+from textinv_ray.errors import UserError
+from textinv_ray.manifest import Manifest
+from textinv_ray.service import job, messages, models, plan, report, results
+from textinv_ray.service.console import Progress, captured
+from textinv_ray.service.models import ModelFacts
+from textinv_ray.service.plan import Plan
+from textinv_ray.service.store import Store
+from textinv_ray.service.tracking import Tracker, View, default_uri
+
+if TYPE_CHECKING:
+    from textinv_ray.service.fleet import Fleet
+
+logger = logging.getLogger(__name__)
+
+_POLL_S = 0.5
+_TRACKING_S = 30.0  # At the end, an MLflow that can't be written to is waited for so long ...
+# ... and workers that write checkpoints so long: `ray job stop` kills 3 s after its SIGTERM.
+_GRACE_S = {signal.SIGTERM: 2.0, signal.SIGINT: 30.0}
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+}
+
+
+def invert(
+    manifest_uri: str,
+    config: JobConfig,
+    *,
+    output: str | None = None,
+    only: Collection[str] | None = None,
+    limit: int | None = None,
+    dry_run: bool = False,
+    verbose: bool = False,
+) -> int:
+    """Learns a word for every row of a manifest that has none yet.
+
+    Returns the exit code: 0 all are done, 1 some failed, 130 or 143 when it was stopped. Raises UserError (exit
+    code 2) for what is wrong with the manifest, the configuration or the model.
+    """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    store = Store(output or config.service.output)
+    manifest = manifests.open(manifest_uri)
+    manifest.check(config)
+    facts = models.facts(config.model)
+    todo = plan.make(manifest, config, facts, store, only=only or (), limit=limit)
+    if todo.todo:
+        manifest.check(config, tokenizer.load(config.model))
+    if dry_run:
+        messages.print_plan(Console(soft_wrap=True, markup=False, highlight=False), todo, config, facts, store)
+        return 0
+    with _log_file(store) as log, captured(log, verbose) as console:
+        if not todo.todo and not job.is_behind(store):
+            return messages.print_nothing_to_do(console, todo, config, store)
+        messages.print_start(console, manifest, todo, config, store)
+        job.begin(store, manifest, config, todo)
+        return _Job(store, manifest, config, facts, todo, console, verbose).run()
+
+
+class _Job:
+    """The parts of a running job, and the order in which they start and end."""
+
+    def __init__(
+        self,
+        store: Store,
+        manifest: Manifest,
+        config: JobConfig,
+        facts: ModelFacts,
+        todo: Plan,
+        console: Console,
+        verbose: bool,
+    ) -> None:
+        self._store = store
+        self._manifest = manifest
+        self._config = config
+        self._facts = facts
+        self._plan = todo
+        self._console = console
+        self._verbose = verbose
+        self._stopped_by = 0
+        self._started = time.monotonic()
+
+    def run(self) -> int:
+        with self._signals():
+            tracker = self._start_tracking()
+            problem = self._learn(tracker) if self._plan.todo else ""
+            return self._end(tracker, problem)
+
+    def _learn(self, tracker: Tracker | None) -> str:
+        """Runs feed and fleet until all is over. Returns why it ended early; empty if it didn't."""
+        import ray
+
+        from textinv_ray.service import cluster
+        from textinv_ray.service.fleet import Fleet, Size, make_feed
+        from textinv_ray.service.preparation import Wanted, dataset
+
+        scratch = tempfile.mkdtemp(prefix="textinv-")
+        try:
+            cluster.connect(self._config, self._console, self._verbose)
+            size = Size.of(self._config, ray.cluster_resources())
+            messages.print_fleet(self._console, size)
+            wanted = Wanted(None if self._plan.is_everything else set(self._plan.todo), self._plan.with_result)
+            rows = dataset(
+                self._manifest, self._config, self._facts, self._store.uri, wanted, task_cpus=size.prepare_cpus
+            )
+            feed = make_feed(rows, self._plan.todo, self._store.uri, self._config, size)
+            fleet = Fleet(size, self._config, feed, self._store.uri, scratch)
+            return self._watch(feed, fleet, tracker)
+        finally:
+            ray.shutdown()
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def _watch(self, feed: Any, fleet: Fleet, tracker: Tracker | None) -> str:
+        """Shows progress and passes news on to MLflow, until it is over or can't go on."""
+        import ray
+
+        cursor = 0
+        with Progress(self._console, len(self._plan.todo), self._plan.steps) as progress:
+            while True:
+                status = ray.get(feed.status.remote(cursor))
+                cursor = status.cursor
+                if tracker:
+                    tracker.note(event.concept_id for event in status.events)
+                for event in status.events:
+                    if event.kind == "failed":
+                        self._console.print(f"{event.concept_id} failed: {event.error}")
+                progress.show(
+                    status.done + status.skipped,
+                    status.failed,
+                    status.running,
+                    status.steps_computed,
+                    status.steps_reached,
+                )
+                if status.problem or status.over or self._stopped_by:
+                    break
+                if not fleet.alive:
+                    return f"all workers have left: {fleet.error}"
+                time.sleep(_POLL_S)
+        if self._stopped_by:
+            self._console.print("stopping: the workers write checkpoints")
+            feed.stop.remote()
+        fleet.join(_GRACE_S[signal.Signals(self._stopped_by)] if self._stopped_by else 10.0)
+        return str(status.problem)
+
+    # MLflow
+
+    def _start_tracking(self) -> Tracker | None:
+        if not self._config.tracking.enabled:
+            return None
+        self._view = View(self._store, tracking_uri(self._config, self._store), self._config.tracking.experiment)
+        return Tracker(self._view, self._console.print)
+
+    def _finish_tracking(self, tracker: Tracker, status: str, files: list[Path]) -> bool:
+        """Waits for MLflow to have everything, within reason. Whatever happens there, the results are safe."""
+        if not tracker.finish(2.0 if self._stopped_by else _TRACKING_S):
+            return False
+        try:
+            self._view.close(status, files)
+        except Exception as error:
+            logger.warning("MLflow: %s", uris.shown_in(str(error)), exc_info=True)
+            return False
+        return True
+
+    # The end
+
+    def _end(self, tracker: Tracker | None, problem: str) -> int:
+        """Writes the views, says what came of it, and decides the exit code by what is in the store."""
+        done, failed = self._outcome()
+        code = 0 if len(done) == len(self._plan.todo) else 1
+        if self._stopped_by:
+            code = 128 + self._stopped_by
+        if code <= 1:
+            results.write(self._store)
+            report.write(self._store)
+        messages.print_results(self._console, self._store, self._plan, done, failed, self._started)
+        if problem:
+            self._console.print(f"the job could not go on: {uris.shown_in(problem)}")
+        if tracker:
+            status = {0: "FINISHED", 1: "FAILED"}.get(code, "KILLED")
+            is_current = self._finish_tracking(tracker, status, self._local_files() if code <= 1 else [])
+            job.set_behind(self._store, not is_current)
+            messages.print_tracking(self._console, tracking_uri(self._config, self._store), is_current)
+        messages.print_end(self._console, self._store, code, len(self._plan.todo) - len(done) - len(failed))
+        return code
+
+    def _outcome(self) -> tuple[set[str], dict[str, str]]:
+        """(concepts of this plan that are done, those that failed with their reasons), as the store has it."""
+        todo = self._plan.todo
+        failed = {found["concept_id"]: found["error"] for found in self._store.failures()}
+        failed = {concept_id: error for concept_id, error in failed.items() if concept_id in todo}
+        done = {
+            found["concept_id"]
+            for found in self._store.results()
+            if todo.get(found["concept_id"]) == plan.key_of(found) and found["concept_id"] not in failed
+        }
+        return done, failed
+
+    def _local_files(self) -> list[Path]:
+        if not self._store.is_local:
+            return []
+        return [Path(self._store.path(name)) for name in ("results.parquet", "report.html")]
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM stop the job in good order; a second one at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def stop(signum: int, _frame: Any) -> None:
+            if self._stopped_by:
+                raise KeyboardInterrupt
+            self._stopped_by = signum
+
+        kept = {signum: signal.signal(signum, stop) for signum in _GRACE_S}
+        try:
+            yield
+        finally:
+            for signum, handler in kept.items():
+                signal.signal(signum, handler)
+
+
+def tracking_uri(config: JobConfig, store: Store) -> str:
+    """The configured one, MLFLOW_TRACKING_URI, or a database beside the results."""
+    return config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(store)
+
+
+@contextmanager
+def _log_file(store: Store) -> Iterator[Path]:
+    """job.log of a local output; for a remote one, a local file that is put there in the end."""
+    if store.is_local:
+        os.makedirs(store.root, exist_ok=True)
+        yield Path(store.path("job.log"))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "job.log"
+        try:
+            yield path
+        finally:
+            store.write("job.log", path.read_bytes())

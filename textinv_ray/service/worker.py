@@ -1,0 +1,342 @@
+"""One worker: takes leases, learns them in a pack, reviews and stores what is finished.
+
+A worker holds the frozen model once and, for each of its concepts, a task of kilobytes. It tells the feed that it
+is alive from a thread, and writes to the store from another, so that the device never waits for either.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+import torch
+
+from textinv_ray.concept import Concept
+from textinv_ray.config import JobConfig
+from textinv_ray.inversion import words
+from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.pack import Pack, choose_pack_size
+from textinv_ray.inversion.review import Review, Subject, review
+from textinv_ray.inversion.scoring import Scorer
+from textinv_ray.inversion.task import ConceptTask
+from textinv_ray.service import models, outcome
+from textinv_ray.service.feed import Answer
+from textinv_ray.service.heart import Heart
+from textinv_ray.service.history import History
+from textinv_ray.service.leases import Lease
+from textinv_ray.service.store import Store, sample_name
+
+logger = logging.getLogger(__name__)
+
+_IDLE_S = 0.5
+
+
+@dataclass
+class Item:
+    """A concept in work."""
+
+    task: ConceptTask
+    images_stamp: str
+    """See plan.images_stamp."""
+    history: History
+    reviews: dict[int, bool]
+    """Steps at which there are samples to make, and whether to score them too."""
+    writes: list[Future[None]] = field(default_factory=list)
+
+    @property
+    def concept_id(self) -> str:
+        return self.task.concept.concept_id
+
+
+def learn(setup: dict[str, Any]) -> None:
+    """The Ray Train loop of one worker. `setup`: feed (actor), config (plain data), output."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    config = JobConfig.from_dict(setup["config"])
+    torch.set_num_threads(max(1, round(config.service.cpus_per_worker)))
+    try:
+        backbone = Backbone.load(
+            models.resolve(config.model.path),
+            revision=config.model.revision,
+            variant=config.model.variant,
+            device=config.model.device,
+            dtype=config.model.dtype,
+        )
+        scorer = Scorer.load(models.resolve(config.scoring.model), device=config.model.device)
+    except Exception as error:
+        logger.exception("this worker can't start")
+        ray.get(setup["feed"].unable.remote(str(error)))
+        raise
+    Worker(setup["feed"], Store(setup["output"]), backbone, scorer, config).run()
+
+
+class Worker:
+    """Learns leased concepts until the feed has no more for it."""
+
+    def __init__(self, feed: Any, store: Store, backbone: Backbone, scorer: Scorer | None, config: JobConfig) -> None:
+        """`feed`: handle of the Feed actor."""
+        self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        self._feed = feed
+        self._store = store
+        self._backbone = backbone
+        self._scorer = scorer
+        self._config = config
+        self._items: dict[str, Item] = {}
+        self._pack: Pack | None = None
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self._saved_at = time.monotonic()
+        self._heart = Heart(feed, self.name, config.service, self._steps)
+
+    def run(self) -> None:
+        """Returns when everything is over, or when the feed said to stop (after writing checkpoints)."""
+        error = "it was interrupted"
+        self._heart.start()
+        try:
+            while not self._heart.stop:
+                self._heart.tick()
+                self._drop(self._heart.take_lost())
+                if not self._refill() and not self._items:
+                    break
+                if self._pack is None or not self._pack.tasks:
+                    time.sleep(_IDLE_S)
+                    continue
+                self._step(self._pack)
+                self._save_sometimes()
+            self._save(self._items.values())
+            self._writer.shutdown(wait=True)
+            self._check_writes()
+            error = ""
+        except BaseException as caught:
+            logger.exception("this worker goes down")
+            error = f"{type(caught).__name__}: {caught}"
+            raise
+        finally:
+            self._heart.end()
+            ray.get(self._feed.leave.remote(self.name, error))
+
+    def _steps(self) -> dict[str, int]:
+        """For the heartbeat: each concept's step."""
+        return {concept_id: item.task.step for concept_id, item in list(self._items.items())}
+
+    # Taking
+
+    def _refill(self) -> bool:
+        """Takes leases for the pack's free slots. False when there will never be more."""
+        count = self._pack.free if self._pack else 1
+        if count == 0:
+            return True
+        answer: Answer = ray.get(self._feed.take.remote(self.name, count))
+        new = [item for item in map(self._begin, answer.leases) if item]
+        if new and self._pack is None:
+            size = choose_pack_size(self._backbone, new[0].task, self._config)
+            logger.info("%d concepts share a pass", size)
+            self._pack = Pack(self._backbone, self._config, size)
+        self._review([item for item in new if 0 in item.reviews and not item.history.points[0].sampled], first=True)
+        for item in new:
+            if item.concept_id in self._items and not item.task.done:
+                assert self._pack is not None
+                self._pack.add(item.task)
+        self._finish([item for item in new if item.concept_id in self._items and item.task.done])
+        return bool(answer.leases) or not answer.over
+
+    def _begin(self, lease: Lease) -> Item | None:
+        """Makes a leased concept ready, continuing where its last state in the store ends."""
+        start = time.monotonic()
+        self._heart.tick()
+        row, images_stamp = ray.get(lease.payload)
+        concept = Concept.from_row({"concept_id": lease.concept_id, "concept": row})
+        try:
+            task = ConceptTask(concept, self._backbone, self._config)
+        except ValueError as error:
+            self._fail(lease.concept_id, str(error))
+            return None
+        self._restore(task)
+        item = Item(task, images_stamp, self._history(task), _reviews(concept, self._config))
+        item.history.at(task.step, time.monotonic() - start)
+        self._items[concept.concept_id] = item
+        self._write(item, lambda: self._store.write_concept(item.concept_id, "training.png", outcome.training_grid(concept.images)))
+        logger.info("%s: from step %d of %d, attempt %d", lease.concept_id, task.step, task.steps, lease.attempt)
+        return item
+
+    def _restore(self, task: ConceptTask) -> None:
+        for name, state in self._store.states(task.concept.concept_id):
+            try:
+                task.restore(state)
+                return
+            except ValueError as error:
+                logger.warning("%s/%s is not continued: %s", task.concept.concept_id, name, error)
+
+    def _history(self, task: ConceptTask) -> History:
+        """The stored history up to the task's step if it is of the same optimisation, else a new one."""
+        concept = task.concept
+        new = History(concept.state_fingerprint, _review_fingerprint(concept, self._config))
+        data = self._store.read_concept(concept.concept_id, "history.parquet") if task.step else None
+        try:
+            stored = History.from_bytes(data) if data else new
+        except ValueError as error:
+            logger.warning("%s: %s", concept.concept_id, error)
+            stored = new
+        if stored.state_fingerprint != new.state_fingerprint or not stored.points:
+            stored = new
+        stored.cut(task.step)
+        if stored.review_fingerprint != new.review_fingerprint:
+            stored.forget_reviews()
+            stored.review_fingerprint = new.review_fingerprint
+        if not stored.points:
+            stored.at(0)
+        return stored
+
+    # Learning
+
+    def _step(self, pack: Pack) -> None:
+        start = time.monotonic()
+        tasks = list(pack.tasks)
+        leavers = pack.step()
+        share = (time.monotonic() - start) / len(tasks)
+        self._heart.computed += len(tasks)
+        for task in tasks:
+            if not task.failed:
+                self._item(task).history.at(task.step, share)
+        for task in leavers:
+            if task.failed:
+                self._fail(task.concept.concept_id, task.failed)
+        due = [self._item(task) for task in tasks if not task.failed and not task.done]
+        due = [item for item in due if item.task.step in item.reviews]
+        for scored in (False, True):
+            self._review([item for item in due if item.reviews[item.task.step] == scored], scored=scored)
+        self._finish([self._item(task) for task in leavers if not task.failed])
+
+    def _item(self, task: ConceptTask) -> Item:
+        return self._items[task.concept.concept_id]
+
+    # Reviewing
+
+    def _review(self, items: Sequence[Item], *, first: bool = False, scored: bool = True) -> dict[str, Review]:
+        """Samples (and scores) of items at their current step; `first`: of their initializers, at step 0.
+
+        An item whose prompts can't be rendered fails, and is missing in what is returned.
+        """
+        if not items:
+            return {}
+        start = time.monotonic()
+        subjects = [Subject(item.task.concept, None if first else item.task.vectors) for item in items]
+        scorer = self._scorer if scored else None
+        self._heart.tick()
+        try:
+            reviews = review(self._backbone, scorer, subjects, self._config)
+        except ValueError as error:
+            if len(items) == 1:
+                self._fail(items[0].concept_id, str(error))
+                return {}
+            apart = [self._review([item], first=first, scored=scored) for item in items]
+            return {concept_id: found for reviews in apart for concept_id, found in reviews.items()}
+        share = (time.monotonic() - start) / len(items)
+        for item, found in zip(items, reviews, strict=True):
+            item.history.points[-1].seconds += share
+            point = item.history.points[0] if first else item.history.points[-1]
+            outcome.review(point, found.clip_image_similarity, found.clip_text_similarity)
+            self._write_samples(item, point.step, found)
+        return {item.concept_id: found for item, found in zip(items, reviews, strict=True)}
+
+    def _write_samples(self, item: Item, step: int, found: Review) -> None:
+        grid = outcome.sample_grid(found.samples)
+        self._write(item, lambda: self._store.write_concept(item.concept_id, sample_name(step), grid))
+
+    # Ending
+
+    def _finish(self, items: Sequence[Item]) -> None:
+        """Reviews and stores concepts that have taken all their steps."""
+        reviews = self._review(items)
+        for item in items:
+            if item.concept_id not in reviews:
+                continue
+            task = item.task
+            item.history.set_losses(task.loss_history.tolist())
+            samples = reviews[item.concept_id].samples
+            result = outcome.result(task, item.history, self._backbone, samples)
+            result["images_stamp"] = item.images_stamp
+            files = {
+                "learned_embeds.safetensors": words.save_learned_embeds(task.concept.placeholder_token, task.vectors),
+                "state.safetensors": task.to_bytes(),
+                "history.parquet": item.history.to_bytes(),
+            }
+            self._write(item, self._finisher(item.concept_id, result, files))
+            self._check_writes()
+
+    def _finisher(self, concept_id: str, result: dict[str, Any], files: dict[str, bytes]) -> Callable[[], None]:
+        def finish() -> None:
+            self._store.finish(concept_id, result, files)
+            ray.get(self._feed.ack.remote(self.name, concept_id))
+            self._items.pop(concept_id, None)
+
+        return finish
+
+    def _fail(self, concept_id: str, error: str) -> None:
+        logger.warning("%s failed: %s", concept_id, error)
+        self._drop([concept_id])
+        ray.get(self._feed.fail.remote(self.name, concept_id, error))
+
+    def _drop(self, concept_ids: Iterable[str]) -> None:
+        """Forgets concepts that aren't this worker's (any more)."""
+        for concept_id in concept_ids:
+            item = self._items.pop(concept_id, None)
+            if item and self._pack and item.task in self._pack.tasks:
+                self._pack.remove(item.task)
+
+    # Writing
+
+    def _save_sometimes(self) -> None:
+        if time.monotonic() - self._saved_at >= self._config.service.checkpoint_every_s:
+            self._save(self._items.values())
+            self._check_writes()
+            self._saved_at = time.monotonic()
+
+    def _save(self, items: Iterable[Item]) -> None:
+        """Queues a checkpoint of each item that isn't finished yet."""
+        for item in list(items):
+            if not item.task.done:
+                item.history.set_losses(item.task.loss_history.tolist())
+                state, history, step = item.task.to_bytes(), item.history.to_bytes(), item.task.step
+                self._write(item, self._saver(item.concept_id, state, history, step))
+
+    def _saver(self, concept_id: str, state: bytes, history: bytes, step: int) -> Callable[[], None]:
+        def save() -> None:
+            self._store.checkpoint(concept_id, state, history)
+            ray.get(self._feed.saved.remote(self.name, concept_id, step))
+
+        return save
+
+    def _write(self, item: Item, write: Callable[[], None]) -> None:
+        item.writes.append(self._writer.submit(write))
+
+    def _check_writes(self) -> None:
+        """Raises what went wrong in the writing thread."""
+        for item in list(self._items.values()):
+            for written in item.writes:
+                if written.done():
+                    written.result()
+            item.writes = [written for written in item.writes if not written.done()]
+
+
+def _reviews(concept: Concept, config: JobConfig) -> dict[int, bool]:
+    """Steps at which to make samples -> whether to score them. The first and the last are always there."""
+    steps = {round(fraction * concept.steps): False for fraction in config.review.sample_at}
+    steps |= {round(fraction * concept.steps): True for fraction in config.scoring.evaluate_at}
+    return steps | {0: True, concept.steps: True}
+
+
+def _review_fingerprint(concept: Concept, config: JobConfig) -> str:
+    """Digest of all that samples and scores depend on besides the word."""
+    part = config.digest_part()
+    depends = [part["review"], part["scoring"], concept.prompts, concept.edit_prompts, concept.initializer_token]
+    return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()

@@ -15,19 +15,18 @@ from textinv_ray.config import JobConfig
 logger = logging.getLogger(__name__)
 
 
-def connect(config: JobConfig, console: Console, verbose: bool) -> None:
+def connect(config: JobConfig, console: Console) -> None:
     """Joins RAY_ADDRESS's cluster or one started on this machine by `ray start`; else starts a local Ray."""
     address = os.environ.get("RAY_ADDRESS") or _running()
-    quiet = {"configure_logging": False, "log_to_driver": verbose}
     if address and address != "local":
-        ray.init(address=address, **quiet)
+        ray.init(address=address, configure_logging=False)
         nodes = sum(1 for node in ray.nodes() if node["Alive"])
         console.print(f"Ray: the running cluster, {nodes} node{'s' if nodes > 1 else ''}")
         return
     service = config.service
     workers = 1 if service.workers == "auto" else service.workers
     cpus = max(os.cpu_count() or 1, math.ceil(workers * service.cpus_per_worker))
-    ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+    ray.init(address="local", num_cpus=cpus, include_dashboard=False, configure_logging=False)
     console.print("Ray: started on this machine for this job")
 
 

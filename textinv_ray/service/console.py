@@ -107,7 +107,9 @@ class Progress:
         self._steps = steps
         self._seen: deque[tuple[float, int, int]] = deque()
         self._printed = time.monotonic()
-        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        self._live = (
+            Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        )
 
     def __enter__(self) -> Progress:
         if self._live:

@@ -1,4 +1,4 @@
-"""The feed: one actor that pulls prepared concepts out of Ray Data, a few ahead, and leases them to workers."""
+"""The feed: one actor that pulls prepared concepts out of Ray Data, a few ahead, and leases them."""
 
 from __future__ import annotations
 

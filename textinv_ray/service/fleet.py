@@ -1,7 +1,7 @@
 """The workers: several small trainers, each a group of workers that live and die together.
 
-One trainer of many workers would restart them all whenever one dies. Small ones are a blast radius each, start
-as soon as their node is there, and free their GPUs when nothing is left for them.
+One trainer of many workers would restart them all whenever one dies. Small ones are a blast radius each,
+start as soon as their node is there, and free their GPUs when nothing is left for them.
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, ScalingConfig
 from ray.train.backend import Backend
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.config import RunConfig
 
 from textinv_ray.config import JobConfig
 from textinv_ray.errors import UserError
-from textinv_ray.service import worker
 from textinv_ray.service.plan import Key
 
 logger = logging.getLogger(__name__)
 
-_PREPARE_CPUS = 0.1  # What a task that prepares images reserves, so that it fits beside workers that take all CPUs.
+_PREPARE_CPUS = (
+    0.1  # What a task that prepares images reserves, so that it fits beside workers that take all CPUs.
+)
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -53,20 +55,24 @@ class Size:
     """Reserved by a task that prepares images."""
 
     @classmethod
-    def of(cls, config: JobConfig, resources: dict[str, float]) -> Size:
-        """By the configuration, what it leaves open by the cluster's resources. Raises UserError."""
+    def of(cls, config: JobConfig, resources: dict[str, float], concepts: int) -> Size:
+        """By the configuration, what it leaves open by the cluster's resources; never more than concepts.
+
+        Raises UserError for a configuration that needs a GPU where there is none.
+        """
         service = config.service
         gpus = service.gpus_per_worker
         if gpus == "auto":
             gpus = 1.0 if resources.get("GPU", 0) >= 1 and config.model.device != "cpu" else 0.0
         if config.model.device == "cuda" and gpus == 0:
-            raise UserError("model.device is cuda, but the cluster has no GPU (or service.gpus_per_worker is 0)")
-        workers = service.workers
-        if workers == "auto":
-            by_gpu = resources.get("GPU", 0) / gpus if gpus else math.inf
-            workers = max(1, math.floor(min(by_gpu, resources.get("CPU", 1) / service.cpus_per_worker)))
+            raise UserError(
+                "model.device is cuda, but the cluster has no GPU (or service.gpus_per_worker is 0)"
+            )
+        by_gpu = resources.get("GPU", 0) / gpus if gpus else math.inf
+        fitting = max(1, math.floor(min(by_gpu, resources.get("CPU", 1) / service.cpus_per_worker)))
+        workers = fitting if service.workers == "auto" else service.workers
         cpus = service.cpus_per_worker
-        return cls(workers, max(cpus - _PREPARE_CPUS, cpus / 2), gpus, _PREPARE_CPUS)
+        return cls(min(workers, concepts), max(cpus - _PREPARE_CPUS, cpus / 2), gpus, _PREPARE_CPUS)
 
 
 class Fleet:
@@ -74,14 +80,14 @@ class Fleet:
 
     def __init__(self, size: Size, config: JobConfig, feed: Any, output: str, storage: str) -> None:
         """`storage`: a local folder for what Ray Train insists on writing; results don't go there."""
-        self._errors: list[BaseException] = []
+        self._errors: list[Exception] = []
         setup = {"feed": feed, "config": config.to_dict(), "output": output}
         group = config.service.workers_per_trainer
         groups = [min(group, size.workers - start) for start in range(0, size.workers, group)]
         self._threads = []
         for index, workers in enumerate(groups):
             trainer = TorchTrainer(
-                worker.learn,
+                _learn,
                 train_loop_config=setup,
                 torch_config=_NoProcessGroup(),
                 scaling_config=ScalingConfig(
@@ -119,9 +125,18 @@ class Fleet:
     def _fit(self, trainer: TorchTrainer) -> None:
         try:
             trainer.fit()
-        except BaseException as error:
+        except SystemExit:  # Ray was shut down: all is over
+            return
+        except Exception as error:
             logger.exception("a trainer ended")
             self._errors.append(error)
+
+
+def _learn(setup: dict[str, Any]) -> None:
+    """The Ray Train loop. Imports late: Train's controllers load this function too, but no models."""
+    from textinv_ray.service import worker
+
+    worker.learn(setup)
 
 
 def _environment(config: JobConfig) -> dict[str, str]:
@@ -131,7 +146,7 @@ def _environment(config: JobConfig) -> dict[str, str]:
 
 
 def make_feed(rows: Any, keys: Mapping[str, Key], output: str, config: JobConfig, size: Size) -> Any:
-    """The Feed actor, on the driver's own node: one without CPUs might be placed on, and die with, any other."""
+    """The Feed actor, on the driver's node: one without CPUs might be placed on, and die with, any other."""
     from textinv_ray.service.feed import Feed
 
     here = ray.get_runtime_context().get_node_id()

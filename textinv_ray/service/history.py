@@ -1,4 +1,4 @@
-"""What happened to one concept, step by step: losses, scores, and which steps have samples (`history.parquet`).
+"""`history.parquet`: what happened to one concept, step by step: losses, scores, which steps have samples.
 
 Every row carries its wall-clock time, so a view rebuilt from the store equals the one written while it ran.
 """
@@ -84,8 +84,14 @@ class History:
 
     def to_bytes(self) -> bytes:
         """A Parquet file."""
-        columns = [pa.array([getattr(point, name) for point in self.points], SCHEMA.field(name).type) for name in SCHEMA.names]
-        metadata = {"state_fingerprint": self.state_fingerprint, "review_fingerprint": self.review_fingerprint}
+        columns = [
+            pa.array([getattr(point, name) for point in self.points], SCHEMA.field(name).type)
+            for name in SCHEMA.names
+        ]
+        metadata = {
+            "state_fingerprint": self.state_fingerprint,
+            "review_fingerprint": self.review_fingerprint,
+        }
         table = pa.Table.from_arrays(columns, schema=SCHEMA.with_metadata(metadata))
         buffer = io.BytesIO()
         pq.write_table(table, buffer, compression="zstd")

@@ -1,8 +1,9 @@
 """Who learns which concept: leases that expire without heartbeats, and a cap on attempts. No Ray in here.
 
-A concept is waiting, leased to one worker, or over (done or failed). A worker that dies, hangs or is cut off stops
-sending heartbeats; its concepts wait again and go on from their checkpoints elsewhere. Execution is at least once:
-a result that arrives late, from a worker that lost its lease, is as good as any, because results are idempotent.
+A concept is waiting, leased to one worker, or over (done or failed). A worker that dies, hangs or is cut off
+stops sending heartbeats; its concepts wait again and go on from their checkpoints elsewhere. Execution is at
+least once: a result that arrives late, from a worker that lost its lease, is as good as any, because results
+are idempotent.
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ class _Worker:
 class Leases:
     """The table. Not thread-safe: the feed locks."""
 
-    def __init__(self, timeout_s: float, max_attempts: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, timeout_s: float, max_attempts: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._timeout_s = timeout_s
         self._max_attempts = max_attempts
         self._clock = clock

@@ -35,7 +35,9 @@ def print_start(console: Console, manifest: Manifest, plan: Plan, config: JobCon
     console.print(f"output: {store.shown}{_output_hint(store, config)}")
     console.print("configuration (job.json has all of it):")
     for section, fields in config.to_dict().items():
-        given = ", ".join(f"{name}={_short(value)}" for name, value in fields.items() if not isinstance(value, dict))
+        given = ", ".join(
+            f"{name}={_short(value)}" for name, value in fields.items() if not isinstance(value, dict)
+        )
         console.print(f"  {section}: {uris.shown_in(given)}")
 
 
@@ -68,7 +70,9 @@ def print_plan(console: Console, plan: Plan, config: JobConfig, facts: ModelFact
         return
     again = len(plan.with_result)
     if again:
-        console.print(f"  of these, {again} have a result of other settings or images, which will be replaced")
+        console.print(
+            f"  of these, {again} have a result of other settings or images, which will be replaced"
+        )
     seconds, source = estimate(plan, config, facts, store)
     console.print(f"estimate: {duration(seconds)} of one worker's time ({source})")
     if config.service.workers != "auto":
@@ -108,10 +112,14 @@ def print_results(
         console.print(table)
         if len(results) > _SHOWN_ROWS:
             console.print(f"(the {_SHOWN_ROWS} least similar of {len(results)}; results.parquet has all)")
-        console.print("(similarity of the initializer word -> of the learned word; seconds: of a worker's time)")
+        console.print(
+            "(similarity of the initializer word -> of the learned word; seconds: of a worker's time)"
+        )
     console.print()
     took = duration(time.monotonic() - started)
-    console.print(f"{len(done)} of {_count(len(plan.todo), 'concept')} learned in {took}, {len(failed)} failed")
+    console.print(
+        f"{len(done)} of {_count(len(plan.todo), 'concept')} learned in {took}, {len(failed)} failed"
+    )
     for concept_id, error in list(failed.items())[:_SHOWN_FAILURES]:
         console.print(f"  {concept_id}: {error}")
     if len(failed) > _SHOWN_FAILURES:

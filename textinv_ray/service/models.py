@@ -29,7 +29,7 @@ class ModelFacts:
     """What the driver must know of a model without loading it."""
 
     identity: str
-    """Tells its weights from others': a digest, the same wherever a copy lies, or a Hub id with its commit."""
+    """Tells its weights from others': a digest, the same wherever a copy lies; or a Hub id with its commit"""
     resolution: int
     """Side of its images in pixels."""
 

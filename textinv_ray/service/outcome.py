@@ -19,7 +19,9 @@ from textinv_ray.service.history import History, Point
 _TRAINING_SIDE = 256  # pixels; larger training images are shown smaller
 
 
-def result(task: ConceptTask, history: History, backbone: Backbone, samples: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def result(
+    task: ConceptTask, history: History, backbone: Backbone, samples: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
     """result.json of a concept that has taken all its steps and was reviewed at its first and last point.
 
     samples: the last point's, prompt -> uint8 (n, H, W, 3).
@@ -70,14 +72,12 @@ def final_loss(history: History) -> float | None:
 
 @torch.no_grad()
 def nearest_words(backbone: Backbone, vectors: torch.Tensor, count: int = 5) -> list[str]:
-    """Words of the vocabulary whose embeddings have the largest cosine with the mean of `vectors` (V, D)."""
-    table = backbone.text_encoder.get_input_embeddings().weight.float()
+    """Whole words of the vocabulary with the largest cosine to the mean of `vectors` (V, D), nearest first."""
+    table = backbone.text_encoder.get_input_embeddings().weight.detach().float()
     mean = vectors.to(table.device).float().mean(dim=0)
     cosines = F.cosine_similarity(table, mean[None], dim=1)
-    special = [index for index in backbone.tokenizer.all_special_ids if index < len(cosines)]
-    cosines[special] = -1
-    ids = cosines.topk(min(count, len(cosines))).indices.tolist()
-    return [token.removesuffix("</w>") for token in backbone.tokenizer.convert_ids_to_tokens(ids)]
+    tokens = backbone.tokenizer.convert_ids_to_tokens(cosines.argsort(descending=True).tolist())
+    return [token.removesuffix("</w>") for token in tokens if token.endswith("</w>")][:count]
 
 
 def review(point: Point, image_similarity: float | None, text_similarity: float | None) -> None:

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from ray.data import Dataset
 
-_ROWS_PER_BLOCK = 8  # A file is one block however many CPUs there are; a task should hold a few concepts only.
+_ROWS_PER_BLOCK = (
+    8  # A file is one block however many CPUs there are; a task should hold a few concepts only.
+)
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,7 @@ def dataset(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     fs, path = fsspec.core.url_to_fs(manifest.uri)
-    rows = ray.data.read_parquet(
-        path, filesystem=fs, columns=manifest.sound_columns(), num_cpus=task_cpus
-    )
+    rows = ray.data.read_parquet(path, filesystem=fs, columns=manifest.sound_columns(), num_cpus=task_cpus)
     if wanted.concept_ids is not None:
         rows = rows.map_batches(
             _picker(wanted.concept_ids),

@@ -1,4 +1,4 @@
-"""`report.html`: one self-contained page to accept or reject words by. No scripts or pictures from elsewhere."""
+"""`report.html`: one self-contained page to accept or reject words by. Nothing in it is from elsewhere."""
 
 from __future__ import annotations
 
@@ -31,9 +31,11 @@ def write(store: Store) -> None:
     before, after = page.substitute(
         title=html.escape(store.shown),
         summary=html.escape(_summary(results, failures)),
-        note="" if embed else html.escape(
-            f"More than {EMBEDDED} concepts: their pictures are not in this page but linked, so keep it in the "
-            "results folder."
+        note=""
+        if embed
+        else html.escape(
+            f"With more than {EMBEDDED} concepts, pictures are linked instead of embedded: "
+            "keep this page in the results folder."
         ),
         rows="\0",
     ).split("\0")
@@ -50,19 +52,31 @@ def write(store: Store) -> None:
 
 
 def _summary(results: list[dict[str, Any]], failures: list[dict[str, Any]]) -> str:
-    scores = [result["clip_image_similarity"] for result in results if result["clip_image_similarity"] is not None]
+    scores = [
+        result["clip_image_similarity"] for result in results if result["clip_image_similarity"] is not None
+    ]
     text = f"{len(results)} done, {len(failures)} failed"
     return text + (f"; mean CLIP image similarity {sum(scores) / len(scores):.3f}" if scores else "")
 
 
 def _row(store: Store, result: Mapping[str, Any], embed: bool) -> str:
     prompts = result["sample_prompts"]
-    grids = (("training.png", 1), (sample_name(0), len(prompts)), (sample_name(result["steps"]), len(prompts)))
+    grids = (
+        ("training.png", 1),
+        (sample_name(0), len(prompts)),
+        (sample_name(result["steps"]), len(prompts)),
+    )
     pictures = [_pictures(store, result, name, rows, embed) for name, rows in grids]
     image, text = result["clip_image_similarity"], result["clip_text_similarity"]
     gain = None if image is None else image - (result["clip_image_similarity_initializer"] or 0.0)
     numbers = (image, gain, text, result["steps"], result["seconds"])
-    shown = (_number(image), _number(gain, "+"), _number(text), str(result["steps"]), f"{result['seconds']:.0f}")
+    shown = (
+        _number(image),
+        _number(gain, "+"),
+        _number(text),
+        str(result["steps"]),
+        f"{result['seconds']:.0f}",
+    )
     cells = "".join(
         f'<td class="n" data-v="{"" if value is None else value}">{cell}</td>'
         for value, cell in zip(numbers, shown, strict=True)
@@ -75,8 +89,11 @@ def _row(store: Store, result: Mapping[str, Any], embed: bool) -> str:
     return (
         f'<tr data-status="done" data-kind="{html.escape(result["learnable_property"])}">'
         f'<td data-v="{html.escape(result["concept_id"])}"><b>{html.escape(result["concept_id"])}</b><br>{details}'
-        f'<br><small>near: {words}{"<br>" + tags if tags else ""}</small></td>'
-        + "".join(f'<td class="p" title="{html.escape(prompts[0] if prompts else "")}">{cell}</td>' for cell in pictures)
+        f"<br><small>near: {words}{'<br>' + tags if tags else ''}</small></td>"
+        + "".join(
+            f'<td class="p" title="{html.escape(prompts[0] if prompts else "")}">{cell}</td>'
+            for cell in pictures
+        )
         + cells
         + "</tr>\n"
     )

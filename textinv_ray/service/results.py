@@ -24,13 +24,13 @@ _SCORES = (
 )
 
 
-def schema(shapes: set[tuple[int, int]]) -> pa.Schema:
-    """Columns of results.parquet. shapes: (num_vectors, embedding_dim) of all words.
+def schema(dims: set[int]) -> pa.Schema:
+    """Columns of results.parquet. dims: embedding_dim of all words; one model's words have one.
 
-    `vectors` is a fixed-size list of V fixed-size lists of D floats when all words have the same shape.
+    `vectors` is a list of V fixed-size lists of D floats. The outer list isn't of fixed size even where all
+    words have the same V: a failed concept has none, and Arrow can't read a null fixed-size list back.
     """
-    vector = pa.list_(pa.float32(), next(iter(shapes))[1]) if len({d for _, d in shapes}) == 1 else pa.list_(pa.float32())
-    vectors = pa.list_(vector, next(iter(shapes))[0]) if len(shapes) == 1 else pa.list_(vector)
+    vector = pa.list_(pa.float32(), next(iter(dims))) if len(dims) == 1 else pa.list_(pa.float32())
     return pa.schema(
         [
             ("concept_id", pa.string()),
@@ -42,7 +42,7 @@ def schema(shapes: set[tuple[int, int]]) -> pa.Schema:
             ("steps", pa.int32()),
             *((name, pa.float64()) for name in _SCORES),
             ("final_loss", pa.float64()),
-            ("vectors", vectors),
+            ("vectors", pa.list_(vector)),
             ("norms", pa.list_(pa.float64())),
             ("nearest_words", pa.list_(pa.string())),
             ("seconds", pa.float64()),
@@ -54,10 +54,11 @@ def schema(shapes: set[tuple[int, int]]) -> pa.Schema:
 
 def write(store: Store) -> int:
     """Writes results.parquet anew from everything in the store, by concept_id. Returns the number of rows."""
-    shapes = {(result["num_vectors"], result["embedding_dim"]) for result in store.results()}
-    columns = schema(shapes)
+    columns = schema({result["embedding_dim"] for result in store.results()})
     count = 0
-    with tempfile.TemporaryDirectory(dir=store.root if store.is_local else None, prefix=".results-") as folder:
+    with tempfile.TemporaryDirectory(
+        dir=store.root if store.is_local else None, prefix=".results-"
+    ) as folder:
         path = Path(folder) / "results.parquet"
         with pq.ParquetWriter(path, columns, compression="zstd") as writer:
             for rows in _groups(_rows(store)):

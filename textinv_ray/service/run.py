@@ -1,11 +1,12 @@
 """One job, from the manifest to the exit code: what is left to do, a Ray, a feed, a fleet, and the views.
 
-    plan -> Ray -> feed -> fleet -> (until the feed says over) -> results.parquet, report.html, MLflow -> exit code
+plan -> Ray -> feed -> fleet -> (until the feed says over) -> results.parquet, report.html, MLflow
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 import signal
@@ -22,7 +23,6 @@ from rich.console import Console
 from textinv_ray import manifest as manifests
 from textinv_ray import tokenizer, uris
 from textinv_ray.config import JobConfig
-from textinv_ray.errors import UserError
 from textinv_ray.manifest import Manifest
 from textinv_ray.service import job, messages, models, plan, report, results
 from textinv_ray.service.console import Progress, captured
@@ -42,7 +42,8 @@ _TRACKING_S = 30.0  # At the end, an MLflow that can't be written to is waited f
 _GRACE_S = {signal.SIGTERM: 2.0, signal.SIGINT: 30.0}
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # would restart a group of workers; leases do what is needed
+    "RAY_COLOR_PREFIX": "0",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "false",
@@ -64,8 +65,8 @@ def invert(
 ) -> int:
     """Learns a word for every row of a manifest that has none yet.
 
-    Returns the exit code: 0 all are done, 1 some failed, 130 or 143 when it was stopped. Raises UserError (exit
-    code 2) for what is wrong with the manifest, the configuration or the model.
+    Returns the exit code: 0 all are done, 1 some failed, 130 or 143 when it was stopped. Raises UserError
+    (exit code 2) for what is wrong with the manifest, the configuration or the model.
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
@@ -77,14 +78,16 @@ def invert(
     if todo.todo:
         manifest.check(config, tokenizer.load(config.model))
     if dry_run:
-        messages.print_plan(Console(soft_wrap=True, markup=False, highlight=False), todo, config, facts, store)
+        messages.print_plan(
+            Console(soft_wrap=True, markup=False, highlight=False), todo, config, facts, store
+        )
         return 0
     with _log_file(store) as log, captured(log, verbose) as console:
         if not todo.todo and not job.is_behind(store):
             return messages.print_nothing_to_do(console, todo, config, store)
         messages.print_start(console, manifest, todo, config, store)
         job.begin(store, manifest, config, todo)
-        return _Job(store, manifest, config, facts, todo, console, verbose).run()
+        return _Job(store, manifest, config, facts, todo, console).run()
 
 
 class _Job:
@@ -98,7 +101,6 @@ class _Job:
         facts: ModelFacts,
         todo: Plan,
         console: Console,
-        verbose: bool,
     ) -> None:
         self._store = store
         self._manifest = manifest
@@ -106,7 +108,6 @@ class _Job:
         self._facts = facts
         self._plan = todo
         self._console = console
-        self._verbose = verbose
         self._stopped_by = 0
         self._started = time.monotonic()
 
@@ -126,12 +127,19 @@ class _Job:
 
         scratch = tempfile.mkdtemp(prefix="textinv-")
         try:
-            cluster.connect(self._config, self._console, self._verbose)
-            size = Size.of(self._config, ray.cluster_resources())
+            cluster.connect(self._config, self._console)
+            size = Size.of(self._config, ray.cluster_resources(), len(self._plan.todo))
             messages.print_fleet(self._console, size)
-            wanted = Wanted(None if self._plan.is_everything else set(self._plan.todo), self._plan.with_result)
+            wanted = Wanted(
+                None if self._plan.is_everything else set(self._plan.todo), self._plan.with_result
+            )
             rows = dataset(
-                self._manifest, self._config, self._facts, self._store.uri, wanted, task_cpus=size.prepare_cpus
+                self._manifest,
+                self._config,
+                self._facts,
+                self._store.uri,
+                wanted,
+                task_cpus=size.prepare_cpus,
             )
             feed = make_feed(rows, self._plan.todo, self._store.uri, self._config, size)
             fleet = Fleet(size, self._config, feed, self._store.uri, scratch)
@@ -169,7 +177,7 @@ class _Job:
         if self._stopped_by:
             self._console.print("stopping: the workers write checkpoints")
             feed.stop.remote()
-        fleet.join(_GRACE_S[signal.Signals(self._stopped_by)] if self._stopped_by else 10.0)
+            fleet.join(_GRACE_S[signal.Signals(self._stopped_by)])
         return str(status.problem)
 
     # MLflow
@@ -177,12 +185,14 @@ class _Job:
     def _start_tracking(self) -> Tracker | None:
         if not self._config.tracking.enabled:
             return None
-        self._view = View(self._store, tracking_uri(self._config, self._store), self._config.tracking.experiment)
+        self._view = View(
+            self._store, tracking_uri(self._config, self._store), self._config.tracking.experiment
+        )
         return Tracker(self._view, self._console.print)
 
     def _finish_tracking(self, tracker: Tracker, status: str, files: list[Path]) -> bool:
-        """Waits for MLflow to have everything, within reason. Whatever happens there, the results are safe."""
-        if not tracker.finish(2.0 if self._stopped_by else _TRACKING_S):
+        """Waits, within reason, for MLflow to have everything. The results are safe whatever happens there."""
+        if not tracker.finish(_TRACKING_S, limit_s=2.0 if self._stopped_by else math.inf):
             return False
         try:
             self._view.close(status, files)
@@ -214,7 +224,7 @@ class _Job:
         return code
 
     def _outcome(self) -> tuple[set[str], dict[str, str]]:
-        """(concepts of this plan that are done, those that failed with their reasons), as the store has it."""
+        """(concepts of this plan that are done, those that failed with their reasons), by the store."""
         todo = self._plan.todo
         failed = {found["concept_id"]: found["error"] for found in self._store.failures()}
         failed = {concept_id: error for concept_id, error in failed.items() if concept_id in todo}

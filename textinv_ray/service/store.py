@@ -12,8 +12,8 @@
       failed/<concept_id>.json       why a concept was given up
       results.parquet, report.html
 
-No reader ever sees half a file: local files are written under a temporary name and renamed, objects are put whole.
-A finished result is taken away before any of its files is replaced, so `result.json` and its neighbours agree.
+No reader ever sees half a file: local files are written under a temporary name and renamed, objects are put
+whole. A result is taken away before any of its files is replaced, so `result.json` and its neighbours agree.
 """
 
 from __future__ import annotations

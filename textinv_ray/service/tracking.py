@@ -1,4 +1,4 @@
-"""The MLflow view: one parent run per job, one child run per concept. Written by the driver alone, from the store.
+"""The MLflow view: a parent run per job, a child run per concept. Written by the driver alone, from the store.
 
 Runs are found again by tags, and every number carries the time that the store says, so writing again changes
 nothing and a view rebuilt from the store equals the one written while the job ran.
@@ -85,7 +85,7 @@ def ui_command(uri: str) -> str:
 
 
 class View:
-    """The runs of one job in MLflow. Every method may raise what MLflow raises, and may be called again then."""
+    """The runs of one job in MLflow. Methods raise what MLflow raises, and may be called again then."""
 
     def __init__(self, store: Store, uri: str, experiment: str) -> None:
         self._store = store
@@ -122,7 +122,9 @@ class View:
         """Concepts whose end the store knows and MLflow doesn't."""
         ended = [(result["concept_id"], result["fingerprint"]) for result in self._store.results()]
         ended += [(failure["concept_id"], _failure_key(failure)) for failure in self._store.failures()]
-        return [id_ for id_, key in ended if self._children.get(id_, _Child("", "", "", 0)).fingerprint != key]
+        return [
+            id_ for id_, key in ended if self._children.get(id_, _Child("", "", "", 0)).fingerprint != key
+        ]
 
     def update(self, concept_id: str) -> None:
         """Brings a concept's run up to what the store has."""
@@ -157,7 +159,7 @@ class View:
             child.fingerprint = key
 
     def close(self, status: str, artifacts: Iterable[Path]) -> None:
-        """Writes totals, the results table and files to the parent run and ends it ("FINISHED", "FAILED", ...)."""
+        """Writes totals, the results table and files to the parent run and ends it with MLflow's `status`."""
         results = list(self._store.results())
         failures = list(self._store.failures())
         totals: dict[str, float] = {
@@ -200,14 +202,21 @@ class View:
         for run in self._search(kept):
             self._client_.update_run(run.info.run_id, status="RUNNING")
             return str(run.info.run_id)
-        tags = {JOB: job["id"], CONFIG: job["config_digest"], "output": self._store.shown, "manifest": job["manifest"]}
+        tags = {
+            JOB: job["id"],
+            CONFIG: job["config_digest"],
+            "output": self._store.shown,
+            "manifest": job["manifest"],
+        }
         shown = yaml.safe_dump(job["configuration"], sort_keys=False, allow_unicode=True)
         tags["mlflow.note.content"] = f"```yaml\n{shown}```"
         run = self._client_.create_run(
             self._experiment_id, start_time=int(1000 * job["started_at"]), tags=tags, run_name=job["name"]
         )
         params = dict(_flat(job["determines_results"]))
-        self._log(run.info.run_id, [], params, {f"version.{name}": text for name, text in job["versions"].items()})
+        self._log(
+            run.info.run_id, [], params, {f"version.{name}": text for name, text in job["versions"].items()}
+        )
         return str(run.info.run_id)
 
     def _search(self, filter_string: str) -> Iterable[Any]:
@@ -233,7 +242,12 @@ class View:
                 return child
             self._client_.delete_run(child.run_id)
         start = history.points[0].time_ms if history and history.points else None
-        tags = {JOB: self._job()["id"], CONCEPT: concept_id, STATE: state, "mlflow.parentRunId": self.parent_id}
+        tags = {
+            JOB: self._job()["id"],
+            CONCEPT: concept_id,
+            STATE: state,
+            "mlflow.parentRunId": self.parent_id,
+        }
         run = self._client_.create_run(self._experiment_id, start_time=start, tags=tags, run_name=concept_id)
         child = _Child(run.info.run_id, "", state, -1, set())
         self._children[concept_id] = child
@@ -290,7 +304,8 @@ class View:
         if child.images is None:
             listed = self._client_.list_artifacts(child.run_id, "images")
             child.images = {"+".join(Path(item.path).name.split("+")[:3:2]) for item in listed}
-        wanted = [("training images", 0, "training.png", None)]
+        first = history.points[0].time_ms if history and history.points else None
+        wanted = [("training images", 0, "training.png", first)]
         for point in history.points if history else ():
             if point.sampled:
                 wanted.append(("samples", point.step, sample_name(point.step), point.time_ms))
@@ -332,12 +347,12 @@ class Tracker:
             self._todo.update(dict.fromkeys(concept_ids))
             self._changed.notify_all()
 
-    def finish(self, patience_s: float) -> bool:
-        """Waits until MLflow has everything, for as long as it can be written to, and `patience_s` if it can't.
+    def finish(self, patience_s: float, limit_s: float = math.inf) -> bool:
+        """Waits until MLflow has everything: `patience_s` while it can't be written to, `limit_s` in all.
 
         Returns whether it has everything.
         """
-        give_up = time.monotonic() + patience_s
+        start = time.monotonic()
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -346,7 +361,8 @@ class Tracker:
             self._warn(f"MLflow: writing {left} concepts")
         while self._thread.is_alive():
             self._thread.join(0.2)
-            if time.monotonic() > max(give_up, min(self._failing_since, time.monotonic()) + patience_s):
+            now = time.monotonic()
+            if now > start + limit_s or now > max(self._failing_since, start) + patience_s:
                 return False
         return True
 

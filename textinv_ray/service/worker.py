@@ -1,7 +1,7 @@
 """One worker: takes leases, learns them in a pack, reviews and stores what is finished.
 
-A worker holds the frozen model once and, for each of its concepts, a task of kilobytes. It tells the feed that it
-is alive from a thread, and writes to the store from another, so that the device never waits for either.
+A worker holds the frozen model once and, for each of its concepts, a task of kilobytes. It tells the feed that
+it is alive from a thread, and writes to the store from another, so that the device waits for neither.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import socket
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
@@ -83,7 +82,9 @@ def learn(setup: dict[str, Any]) -> None:
 class Worker:
     """Learns leased concepts until the feed has no more for it."""
 
-    def __init__(self, feed: Any, store: Store, backbone: Backbone, scorer: Scorer | None, config: JobConfig) -> None:
+    def __init__(
+        self, feed: Any, store: Store, backbone: Backbone, scorer: Scorer | None, config: JobConfig
+    ) -> None:
         """`feed`: handle of the Feed actor."""
         self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self._feed = feed
@@ -141,7 +142,9 @@ class Worker:
             size = choose_pack_size(self._backbone, new[0].task, self._config)
             logger.info("%d concepts share a pass", size)
             self._pack = Pack(self._backbone, self._config, size)
-        self._review([item for item in new if 0 in item.reviews and not item.history.points[0].sampled], first=True)
+        self._review(
+            [item for item in new if 0 in item.reviews and not item.history.points[0].sampled], first=True
+        )
         for item in new:
             if item.concept_id in self._items and not item.task.done:
                 assert self._pack is not None
@@ -164,8 +167,15 @@ class Worker:
         item = Item(task, images_stamp, self._history(task), _reviews(concept, self._config))
         item.history.at(task.step, time.monotonic() - start)
         self._items[concept.concept_id] = item
-        self._write(item, lambda: self._store.write_concept(item.concept_id, "training.png", outcome.training_grid(concept.images)))
-        logger.info("%s: from step %d of %d, attempt %d", lease.concept_id, task.step, task.steps, lease.attempt)
+        self._write(
+            item,
+            lambda: self._store.write_concept(
+                item.concept_id, "training.png", outcome.training_grid(concept.images)
+            ),
+        )
+        logger.info(
+            "%s: from step %d of %d, attempt %d", lease.concept_id, task.step, task.steps, lease.attempt
+        )
         return item
 
     def _restore(self, task: ConceptTask) -> None:
@@ -221,7 +231,9 @@ class Worker:
 
     # Reviewing
 
-    def _review(self, items: Sequence[Item], *, first: bool = False, scored: bool = True) -> dict[str, Review]:
+    def _review(
+        self, items: Sequence[Item], *, first: bool = False, scored: bool = True
+    ) -> dict[str, Review]:
         """Samples (and scores) of items at their current step; `first`: of their initializers, at step 0.
 
         An item whose prompts can't be rendered fails, and is missing in what is returned.
@@ -266,14 +278,18 @@ class Worker:
             result = outcome.result(task, item.history, self._backbone, samples)
             result["images_stamp"] = item.images_stamp
             files = {
-                "learned_embeds.safetensors": words.save_learned_embeds(task.concept.placeholder_token, task.vectors),
+                "learned_embeds.safetensors": words.save_learned_embeds(
+                    task.concept.placeholder_token, task.vectors
+                ),
                 "state.safetensors": task.to_bytes(),
                 "history.parquet": item.history.to_bytes(),
             }
             self._write(item, self._finisher(item.concept_id, result, files))
             self._check_writes()
 
-    def _finisher(self, concept_id: str, result: dict[str, Any], files: dict[str, bytes]) -> Callable[[], None]:
+    def _finisher(
+        self, concept_id: str, result: dict[str, Any], files: dict[str, bytes]
+    ) -> Callable[[], None]:
         def finish() -> None:
             self._store.finish(concept_id, result, files)
             ray.get(self._feed.ack.remote(self.name, concept_id))
@@ -338,5 +354,11 @@ def _reviews(concept: Concept, config: JobConfig) -> dict[int, bool]:
 def _review_fingerprint(concept: Concept, config: JobConfig) -> str:
     """Digest of all that samples and scores depend on besides the word."""
     part = config.digest_part()
-    depends = [part["review"], part["scoring"], concept.prompts, concept.edit_prompts, concept.initializer_token]
+    depends = [
+        part["review"],
+        part["scoring"],
+        concept.prompts,
+        concept.edit_prompts,
+        concept.initializer_token,
+    ]
     return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()

@@ -20,6 +20,7 @@ from transformers import (
 from textinv_ray.concept import Concept
 
 RESOLUTION = 16
+LATENT_SHAPE = (4, 8, 8)
 MAX_TOKENS = 24
 WORDS = """
 a an the of in on my one photo picture rendering painting drawing style character cat dog house woman man

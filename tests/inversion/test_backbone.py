@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
+from tests import tiny
 from textinv_ray.errors import UserError
 from textinv_ray.inversion import words
 from textinv_ray.inversion.backbone import Backbone
@@ -66,8 +68,13 @@ def test_threads_do_not_meet_each_others_words(backbone: Backbone) -> None:
     ids = words.tokenize(backbone, ["a photo of <x>"], {"<x>": 1})
     tables = [random_vectors(1, seed=seed) for seed in range(20)]
     expected = [backbone.encode_prompts(ids, table) for table in tables]
-    with ThreadPoolExecutor(4) as threads:
-        results = list(threads.map(lambda table: backbone.encode_prompts(ids, table), tables))
+    # A pause where one thread has its words in place and another may come in
+    pause = backbone.text_encoder.embeddings.register_forward_pre_hook(lambda *_: time.sleep(0.002))
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            results = list(threads.map(lambda table: backbone.encode_prompts(ids, table), tables))
+    finally:
+        pause.remove()
     assert all(torch.equal(result, known) for result, known in zip(results, expected, strict=True))
 
 
@@ -77,7 +84,7 @@ def test_loss_is_the_papers(backbone: Backbone, backbone_v: Backbone, prediction
     model = backbone if prediction == "epsilon" else backbone_v
     assert model.scheduler.config.prediction_type == prediction
     generator = torch.Generator().manual_seed(0)
-    latents, noise = torch.randn(2, 3, *model.latent_shape, generator=generator)
+    latents, noise = torch.randn(2, 3, *tiny.LATENT_SHAPE, generator=generator)
     timesteps = torch.tensor([0, 500, 999])
     hidden = model.encode_prompts(words.tokenize(model, ["a cat", "a dog", "a man"]))
 
@@ -100,7 +107,7 @@ def test_latent_moments(backbone: Backbone) -> None:
     scale = backbone.vae.config.scaling_factor
     torch.testing.assert_close(means, posterior.mean * scale)
     torch.testing.assert_close(stds, posterior.std * scale)
-    assert means.shape == (5, *backbone.latent_shape)
+    assert means.shape == (5, *tiny.LATENT_SHAPE)
 
 
 def test_attention_is_scaled_dot_product_attention(backbone: Backbone) -> None:
@@ -110,6 +117,14 @@ def test_attention_is_scaled_dot_product_attention(backbone: Backbone) -> None:
 
 
 def test_everything_is_frozen(backbone: Backbone) -> None:
+    trained = (
+        copy.deepcopy(backbone.text_encoder),
+        copy.deepcopy(backbone.unet),
+        copy.deepcopy(backbone.vae),
+    )
+    for model in trained:
+        model.requires_grad_(True).train()
+    backbone = Backbone(backbone.tokenizer, *trained, backbone.scheduler)
     for model in (backbone.text_encoder, backbone.unet, backbone.vae):
         assert not model.training
         assert not any(parameter.requires_grad for parameter in model.parameters())

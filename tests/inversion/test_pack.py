@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -113,7 +115,7 @@ def test_a_pack_of_one_is_plain_textual_inversion(
     """Against a loop written with torch's own optimizer and clipping, fed with the same draws."""
     model = backbone if prediction == "epsilon" else backbone_v
     config = JobConfig.from_dict({"training": training})
-    concept = tiny.concept(steps=6, num_vectors=2)
+    concept = tiny.concept(steps=6, num_vectors=2, batch_size=3)
     task = alone(concept, model, config)
 
     plain = ConceptTask(concept, model, config)
@@ -227,6 +229,26 @@ def test_running_out_of_memory_changes_nothing(backbone: Backbone, monkeypatch: 
     assert [task.step for task in tasks] == [2, 1]
 
 
+def test_half_precision(tiny_sd: Path, learned_alone: list[ConceptTask]) -> None:
+    """With loss scale, in float16: about the same words; the table stays float32."""
+    backbone = Backbone.load(str(tiny_sd), device="cpu", dtype="float16")
+    tasks = [ConceptTask(concept, backbone, CONFIG) for concept in CONCEPTS[:3]]
+    assert {task.tensors["loss_scale"].item() for task in tasks} == {2.0**16}
+    run(tasks, backbone, 2)
+    for task, expected in zip(tasks, learned_alone, strict=False):
+        assert task.tensors["vectors"].dtype == torch.float32
+        assert task.tensors["updates"].item() == task.steps
+        moved = expected.vectors - ConceptTask(expected.concept, backbone, CONFIG).vectors
+        assert (task.vectors - expected.vectors).norm() < 0.1 * moved.norm()
+
+
+def test_images_of_another_resolution(backbone64: Backbone) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 1, 24, 24, 3), dtype=np.uint8)
+    task = alone(tiny.concept(images=images), backbone64)
+    assert task.done
+    assert task.tensors["latent_means"].shape == (6, 4, 12, 12)
+
+
 def test_slots(backbone: Backbone) -> None:
     pack = Pack(backbone, CONFIG, 2)
     tasks = [ConceptTask(concept, backbone, CONFIG) for concept in CONCEPTS[:3]]
@@ -238,6 +260,8 @@ def test_slots(backbone: Backbone) -> None:
     assert pack.step() == []
     assert pack.step() == [tasks[1]]
     assert (tasks[1].done, pack.free, pack.tasks) == (True, 1, [tasks[0]])
+    # What has left doesn't keep the memory of the whole pack.
+    assert all(part.untyped_storage().nbytes() == part.nbytes for part in tasks[1].tensors.values())
     with pytest.raises(ValueError, match="nothing left to do for 'concept-1'"):
         pack.add(tasks[1])
 

@@ -98,7 +98,8 @@ def test_each_picture_is_rendered_once(
         return np.zeros((len(ids), 16, 16, 3), dtype=np.uint8)
 
     monkeypatch.setattr(review_module, "sample_ids", counted)
-    review(backbone, scorer, SUBJECTS[:2], CONFIG)
+    twice = Subject(tiny.concept(0, prompts=("a photo of {}",) * 2), vectors(1, 0))
+    review(backbone, scorer, [twice, SUBJECTS[1]], CONFIG)
     # 3 of "a photo of {}", 2 of which are also the review's, and 2 edit prompts, for both words.
     assert rendered == [2 * (3 + 2 * 3)]
 

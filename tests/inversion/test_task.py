@@ -86,7 +86,7 @@ def test_draws_stay_in_range(
     captioned = image < captions
     assert torch.equal(draws.prompts[captioned], 3 + image[captioned])
     assert (draws.prompts[~captioned] < 3).all()
-    assert draws.noise.shape == (2, 64, *backbone.latent_shape)
+    assert draws.noise.shape == (2, 64, *tiny.LATENT_SHAPE)
 
 
 def test_draws_reach_everything_about_equally(backbone: Backbone) -> None:

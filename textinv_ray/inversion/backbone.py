@@ -174,12 +174,6 @@ class Backbone:
         scale, shift = self.vae.config.scaling_factor, self.vae.config.shift_factor or 0.0
         return (torch.cat(means) - shift) * scale, torch.cat(stds) * scale
 
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """(C, h, w) at the model's resolution."""
-        side = int(self.unet.config.sample_size)
-        return int(self.unet.config.in_channels), side, side
-
 
 def choose_device(name: str) -> torch.device:
     """ "auto" is CUDA when there is one."""

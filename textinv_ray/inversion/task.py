@@ -49,7 +49,6 @@ class ConceptTask:
         """Why the concept can't be learned, once that is known."""
         self._flip_probability = config.data.flip_probability
         self._timesteps = int(backbone.scheduler.config.num_train_timesteps)
-        self._latent_shape = backbone.latent_shape
         self._generator = torch.Generator()
         self.tensors = {
             **_initial_state(concept, backbone),
@@ -88,7 +87,8 @@ class ConceptTask:
         mixed = np.random.SeedSequence([self.concept.seed, self.step]).generate_state(1, np.uint64)
         generator = self._generator.manual_seed(int(mixed[0] >> np.uint64(1)))
         uniform = torch.rand((5, size), generator=generator, dtype=torch.float64)
-        noise = torch.randn((2, size, *self._latent_shape), generator=generator)
+        shape = (2, size, *self.tensors["latent_means"].shape[1:])
+        noise = torch.randn(shape, generator=generator)
 
         image = (uniform[0] * images).long()
         latents = image * crops + (uniform[1] * crops).long()

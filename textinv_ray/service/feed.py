@@ -125,6 +125,11 @@ class Feed:
             self._leases.fail(worker, concept_id, error)
             self._changed.notify_all()
 
+    def give_back(self, worker: str, concept_id: str) -> None:
+        """The worker doesn't work on the concept (any more)."""
+        with self._changed:
+            self._leases.give_back(worker, concept_id)
+
     def leave(self, worker: str, error: str = "") -> None:
         """The worker goes; with an error, it was lost."""
         with self._changed:

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.train import FailureConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.backend import Backend
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.v2.api.config import RunConfig
 
 from textinv_ray.config import JobConfig
 from textinv_ray.errors import UserError
@@ -95,7 +94,7 @@ class Fleet:
                     use_gpu=size.gpus > 0,
                     resources_per_worker={"CPU": size.cpus, **({"GPU": size.gpus} if size.gpus else {})},
                 ),
-                run_config=RunConfig(
+                run_config=RunConfig(  # type: ignore[call-arg]  # of Train v2
                     name=f"workers-{index}",
                     storage_path=storage,
                     failure_config=FailureConfig(max_failures=-1),
@@ -151,8 +150,8 @@ def make_feed(rows: Any, keys: Mapping[str, Key], output: str, config: JobConfig
 
     here = ray.get_runtime_context().get_node_id()
     strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(here, soft=False)
-    actor = ray.remote(num_cpus=0, max_concurrency=32, scheduling_strategy=strategy)(Feed)
-    return actor.remote(
+    actor: Any = ray.remote(Feed)
+    return actor.options(num_cpus=0, max_concurrency=32, scheduling_strategy=strategy).remote(
         rows,
         keys,
         output,

@@ -19,7 +19,7 @@ _HUNG_AFTER = 10  # lease timeouts without a tick: a review may last long, a hun
 
 
 class Heart:
-    """Beats from a thread while the worker's loop ticks: one that hangs loses its leases as a dead one does."""
+    """Beats from a thread while the worker's loop ticks: a hung one loses its leases as a dead one does."""
 
     def __init__(
         self, feed: Any, worker: str, service: ServiceConfig, steps: Callable[[], dict[str, int]]

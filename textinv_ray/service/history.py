@@ -20,8 +20,8 @@ SCHEMA = pa.schema(
         ("time_ms", pa.int64()),  # since the epoch
         ("seconds", pa.float64()),  # this concept's share of a worker's time so far
         ("loss", pa.float32()),  # of the last of these steps; null at step 0
-        ("clip_image_similarity", pa.float32()),  # null where it wasn't evaluated
-        ("clip_text_similarity", pa.float32()),
+        ("clip_image_similarity", pa.float64()),  # null where it wasn't evaluated
+        ("clip_text_similarity", pa.float64()),
         ("sampled", pa.bool_()),  # samples/step_<step>.png is there
     ]
 )
@@ -104,6 +104,10 @@ class History:
             table = pq.read_table(io.BytesIO(data))
             metadata = table.schema.metadata or {}
             fingerprints = [metadata[name].decode() for name in (b"state_fingerprint", b"review_fingerprint")]
-            return cls(*fingerprints, [Point(**row) for row in table.select(SCHEMA.names).to_pylist()])
+            return cls(
+                fingerprints[0],
+                fingerprints[1],
+                [Point(**row) for row in table.select(SCHEMA.names).to_pylist()],
+            )
         except (pa.ArrowException, KeyError, TypeError) as error:
             raise ValueError(f"not a history: {error}") from None

@@ -184,6 +184,12 @@ class Leases:
             self.failed += 1
             self.events.append(Event("failed", concept_id, error))
 
+    def give_back(self, worker: str, concept_id: str) -> None:
+        """The worker doesn't work on a concept (any more); if it is still on lease to it, it waits again."""
+        entry = self._hear(worker).holds.pop(concept_id, None)
+        if entry is not None:
+            self._waiting.appendleft(concept_id)
+
     def leave(self, worker: str, error: str = "") -> None:
         """A worker goes, giving back what it holds. With an error it was lost; else it left in good order."""
         gone = self._workers.pop(worker, None)

@@ -72,8 +72,9 @@ def final_loss(history: History) -> float | None:
 
 @torch.no_grad()
 def nearest_words(backbone: Backbone, vectors: torch.Tensor, count: int = 5) -> list[str]:
-    """Whole words of the vocabulary with the largest cosine to the mean of `vectors` (V, D), nearest first."""
-    table = backbone.text_encoder.get_input_embeddings().weight.detach().float()
+    """Whole words of the vocabulary by largest cosine with the mean of `vectors` (V, D)."""
+    table: torch.Tensor = backbone.text_encoder.get_input_embeddings().weight.data  # type: ignore[assignment]
+    table = table.float()
     mean = vectors.to(table.device).float().mean(dim=0)
     cosines = F.cosine_similarity(table, mean[None], dim=1)
     tokens = backbone.tokenizer.convert_ids_to_tokens(cosines.argsort(descending=True).tolist())

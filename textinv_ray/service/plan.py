@@ -64,7 +64,8 @@ def make(
 ) -> Plan:
     """Streams through the manifest. Raises UserError for ids in `only` that aren't there."""
     results = {found["concept_id"]: key_of(found) for found in store.results()}
-    plan, digest, known = Plan(), hashlib.sha256(), set()
+    plan, digest = Plan(), hashlib.sha256()
+    known: set[str] = set()
     for row in itertools.islice(_rows(manifest, only, known), limit):
         concept_id = row["concept_id"]
         fingerprint = prepare.row_fingerprint(

@@ -86,9 +86,9 @@ def _row(store: Store, result: Mapping[str, Any], embed: bool) -> str:
     )
     words = html.escape(", ".join(result["nearest_words"]))
     tags = html.escape(", ".join(f"{key}: {value}" for key, value in result["tags"].items()))
+    name, kind = html.escape(result["concept_id"]), html.escape(result["learnable_property"])
     return (
-        f'<tr data-status="done" data-kind="{html.escape(result["learnable_property"])}">'
-        f'<td data-v="{html.escape(result["concept_id"])}"><b>{html.escape(result["concept_id"])}</b><br>{details}'
+        f'<tr data-status="done" data-kind="{kind}"><td data-v="{name}"><b>{name}</b><br>{details}'
         f"<br><small>near: {words}{'<br>' + tags if tags else ''}</small></td>"
         + "".join(
             f'<td class="p" title="{html.escape(prompts[0] if prompts else "")}">{cell}</td>'

@@ -29,7 +29,8 @@ from textinv_ray.service.console import Progress, captured
 from textinv_ray.service.models import ModelFacts
 from textinv_ray.service.plan import Plan
 from textinv_ray.service.store import Store
-from textinv_ray.service.tracking import Tracker, View, default_uri
+from textinv_ray.service.tracker import Tracker
+from textinv_ray.service.tracking import View, default_uri
 
 if TYPE_CHECKING:
     from textinv_ray.service.fleet import Fleet
@@ -191,7 +192,7 @@ class _Job:
         return Tracker(self._view, self._console.print)
 
     def _finish_tracking(self, tracker: Tracker, status: str, files: list[Path]) -> bool:
-        """Waits, within reason, for MLflow to have everything. The results are safe whatever happens there."""
+        """Waits, within reason, for MLflow to have everything. The results are safe in any case."""
         if not tracker.finish(_TRACKING_S, limit_s=2.0 if self._stopped_by else math.inf):
             return False
         try:

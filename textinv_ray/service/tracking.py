@@ -1,4 +1,4 @@
-"""The MLflow view: a parent run per job, a child run per concept. Written by the driver alone, from the store.
+"""The MLflow view: a parent run per job, a child run per concept. The driver alone writes it, from the store.
 
 Runs are found again by tags, and every number carries the time that the store says, so writing again changes
 nothing and a view rebuilt from the store equals the one written while the job ran.
@@ -9,11 +9,8 @@ from __future__ import annotations
 import io
 import json
 import logging
-import math
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,8 +29,6 @@ logger = logging.getLogger(__name__)
 JOB, CONFIG, CONCEPT = "textinv.job", "textinv.config", "textinv.concept"
 FINGERPRINT, STATE, STEP = "textinv.fingerprint", "textinv.state", "textinv.step"
 _METRICS_PER_CALL = 900  # MLflow takes 1000 entries in one call, params and tags included
-_RETRY_S = (2.0, 60.0)  # first and longest wait after an error
-_MANY = 10  # concepts to catch up with at the end: worth a line
 _TABLE_ROWS = 2000  # of the results table in the UI; results.parquet has all
 _PARAMS = (
     "placeholder_token",
@@ -132,7 +127,8 @@ class View:
         failure = None if result else self._store.failure(concept_id)
         history = self._history(concept_id)
         key = result["fingerprint"] if result else _failure_key(failure) if failure else ""
-        child = self._child(concept_id, key, history, result)
+        start = _start(history, failure)
+        child = self._child(concept_id, key, history, start)
         if child.fingerprint == key != "":
             return
         metrics = self._history_metrics(child, history)
@@ -198,25 +194,25 @@ class View:
 
     def _find_parent(self, job: Mapping[str, Any]) -> str:
         """A job is an output and what determines its results: another configuration is another parent."""
-        kept = f"tags.`{JOB}` = '{job['id']}' and tags.`{CONFIG}` = '{job['config_digest']}'"
-        for run in self._search(kept):
-            self._client_.update_run(run.info.run_id, status="RUNNING")
-            return str(run.info.run_id)
+        wanted = f"tags.`{JOB}` = '{job['id']}' and tags.`{CONFIG}` = '{job['config_digest']}'"
+        shown = yaml.safe_dump(job["configuration"], sort_keys=False, allow_unicode=True)
         tags = {
-            JOB: job["id"],
-            CONFIG: job["config_digest"],
             "output": self._store.shown,
             "manifest": job["manifest"],
+            "mlflow.note.content": f"```yaml\n{shown}```",
+            **{f"version.{name}": text for name, text in job["versions"].items()},
         }
-        shown = yaml.safe_dump(job["configuration"], sort_keys=False, allow_unicode=True)
-        tags["mlflow.note.content"] = f"```yaml\n{shown}```"
-        run = self._client_.create_run(
-            self._experiment_id, start_time=int(1000 * job["started_at"]), tags=tags, run_name=job["name"]
-        )
-        params = dict(_flat(job["determines_results"]))
-        self._log(
-            run.info.run_id, [], params, {f"version.{name}": text for name, text in job["versions"].items()}
-        )
+        run = next(iter(self._search(wanted)), None)
+        if run is None:
+            run = self._client_.create_run(
+                self._experiment_id,
+                start_time=int(1000 * job["started_at"]),
+                tags={JOB: job["id"], CONFIG: job["config_digest"]},
+                run_name=job["name"],
+            )
+        else:
+            self._client_.update_run(run.info.run_id, status="RUNNING")
+        self._log(run.info.run_id, [], dict(_flat(job["determines_results"])), tags)
         return str(run.info.run_id)
 
     def _search(self, filter_string: str) -> Iterable[Any]:
@@ -230,9 +226,7 @@ class View:
             if not token:
                 return
 
-    def _child(
-        self, concept_id: str, key: str, history: History | None, result: Mapping[str, Any] | None
-    ) -> _Child:
+    def _child(self, concept_id: str, key: str, history: History | None, start: int | None) -> _Child:
         """The concept's run. One that shows another result or another optimisation is replaced."""
         child = self._children.get(concept_id)
         state = history.state_fingerprint if history else ""
@@ -241,7 +235,6 @@ class View:
             if same_curve and (not child.fingerprint or child.fingerprint == key):
                 return child
             self._client_.delete_run(child.run_id)
-        start = history.points[0].time_ms if history and history.points else None
         tags = {
             JOB: self._job()["id"],
             CONCEPT: concept_id,
@@ -327,81 +320,15 @@ class View:
                 self._client_.log_artifact(run_id, str(path))
 
 
-class Tracker:
-    """Keeps a View up to date in a thread of the driver. Whatever MLflow does, the job goes on."""
-
-    def __init__(self, view: View, warn: Callable[[str], None]) -> None:
-        """`warn` is told once when MLflow can't be written to, and once when it is back."""
-        self._view = view
-        self._warn = warn
-        self._todo: dict[str, None] = {}
-        self._changed = threading.Condition()
-        self._closing = False
-        self._failing_since = math.inf
-        self._thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
-        self._thread.start()
-
-    def note(self, concept_ids: Iterable[str]) -> None:
-        """These concepts have news in the store."""
-        with self._changed:
-            self._todo.update(dict.fromkeys(concept_ids))
-            self._changed.notify_all()
-
-    def finish(self, patience_s: float, limit_s: float = math.inf) -> bool:
-        """Waits until MLflow has everything: `patience_s` while it can't be written to, `limit_s` in all.
-
-        Returns whether it has everything.
-        """
-        start = time.monotonic()
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-            left = len(self._todo)
-        if left > _MANY:
-            self._warn(f"MLflow: writing {left} concepts")
-        while self._thread.is_alive():
-            self._thread.join(0.2)
-            now = time.monotonic()
-            if now > start + limit_s or now > max(self._failing_since, start) + patience_s:
-                return False
-        return True
-
-    def _run(self) -> None:
-        wait, is_open = _RETRY_S[0], False
-        while True:
-            concept_id = ""
-            try:
-                if not is_open:
-                    self._view.open()
-                    self.note(self._view.missing())
-                    is_open = True
-                with self._changed:
-                    while not self._todo and not self._closing:
-                        self._changed.wait()
-                    if not self._todo:
-                        return
-                    concept_id = next(iter(self._todo))
-                    del self._todo[concept_id]
-                self._view.update(concept_id)
-                wait = _RETRY_S[0]
-                if self._failing_since < math.inf:
-                    self._failing_since = math.inf
-                    self._warn("MLflow is back; its view catches up")
-            except Exception as error:
-                logger.warning("MLflow: %s", uris.shown_in(str(error)), exc_info=True)
-                if self._failing_since == math.inf:
-                    self._failing_since = time.monotonic()
-                    why = uris.shown_in(str(error)).strip().split("\n")[0]
-                    self._warn(f"MLflow can't be written to for now, the job goes on: {why}")
-                with self._changed:
-                    if concept_id:
-                        self._todo[concept_id] = None
-                time.sleep(wait)
-                wait = min(2 * wait, _RETRY_S[1])
-
-
 def _failure_key(failure: Mapping[str, Any]) -> str:
     return f"failed: {failure['error']}"[:5000]
+
+
+def _start(history: History | None, failure: Mapping[str, Any] | None) -> int | None:
+    """When a concept's run began, in ms since the epoch, as far as the store knows."""
+    if history and history.points:
+        return history.points[0].time_ms
+    return int(1000 * failure["time"]) if failure else None
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -1,7 +1,7 @@
 """One worker: takes leases, learns them in a pack, reviews and stores what is finished.
 
-A worker holds the frozen model once and, for each of its concepts, a task of kilobytes. It tells the feed that
-it is alive from a thread, and writes to the store from another, so that the device waits for neither.
+A worker holds the frozen model once and, for each of its concepts, a task of kilobytes. It tells the feed
+that it is alive from a thread, and writes to the store from another, so that the device waits for neither.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Worker:
         try:
             while not self._heart.stop:
                 self._heart.tick()
-                self._drop(self._heart.take_lost())
+                self._let_go(self._heart.take_lost())
                 if not self._refill() and not self._items:
                     break
                 if self._pack is None or not self._pack.tasks:
@@ -156,6 +156,7 @@ class Worker:
         """Makes a leased concept ready, continuing where its last state in the store ends."""
         start = time.monotonic()
         self._heart.tick()
+        self._drop(lease.concept_id)  # lost and leased anew, after a long silence
         row, images_stamp = ray.get(lease.payload)
         concept = Concept.from_row({"concept_id": lease.concept_id, "concept": row})
         try:
@@ -299,15 +300,21 @@ class Worker:
 
     def _fail(self, concept_id: str, error: str) -> None:
         logger.warning("%s failed: %s", concept_id, error)
-        self._drop([concept_id])
+        self._drop(concept_id)
         ray.get(self._feed.fail.remote(self.name, concept_id, error))
 
-    def _drop(self, concept_ids: Iterable[str]) -> None:
-        """Forgets concepts that aren't this worker's (any more)."""
-        for concept_id in concept_ids:
-            item = self._items.pop(concept_id, None)
-            if item and self._pack and item.task in self._pack.tasks:
-                self._pack.remove(item.task)
+    def _drop(self, concept_id: str) -> None:
+        """Forgets a concept."""
+        item = self._items.pop(concept_id, None)
+        if item and self._pack and item.task in self._pack.tasks:
+            self._pack.remove(item.task)
+
+    def _let_go(self, lost: Iterable[str]) -> None:
+        """Drops concepts that the feed gave to others while this worker was silent."""
+        for concept_id in lost:
+            self._drop(concept_id)
+            # It may have come back by a new lease in the meantime; then it must not be waited for.
+            ray.get(self._feed.give_back.remote(self.name, concept_id))
 
     # Writing
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
-from training import characters
+from training import captions as characters
 from training.common import (
     BUILD, MODELS, PRESETS, Averaged, Checkpoint, Data, Preset, Progress, autocast, default_preset, device, learning_rate,
 )
@@ -102,11 +102,10 @@ def main() -> None:
     average = Averaged(model, 0.998)
     checkpoint, progress, pairs = Checkpoint(FOLDER, model, optimizer, average), Progress(FOLDER, "clip"), Pairs(data, tokenizer)
     first = checkpoint.load()
-    compiled_loss = torch.compile(loss_of)
     for step in range(first, steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, PEAK_RATE, cooldown=0.5)
-        loss = compiled_loss(model, *pairs.batch(step))
+        loss = loss_of(model, *pairs.batch(step))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -11,7 +11,7 @@ from pathlib import Path
 from tokenizers import models, trainers
 from transformers import CLIPTokenizer
 
-from training.characters import vocabulary_words
+from training.captions import vocabulary_words
 from training.common import MODELS
 from training.effects import EFFECTS
 

@@ -21,11 +21,12 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from training import characters
+from training import captions as characters
 from training.common import (
     BUILD, MODELS, PRESETS, Averaged, Checkpoint, Data, Preset, Progress, autocast, batches, default_preset, device,
     learning_rate, save_grid,
 )
+from training.group_norm import use_channels_last_group_norm
 from training.naming import NameEncoder, jitter, limit_norms
 from training.tokenizer import MAX_LENGTH
 from training.tokenizer import load as load_tokenizer
@@ -73,6 +74,7 @@ class MiniSD(nn.Module):
         self.names = NameEncoder(features, preset.text_hidden)
         # On CPU two plain matrix products are faster than the fused attention for so few tokens.
         self.unet.set_attn_processor(AttnProcessor())
+        use_channels_last_group_norm(self.unet)
 
     def encode(self, ids: Tensor, slots: Tensor, vectors: Tensor) -> Tensor:
         """Hidden states (B, T, D) of token ids (B, T), with each row's name vector (B, D) where `slots` is true."""
@@ -202,7 +204,6 @@ def main() -> None:
         average = checkpoint.average = Averaged(model, 0.999)
         print("going on from the shipped weights")
     alphas = DDPMScheduler(**SCHEDULE).alphas_cumprod.to(device())
-    compiled_loss = torch.compile(noise_loss)
     table = model.text_encoder.embeddings.token_embedding.weight
     show = list(range(0, min(len(heldout), 960), 40))
     for step, indices in zip(range(first, steps), batches(len(data), BATCH, 2, first), strict=False):
@@ -215,7 +216,7 @@ def main() -> None:
         latents = (latents * factor).to(device(), memory_format=torch.channels_last)
         timesteps = torch.randint(0, 1000, (len(indices),), generator=draws).to(device())
         ids, slots, vectors = captions.batch(indices, step)
-        loss = compiled_loss(model, latents, noise, timesteps, alphas[timesteps], ids, slots, vectors)
+        loss = noise_loss(model, latents, noise, timesteps, alphas[timesteps], ids, slots, vectors)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -20,6 +20,7 @@ from training.common import (
     BUILD, MODELS, PRESETS, Averaged, Checkpoint, Data, Progress, autocast, batches, default_preset, device,
     learning_rate, save_grid, to_pixels, to_tensor,
 )
+from training.group_norm import use_channels_last_group_norm
 
 BATCH = 32
 PEAK_RATE = 1e-3
@@ -35,6 +36,7 @@ def build(channels: tuple[int, ...]) -> AutoencoderKL:
     )
     # Start with little noise in the latents: with the usual unit variance the decoder learns to ignore them.
     torch.nn.init.constant_(vae.quant_conv.bias[4:], -6.0)
+    use_channels_last_group_norm(vae)
     return vae
 
 
@@ -91,11 +93,10 @@ def main() -> None:
     average = Averaged(vae, 0.998)
     checkpoint, progress = Checkpoint(FOLDER, vae, optimizer, average), Progress(FOLDER, "vae")
     first = checkpoint.load()
-    compiled_loss = torch.compile(loss_of)
     for step, indices in zip(range(first, steps), batches(len(data), BATCH, 1, first), strict=False):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, PEAK_RATE)
-        loss = compiled_loss(vae, to_tensor(data.pixels(indices)))
+        loss = loss_of(vae, to_tensor(data.pixels(indices)))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()

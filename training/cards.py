@@ -1,0 +1,156 @@
+"""Write both model cards from the measured figures (evaluation.json) and the training logs."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from training.common import BUILD, MODELS
+
+CREATORS = {
+    "open-peeps": ("Pablo Stanley", "CC0 1.0"), "big-smile": ("Ashley Seo", "CC BY 4.0"), "micah": ("Micah Lanier", "CC BY 4.0"),
+    "personas": ("Draftbit", "CC BY 4.0"), "toon-head": ("Johan Melin", "CC BY 4.0"), "miniavs": ("Webpixels", "CC BY 4.0"),
+    "dylan": ("Natalia Spivak", "CC BY 4.0"), "fun-emoji": ("Davis Uche", "CC BY 4.0"), "pixel-art": ("DiceBear", "CC0 1.0"),
+    "big-ears": ("The Visual Team", "CC BY 4.0"),
+}
+HELDOUT_CREATORS = {"notionists": ("Zoish", "CC0 1.0"), "adventurer": ("Lisa Wischofsky", "CC BY 4.0")}
+
+DATA = """## Data and licences
+
+Cartoon characters of the DiceBear 9.4 avatar styles, drawn for this project by `training/build.py`: 64,000 images of
+identities composed from named parts and colours, with exact captions (`training/captions.py`). 2,400 identities have a
+made-up name of one token. One image in twelve is redrawn (black and white, line drawing, sepia, pastel, poster).
+
+Styles in training: {styles}.
+Held out of all training: {heldout} (whole styles), and every identity in `training/heldout.json` with all other identities
+of the same combination of style, main part and colours (one combination in twelve).
+The weights are this project's, under Apache-2.0; the drawings they learned from are their authors', as named above."""
+
+
+def listed(creators: dict[str, tuple[str, str]]) -> str:
+    return ", ".join(f"{style} ({creator}, {licence})" for style, (creator, licence) in creators.items())
+
+
+def samples_seen(part: str, batch: int) -> str:
+    """The last line of a trainer's log: steps and samples."""
+    log = BUILD / part / "log.jsonl"
+    if not log.exists():
+        return "an unrecorded number of"
+    step = json.loads(log.read_text().splitlines()[-1])["step"]
+    return f"{step:,} steps of {batch}, {step * batch:,}"
+
+
+def verdict(value: float, bound: float) -> str:
+    return "met" if value >= bound else "**not met**"
+
+
+def bounds(rows: list[tuple[str, float, float, str]]) -> str:
+    """A table of measure, bound and value."""
+    lines = ["| measure | bound | measured | |", "|---|---|---|---|"]
+    for name, value, bound, unit in rows:
+        show = (lambda v: f"{v:.1%}") if unit == "%" else (lambda v, u=unit: f"{v:g} {u}".strip())
+        lines.append(f"| {name} | {show(bound)} | {show(value)} | {verdict(value, bound)} |")
+    return "\n".join(lines)
+
+
+def inversion_rows(figures: dict[str, Any]) -> list[tuple[str, float, float, str]]:
+    rows = [
+        ("learned word beats the initializer word (characters)", figures["beats_initializer"], 0.95, "%"),
+        ("learned word beats the colour caption (characters)", figures["beats_colour_caption"], 0.8, "%"),
+        ("distance from initializer to ceiling that is closed (mean)", figures["closed_distance"], 0.5, "%"),
+    ]
+    rows += [(f"images of new characters nearest to the learned style: {style}", share, 0.7, "%")
+             for style, share in figures["style_share"].items()]
+    rows += [(f"text similarity of \"{edit}\" relative to the initializer's", scores["learned"] / scores["initializer"], 0.9, "%")
+             for edit, scores in figures["edits"].items()]
+    return rows
+
+
+def card_of_sd(figures: dict[str, Any]) -> str:
+    inversion = figures["inversion"]
+    mean = inversion["mean"]
+    return f"""---
+license: apache-2.0
+library_name: diffusers
+pipeline_tag: text-to-image
+---
+# mini-sd
+
+A Stable Diffusion small enough for a repository: the classes and file format of SD 1.5 (UNet2DConditionModel, AutoencoderKL,
+CLIPTextModel, CLIPTokenizer, epsilon prediction, scaled-linear betas), 64 x 64 pixels, 4 x 16 x 16 latents. It knows cartoon
+characters and nothing else. It exists so that textual inversion can be tried, tested and measured without a download.
+
+    from diffusers import StableDiffusionPipeline
+    pipe = StableDiffusionPipeline.from_pretrained("textinv_ray/models/mini-sd", safety_checker=None)
+    pipe("a photo of a smiling person with long ginger hair and a green shirt on a blue background in micah style",
+         guidance_scale=4).images[0]
+
+{DATA.format(styles=listed(CREATORS), heldout=listed(HELDOUT_CREATORS))}
+
+## Recipe and compute
+
+`make train-mini`, preset `small`, on 2 CPU cores (bf16 matrix units), no GPU: VAE {samples_seen("vae", 32)} images; text
+encoder and UNet {samples_seen("unet", 64)} samples. While it trained, the vector of a name was computed from the identity's
+features by a small network (`training/naming.py`), so that every image taught every name; the vectors of the 2,400 names
+were then written into the embedding table. Embeddings are kept at norm 0.4 or below, the scale of CLIP ViT-L/14's.
+
+## Figures
+
+`make eval-mini`, on identities and styles that were held out, with seeds that nothing was tuned to. Inversion: one vector,
+{inversion["characters"]} characters and 2 styles, {inversion["seeds"]} seeds, {inversion["steps"]} steps of {inversion["batch_size"]},
+learning rate {inversion["learning_rate"]:g}, scored by mini-clip (mean pairwise cosine with the {{}} training images).
+
+{bounds([("VAE reconstruction, PSNR", figures["vae"]["psnr_db"], 26, "dB"),
+         ("generated image among the five nearest of 100 captions", figures["generation"]["text_image_top5"], 0.5, "%"),
+         *inversion_rows(inversion)])}
+
+Mean CLIP image similarity to a character's training images: initializer {mean["initializer"]:.3f}, colour caption
+{mean["colour_caption"]:.3f}, full caption {mean["full_caption"]:.3f}, learned word {mean["learned"]:.3f}, other real images of the
+same character {mean["ceiling"]:.3f}. {inversion["seconds_per_concept"]} s a concept on 2 cores, in packs of 8.
+
+## Limits
+
+It draws what its data shows: heads and shoulders in these drawing styles. Fine detail (eyes, small accessories) is rough.
+What limits it is compute: an hour or so of two CPU cores. `training/` has a larger preset for a GPU, and training goes on from these
+weights (`python -m training.unet`); bounds that are not met above are expected to give way to that, not to tuning.
+""".replace("{} training", "training")
+
+
+def card_of_clip(figures: dict[str, Any]) -> str:
+    scorer = figures["scorer"]
+    return f"""---
+license: apache-2.0
+library_name: transformers
+---
+# mini-clip
+
+A small CLIPModel with its processor (64 x 64 pixels) that scores pictures of the cartoon characters that mini-sd draws: image
+against image and image against text. It shares no weights with mini-sd: another seed, shape and objective, and it is trained on real
+drawings only, so no model marks its own work. The vocabulary is the same.
+
+{DATA.format(styles=listed(CREATORS), heldout=listed(HELDOUT_CREATORS))}
+
+## Recipe and compute
+
+`python -m training.clip`, preset `small`, on 2 CPU cores: {samples_seen("clip", 128)} pairs. The contrastive loss of CLIP between
+images and captions, plus the same between two views of one identity (other background, flip, scale, rotation, expression).
+
+## Figures
+
+`make eval-mini`, on {scorer["identities"]} held-out identities.
+
+{bounds([("same-identity image retrieval among 100, top 1", scorer["same_identity_top1"], 0.8, "%"),
+         ("text-image retrieval among 100, top 5", scorer["text_image_top5"], 0.6, "%")])}
+
+## Limits
+
+It has seen nothing but these characters: its scores mean nothing for photographs. Use a published CLIP for those.
+"""
+
+
+def write(figures: dict[str, Any]) -> None:
+    """Write both cards, each once its figures are there."""
+    if {"vae", "generation", "inversion"} <= set(figures):
+        (MODELS / "mini-sd" / "README.md").write_text(card_of_sd(figures))
+    if "scorer" in figures:
+        (MODELS / "mini-clip" / "README.md").write_text(card_of_clip(figures))

@@ -1,0 +1,269 @@
+"""Measure the bundled models and write the figures into their cards.
+
+    python -m training.evaluate [--seeds 3] [--characters 20] [--only vae,scorer,generation,inversion]
+
+Everything is measured on characters and styles that no training saw, with seeds that nothing was tuned to. The
+figures go to evaluation.json beside this file, and from there into both models' README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from textinv_ray.concept import Concept
+from textinv_ray.config import JobConfig
+from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.pack import Pack
+from textinv_ray.inversion.sampling import sample_images
+from textinv_ray.inversion.scoring import Scorer, image_similarity, text_similarity, without_word
+from textinv_ray.inversion.task import ConceptTask
+from textinv_ray.prompts import templates
+from training import captions as characters
+from training import cards
+from training.common import BUILD, MODELS, Data, save_grid
+
+FIGURES = Path(__file__).with_name("evaluation.json")
+PICTURES = Path(__file__).with_name("pictures")
+FIRST_SEED = 1000
+"""Seeds from here on were never used while anything was tuned."""
+TRAINING_VIEWS = 5
+"""Of a held-out character's eight views five are learned from; the others are the ceiling."""
+EDITS = ("a photo of a {} on a blue background", "a photo of a {} with sunglasses")
+OBJECT_PROMPT, STYLE_PROMPT = "a photo of a {}", "a painting in the style of {}"
+NEW_CHARACTERS = tuple(
+    f"a picture of a {noun} with {hair} hair in the style of {{}}" for noun in ("person", "character")
+    for hair in ("red", "black", "blond", "brown")
+)
+
+
+class Heldout:
+    """Images of held-out characters (100 x 8 views) and of the held-out styles."""
+
+    def __init__(self) -> None:
+        self.data = Data(BUILD / "data" / "heldout", effects=False)
+        self.characters: dict[int, list[int]] = defaultdict(list)
+        self.styles: dict[str, list[int]] = defaultdict(list)
+        for index, row in enumerate(self.data.rows):
+            if row["style"] in characters.HELDOUT_STYLES:
+                self.styles[row["style"]].append(index)
+            else:
+                self.characters[row["identity"]].append(index)
+
+
+def measure_vae(backbone: Backbone, heldout: Heldout) -> dict[str, Any]:
+    from training.vae import psnr
+
+    picked = [views[0] for views in heldout.characters.values()]
+    return {"psnr_db": round(psnr(backbone.vae, heldout.data.pixels(picked)), 2), "images": len(picked)}
+
+
+def measure_scorer(scorer: Scorer, heldout: Heldout) -> dict[str, Any]:
+    """Each view's nearest first view should be its own identity's; each caption's five nearest images hold its own."""
+    identities = list(heldout.characters.values())
+    features = scorer.image_features(heldout.data.pixels([i for views in identities for i in views]))
+    features = features.view(len(identities), -1, features.shape[-1])
+    own = torch.arange(len(identities))
+    hits = [(features[:, view] @ features[:, 0].T).argmax(1) == own for view in range(1, features.shape[1])]
+    texts = scorer.text_features([characters.full_caption(heldout.data.rows[views[0]]) for views in identities])
+    return {
+        "identities": len(identities),
+        "same_identity_top1": round(float(torch.stack(hits).float().mean()), 4),
+        "text_image_top5": round(top5(texts, features[:, 0]), 4),
+    }
+
+
+def top5(texts: Tensor, images: Tensor) -> float:
+    """Share of texts (n, d) with their own image among the five nearest of (n, d)."""
+    nearest = (texts @ images.T).topk(5, dim=1).indices
+    return float((nearest == torch.arange(len(texts))[:, None]).any(1).float().mean())
+
+
+def measure_generation(backbone: Backbone, scorer: Scorer, heldout: Heldout, config: JobConfig) -> dict[str, Any]:
+    rows = [heldout.data.rows[views[0]] for views in heldout.characters.values()]
+    captions = [characters.full_caption(row) for row in rows]
+    seeds = [FIRST_SEED + number for number in range(len(rows))]
+    drawn = sample_images(backbone, {}, captions, seeds, config.review)
+    show = np.linspace(0, len(rows) - 1, 24).astype(int)
+    real = heldout.data.pixels([list(heldout.characters.values())[i][0] for i in show])
+    sheet = np.concatenate([real[:12], drawn[show[:12]], real[12:], drawn[show[12:]]])
+    save_grid(PICTURES / "generation.png", sheet, 12)
+    return {"captions": len(rows), "text_image_top5": round(top5(scorer.text_features(captions), scorer.image_features(drawn)), 4)}
+
+
+def concept_of(name: str, images: np.ndarray, style: bool, seed: int, config: JobConfig) -> Concept:
+    training = config.training
+    kind = "style" if style else "object"
+    return Concept(
+        concept_id=name, placeholder_token=f"<{name}>", initializer_token="drawing" if style else "character",
+        learnable_property=kind, num_vectors=1, steps=training.steps, learning_rate=training.learning_rate,
+        batch_size=training.batch_size, seed=seed, templates=templates(kind), captions=(), prompts=(), edit_prompts=(),
+        tags={}, images=images[:, None], image_uris=(), fingerprint=name, row_fingerprint=name, state_fingerprint=name,
+    )
+
+
+def learn_all(backbone: Backbone, concepts: list[Concept], config: JobConfig) -> tuple[dict[str, Tensor], float]:
+    """Learn concepts in packs, refilled as they finish; vectors by placeholder token and seconds per concept."""
+    started, waiting, learned = time.perf_counter(), list(reversed(concepts)), {}
+    pack = Pack(backbone, config, 8)
+    while waiting or pack.tasks:
+        while pack.free and waiting:
+            pack.add(ConceptTask(waiting.pop(), backbone, config))
+        for task in pack.step():
+            if task.failed:
+                raise SystemExit(f"{task.concept.concept_id} failed: {task.failed}")
+            learned[task.concept.placeholder_token] = task.vectors
+            print(f"learned {task.concept.concept_id} ({len(learned)} of {len(concepts)})", flush=True)
+    return learned, (time.perf_counter() - started) / len(concepts)
+
+
+@dataclasses.dataclass
+class Judge:
+    """Samples prompts and scores them against images."""
+
+    backbone: Backbone
+    scorer: Scorer
+    config: JobConfig
+    words: dict[str, Tensor]
+
+    def samples(self, prompt: str, count: int = 8) -> np.ndarray:
+        used = {token: vectors for token, vectors in self.words.items() if token in prompt}
+        seeds = [FIRST_SEED + number for number in range(count)]
+        return sample_images(self.backbone, used, [prompt] * count, seeds, self.config.review)
+
+    def features(self, prompt: str, count: int = 8) -> Tensor:
+        return self.scorer.image_features(self.samples(prompt, count))
+
+
+def measure_inversion(
+    backbone: Backbone, scorer: Scorer, heldout: Heldout, config: JobConfig, count: int, seeds: int
+) -> dict[str, Any]:
+    """Learned words against the initializer, a colour caption, the full caption and other real images."""
+    identities = [views for _, views in sorted(heldout.characters.items())][:: max(1, len(heldout.characters) // count)][:count]
+    concepts, pixels = [], {}
+    for number, views in enumerate(identities):
+        pixels[f"character-{number}"] = heldout.data.pixels(views[:TRAINING_VIEWS])
+    for style, indices in sorted(heldout.styles.items()):
+        # Two views of each character in turn: every other one is another character.
+        pixels[f"style-{style.lower()}"] = heldout.data.pixels(indices[: 2 * TRAINING_VIEWS : 2])
+    for name, images in pixels.items():
+        for seed in range(seeds):
+            concepts.append(concept_of(f"{name}-s{seed}", images, name.startswith("style"), FIRST_SEED + seed, config))
+    words, seconds = learn_all(backbone, concepts, config)
+    judge = Judge(backbone, scorer, config, words)
+    result = {"characters": len(identities), "seeds": seeds, "steps": config.training.steps,
+              "batch_size": config.training.batch_size, "learning_rate": config.training.learning_rate,
+              "seconds_per_concept": round(seconds, 1)}
+    result |= judge_characters(judge, heldout, identities, pixels, seeds)
+    result |= judge_styles(judge, heldout, seeds)
+    return result
+
+
+def judge_characters(
+    judge: Judge, heldout: Heldout, identities: list[list[int]], pixels: dict[str, np.ndarray], seeds: int
+) -> dict[str, Any]:
+    initial = judge.features(OBJECT_PROMPT.format("character"))
+    initial_edits = [judge.features(edit.format("character")) for edit in EDITS]
+    edit_texts = judge.scorer.text_features([without_word(edit) for edit in EDITS])
+    table, sheet = [], []
+    for number, views in enumerate(identities):
+        row = heldout.data.rows[views[0]]
+        reference = judge.scorer.image_features(pixels[f"character-{number}"])
+        others = judge.scorer.image_features(heldout.data.pixels(views[TRAINING_VIEWS:]))
+        tokens = [f"<character-{number}-s{seed}>" for seed in range(seeds)]
+        drawn = [judge.samples(OBJECT_PROMPT.format(token)) for token in tokens]
+        learned = [image_similarity(judge.scorer.image_features(images), reference) for images in drawn]
+        edits = [[text_similarity(judge.features(edit.format(token), 4), text)
+                  for edit, text in zip(EDITS, edit_texts, strict=True)] for token in tokens]
+        table.append({
+            "style": row["style"], "learned": float(np.mean(learned)), "learned_by_seed": learned,
+            "initializer": image_similarity(initial, reference),
+            "colour_caption": image_similarity(judge.features(characters.colour_caption(row)), reference),
+            "full_caption": image_similarity(judge.features(characters.full_caption(row)), reference),
+            "ceiling": image_similarity(others, reference), "edits": np.mean(edits, 0).tolist(),
+        })
+        print({key: round(value, 3) for key, value in table[-1].items() if isinstance(value, float)}, flush=True)
+        sheet += [pixels[f"character-{number}"][:4], drawn[0][:4], judge.samples(EDITS[0].format(tokens[0]), 2),
+                  judge.samples(EDITS[1].format(tokens[0]), 2)]
+    save_grid(PICTURES / "inversion.png", np.concatenate(sheet), 12)
+    column = {key: np.array([line[key] for line in table]) for key in
+              ("learned", "initializer", "colour_caption", "full_caption", "ceiling")}
+    closed = (column["learned"] - column["initializer"]) / (column["ceiling"] - column["initializer"])
+    of_initializer = [text_similarity(features, text) for features, text in zip(initial_edits, edit_texts, strict=True)]
+    of_learned = np.mean([line["edits"] for line in table], 0).tolist()
+    return {
+        "mean": {key: round(float(value.mean()), 4) for key, value in column.items()},
+        "beats_initializer": round(float((column["learned"] > column["initializer"]).mean()), 4),
+        "beats_colour_caption": round(float((column["learned"] > column["colour_caption"]).mean()), 4),
+        "beats_full_caption": round(float((column["learned"] > column["full_caption"]).mean()), 4),
+        "closed_distance": round(float(closed.mean()), 4),
+        "edits": {edit: {"learned": round(a, 4), "initializer": round(b, 4)}
+                  for edit, a, b in zip(EDITS, of_learned, of_initializer, strict=True)},
+        "table": table,
+    }
+
+
+def judge_styles(judge: Judge, heldout: Heldout, seeds: int) -> dict[str, Any]:
+    """Share of pictures of new characters whose nearest style centre is that of the learned style."""
+    training = Data(BUILD / "data", effects=False)
+    by_style: dict[str, list[int]] = defaultdict(list)
+    for index, row in enumerate(training.rows):
+        if len(by_style[row["style"]]) < 60:
+            by_style[row["style"]].append(index)
+    centres = {style: centre(judge.scorer, training.pixels(indices)) for style, indices in by_style.items()}
+    shares, sheet = {}, []
+    for style, indices in sorted(heldout.styles.items()):
+        own = centre(judge.scorer, heldout.data.pixels(indices[2 * TRAINING_VIEWS :]))
+        others = torch.stack(list(centres.values()))
+        hits, drawn = [], np.zeros(0)
+        for seed in range(seeds):
+            prompts = [prompt.format(f"<style-{style.lower()}-s{seed}>") for prompt in (STYLE_PROMPT, *NEW_CHARACTERS)]
+            drawn = np.concatenate([judge.samples(prompt, 4) for prompt in prompts])
+            features = judge.scorer.image_features(drawn)
+            hits.append((features @ own > (features @ others.T).max(1).values).float().mean())
+        shares[style] = round(float(torch.stack(hits).mean()), 4)
+        sheet += [heldout.data.pixels(indices[: 2 * TRAINING_VIEWS : 2])[:4], drawn[::4][:8]]
+    save_grid(PICTURES / "styles.png", np.concatenate(sheet), 12)
+    return {"style_share": shares}
+
+
+def centre(scorer: Scorer, pixels: np.ndarray) -> Tensor:
+    return torch.nn.functional.normalize(scorer.image_features(pixels).mean(0), dim=0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--characters", type=int, default=20)
+    parser.add_argument("--only", default="vae,scorer,generation,inversion")
+    options = parser.parse_args()
+    wanted = options.only.split(",")
+
+    config, heldout = JobConfig.load("mini"), Heldout()
+    scorer = Scorer.load(str(MODELS / "mini-clip"))
+    figures: dict[str, Any] = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
+    backbone = Backbone.load(str(MODELS / "mini-sd")) if set(wanted) - {"scorer"} else None
+    measures = {
+        "vae": lambda: measure_vae(backbone, heldout),
+        "scorer": lambda: measure_scorer(scorer, heldout),
+        "generation": lambda: measure_generation(backbone, scorer, heldout, config),
+        "inversion": lambda: measure_inversion(backbone, scorer, heldout, config, options.characters, options.seeds),
+    }
+    for name in wanted:
+        figures[name] = measures[name]()
+        print(name, json.dumps({k: v for k, v in figures[name].items() if k != "table"}, indent=1), flush=True)
+        FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
+    cards.write(figures)
+
+
+if __name__ == "__main__":
+    main()

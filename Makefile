@@ -39,7 +39,7 @@ lint: install    ## style, types, layering
 
 train-mini: install  ## draw the data and train the bundled models again (needs Node.js)
 	cd training/characters && npm ci --no-audit --no-fund
-	$(BIN)/python -m training.characters.build --out build/mini/data
+	$(BIN)/python -m training.characters.build --out build/mini/drawings
 	$(BIN)/python -m training.tokenizer
 	$(BIN)/python -m training.vae
 	$(BIN)/python -m training.clip

@@ -1,10 +1,10 @@
 """Draw the training and the held-out images.
 
-    python -m training.build [--out build/mini/data] [--images 64000] [--seed 0]
+    python -m training.build [--out build/mini/drawings] [--images 64000] [--seed 0]
 
 Needs Node.js with `npm ci` run in training/characters (DiceBear draws SVG there); resvg makes pixels of it. Writes
 images.npy (uint8, N x 64 x 64 x 3) and rows.jsonl (what each image shows), and the same for held-out characters and
-styles in heldout/. The held-out identities themselves are data in this repository: heldout.json.
+styles in heldout/. The held-out identities themselves are data in this repository: reserved.json.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from PIL import Image
 from training.captions import NAME_COUNT
 from training.world import HELDOUT_STYLES, TRAINING_STYLES, Identity, draw_identity, draw_view, names
 
-HELDOUT = Path(__file__).with_name("heldout.json")
+HELDOUT = Path(__file__).with_name("reserved.json")
 DICEBEAR = Path(__file__).with_name("characters")
 SIZE = 64
 NAMED_VIEWS, HELDOUT_VIEWS, STYLE_VIEWS = 10, 8, 2
@@ -115,7 +115,7 @@ def write(views: list[tuple[Identity, int, str | None, dict[str, Any]]], folder:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("build/mini/data"))
+    parser.add_argument("--out", type=Path, default=Path("build/mini/drawings"))
     parser.add_argument("--images", type=int, default=64000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

@@ -22,7 +22,7 @@ identities composed from named parts and colours, with exact captions (`training
 made-up name of one token. One image in twelve is redrawn (black and white, line drawing, sepia, pastel, poster).
 
 Styles in training: {styles}.
-Held out of all training: {heldout} (whole styles), and every identity in `training/heldout.json` with all other identities
+Held out of all training: {heldout} (whole styles), and every identity in `training/reserved.json` with all other identities
 of the same combination of style, main part and colours (one combination in twelve).
 The weights are this project's, under Apache-2.0; the drawings they learned from are their authors', as named above."""
 

@@ -96,7 +96,7 @@ def main() -> None:
     steps = options.steps or preset.clip_steps
 
     torch.manual_seed(1)
-    data, tokenizer = Data(BUILD / "data"), load_tokenizer()
+    data, tokenizer = Data(BUILD / "drawings"), load_tokenizer()
     model = build(preset, tokenizer).to(device())
     optimizer = torch.optim.AdamW(model.parameters(), PEAK_RATE, (0.9, 0.98), weight_decay=0.05, fused=True)
     average = Averaged(model, 0.998)

@@ -50,7 +50,7 @@ class Heldout:
     """Images of held-out characters (100 x 8 views) and of the held-out styles."""
 
     def __init__(self) -> None:
-        self.data = Data(BUILD / "data" / "heldout", effects=False)
+        self.data = Data(BUILD / "drawings" / "heldout", effects=False)
         self.characters: dict[int, list[int]] = defaultdict(list)
         self.styles: dict[str, list[int]] = defaultdict(list)
         for index, row in enumerate(self.data.rows):
@@ -214,7 +214,7 @@ def judge_characters(
 
 def judge_styles(judge: Judge, heldout: Heldout, seeds: int) -> dict[str, Any]:
     """Share of pictures of new characters whose nearest style centre is that of the learned style."""
-    training = Data(BUILD / "data", effects=False)
+    training = Data(BUILD / "drawings", effects=False)
     by_style: dict[str, list[int]] = defaultdict(list)
     for index, row in enumerate(training.rows):
         if len(by_style[row["style"]]) < 60:

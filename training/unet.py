@@ -187,7 +187,7 @@ def main() -> None:
     steps, deadline = options.steps or preset.unet_steps, time.monotonic() + options.hours * 3600
 
     torch.manual_seed(0)
-    data, heldout = Data(BUILD / "data"), Data(BUILD / "data" / "heldout", effects=False)
+    data, heldout = Data(BUILD / "drawings"), Data(BUILD / "drawings" / "heldout", effects=False)
     moments = torch.from_numpy(np.load(BUILD / "vae" / "moments.npy"))
     factor = AutoencoderKL.load_config(MODELS / "mini-sd" / "vae")["scaling_factor"]
     tokenizer = load_tokenizer()

@@ -87,7 +87,7 @@ def main() -> None:
     steps = options.steps or preset.vae_steps
 
     torch.manual_seed(0)
-    data, heldout = Data(BUILD / "data"), Data(BUILD / "data" / "heldout", effects=False)
+    data, heldout = Data(BUILD / "drawings"), Data(BUILD / "drawings" / "heldout", effects=False)
     vae = build(preset.vae_channels).to(device(), memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(vae.parameters(), PEAK_RATE, (0.9, 0.99), weight_decay=0, fused=True)
     average = Averaged(vae, 0.998)

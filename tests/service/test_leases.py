@@ -1,4 +1,4 @@
-"""Leases: every concept ends exactly once, whatever workers do; attempts are capped; late results are harmless."""
+"""Leases: every concept ends exactly once, whatever workers do; attempts are capped; late results are fine."""
 
 from __future__ import annotations
 

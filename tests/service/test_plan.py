@@ -1,4 +1,4 @@
-"""What is left to do: by the rows, the configuration, the model and the images' files; without Ray or torch."""
+"""What is left to do: by rows, configuration, model and images; without Ray or torch."""
 
 from __future__ import annotations
 

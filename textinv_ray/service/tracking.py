@@ -296,7 +296,9 @@ class View:
         """Training images once, and a picture for each sampled step, under the UI's step slider."""
         if child.images is None:
             listed = self._client_.list_artifacts(child.run_id, "images")
-            child.images = {"+".join(Path(item.path).name.split("+")[:3:2]) for item in listed}
+            # The small copy is written last: a picture without it is written again.
+            names = [Path(item.path).name for item in listed if item.path.endswith("+compressed.webp")]
+            child.images = {"+".join(name.split("+")[:3:2]) for name in names}
         first = history.points[0].time_ms if history and history.points else None
         wanted = [("training images", 0, "training.png", first)]
         for point in history.points if history else ():

@@ -41,15 +41,22 @@ def render(svg: str, size: int = SIZE) -> np.ndarray:
 def svgs(drawings: Iterable[dict[str, Any]]) -> list[str]:
     """DiceBear's SVG of each {style, options}."""
     lines = "\n".join(json.dumps(drawing) for drawing in drawings) + "\n"
-    node = subprocess.run(["node", "draw.mjs"], cwd=DICEBEAR, input=lines, capture_output=True, text=True, check=True)
+    node = subprocess.run(
+        ["node", "draw.mjs"], cwd=DICEBEAR, input=lines, capture_output=True, text=True, check=True
+    )
     return [json.loads(line) for line in node.stdout.splitlines()]
 
 
 def row_of(identity: Identity, number: int, name: str | None, view: dict[str, Any]) -> dict[str, Any]:
     """What captions and training know of one image."""
     return {
-        "style": identity.style, "identity": number, "name": name, "features": identity.features(), "rgb": identity.rgb(),
-        "phrases": identity.phrases(), "colours": {kind: colour for kind, (colour, _) in identity.colours.items()},
+        "style": identity.style,
+        "identity": number,
+        "name": name,
+        "features": identity.features(),
+        "rgb": identity.rgb(),
+        "phrases": identity.phrases(),
+        "colours": {kind: colour for kind, (colour, _) in identity.colours.items()},
         **{key: view[key] for key in ("background", "expression", "accessory")},
     }
 
@@ -74,7 +81,9 @@ def training_views(images: int, seed: int) -> Iterator[tuple[Identity, int, str 
 def draw_heldout(seed: int = 77) -> list[dict[str, Any]]:
     """100 reserved identities over the training styles, then 40 of each held-out style."""
     rng, found = np.random.default_rng(seed), []
-    for style, count in [(style, 10) for style in TRAINING_STYLES] + [(style, 40) for style in HELDOUT_STYLES]:
+    for style, count in [(style, 10) for style in TRAINING_STYLES] + [
+        (style, 40) for style in HELDOUT_STYLES
+    ]:
         while count:
             identity = draw_identity(style, rng)
             if identity.reserved or style in HELDOUT_STYLES:
@@ -85,7 +94,9 @@ def draw_heldout(seed: int = 77) -> list[dict[str, Any]]:
 
 def heldout_identities() -> list[Identity]:
     return [
-        Identity(item["style"], item["parts"], {kind: tuple(colour) for kind, colour in item["colours"].items()})
+        Identity(
+            item["style"], item["parts"], {kind: tuple(colour) for kind, colour in item["colours"].items()}
+        )
         for item in json.loads(HELDOUT.read_text())
     ]
 
@@ -97,7 +108,9 @@ def heldout_views(seed: int = 78) -> Iterator[tuple[Identity, int, str | None, d
             yield identity, number, None, draw_view(identity, rng)
 
 
-def write(views: list[tuple[Identity, int, str | None, dict[str, Any]]], folder: Path, shuffle: int | None) -> None:
+def write(
+    views: list[tuple[Identity, int, str | None, dict[str, Any]]], folder: Path, shuffle: int | None
+) -> None:
     """Draw all views into `folder`, in an order shuffled with a seed if one is given."""
     folder.mkdir(parents=True, exist_ok=True)
     if shuffle is not None:
@@ -106,7 +119,9 @@ def write(views: list[tuple[Identity, int, str | None, dict[str, Any]]], folder:
     with open(folder / "rows.jsonl", "w") as rows, Pool() as pool:
         for start in range(0, len(views), 4000):
             part = views[start : start + 4000]
-            drawings = svgs({"style": identity.style, "options": view["options"]} for identity, _, _, view in part)
+            drawings = svgs(
+                {"style": identity.style, "options": view["options"]} for identity, _, _, view in part
+            )
             images[start : start + len(part)] = pool.map(render, drawings, chunksize=100)
             rows.writelines(json.dumps(row_of(*view)) + "\n" for view in part)
             print(f"drew {start + len(part)} of {len(views)} images in {folder}", flush=True)
@@ -114,7 +129,9 @@ def write(views: list[tuple[Identity, int, str | None, dict[str, Any]]], folder:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=Path("build/mini/drawings"))
     parser.add_argument("--images", type=int, default=64000)
     parser.add_argument("--seed", type=int, default=0)

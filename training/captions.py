@@ -31,7 +31,7 @@ def article(phrase: str) -> str:
 
 
 def spoken(text: str) -> str:
-    """"a orange shirt" -> "an orange shirt" """
+    """ "a orange shirt" -> "an orange shirt" """
     return re.sub(r"\ba (?=[aeiou])", "an ", text)
 
 
@@ -98,7 +98,12 @@ def full_caption(row: dict[str, Any]) -> str:
     noun = f"{row['expression']} {noun}" if row["expression"] else noun
     said = attributes(row)
     background = f" on {article(row['background'])} background" if row["background"] else ""
-    return spoken(f"a photo of {article(noun)}" + (f" with {joined(said)}" if said else "") + background + f" in {style_words(row['style'])} style")
+    return spoken(
+        f"a photo of {article(noun)}"
+        + (f" with {joined(said)}" if said else "")
+        + background
+        + f" in {style_words(row['style'])} style"
+    )
 
 
 def colour_caption(row: dict[str, Any]) -> str:
@@ -116,11 +121,17 @@ def colour_caption(row: dict[str, Any]) -> str:
 def vocabulary_words() -> list[str]:
     """Every word that captions, templates and effects can use, and the names."""
     texts = [*COLOURS, *HAIR, *SKIN, *EFFECTS, *templates("object"), *templates("style"), *names(NAME_COUNT)]
-    texts += ["a an and with in the style of on background skin hair shirt drawing picture image face emoji person wearing",
-              "cat dog house tree beach oil painting sketch cartoon boy girl child old young animal toy object thing"]
+    texts += [
+        "a an and with in the style of on background skin hair shirt drawing picture image face emoji person wearing",
+        "cat dog house tree beach oil painting sketch cartoon boy girl child old young animal toy object thing",
+    ]
     for name, style in STYLES.items():
         texts += [*style.nouns, style_words(name)]
-        parts = [*style.main.values(), *(values for _, values in style.optional.values()), *style.expression.values()]
+        parts = [
+            *style.main.values(),
+            *(values for _, values in style.optional.values()),
+            *style.expression.values(),
+        ]
         parts += [dict(style.accessory[1])] if style.accessory else []
         texts += [phrase or "" for values in parts for phrase in values.values()]
     return sorted({word for text in texts for word in re.findall(r"[a-z]+", text.lower())})

@@ -8,9 +8,15 @@ from typing import Any
 from training.common import BUILD, MODELS
 
 CREATORS = {
-    "open-peeps": ("Pablo Stanley", "CC0 1.0"), "big-smile": ("Ashley Seo", "CC BY 4.0"), "micah": ("Micah Lanier", "CC BY 4.0"),
-    "personas": ("Draftbit", "CC BY 4.0"), "toon-head": ("Johan Melin", "CC BY 4.0"), "miniavs": ("Webpixels", "CC BY 4.0"),
-    "dylan": ("Natalia Spivak", "CC BY 4.0"), "fun-emoji": ("Davis Uche", "CC BY 4.0"), "pixel-art": ("DiceBear", "CC0 1.0"),
+    "open-peeps": ("Pablo Stanley", "CC0 1.0"),
+    "big-smile": ("Ashley Seo", "CC BY 4.0"),
+    "micah": ("Micah Lanier", "CC BY 4.0"),
+    "personas": ("Draftbit", "CC BY 4.0"),
+    "toon-head": ("Johan Melin", "CC BY 4.0"),
+    "miniavs": ("Webpixels", "CC BY 4.0"),
+    "dylan": ("Natalia Spivak", "CC BY 4.0"),
+    "fun-emoji": ("Davis Uche", "CC BY 4.0"),
+    "pixel-art": ("DiceBear", "CC0 1.0"),
     "big-ears": ("The Visual Team", "CC BY 4.0"),
 }
 HELDOUT_CREATORS = {"notionists": ("Zoish", "CC0 1.0"), "adventurer": ("Lisa Wischofsky", "CC BY 4.0")}
@@ -48,8 +54,8 @@ def bounds(rows: list[tuple[str, float, float, str]]) -> str:
     """A table of measure, bound and value."""
     lines = ["| measure | bound | measured | |", "|---|---|---|---|"]
     for name, value, bound, unit in rows:
-        show = (lambda v: f"{v:.1%}") if unit == "%" else (lambda v, u=unit: f"{v:g} {u}".strip())
-        lines.append(f"| {name} | {show(bound)} | {show(value)} | {verdict(value, bound)} |")
+        shown = [f"{v:.1%}" if unit == "%" else f"{v:g} {unit}" for v in (bound, value)]
+        lines.append(f"| {name} | {shown[0]} | {shown[1]} | {verdict(value, bound)} |")
     return "\n".join(lines)
 
 
@@ -59,10 +65,19 @@ def inversion_rows(figures: dict[str, Any]) -> list[tuple[str, float, float, str
         ("learned word beats the colour caption (characters)", figures["beats_colour_caption"], 0.8, "%"),
         ("distance from initializer to ceiling that is closed (mean)", figures["closed_distance"], 0.5, "%"),
     ]
-    rows += [(f"images of new characters nearest to the learned style: {style}", share, 0.7, "%")
-             for style, share in figures["style_share"].items()]
-    rows += [(f"text similarity of \"{edit}\" relative to the initializer's", scores["learned"] / scores["initializer"], 0.9, "%")
-             for edit, scores in figures["edits"].items()]
+    rows += [
+        (f"images of new characters nearest to the learned style: {style}", share, 0.7, "%")
+        for style, share in figures["style_share"].items()
+    ]
+    rows += [
+        (
+            f'text similarity of "{edit}" relative to the initializer\'s',
+            scores["learned"] / scores["initializer"],
+            0.9,
+            "%",
+        )
+        for edit, scores in figures["edits"].items()
+    ]
     return rows
 
 
@@ -89,24 +104,48 @@ characters and nothing else. It exists so that textual inversion can be tried, t
 
 ## Recipe and compute
 
-`make train-mini`, preset `small`, on 2 CPU cores (bf16 matrix units), no GPU: VAE {samples_seen("vae", 32)} images; text
-encoder and UNet {samples_seen("unet", 64)} samples. While it trained, the vector of a name was computed from the identity's
+`make train-mini`, preset `small`, on 2 CPU cores (bf16 matrix units), no GPU: VAE {
+        samples_seen("vae", 32)
+    } images; text
+encoder and UNet {
+        samples_seen("unet", 32)
+    } samples. While it trained, the vector of a name was computed from the identity's
 features by a small network (`training/naming.py`), so that every image taught every name; the vectors of the 2,400 names
 were then written into the embedding table. Embeddings are kept at norm 0.4 or below, the scale of CLIP ViT-L/14's.
 
 ## Figures
 
 `make eval-mini`, on identities and styles that were held out, with seeds that nothing was tuned to. Inversion: one vector,
-{inversion["characters"]} characters and 2 styles, {inversion["seeds"]} seeds, {inversion["steps"]} steps of {inversion["batch_size"]},
-learning rate {inversion["learning_rate"]:g}, scored by mini-clip (mean pairwise cosine with the {{}} training images).
+{inversion["characters"]} characters and 2 styles, {inversion["seeds"]} seeds, {inversion["steps"]} steps of {
+        inversion["batch_size"]
+    },
+learning rate {
+        inversion[
+            "learning_rate"
+        ]:g}, scored by mini-clip (mean pairwise cosine with the {{}} training images).
 
-{bounds([("VAE reconstruction, PSNR", figures["vae"]["psnr_db"], 26, "dB"),
-         ("generated image among the five nearest of 100 captions", figures["generation"]["text_image_top5"], 0.5, "%"),
-         *inversion_rows(inversion)])}
+{
+        bounds(
+            [
+                ("VAE reconstruction, PSNR", figures["vae"]["psnr_db"], 26, "dB"),
+                (
+                    "generated image among the five nearest of 100 captions",
+                    figures["generation"]["text_image_top5"],
+                    0.5,
+                    "%",
+                ),
+                *inversion_rows(inversion),
+            ]
+        )
+    }
 
-Mean CLIP image similarity to a character's training images: initializer {mean["initializer"]:.3f}, colour caption
-{mean["colour_caption"]:.3f}, full caption {mean["full_caption"]:.3f}, learned word {mean["learned"]:.3f}, other real images of the
-same character {mean["ceiling"]:.3f}. {inversion["seconds_per_concept"]} s a concept on 2 cores, in packs of 8.
+Mean CLIP image similarity to a character's training images: initializer {
+        mean["initializer"]:.3f}, colour caption
+{mean["colour_caption"]:.3f}, full caption {mean["full_caption"]:.3f}, learned word {
+        mean["learned"]:.3f}, other real images of the
+same character {mean["ceiling"]:.3f}. {
+        inversion["seconds_per_concept"]
+    } s a concept on 2 cores, in packs of 8.
 
 ## Limits
 
@@ -132,15 +171,23 @@ drawings only, so no model marks its own work. The vocabulary is the same.
 
 ## Recipe and compute
 
-`python -m training.clip`, preset `small`, on 2 CPU cores: {samples_seen("clip", 128)} pairs. The contrastive loss of CLIP between
+`python -m training.clip`, preset `small`, on 2 CPU cores: {
+        samples_seen("clip", 128)
+    } pairs. The contrastive loss of CLIP between
 images and captions, plus the same between two views of one identity (other background, flip, scale, rotation, expression).
 
 ## Figures
 
 `make eval-mini`, on {scorer["identities"]} held-out identities.
 
-{bounds([("same-identity image retrieval among 100, top 1", scorer["same_identity_top1"], 0.8, "%"),
-         ("text-image retrieval among 100, top 5", scorer["text_image_top5"], 0.6, "%")])}
+{
+        bounds(
+            [
+                ("same-identity image retrieval among 100, top 1", scorer["same_identity_top1"], 0.8, "%"),
+                ("text-image retrieval among 100, top 5", scorer["text_image_top5"], 0.6, "%"),
+            ]
+        )
+    }
 
 ## Limits
 

@@ -17,11 +17,29 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+)
 
 from training import captions as characters
 from training.common import (
-    BUILD, MODELS, PRESETS, Averaged, Checkpoint, Data, Preset, Progress, autocast, default_preset, device, learning_rate,
+    BUILD,
+    MODELS,
+    PRESETS,
+    Averaged,
+    Checkpoint,
+    Data,
+    Preset,
+    Progress,
+    autocast,
+    default_preset,
+    device,
+    learning_rate,
 )
 from training.tokenizer import MAX_LENGTH
 from training.tokenizer import load as load_tokenizer
@@ -34,15 +52,29 @@ MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
 def build(preset: Preset, tokenizer: CLIPTokenizer) -> CLIPModel:
     text = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=384, num_hidden_layers=3, num_attention_heads=4,
-        max_position_embeddings=MAX_LENGTH, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id, projection_dim=128,
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=MAX_LENGTH,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        projection_dim=128,
     )
     vision = CLIPVisionConfig(
-        hidden_size=preset.clip_hidden, intermediate_size=3 * preset.clip_hidden, num_hidden_layers=preset.clip_layers,
-        num_attention_heads=6 if preset.clip_hidden % 64 else 8, image_size=64, patch_size=8, projection_dim=128,
+        hidden_size=preset.clip_hidden,
+        intermediate_size=3 * preset.clip_hidden,
+        num_hidden_layers=preset.clip_layers,
+        num_attention_heads=6 if preset.clip_hidden % 64 else 8,
+        image_size=64,
+        patch_size=8,
+        projection_dim=128,
     )
-    return CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=128))
+    return CLIPModel(
+        CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=128)
+    )
 
 
 def contrastive(a: Tensor, b: Tensor, scale: Tensor) -> Tensor:
@@ -73,7 +105,10 @@ class Pairs:
 
     def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         rng = np.random.default_rng((11, step))
-        picked = [rng.choice(self.views[i], 2, replace=False) for i in rng.choice(len(self.views), BATCH, replace=False)]
+        picked = [
+            rng.choice(self.views[i], 2, replace=False)
+            for i in rng.choice(len(self.views), BATCH, replace=False)
+        ]
         first, second = np.array(picked).T
         texts = []
         for index in first:
@@ -88,7 +123,9 @@ class Pairs:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--preset", choices=PRESETS, default=default_preset())
     parser.add_argument("--steps", type=int)
     options = parser.parse_args()
@@ -100,11 +137,15 @@ def main() -> None:
     model = build(preset, tokenizer).to(device())
     optimizer = torch.optim.AdamW(model.parameters(), PEAK_RATE, (0.9, 0.98), weight_decay=0.05, fused=True)
     average = Averaged(model, 0.998)
-    checkpoint, progress, pairs = Checkpoint(FOLDER, model, optimizer, average), Progress(FOLDER, "clip"), Pairs(data, tokenizer)
+    checkpoint, progress, pairs = (
+        Checkpoint(FOLDER, model, optimizer, average),
+        Progress(FOLDER, "clip"),
+        Pairs(data, tokenizer),
+    )
     first = checkpoint.load()
     for step in range(first, steps):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, PEAK_RATE, cooldown=0.5)
+            group["lr"] = learning_rate(step, step / steps, PEAK_RATE, cooldown=0.5)
         loss = loss_of(model, *pairs.batch(step))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -119,7 +160,10 @@ def main() -> None:
     folder = MODELS / "mini-clip"
     model.half().save_pretrained(folder)
     processor = CLIPImageProcessor(
-        size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}, image_mean=list(MEAN), image_std=list(STD)
+        size={"shortest_edge": 64},
+        crop_size={"height": 64, "width": 64},
+        image_mean=list(MEAN),
+        image_std=list(STD),
     )
     processor.save_pretrained(folder)
     print(json.dumps({"scorer": str(folder.name), "steps": steps}))

@@ -106,7 +106,9 @@ def save_grid(path: Path, pixels: np.ndarray, columns: int, scale: int = 2) -> N
         top, left = index // columns * height, index % columns * width
         sheet[top : top + height, left : left + width] = image
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(sheet).resize((columns * width * scale, rows * height * scale), Image.Resampling.NEAREST).save(path)
+    Image.fromarray(sheet).resize(
+        (columns * width * scale, rows * height * scale), Image.Resampling.NEAREST
+    ).save(path)
 
 
 class Averaged:
@@ -135,7 +137,9 @@ class Checkpoint:
     Training that was interrupted goes on from it; with none, from the shipped weights if `initial` finds them.
     """
 
-    def __init__(self, folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, average: Averaged) -> None:
+    def __init__(
+        self, folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, average: Averaged
+    ) -> None:
         self.path = folder / "checkpoint.safetensors"
         self.module, self.optimizer, self.average = module, optimizer, average
         self.names = [name for name, _ in module.named_parameters()]
@@ -166,8 +170,11 @@ class Checkpoint:
             for name, weight in zip(self.names, self.parameters, strict=True):
                 weight.copy_(tensors[f"weight.{name}"])
                 self.average.weights[name].copy_(tensors[f"average.{name}"])
-                state = {key.split(".")[1]: value for key, value in tensors.items() if key.startswith("adam.") and
-                         key.split(".", 2)[2] == name}
+                state = {
+                    key.split(".")[1]: value
+                    for key, value in tensors.items()
+                    if key.startswith("adam.") and key.split(".", 2)[2] == name
+                }
                 if state:
                     self.optimizer.state[weight] = state
         self.average.updates = int(metadata["updates"])
@@ -188,20 +195,24 @@ class Progress:
         self.samples += samples
         if step % self.every == 0:
             seconds = time.perf_counter() - self.since
-            line = {"step": step, "loss": round(float(torch.stack(self.losses).mean()), 5),
-                    "samples_per_second": round(self.samples / seconds, 1)}
+            line = {
+                "step": step,
+                "loss": round(float(torch.stack(self.losses).mean()), 5),
+                "samples_per_second": round(self.samples / seconds, 1),
+            }
             with open(self.log, "a") as log:
                 log.write(json.dumps(line) + "\n")
             print(self.name, " ".join(f"{key} {value}" for key, value in line.items()), flush=True)
             self.losses, self.since, self.samples = [], time.perf_counter(), 0
 
 
-def learning_rate(step: int, steps: int, peak: float, warmup: int = 300, cooldown: float = 0.2) -> float:
-    """Warm up, hold, then fall linearly to zero over the last `cooldown` part of the run."""
-    start = steps * (1 - cooldown)
+def learning_rate(
+    step: int, progress: float, peak: float, warmup: int = 300, cooldown: float = 0.25
+) -> float:
+    """Warm up, hold, then fall linearly to zero over the last `cooldown` part of the run; `progress` is in [0, 1]."""
     if step < warmup:
         return peak * (step + 1) / warmup
-    return peak if step < start else peak * max(0.0, (steps - step) / (steps - start))
+    return peak * min(1.0, max(0.0, 1 - progress) / cooldown)
 
 
 def batches(count: int, size: int, seed: int, first_step: int) -> Iterator[np.ndarray]:

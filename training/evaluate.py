@@ -41,7 +41,8 @@ TRAINING_VIEWS = 5
 EDITS = ("a photo of a {} on a blue background", "a photo of a {} with sunglasses")
 OBJECT_PROMPT, STYLE_PROMPT = "a photo of a {}", "a painting in the style of {}"
 NEW_CHARACTERS = tuple(
-    f"a picture of a {noun} with {hair} hair in the style of {{}}" for noun in ("person", "character")
+    f"a picture of a {noun} with {hair} hair in the style of {{}}"
+    for noun in ("person", "character")
     for hair in ("red", "black", "blond", "brown")
 )
 
@@ -74,7 +75,9 @@ def measure_scorer(scorer: Scorer, heldout: Heldout) -> dict[str, Any]:
     features = features.view(len(identities), -1, features.shape[-1])
     own = torch.arange(len(identities))
     hits = [(features[:, view] @ features[:, 0].T).argmax(1) == own for view in range(1, features.shape[1])]
-    texts = scorer.text_features([characters.full_caption(heldout.data.rows[views[0]]) for views in identities])
+    texts = scorer.text_features(
+        [characters.full_caption(heldout.data.rows[views[0]]) for views in identities]
+    )
     return {
         "identities": len(identities),
         "same_identity_top1": round(float(torch.stack(hits).float().mean()), 4),
@@ -88,7 +91,9 @@ def top5(texts: Tensor, images: Tensor) -> float:
     return float((nearest == torch.arange(len(texts))[:, None]).any(1).float().mean())
 
 
-def measure_generation(backbone: Backbone, scorer: Scorer, heldout: Heldout, config: JobConfig) -> dict[str, Any]:
+def measure_generation(
+    backbone: Backbone, scorer: Scorer, heldout: Heldout, config: JobConfig
+) -> dict[str, Any]:
     rows = [heldout.data.rows[views[0]] for views in heldout.characters.values()]
     captions = [characters.full_caption(row) for row in rows]
     seeds = [FIRST_SEED + number for number in range(len(rows))]
@@ -97,21 +102,41 @@ def measure_generation(backbone: Backbone, scorer: Scorer, heldout: Heldout, con
     real = heldout.data.pixels([list(heldout.characters.values())[i][0] for i in show])
     sheet = np.concatenate([real[:12], drawn[show[:12]], real[12:], drawn[show[12:]]])
     save_grid(PICTURES / "generation.png", sheet, 12)
-    return {"captions": len(rows), "text_image_top5": round(top5(scorer.text_features(captions), scorer.image_features(drawn)), 4)}
+    return {
+        "captions": len(rows),
+        "text_image_top5": round(top5(scorer.text_features(captions), scorer.image_features(drawn)), 4),
+    }
 
 
 def concept_of(name: str, images: np.ndarray, style: bool, seed: int, config: JobConfig) -> Concept:
     training = config.training
     kind = "style" if style else "object"
     return Concept(
-        concept_id=name, placeholder_token=f"<{name}>", initializer_token="drawing" if style else "character",
-        learnable_property=kind, num_vectors=1, steps=training.steps, learning_rate=training.learning_rate,
-        batch_size=training.batch_size, seed=seed, templates=templates(kind), captions=(), prompts=(), edit_prompts=(),
-        tags={}, images=images[:, None], image_uris=(), fingerprint=name, row_fingerprint=name, state_fingerprint=name,
+        concept_id=name,
+        placeholder_token=f"<{name}>",
+        initializer_token="drawing" if style else "character",
+        learnable_property=kind,
+        num_vectors=1,
+        steps=training.steps,
+        learning_rate=training.learning_rate,
+        batch_size=training.batch_size,
+        seed=seed,
+        templates=templates(kind),
+        captions=(),
+        prompts=(),
+        edit_prompts=(),
+        tags={},
+        images=images[:, None],
+        image_uris=(),
+        fingerprint=name,
+        row_fingerprint=name,
+        state_fingerprint=name,
     )
 
 
-def learn_all(backbone: Backbone, concepts: list[Concept], config: JobConfig) -> tuple[dict[str, Tensor], float]:
+def learn_all(
+    backbone: Backbone, concepts: list[Concept], config: JobConfig
+) -> tuple[dict[str, Tensor], float]:
     """Learn concepts in packs, refilled as they finish; vectors by placeholder token and seconds per concept."""
     started, waiting, learned = time.perf_counter(), list(reversed(concepts)), {}
     pack = Pack(backbone, config, 8)
@@ -148,7 +173,9 @@ def measure_inversion(
     backbone: Backbone, scorer: Scorer, heldout: Heldout, config: JobConfig, count: int, seeds: int
 ) -> dict[str, Any]:
     """Learned words against the initializer, a colour caption, the full caption and other real images."""
-    identities = [views for _, views in sorted(heldout.characters.items())][:: max(1, len(heldout.characters) // count)][:count]
+    identities = [views for _, views in sorted(heldout.characters.items())][
+        :: max(1, len(heldout.characters) // count)
+    ][:count]
     concepts, pixels = [], {}
     for number, views in enumerate(identities):
         pixels[f"character-{number}"] = heldout.data.pixels(views[:TRAINING_VIEWS])
@@ -157,12 +184,19 @@ def measure_inversion(
         pixels[f"style-{style.lower()}"] = heldout.data.pixels(indices[: 2 * TRAINING_VIEWS : 2])
     for name, images in pixels.items():
         for seed in range(seeds):
-            concepts.append(concept_of(f"{name}-s{seed}", images, name.startswith("style"), FIRST_SEED + seed, config))
+            concepts.append(
+                concept_of(f"{name}-s{seed}", images, name.startswith("style"), FIRST_SEED + seed, config)
+            )
     words, seconds = learn_all(backbone, concepts, config)
     judge = Judge(backbone, scorer, config, words)
-    result = {"characters": len(identities), "seeds": seeds, "steps": config.training.steps,
-              "batch_size": config.training.batch_size, "learning_rate": config.training.learning_rate,
-              "seconds_per_concept": round(seconds, 1)}
+    result = {
+        "characters": len(identities),
+        "seeds": seeds,
+        "steps": config.training.steps,
+        "batch_size": config.training.batch_size,
+        "learning_rate": config.training.learning_rate,
+        "seconds_per_concept": round(seconds, 1),
+    }
     result |= judge_characters(judge, heldout, identities, pixels, seeds)
     result |= judge_styles(judge, heldout, seeds)
     return result
@@ -182,23 +216,43 @@ def judge_characters(
         tokens = [f"<character-{number}-s{seed}>" for seed in range(seeds)]
         drawn = [judge.samples(OBJECT_PROMPT.format(token)) for token in tokens]
         learned = [image_similarity(judge.scorer.image_features(images), reference) for images in drawn]
-        edits = [[text_similarity(judge.features(edit.format(token), 4), text)
-                  for edit, text in zip(EDITS, edit_texts, strict=True)] for token in tokens]
-        table.append({
-            "style": row["style"], "learned": float(np.mean(learned)), "learned_by_seed": learned,
-            "initializer": image_similarity(initial, reference),
-            "colour_caption": image_similarity(judge.features(characters.colour_caption(row)), reference),
-            "full_caption": image_similarity(judge.features(characters.full_caption(row)), reference),
-            "ceiling": image_similarity(others, reference), "edits": np.mean(edits, 0).tolist(),
-        })
-        print({key: round(value, 3) for key, value in table[-1].items() if isinstance(value, float)}, flush=True)
-        sheet += [pixels[f"character-{number}"][:4], drawn[0][:4], judge.samples(EDITS[0].format(tokens[0]), 2),
-                  judge.samples(EDITS[1].format(tokens[0]), 2)]
+        edits = [
+            [
+                text_similarity(judge.features(edit.format(token), 4), text)
+                for edit, text in zip(EDITS, edit_texts, strict=True)
+            ]
+            for token in tokens
+        ]
+        table.append(
+            {
+                "style": row["style"],
+                "learned": float(np.mean(learned)),
+                "learned_by_seed": learned,
+                "initializer": image_similarity(initial, reference),
+                "colour_caption": image_similarity(judge.features(characters.colour_caption(row)), reference),
+                "full_caption": image_similarity(judge.features(characters.full_caption(row)), reference),
+                "ceiling": image_similarity(others, reference),
+                "edits": np.mean(edits, 0).tolist(),
+            }
+        )
+        print(
+            {key: round(value, 3) for key, value in table[-1].items() if isinstance(value, float)}, flush=True
+        )
+        sheet += [
+            pixels[f"character-{number}"][:4],
+            drawn[0][:4],
+            judge.samples(EDITS[0].format(tokens[0]), 2),
+            judge.samples(EDITS[1].format(tokens[0]), 2),
+        ]
     save_grid(PICTURES / "inversion.png", np.concatenate(sheet), 12)
-    column = {key: np.array([line[key] for line in table]) for key in
-              ("learned", "initializer", "colour_caption", "full_caption", "ceiling")}
+    column = {
+        key: np.array([line[key] for line in table])
+        for key in ("learned", "initializer", "colour_caption", "full_caption", "ceiling")
+    }
     closed = (column["learned"] - column["initializer"]) / (column["ceiling"] - column["initializer"])
-    of_initializer = [text_similarity(features, text) for features, text in zip(initial_edits, edit_texts, strict=True)]
+    of_initializer = [
+        text_similarity(features, text) for features, text in zip(initial_edits, edit_texts, strict=True)
+    ]
     of_learned = np.mean([line["edits"] for line in table], 0).tolist()
     return {
         "mean": {key: round(float(value.mean()), 4) for key, value in column.items()},
@@ -206,8 +260,10 @@ def judge_characters(
         "beats_colour_caption": round(float((column["learned"] > column["colour_caption"]).mean()), 4),
         "beats_full_caption": round(float((column["learned"] > column["full_caption"]).mean()), 4),
         "closed_distance": round(float(closed.mean()), 4),
-        "edits": {edit: {"learned": round(a, 4), "initializer": round(b, 4)}
-                  for edit, a, b in zip(EDITS, of_learned, of_initializer, strict=True)},
+        "edits": {
+            edit: {"learned": round(a, 4), "initializer": round(b, 4)}
+            for edit, a, b in zip(EDITS, of_learned, of_initializer, strict=True)
+        },
         "table": table,
     }
 
@@ -226,7 +282,10 @@ def judge_styles(judge: Judge, heldout: Heldout, seeds: int) -> dict[str, Any]:
         others = torch.stack(list(centres.values()))
         hits, drawn = [], np.zeros(0)
         for seed in range(seeds):
-            prompts = [prompt.format(f"<style-{style.lower()}-s{seed}>") for prompt in (STYLE_PROMPT, *NEW_CHARACTERS)]
+            prompts = [
+                prompt.format(f"<style-{style.lower()}-s{seed}>")
+                for prompt in (STYLE_PROMPT, *NEW_CHARACTERS)
+            ]
             drawn = np.concatenate([judge.samples(prompt, 4) for prompt in prompts])
             features = judge.scorer.image_features(drawn)
             hits.append((features @ own > (features @ others.T).max(1).values).float().mean())
@@ -241,7 +300,9 @@ def centre(scorer: Scorer, pixels: np.ndarray) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--characters", type=int, default=20)
     parser.add_argument("--only", default="vae,scorer,generation,inversion")
@@ -251,16 +312,20 @@ def main() -> None:
     config, heldout = JobConfig.load("mini"), Heldout()
     scorer = Scorer.load(str(MODELS / "mini-clip"))
     figures: dict[str, Any] = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
-    backbone = Backbone.load(str(MODELS / "mini-sd")) if set(wanted) - {"scorer"} else None
+    backbone = Backbone.load(str(MODELS / "mini-sd"))
     measures = {
         "vae": lambda: measure_vae(backbone, heldout),
         "scorer": lambda: measure_scorer(scorer, heldout),
         "generation": lambda: measure_generation(backbone, scorer, heldout, config),
-        "inversion": lambda: measure_inversion(backbone, scorer, heldout, config, options.characters, options.seeds),
+        "inversion": lambda: measure_inversion(
+            backbone, scorer, heldout, config, options.characters, options.seeds
+        ),
     }
     for name in wanted:
         figures[name] = measures[name]()
-        print(name, json.dumps({k: v for k, v in figures[name].items() if k != "table"}, indent=1), flush=True)
+        print(
+            name, json.dumps({k: v for k, v in figures[name].items() if k != "table"}, indent=1), flush=True
+        )
         FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
     cards.write(figures)
 

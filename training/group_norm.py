@@ -46,7 +46,9 @@ class _ChannelsLast(torch.autograd.Function):
         shift, slope = per_group(total * weight), per_group(normalised * weight)
         by_gradient, by_value = inverse * weight, -inverse * inverse * slope
         constant = -inverse * shift - by_value * mean
-        out = torch.addcmul(constant[:, None], gradient, by_gradient[:, None]).addcmul_(values, by_value[:, None])
+        out = torch.addcmul(constant[:, None], gradient, by_gradient[:, None]).addcmul_(
+            values, by_value[:, None]
+        )
         out = out.to(flat.dtype).view(batch, height, width, channels).permute(0, 3, 1, 2)
         return out, normalised.sum(0), total.sum(0), None, None
 

@@ -34,7 +34,9 @@ class NameEncoder(nn.Module):
             nn.LayerNorm(hidden), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, dimension)
         )
 
-    def inputs(self, features: Sequence[Sequence[str]], rgb: Sequence[Sequence[float]]) -> tuple[Tensor, Tensor, Tensor]:
+    def inputs(
+        self, features: Sequence[Sequence[str]], rgb: Sequence[Sequence[float]]
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Features as (flat indices, offsets), colours as (B, 9) in [-1, 1], on the module's device."""
         where = self.colours.weight.device
         known = [[self.index[feature] for feature in row if feature in self.index] for row in features]
@@ -56,7 +58,9 @@ class NameEncoder(nn.Module):
 
 def jitter(vectors: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Move word vectors (B, D) a little and vary their norms by a fifth, so that meaning changes smoothly with them."""
-    noise = torch.randn(vectors.shape, generator=generator).to(vectors) * (0.15 * WORD_NORM / vectors.shape[1] ** 0.5)
+    noise = torch.randn(vectors.shape, generator=generator).to(vectors) * (
+        0.15 * WORD_NORM / vectors.shape[1] ** 0.5
+    )
     scale = torch.empty(len(vectors), 1).uniform_(0.8, 1.25, generator=generator).to(vectors)
     return (vectors + noise) * scale
 

@@ -1,6 +1,6 @@
 """The vocabulary of mini-sd and mini-clip: a CLIP byte-pair tokenizer in which every caption word is one token.
 
-    python -m training.tokenizer
+python -m training.tokenizer
 """
 
 from __future__ import annotations
@@ -27,17 +27,22 @@ def train(words: list[str]) -> CLIPTokenizer:
     from tokenizers import pre_tokenizers
 
     trainer = trainers.BpeTrainer(
-        vocab_size=30000, min_frequency=1, show_progress=False, end_of_word_suffix="</w>",
+        vocab_size=30000,
+        min_frequency=1,
+        show_progress=False,
+        end_of_word_suffix="</w>",
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     tokenizer.train_from_iterator(words, trainer)
     learned = json.loads(tokenizer.to_str())["model"]
     # CLIP's own order: the 256 bytes, the same bytes ending a word, the merges, then start and end.
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    merges = [tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in learned["merges"]]
+    merges = [
+        tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in learned["merges"]
+    ]
     tokens = alphabet + [symbol + "</w>" for symbol in alphabet]
     tokens += [left + right for left, right in merges]
-    tokens = list(dict.fromkeys(tokens)) + ["<|startoftext|>", "<|endoftext|>"]
+    tokens = [*dict.fromkeys(tokens), "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {token: index for index, token in enumerate(tokens)}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_LENGTH)
 

@@ -16,37 +16,67 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from training import captions as characters
 from training.common import (
-    BUILD, MODELS, PRESETS, Averaged, Checkpoint, Data, Preset, Progress, autocast, batches, default_preset, device,
-    learning_rate, save_grid,
+    BUILD,
+    MODELS,
+    PRESETS,
+    Averaged,
+    Checkpoint,
+    Data,
+    Preset,
+    Progress,
+    autocast,
+    batches,
+    default_preset,
+    device,
+    learning_rate,
+    save_grid,
 )
 from training.group_norm import use_channels_last_group_norm
 from training.naming import NameEncoder, jitter, limit_norms
 from training.tokenizer import MAX_LENGTH
 from training.tokenizer import load as load_tokenizer
 
-BATCH = 64
-PEAK_RATE = 8e-4
+BATCH = 32
+PEAK_RATE = 6e-4
 FOLDER = BUILD / "unet"
 NAMES_FILE = Path(__file__).with_name("names.safetensors")
 SCHEDULE: dict[str, Any] = {
-    "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
-    "prediction_type": "epsilon", "clip_sample": False, "steps_offset": 1,
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "epsilon",
+    "clip_sample": False,
+    "steps_offset": 1,
 }
 
 
 def build_text_encoder(preset: Preset, tokenizer: CLIPTokenizer) -> CLIPTextModel:
     config = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=preset.text_hidden, intermediate_size=3 * preset.text_hidden,
-        num_hidden_layers=preset.text_layers, num_attention_heads=4, max_position_embeddings=MAX_LENGTH,
-        projection_dim=preset.text_hidden, hidden_act="quick_gelu", bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        vocab_size=len(tokenizer),
+        hidden_size=preset.text_hidden,
+        intermediate_size=3 * preset.text_hidden,
+        num_hidden_layers=preset.text_layers,
+        num_attention_heads=4,
+        max_position_embeddings=MAX_LENGTH,
+        projection_dim=preset.text_hidden,
+        hidden_act="quick_gelu",
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
     model = CLIPTextModel(config)
     nn.init.normal_(model.embeddings.token_embedding.weight, std=0.3 / preset.text_hidden**0.5)
@@ -58,10 +88,16 @@ def build_unet(preset: Preset) -> UNet2DConditionModel:
     """Convolutions at 16 x 16, attention to the words from 8 x 8 down: half the cost of attention at every size."""
     deeper = len(preset.unet_channels) - 1
     return UNet2DConditionModel(
-        sample_size=16, in_channels=4, out_channels=4, block_out_channels=preset.unet_channels,
-        layers_per_block=preset.unet_layers, cross_attention_dim=preset.text_hidden, attention_head_dim=4,
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=preset.unet_channels,
+        layers_per_block=preset.unet_layers,
+        cross_attention_dim=preset.text_hidden,
+        attention_head_dim=4,
         down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * deeper,
-        up_block_types=("CrossAttnUpBlock2D",) * deeper + ("UpBlock2D",), norm_num_groups=32,
+        up_block_types=("CrossAttnUpBlock2D",) * deeper + ("UpBlock2D",),
+        norm_num_groups=32,
     )
 
 
@@ -81,12 +117,22 @@ class MiniSD(nn.Module):
         embeds = self.text_encoder.embeddings.token_embedding(ids)
         embeds = torch.where(slots[..., None], vectors[:, None].to(embeds.dtype), embeds)
         hidden = self.text_encoder.embeddings(inputs_embeds=embeds)
-        hidden = self.text_encoder.encoder(inputs_embeds=hidden, attention_mask=None, is_causal=True).last_hidden_state
+        hidden = self.text_encoder.encoder(
+            inputs_embeds=hidden, attention_mask=None, is_causal=True
+        ).last_hidden_state
         return self.text_encoder.final_layer_norm(hidden)
 
 
-def noise_loss(model: MiniSD, latents: Tensor, noise: Tensor, timesteps: Tensor, alphas: Tensor, ids: Tensor,
-               slots: Tensor, vectors: Tensor) -> Tensor:
+def noise_loss(
+    model: MiniSD,
+    latents: Tensor,
+    noise: Tensor,
+    timesteps: Tensor,
+    alphas: Tensor,
+    ids: Tensor,
+    slots: Tensor,
+    vectors: Tensor,
+) -> Tensor:
     """Weighted mean squared error of the predicted noise; `alphas` is alpha-bar at each timestep, (B,)."""
     a = alphas[:, None, None, None]
     noisy = a.sqrt() * latents + (1 - a).sqrt() * noise
@@ -128,7 +174,9 @@ class Captions:
         """Token ids (B, T), where the slot is (B, T), and the vectors for it (B, D)."""
         rng = np.random.default_rng((7, seed))
         texts, features, rgb = zip(*(self.text(self.data.rows[i], rng) for i in indices), strict=True)
-        ids = self.tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt").input_ids
+        ids = self.tokenizer(
+            list(texts), padding="max_length", truncation=True, return_tensors="pt"
+        ).input_ids
         ids = ids.to(device())
         return ids, ids == self.slot_id, jitter(self.names(*self.names.inputs(features, rgb)))
 
@@ -137,7 +185,9 @@ class Captions:
 def write_names(model: MiniSD, tokenizer: CLIPTokenizer, data: Data) -> int:
     """Write the vector of every named identity into its token's row; returns how many."""
     named = {row["name"]: row for row in data.rows if row.get("name")}
-    vectors = model.names(*model.names.inputs([r["features"] for r in named.values()], [r["rgb"] for r in named.values()]))
+    vectors = model.names(
+        *model.names.inputs([r["features"] for r in named.values()], [r["rgb"] for r in named.values()])
+    )
     ids = torch.tensor([tokenizer(name).input_ids[1] for name in named])
     model.text_encoder.embeddings.token_embedding.weight[ids.to(vectors.device)] = vectors
     return len(named)
@@ -158,11 +208,15 @@ def export(model: MiniSD, tokenizer: CLIPTokenizer, data: Data, folder: Path = M
 def pipeline(model: MiniSD, tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
     vae = AutoencoderKL.from_pretrained(MODELS / "mini-sd" / "vae").to(device())
     scheduler = DDPMScheduler(**SCHEDULE)
-    return StableDiffusionPipeline(vae, model.text_encoder, tokenizer, model.unet, scheduler, None, None, None, False)
+    return StableDiffusionPipeline(
+        vae, model.text_encoder, tokenizer, model.unet, scheduler, None, None, None, False
+    )
 
 
 @torch.no_grad()
-def sample_grid(model: MiniSD, tokenizer: CLIPTokenizer, rows: list[dict[str, Any]], real: np.ndarray, path: Path) -> None:
+def sample_grid(
+    model: MiniSD, tokenizer: CLIPTokenizer, rows: list[dict[str, Any]], real: np.ndarray, path: Path
+) -> None:
     """Held-out captions drawn by the model, each below the real image it was taken from."""
     pipe = pipeline(model, tokenizer)
     pipe.vae.float()
@@ -171,29 +225,42 @@ def sample_grid(model: MiniSD, tokenizer: CLIPTokenizer, rows: list[dict[str, An
     captions = [characters.full_caption(row) for row in rows]
     generator = [torch.Generator().manual_seed(index) for index in range(len(rows))]
     with autocast():
-        drawn = pipe(captions, num_inference_steps=20, guidance_scale=4.0, generator=generator, output_type="np").images
+        drawn = pipe(
+            captions, num_inference_steps=20, guidance_scale=4.0, generator=generator, output_type="np"
+        ).images
     drawn = (drawn * 255).round().astype(np.uint8)
     sheet = [part[start : start + 12] for start in range(0, len(rows), 12) for part in (real, drawn)]
     save_grid(path, np.concatenate(sheet), 12)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--preset", choices=PRESETS, default=default_preset())
-    parser.add_argument("--steps", type=int, help="length of the run, the falling learning rate of its last fifth included")
-    parser.add_argument("--hours", type=float, default=1e9, help="stop (and ship) after so long")
+    parser.add_argument(
+        "--steps", type=int, help="length of the run, the falling learning rate of its last fifth included"
+    )
+    parser.add_argument("--hours", type=float, default=1e9, help="be done, and ship, within this time")
     options = parser.parse_args()
     preset = PRESETS[options.preset]
-    steps, deadline = options.steps or preset.unet_steps, time.monotonic() + options.hours * 3600
+    steps, started, seconds = options.steps or preset.unet_steps, time.monotonic(), options.hours * 3600
+
+    def progress_made(step: int) -> float:
+        """In [0, 1]: of the steps or of the time, whichever is further."""
+        return max(step / steps, (time.monotonic() - started) / seconds)
 
     torch.manual_seed(0)
     data, heldout = Data(BUILD / "drawings"), Data(BUILD / "drawings" / "heldout", effects=False)
     moments = torch.from_numpy(np.load(BUILD / "vae" / "moments.npy"))
     factor = AutoencoderKL.load_config(MODELS / "mini-sd" / "vae")["scaling_factor"]
     tokenizer = load_tokenizer()
-    features = sorted({f for row in data.rows for f in row["features"]} | {f"effect={r['effect']}" for r in data.rows if "effect" in r})
-    model = MiniSD(preset, tokenizer, features).to(device(), memory_format=torch.channels_last)
-    model.text_encoder.to(memory_format=torch.contiguous_format)
+    features = sorted(
+        {f for row in data.rows for f in row["features"]}
+        | {f"effect={r['effect']}" for r in data.rows if "effect" in r}
+    )
+    model = MiniSD(preset, tokenizer, features).to(device())
+    model.unet.to(memory_format=torch.channels_last)
     captions = Captions(data, tokenizer, model.names)
     optimizer = torch.optim.AdamW(model.parameters(), PEAK_RATE, (0.9, 0.99), weight_decay=0.01, fused=True)
     average = Averaged(model, 0.999)
@@ -208,7 +275,7 @@ def main() -> None:
     show = list(range(0, min(len(heldout), 960), 40))
     for step, indices in zip(range(first, steps), batches(len(data), BATCH, 2, first), strict=False):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, PEAK_RATE)
+            group["lr"] = learning_rate(step, progress_made(step), PEAK_RATE)
         draws = torch.Generator().manual_seed(step)
         mean, log_variance = moments[indices].float().chunk(2, 1)
         latents = mean + (0.5 * log_variance.clamp(-30, 20)).exp() * torch.randn(mean.shape, generator=draws)
@@ -224,12 +291,18 @@ def main() -> None:
         limit_norms(table.data)
         average.update(model)
         progress.update(step + 1, loss, len(indices))
-        last = step + 1 == steps or time.monotonic() > deadline
+        last = progress_made(step + 1) >= 1
         if (step + 1) % 500 == 0 or last:
             checkpoint.save(step + 1)
             kept = Averaged(model, 0.0)
             average.copy_to(model)
-            sample_grid(model, tokenizer, [heldout.rows[i] for i in show], heldout.pixels(show), FOLDER / f"{step + 1:06d}.png")
+            sample_grid(
+                model,
+                tokenizer,
+                [heldout.rows[i] for i in show],
+                heldout.pixels(show),
+                FOLDER / f"{step + 1:06d}.png",
+            )
             export(model, tokenizer, data)
             kept.copy_to(model)
         if last:
@@ -238,7 +311,9 @@ def main() -> None:
 
 @torch.no_grad()
 def restore_shipped(model: MiniSD) -> None:
-    model.unet.load_state_dict(UNet2DConditionModel.from_pretrained(MODELS / "mini-sd" / "unet").float().state_dict())
+    model.unet.load_state_dict(
+        UNet2DConditionModel.from_pretrained(MODELS / "mini-sd" / "unet").float().state_dict()
+    )
     shipped = CLIPTextModel.from_pretrained(MODELS / "mini-sd" / "text_encoder", torch_dtype=torch.float32)
     model.text_encoder.load_state_dict(shipped.state_dict())
     model.names.restore(NAMES_FILE)

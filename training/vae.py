@@ -17,8 +17,21 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from training.common import (
-    BUILD, MODELS, PRESETS, Averaged, Checkpoint, Data, Progress, autocast, batches, default_preset, device,
-    learning_rate, save_grid, to_pixels, to_tensor,
+    BUILD,
+    MODELS,
+    PRESETS,
+    Averaged,
+    Checkpoint,
+    Data,
+    Progress,
+    autocast,
+    batches,
+    default_preset,
+    device,
+    learning_rate,
+    save_grid,
+    to_pixels,
+    to_tensor,
 )
 from training.group_norm import use_channels_last_group_norm
 
@@ -30,9 +43,16 @@ FOLDER = BUILD / "vae"
 
 def build(channels: tuple[int, ...]) -> AutoencoderKL:
     vae = AutoencoderKL(
-        in_channels=3, out_channels=3, latent_channels=4, sample_size=64, block_out_channels=channels,
-        down_block_types=("DownEncoderBlock2D",) * len(channels), up_block_types=("UpDecoderBlock2D",) * len(channels),
-        layers_per_block=1, norm_num_groups=16, mid_block_add_attention=False,
+        in_channels=3,
+        out_channels=3,
+        latent_channels=4,
+        sample_size=64,
+        block_out_channels=channels,
+        down_block_types=("DownEncoderBlock2D",) * len(channels),
+        up_block_types=("UpDecoderBlock2D",) * len(channels),
+        layers_per_block=1,
+        norm_num_groups=16,
+        mid_block_add_attention=False,
     )
     # Start with little noise in the latents: with the usual unit variance the decoder learns to ignore them.
     torch.nn.init.constant_(vae.quant_conv.bias[4:], -6.0)
@@ -79,7 +99,9 @@ def encode_all(vae: AutoencoderKL, data: Data) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--preset", choices=PRESETS, default=default_preset())
     parser.add_argument("--steps", type=int)
     options = parser.parse_args()
@@ -95,7 +117,7 @@ def main() -> None:
     first = checkpoint.load()
     for step, indices in zip(range(first, steps), batches(len(data), BATCH, 1, first), strict=False):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, PEAK_RATE)
+            group["lr"] = learning_rate(step, step / steps, PEAK_RATE)
         loss = loss_of(vae, to_tensor(data.pixels(indices)))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)

@@ -99,7 +99,8 @@ def test_each_picture_is_rendered_once(
 
     monkeypatch.setattr(review_module, "sample_ids", counted)
     twice = Subject(tiny.concept(0, prompts=("a photo of {}",) * 2), vectors(1, 0))
-    review(backbone, scorer, [twice, SUBJECTS[1]], CONFIG)
+    result, _ = review(backbone, scorer, [twice, SUBJECTS[1]], CONFIG)
+    assert len(result.samples["a photo of {}"]) == 2
     # 3 of "a photo of {}", 2 of which are also the review's, and 2 edit prompts, for both words.
     assert rendered == [2 * (3 + 2 * 3)]
 

@@ -20,6 +20,7 @@ from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.task import ConceptTask, learning_rate
 
 LOSS_SCALE_GROWTH_STEPS = 2000
+_TRIAL_SECONDS = 30  # no further size is tried after this
 _CHECK_EVERY = 10  # steps between looks at the device for failed concepts: each look waits for the device
 
 
@@ -249,7 +250,8 @@ def choose_pack_size(backbone: Backbone, sample_task: ConceptTask, config: JobCo
     if config.pack.size != "auto":
         return config.pack.size
     best, best_speed, size = 1, 0.0, 1
-    while size <= config.pack.max_size:
+    start = time.perf_counter()
+    while size <= config.pack.max_size and time.perf_counter() - start < _TRIAL_SECONDS:
         try:
             speed = _steps_per_second(backbone, sample_task, config, size) * size
         except torch.OutOfMemoryError:

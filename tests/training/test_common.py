@@ -1,0 +1,68 @@
+"""Checkpoints, averages, schedules and effects of the trainers."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from training.common import Averaged, Checkpoint, batches, learning_rate, to_pixels, to_tensor
+from training.effects import EFFECTS, apply_effect
+
+
+def trained(steps: int, folder: Path, resume: bool) -> nn.Module:
+    """A little training whose state is a Checkpoint's."""
+    torch.manual_seed(0)
+    module = nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(module.parameters(), 0.1)
+    average = Averaged(module, 0.9)
+    checkpoint = Checkpoint(folder, module, optimizer, average)
+    first = checkpoint.load() if resume else 0
+    for step in range(first, steps):
+        inputs = torch.randn(4, 3, generator=torch.Generator().manual_seed(step))
+        module(inputs).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        average.update(module)
+    checkpoint.save(steps)
+    average.copy_to(module)
+    return module
+
+
+def test_resumed_equals_uninterrupted(tmp_path: Path) -> None:
+    whole = trained(6, tmp_path / "whole", resume=False)
+    trained(3, tmp_path / "parts", resume=True)
+    parts = trained(6, tmp_path / "parts", resume=True)
+    for expected, found in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_batches_resume_where_they_were() -> None:
+    every = [batch.tolist() for batch in itertools.islice(batches(10, 3, 1, 0), 7)]
+    assert [batch.tolist() for batch in itertools.islice(batches(10, 3, 1, 4), 3)] == every[4:]
+    assert len(set(itertools.chain(*every[:3]))) == 9
+
+
+def test_learning_rate_warms_up_holds_and_falls() -> None:
+    assert learning_rate(0, 0, 1.0, warmup=10) == pytest.approx(0.1)
+    assert learning_rate(50, 0.5, 1.0, warmup=10) == 1.0
+    assert learning_rate(90, 0.9, 1.0, warmup=10, cooldown=0.2) == pytest.approx(0.5)
+    assert learning_rate(100, 1.1, 1.0, warmup=10) == 0.0
+
+
+def test_pixels_survive_the_way_to_the_model_and_back() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(to_pixels(to_tensor(pixels)), pixels)
+
+
+@pytest.mark.parametrize("effect", EFFECTS)
+def test_effects_change_the_picture(effect: str) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    drawn = apply_effect(image, effect)
+    assert drawn.shape == image.shape
+    assert drawn.dtype == np.uint8
+    assert (drawn != image).any()

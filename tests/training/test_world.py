@@ -1,0 +1,88 @@
+"""What training may draw, what is held out, and what captions say."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from training.build import heldout_identities, row_of, training_views
+from training.captions import NAME_COUNT, caption, colour_caption, full_caption, vocabulary_words
+from training.tokenizer import load
+from training.world import HELDOUT_STYLES, STYLES, TRAINING_STYLES, draw_identity, draw_view, names
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[dict]:
+    rng = np.random.default_rng(0)
+    identities = [draw_identity(style, rng) for style in STYLES for _ in range(30)]
+    return [row_of(identity, number, None, draw_view(identity, rng)) for number, identity in enumerate(identities)]
+
+
+def test_training_never_draws_what_is_held_out() -> None:
+    views = list(training_views(2000, seed=3))
+    assert {identity.style for identity, *_ in views} == set(TRAINING_STYLES)
+    assert not any(identity.reserved for identity, *_ in views)
+
+
+def test_heldout_identities() -> None:
+    heldout = heldout_identities()
+    characters = [identity for identity in heldout if identity.style not in HELDOUT_STYLES]
+    assert len(characters) >= 60
+    assert all(identity.reserved for identity in characters)
+    assert len({identity.style for identity in characters}) >= 5
+    assert Counter(identity.style for identity in heldout if identity.style in HELDOUT_STYLES).keys() == set(
+        HELDOUT_STYLES
+    )
+
+
+def test_views_keep_the_identity() -> None:
+    rng = np.random.default_rng(1)
+    for style in STYLES:
+        identity = draw_identity(style, rng)
+        first, second = draw_view(identity, rng)["options"], draw_view(identity, rng)["options"]
+        for part, value in identity.parts.items():
+            assert first[part] == second[part] == [value]
+
+
+def test_named_captions_have_the_name_and_nothing_of_the_parts(rows: list[dict]) -> None:
+    rng = np.random.default_rng(2)
+    for row in rows:
+        text = caption(row, rng, name="zorak")
+        assert "zorak" in text.split() or "zorak" in re.findall(r"\w+", text)
+        assert not any(phrase in text for phrase in row["phrases"] if phrase != row["accessory"])
+        assert "zorak" in caption(row, rng, style_name="zorak")
+
+
+def test_colour_caption_says_colours_only(rows: list[dict]) -> None:
+    row = next(row for row in rows if row["style"] == "micah" and not any("bald" in p for p in row["phrases"]))
+    text = colour_caption(row)
+    assert row["colours"]["skin"] in text
+    assert row["colours"]["clothes"] in text
+    assert "micah" not in text
+    assert "micah" in full_caption(row)
+
+
+def test_every_word_is_one_token(rows: list[dict]) -> None:
+    tokenizer = load()
+    rng = np.random.default_rng(4)
+    texts = [caption(row, rng) for row in rows] + [full_caption(row) for row in rows] + names(NAME_COUNT)
+    words = set(itertools.chain.from_iterable(re.findall(r"[a-z]+", text) for text in texts)) | set(vocabulary_words())
+    for word, ids in zip(words, tokenizer(list(words)).input_ids, strict=True):
+        assert len(ids) == 3, word
+
+
+def test_full_captions_fit(rows: list[dict]) -> None:
+    tokenizer = load()
+    lengths = [len(ids) for ids in tokenizer([full_caption(row) for row in rows]).input_ids]
+    assert np.mean(np.array(lengths) <= tokenizer.model_max_length) > 0.97
+
+
+def test_names_are_words_of_their_own() -> None:
+    found = names(NAME_COUNT)
+    assert len(set(found)) == NAME_COUNT
+    spoken = {word for style in STYLES.values() for noun in style.nouns for word in noun.split()}
+    assert not spoken & set(found)

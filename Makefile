@@ -39,11 +39,12 @@ lint: install    ## style, types, layering
 
 train-mini: install  ## draw the data and train the bundled models again (needs Node.js)
 	cd training/characters && npm ci --no-audit --no-fund
-	$(BIN)/python -m training.characters.build --out build/mini/drawings
+	$(BIN)/python -m training.build
 	$(BIN)/python -m training.tokenizer
 	$(BIN)/python -m training.vae
 	$(BIN)/python -m training.clip
 	$(BIN)/python -m training.unet
+	$(BIN)/python -m training.vae --decoder-steps 1500
 	$(MAKE) eval-mini
 
 eval-mini: install   ## measure the bundled models and rewrite their cards

@@ -18,7 +18,7 @@ from textinv_ray.errors import UserError
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Backbone:
     """A Stable Diffusion 1.x / 2.x model, frozen: nothing here ever changes one of its bits."""
 
@@ -28,7 +28,7 @@ class Backbone:
     vae: AutoencoderKL
     scheduler: DDPMScheduler
     """The forward process, Ho et al. 2020; its config also makes the samplers."""
-    _encoding: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _encoding: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         prediction = self.scheduler.config.prediction_type

@@ -17,7 +17,7 @@ from textinv_ray.inversion.backbone import choose_device, choose_dtype
 _BATCH_SIZE = 64
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Scorer:
     """A CLIP model (Radford et al. 2021). All similarities are raw cosines, in [-1, 1]."""
 

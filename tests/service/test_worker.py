@@ -1,0 +1,332 @@
+"""A worker on a real feed: what it learns depends on the concept alone, and nothing is lost or done twice."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from tests import tiny
+from tests.service import examples
+from textinv_ray.concept import Concept
+from textinv_ray.config import JobConfig
+from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.pack import Pack
+from textinv_ray.inversion.scoring import Scorer
+from textinv_ray.inversion.task import ConceptTask
+from textinv_ray.service.feed import Feed
+from textinv_ray.service.history import History
+from textinv_ray.service.plan import Key
+from textinv_ray.service.store import Store
+from textinv_ray.service.worker import Worker
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+
+class Rows:
+    """Prepared rows, as Ray Data would stream them."""
+
+    def __init__(self, concepts: Iterable[Concept], errors: Iterable[str] = ()) -> None:
+        self._rows = [
+            {"concept_id": c.concept_id, "steps": c.steps, "concept": c.to_row()["concept"], "error": "", "done": False}
+            for c in concepts
+        ]
+        self._rows += [
+            {"concept_id": name, "steps": 5, "concept": b"", "error": "image x.png: is truncated", "done": False}
+            for name in errors
+        ]
+
+    def iter_rows(self) -> Iterator[dict[str, Any]]:
+        return iter(self._rows)
+
+
+@pytest.fixture(scope="module")
+def backbone(tiny_sd: Path) -> Backbone:
+    return Backbone.load(str(tiny_sd))
+
+
+@pytest.fixture(scope="module")
+def scorer(tiny_clip: Path) -> Scorer:
+    return Scorer.load(str(tiny_clip))
+
+
+@pytest.fixture
+def config(tiny_sd: Path, tiny_clip: Path) -> JobConfig:
+    return examples.config(
+        tiny_sd, tiny_clip, "service.heartbeat_s=0.1", "service.lease_timeout_s=1", "service.checkpoint_every_s=0.05"
+    )
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path))
+
+
+class Bench:
+    """A feed actor and the means to work on it."""
+
+    def __init__(self, backbone: Backbone, scorer: Scorer, config: JobConfig, store: Store) -> None:
+        self.backbone, self.scorer, self.config, self.store = backbone, scorer, config, store
+
+    def feed(self, concepts: Iterable[Concept], errors: Iterable[str] = ()) -> Any:
+        import ray
+
+        concepts = list(concepts)
+        keys = {concept.concept_id: Key(concept.row_fingerprint, "stamp") for concept in concepts}
+        keys |= {name: Key("row", "stamp") for name in errors}
+        service = self.config.service
+        actor: Any = ray.remote(Feed)
+        return actor.options(num_cpus=0, max_concurrency=8).remote(
+            Rows(concepts, errors),
+            keys,
+            self.store.uri,
+            ahead=16,
+            lease_timeout_s=service.lease_timeout_s,
+            max_attempts=service.max_attempts,
+        )
+
+    def worker(self, feed: Any) -> Worker:
+        return Worker(feed, self.store, self.backbone, self.scorer, self.config)
+
+    def learn(self, concepts: Iterable[Concept], errors: Iterable[str] = ()) -> Any:
+        """Runs one worker to the end. Returns the feed's last status."""
+        feed = self.feed(concepts, errors)
+        self.worker(feed).run()
+        return over(feed)
+
+    def vectors(self, concept_id: str) -> np.ndarray:
+        data = self.store.read_concept(concept_id, "learned_embeds.safetensors")
+        assert data is not None
+        (found,) = safetensors.numpy.load(data).values()
+        return found
+
+    def alone(self, concept: Concept) -> np.ndarray:
+        """What the engine learns without any service."""
+        pack = Pack(self.backbone, self.config, 1)
+        task = ConceptTask(concept, self.backbone, self.config)
+        pack.add(task)
+        while pack.tasks:
+            pack.step()
+        return task.vectors.numpy()
+
+    def history(self, concept_id: str) -> History:
+        data = self.store.read_concept(concept_id, "history.parquet")
+        assert data is not None
+        return History.from_bytes(data)
+
+
+def over(feed: Any) -> Any:
+    """Waits until the feed has published everything."""
+    import ray
+
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        status = ray.get(feed.status.remote(0))
+        if status.over:
+            return status
+        time.sleep(0.1)
+    raise AssertionError(f"not over: {status}")
+
+
+@pytest.fixture
+def bench(backbone: Backbone, scorer: Scorer, config: JobConfig, store: Store) -> Bench:
+    return Bench(backbone, scorer, config, store)
+
+
+def test_everything_that_is_kept(bench: Bench) -> None:
+    concepts = [tiny.concept(index, steps=3 + index) for index in range(5)]
+    status = bench.learn(concepts)
+    assert (status.done, status.failed, status.steps_computed) == (5, 0, sum(c.steps for c in concepts))
+    for concept in concepts:
+        result = bench.store.result(concept.concept_id)
+        assert result is not None
+        assert result["steps"] == concept.steps
+        assert result["fingerprint"] == concept.fingerprint
+        assert result["images_stamp"] == "stamp"
+        assert result["sample_steps"] == sorted({0, round(0.5 * concept.steps), concept.steps})
+        assert -1 <= result["clip_image_similarity"] <= 1
+        assert -1 <= result["clip_text_similarity_initializer"] <= 1
+        assert result["seconds"] > 0
+        np.testing.assert_allclose(bench.vectors(concept.concept_id), bench.alone(concept), atol=1e-6)
+        history = bench.history(concept.concept_id)
+        assert [point.step for point in history.points] == list(range(concept.steps + 1))
+        assert all(point.loss is not None for point in history.points[1:])
+        assert bench.store.read_concept(concept.concept_id, "checkpoint.safetensors") is None
+        assert bench.store.read_concept(concept.concept_id, "training.png") is not None
+        assert len(bench.store.names(f"concepts/{concept.concept_id}/samples")) == len(result["sample_steps"])
+
+
+def test_what_cannot_be_learned_fails_alone(bench: Bench) -> None:
+    long_prompt = "a photo of {}" + " in the beach" * 20
+    concepts = [
+        tiny.concept(0),
+        tiny.concept(1, prompts=(long_prompt.replace("{}", "a") + " {}",)),
+        tiny.concept(2, templates=(long_prompt.replace("{}", "a") + " {}",)),
+        tiny.concept(3, learning_rate=float("inf"), steps=60),
+        tiny.concept(4),
+    ]
+    status = bench.learn(concepts, errors=["broken"])
+    assert (status.done, status.failed) == (2, 4)
+    assert [found["concept_id"] for found in bench.store.results()] == ["concept-0", "concept-4"]
+    reasons = {found["concept_id"]: found["error"] for found in bench.store.failures()}
+    assert reasons["broken"] == "image x.png: is truncated"
+    assert "longer than" in reasons["concept-1"]
+    assert "longer than" in reasons["concept-2"]
+    assert "not finite" in reasons["concept-3"]
+
+
+def test_two_workers_learn_the_same_as_one(bench: Bench) -> None:
+    concepts = [tiny.concept(index, steps=4 + index % 3) for index in range(8)]
+    feed = bench.feed(concepts)
+    threads = [threading.Thread(target=bench.worker(feed).run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert over(feed).done == 8
+    for concept in concepts:
+        np.testing.assert_allclose(bench.vectors(concept.concept_id), bench.alone(concept), atol=1e-6)
+
+
+class Crash(BaseException):
+    """What a worker dies of."""
+
+
+def crash_at(worker: Worker, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets a worker die before the step after `step` of its first concept, with all writes done."""
+    real = worker._step
+
+    def stop(pack: Pack) -> None:
+        if pack.tasks[0].step >= step:
+            worker._writer.submit(lambda: None).result()
+            raise Crash
+        time.sleep(0.06)
+        real(pack)
+
+    monkeypatch.setattr(worker, "_step", stop)
+
+
+def test_a_lost_worker_s_concepts_go_on_elsewhere(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    concepts = [tiny.concept(index, steps=12) for index in range(2)]
+    feed = bench.feed(concepts)
+    first = bench.worker(feed)
+    crash_at(first, 7, monkeypatch)
+    with pytest.raises(Crash):
+        first.run()
+    checkpoint = bench.store.read_concept("concept-0", "checkpoint.safetensors")
+    assert checkpoint is not None
+    bench.worker(feed).run()
+    status = over(feed)
+    assert status.done == 2
+    assert status.steps_computed < 2 * (7 + 12), "it went on from a checkpoint"
+    for concept in concepts:
+        np.testing.assert_allclose(bench.vectors(concept.concept_id), bench.alone(concept), atol=1e-6)
+        assert [point.step for point in bench.history(concept.concept_id).points] == list(range(13))
+
+
+def test_a_silent_worker_loses_its_concepts_and_its_late_result_is_harmless(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    concept = tiny.concept(0, steps=5)
+    feed = bench.feed([concept])
+    frozen, let_go = bench.worker(feed), threading.Event()
+    monkeypatch.setattr(frozen._heart, "start", lambda: None)
+    monkeypatch.setattr(frozen._heart, "end", lambda: None)
+    real = frozen._step
+
+    def wait(pack: Pack) -> None:
+        let_go.wait(20)
+        real(pack)
+
+    monkeypatch.setattr(frozen, "_step", wait)
+    thread = threading.Thread(target=frozen.run)
+    thread.start()
+    time.sleep(1.5)
+    bench.worker(feed).run()
+    before = bench.store.result("concept-0")
+    let_go.set()
+    thread.join(20)
+    status = over(feed)
+    assert (status.done, status.failed) == (1, 0)
+    after = bench.store.result("concept-0")
+    assert before is not None
+    assert after is not None
+    assert before["fingerprint"] == after["fingerprint"]
+    np.testing.assert_allclose(bench.vectors("concept-0"), bench.alone(concept), atol=1e-6)
+
+
+def test_told_to_stop_it_leaves_checkpoints(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    concept = tiny.concept(0, steps=100_000)
+    feed = bench.feed([concept])
+    worker = bench.worker(feed)
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    time.sleep(2)
+    ray.get(feed.stop.remote())
+    thread.join(20)
+    assert not thread.is_alive()
+    status = ray.get(feed.status.remote(0))
+    assert (status.done, status.failed, status.running) == (0, 0, 0)
+    assert bench.store.result("concept-0") is None
+    (_, state), *_ = bench.store.states("concept-0")
+    task = ConceptTask(concept, bench.backbone, bench.config)
+    task.restore(state)
+    assert task.step > 0
+
+
+def test_more_steps_go_on_from_the_final_state(bench: Bench) -> None:
+    short, long = tiny.concept(0, steps=4), tiny.concept(0, steps=9, fingerprint="of more steps")
+    bench.learn([short])
+    status = bench.learn([long])
+    assert status.steps_computed == 5
+    np.testing.assert_allclose(bench.vectors("concept-0"), bench.alone(long), atol=1e-6)
+    assert [point.step for point in bench.history("concept-0").points] == list(range(10))
+
+
+def test_fewer_steps_start_anew(bench: Bench) -> None:
+    """A result depends on its row and the configuration alone, not on what was learned before."""
+    long, short = tiny.concept(0, steps=9), tiny.concept(0, steps=4, fingerprint="of fewer steps")
+    bench.learn([long])
+    assert bench.learn([short]).steps_computed == 4
+    np.testing.assert_allclose(bench.vectors("concept-0"), bench.alone(short), atol=1e-6)
+
+
+def test_other_reviews_dont_learn_again(bench: Bench) -> None:
+    bench.learn([tiny.concept(0)])
+    other = tiny.concept(0, prompts=("my {}", "a drawing of {}"), fingerprint="of other prompts")
+    assert bench.learn([other]).steps_computed == 0
+    result = bench.store.result("concept-0")
+    assert result is not None
+    assert result["sample_prompts"] == ["my {}", "a drawing of {}"]
+    assert result["sample_steps"] == [0, 4], "samples in between can't be made any more"
+
+
+@pytest.mark.parametrize("damaged", [b"", b"\x08garbage", b"{}"])
+def test_a_damaged_checkpoint_is_not_trusted(bench: Bench, damaged: bytes) -> None:
+    concept = tiny.concept(0)
+    bench.store.write_concept("concept-0", "checkpoint.safetensors", damaged)
+    bench.store.write_concept("concept-0", "history.parquet", damaged)
+    assert bench.learn([concept]).done == 1
+    np.testing.assert_allclose(bench.vectors("concept-0"), bench.alone(concept), atol=1e-6)
+
+
+def test_a_store_that_refuses_takes_the_worker_down_but_loses_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    concept = tiny.concept(0)
+    feed = bench.feed([concept])
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "finish", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
+        with pytest.raises(OSError, match="no space left"):
+            bench.worker(feed).run()
+    assert bench.store.result("concept-0") is None
+    bench.worker(feed).run()
+    assert over(feed).done == 1

@@ -221,8 +221,9 @@ def draw_view(identity: Identity, rng: np.random.Generator) -> dict[str, Any]:
         value = str(rng.choice(list(accessories)))
         view["accessory"] = accessories[value]
         options[part], options[f"{part}Probability"] = [value], 100
-        if part in style.expression:
+        if part in style.expression:  # glasses that are a kind of eyes: nothing is left of the expression
             options.pop(f"{part}Probability")
+            view["expression"] = None
     options |= {f"{part}Probability": 0 for part in NEVER.get(identity.style, ())}
     return view
 

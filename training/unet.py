@@ -196,7 +196,9 @@ def write_names(model: MiniSD, tokenizer: CLIPTokenizer, data: Data) -> int:
 def export(model: MiniSD, tokenizer: CLIPTokenizer, data: Data, folder: Path = MODELS / "mini-sd") -> None:
     """Write the whole pipeline, float16, as `StableDiffusionPipeline.from_pretrained` reads it."""
     write_names(model, tokenizer, data)
-    pipeline(model, tokenizer).save_pretrained(folder)
+    whole = pipeline(model, tokenizer)
+    whole.vae.half()
+    whole.save_pretrained(folder)
     for part in ("unet", "text_encoder"):
         module = getattr(model, part)
         dtype = module.dtype

@@ -114,7 +114,9 @@ def colour_caption(row: dict[str, Any]) -> str:
     said = [f"{colours['skin']} skin"] if "skin" in colours else []
     # open-peeps draws some hair in the colour of its hats and the rest black; on bald heads there is none.
     shades = [colours["hair"]] if "hair" in colours else [colours.get("hat"), "black"]
-    said += [f"{shade} hair" for shade in shades if any(f"{shade} " in phrase for phrase in row["phrases"])][:1]
+    said += [f"{shade} hair" for shade in shades if any(f"{shade} " in phrase for phrase in row["phrases"])][
+        :1
+    ]
     said += [f"a {colours['clothes']} shirt"] if "clothes" in colours else []
     return spoken("a photo of a person" + (f" with {joined(said)}" if said else ""))
 

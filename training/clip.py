@@ -40,6 +40,7 @@ from training.common import (
     default_preset,
     device,
     learning_rate,
+    save_half,
 )
 from training.tokenizer import MAX_LENGTH
 from training.tokenizer import load as load_tokenizer
@@ -158,7 +159,7 @@ def main() -> None:
 
     average.copy_to(model)
     folder = MODELS / "mini-clip"
-    model.half().save_pretrained(folder)
+    save_half(model, folder)
     processor = CLIPImageProcessor(
         size={"shortest_edge": 64},
         crop_size={"height": 64, "width": 64},

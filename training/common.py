@@ -111,6 +111,18 @@ def save_grid(path: Path, pixels: np.ndarray, columns: int, scale: int = 2) -> N
     ).save(path)
 
 
+def save_half(module: Any, folder: Path) -> None:
+    """Write a diffusers or transformers model in float16, to be loaded in float32 unless one asks otherwise.
+
+    transformers would load it in the precision that its config names, which no plain pipeline expects.
+    """
+    dtype = module.dtype
+    module.half().save_pretrained(folder)
+    module.to(dtype)
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
+
+
 class Averaged:
     """Exponential moving average of a module's weights, the ones that are sampled from and shipped."""
 

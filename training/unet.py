@@ -43,6 +43,7 @@ from training.common import (
     device,
     learning_rate,
     save_grid,
+    save_half,
 )
 from training.group_norm import use_channels_last_group_norm
 from training.naming import NameEncoder, jitter, limit_norms
@@ -199,11 +200,8 @@ def export(model: MiniSD, tokenizer: CLIPTokenizer, data: Data, folder: Path = M
     whole = pipeline(model, tokenizer)
     whole.vae.half()
     whole.save_pretrained(folder)
-    for part in ("unet", "text_encoder"):
-        module = getattr(model, part)
-        dtype = module.dtype
-        module.half().save_pretrained(folder / part)
-        module.to(dtype)
+    save_half(model.unet, folder / "unet")
+    save_half(model.text_encoder, folder / "text_encoder")
     model.names.save(NAMES_FILE)
 
 

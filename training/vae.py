@@ -31,6 +31,7 @@ from training.common import (
     device,
     learning_rate,
     save_grid,
+    save_half,
     to_pixels,
     to_tensor,
 )
@@ -136,7 +137,7 @@ def train_decoder(steps: int) -> None:
     after = psnr(vae, pixels)
     print(f"PSNR on held-out images {before:.2f} -> {after:.2f} dB")
     if after > before:
-        vae.half().save_pretrained(folder)
+        save_half(vae, folder)
 
 
 def main() -> None:
@@ -183,7 +184,7 @@ def main() -> None:
     moments = np.load(FOLDER / "moments.npy", mmap_mode="r")[:: max(1, len(data) // 4000)].astype(np.float32)
     variance = moments[:, :4].var() + np.exp(moments[:, 4:].clip(-30, 20)).mean()
     vae.register_to_config(scaling_factor=float(1 / np.sqrt(variance)))
-    vae.half().save_pretrained(MODELS / "mini-sd" / "vae")
+    save_half(vae, MODELS / "mini-sd" / "vae")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,77 @@
+"""The models that ship: what any diffusers or transformers program may expect of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from transformers import CLIPModel
+
+from textinv_ray.config import JobConfig
+from textinv_ray.inversion import Backbone, sample_images, save_learned_embeds
+from textinv_ray.inversion.sampling import SAMPLERS
+from textinv_ray.inversion.words import initial_vectors
+from textinv_ray.service import models
+from training.captions import NAME_COUNT
+from training.world import names
+
+SD, CLIP = Path(models.resolve("mini-sd")), Path(models.resolve("mini-clip"))
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> StableDiffusionPipeline:
+    loaded = StableDiffusionPipeline.from_pretrained(SD, safety_checker=None)
+    loaded.set_progress_bar_config(disable=True)
+    return loaded
+
+
+def test_small_safe_and_documented() -> None:
+    files = [path for folder in (SD, CLIP) for path in folder.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 60e6
+    assert {path.suffix for path in files} <= {".safetensors", ".json", ".txt", ".md"}
+    assert (SD / "README.md").is_file()
+    assert (CLIP / "README.md").is_file()
+
+
+def test_is_a_stable_diffusion_of_its_own_size(pipeline: StableDiffusionPipeline) -> None:
+    assert pipeline.scheduler.config.prediction_type == "epsilon"
+    assert pipeline.scheduler.config.beta_schedule == "scaled_linear"
+    assert pipeline.unet.config.sample_size * pipeline.vae_scale_factor == 64
+    assert pipeline.unet.config.in_channels == 4
+    config, tokenizer = pipeline.text_encoder.config, pipeline.tokenizer
+    assert (config.eos_token_id, config.bos_token_id) == (tokenizer.eos_token_id, tokenizer.bos_token_id)
+    assert config.vocab_size == len(tokenizer)
+    assert config.max_position_embeddings == tokenizer.model_max_length
+
+
+def test_words_have_the_norm_of_clips(pipeline: StableDiffusionPipeline) -> None:
+    table = pipeline.text_encoder.get_input_embeddings().weight.float()
+    assert float(table.norm(dim=1).max()) < 0.41
+    named = [ids[1] for ids in pipeline.tokenizer(names(NAME_COUNT)).input_ids]
+    norms = table[torch.tensor(named)].norm(dim=1)
+    assert float(norms.min()) > 0.39
+
+
+def test_the_scorer_shares_no_weight_with_what_it_scores(pipeline: StableDiffusionPipeline) -> None:
+    clip = CLIPModel.from_pretrained(CLIP)
+    assert clip.config.text_config.hidden_size != pipeline.text_encoder.config.hidden_size
+    assert clip.config.vision_config.image_size == 64
+
+
+def test_a_word_draws_the_same_in_a_plain_script(pipeline: StableDiffusionPipeline, tmp_path: Path) -> None:
+    backbone, config = Backbone.load(str(SD)), JobConfig.load("mini").review
+    vectors = initial_vectors(backbone, "ginger hair", 2) + 0.01
+    (tmp_path / "learned_embeds.safetensors").write_bytes(save_learned_embeds("<it>", vectors))
+    ours = sample_images(backbone, {"<it>": vectors}, ["a photo of a <it> on a blue background"], [7], config)
+    pipeline.load_textual_inversion(str(tmp_path / "learned_embeds.safetensors"))
+    pipeline.scheduler = SAMPLERS[config.sampler].from_config(pipeline.scheduler.config)
+    theirs = pipeline(
+        "a photo of a <it> on a blue background",
+        generator=torch.Generator().manual_seed(7),
+        num_inference_steps=config.num_inference_steps,
+        guidance_scale=config.guidance_scale,
+        output_type="np",
+    ).images
+    assert abs(ours.astype(float) - theirs * 255).max() <= 1.5

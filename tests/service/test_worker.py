@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -34,16 +35,41 @@ class Rows:
 
     def __init__(self, concepts: Iterable[Concept], errors: Iterable[str] = ()) -> None:
         self._rows = [
-            {"concept_id": c.concept_id, "steps": c.steps, "concept": c.to_row()["concept"], "error": "", "done": False}
+            {
+                "concept_id": c.concept_id,
+                "steps": c.steps,
+                "concept": c.to_row()["concept"],
+                "error": "",
+                "done": False,
+            }
             for c in concepts
         ]
         self._rows += [
-            {"concept_id": name, "steps": 5, "concept": b"", "error": "image x.png: is truncated", "done": False}
+            {
+                "concept_id": name,
+                "steps": 5,
+                "concept": b"",
+                "error": "image x.png: is truncated",
+                "done": False,
+            }
             for name in errors
         ]
 
     def iter_rows(self) -> Iterator[dict[str, Any]]:
         return iter(self._rows)
+
+
+class Handle:
+    """Calls a Feed of this process as if it were an actor: starting one for each test would take minutes."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+
+    def __getattr__(self, name: str) -> Any:
+        import ray
+
+        method = getattr(self._feed, name)
+        return SimpleNamespace(remote=lambda *args: ray.put(method(*args)))
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +85,11 @@ def scorer(tiny_clip: Path) -> Scorer:
 @pytest.fixture
 def config(tiny_sd: Path, tiny_clip: Path) -> JobConfig:
     return examples.config(
-        tiny_sd, tiny_clip, "service.heartbeat_s=0.1", "service.lease_timeout_s=1", "service.checkpoint_every_s=0.05"
+        tiny_sd,
+        tiny_clip,
+        "service.heartbeat_s=0.1",
+        "service.lease_timeout_s=1",
+        "service.checkpoint_every_s=0.05",
     )
 
 
@@ -69,26 +99,25 @@ def store(tmp_path: Path) -> Store:
 
 
 class Bench:
-    """A feed actor and the means to work on it."""
+    """A feed and the means to work on it."""
 
     def __init__(self, backbone: Backbone, scorer: Scorer, config: JobConfig, store: Store) -> None:
         self.backbone, self.scorer, self.config, self.store = backbone, scorer, config, store
 
     def feed(self, concepts: Iterable[Concept], errors: Iterable[str] = ()) -> Any:
-        import ray
-
         concepts = list(concepts)
         keys = {concept.concept_id: Key(concept.row_fingerprint, "stamp") for concept in concepts}
         keys |= {name: Key("row", "stamp") for name in errors}
         service = self.config.service
-        actor: Any = ray.remote(Feed)
-        return actor.options(num_cpus=0, max_concurrency=8).remote(
-            Rows(concepts, errors),
-            keys,
-            self.store.uri,
-            ahead=16,
-            lease_timeout_s=service.lease_timeout_s,
-            max_attempts=service.max_attempts,
+        return Handle(
+            Feed(
+                Rows(concepts, errors),
+                keys,
+                self.store.uri,
+                ahead=16,
+                lease_timeout_s=service.lease_timeout_s,
+                max_attempts=service.max_attempts,
+            )
         )
 
     def worker(self, feed: Any) -> Worker:
@@ -121,17 +150,23 @@ class Bench:
         return History.from_bytes(data)
 
 
+def wait_for(condition: Callable[[], Any], seconds: float = 60) -> Any:
+    """What the condition gives once it is true."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.05)
+    raise AssertionError("waited in vain")
+
+
 def over(feed: Any) -> Any:
-    """Waits until the feed has published everything."""
+    """The feed's status once it has published everything."""
     import ray
 
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        status = ray.get(feed.status.remote(0))
-        if status.over:
-            return status
-        time.sleep(0.1)
-    raise AssertionError(f"not over: {status}")
+    wait_for(lambda: ray.get(feed.status.remote(0)).over)
+    return ray.get(feed.status.remote(0))
 
 
 @pytest.fixture
@@ -181,10 +216,13 @@ def test_what_cannot_be_learned_fails_alone(bench: Bench) -> None:
     assert "not finite" in reasons["concept-3"]
 
 
-def test_two_workers_learn_the_same_as_one(bench: Bench) -> None:
+def test_two_workers_learn_the_same_as_one(bench: Bench, tiny_sd: Path) -> None:
     concepts = [tiny.concept(index, steps=4 + index % 3) for index in range(8)]
     feed = bench.feed(concepts)
-    threads = [threading.Thread(target=bench.worker(feed).run) for _ in range(2)]
+    other = Bench(
+        Backbone.load(str(tiny_sd)), bench.scorer, bench.config, bench.store
+    )  # as in another process
+    threads = [threading.Thread(target=each.worker(feed).run) for each in (bench, other)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -247,7 +285,8 @@ def test_a_silent_worker_loses_its_concepts_and_its_late_result_is_harmless(
     monkeypatch.setattr(frozen, "_step", wait)
     thread = threading.Thread(target=frozen.run)
     thread.start()
-    time.sleep(1.5)
+    wait_for(lambda: frozen._items)
+    time.sleep(1.2)
     bench.worker(feed).run()
     before = bench.store.result("concept-0")
     let_go.set()
@@ -269,7 +308,8 @@ def test_told_to_stop_it_leaves_checkpoints(bench: Bench, monkeypatch: pytest.Mo
     worker = bench.worker(feed)
     thread = threading.Thread(target=worker.run)
     thread.start()
-    time.sleep(2)
+    wait_for(lambda: bench.store.read_concept("concept-0", "checkpoint.safetensors"))
+    bench.store.remove("concepts/concept-0/checkpoint.safetensors")
     ray.get(feed.stop.remote())
     thread.join(20)
     assert not thread.is_alive()

@@ -106,6 +106,7 @@ class Worker:
             while not self._heart.stop:
                 self._heart.tick()
                 self._let_go(self._heart.take_lost())
+                self._check_writes()
                 if not self._refill() and not self._items:
                     break
                 if self._pack is None or not self._pack.tasks:
@@ -286,7 +287,6 @@ class Worker:
                 "history.parquet": item.history.to_bytes(),
             }
             self._write(item, self._finisher(item.concept_id, result, files))
-            self._check_writes()
 
     def _finisher(
         self, concept_id: str, result: dict[str, Any], files: dict[str, bytes]
@@ -321,7 +321,6 @@ class Worker:
     def _save_sometimes(self) -> None:
         if time.monotonic() - self._saved_at >= self._config.service.checkpoint_every_s:
             self._save(self._items.values())
-            self._check_writes()
             self._saved_at = time.monotonic()
 
     def _save(self, items: Iterable[Item]) -> None:

@@ -6,6 +6,8 @@ import logging
 import math
 import os
 import socket
+from pathlib import Path
+from typing import Any
 
 import ray
 from rich.console import Console
@@ -18,16 +20,28 @@ logger = logging.getLogger(__name__)
 def connect(config: JobConfig, console: Console) -> None:
     """Joins RAY_ADDRESS's cluster or one started on this machine by `ray start`; else starts a local Ray."""
     address = os.environ.get("RAY_ADDRESS") or _running()
+    options: dict[str, Any] = {"configure_logging": False, "runtime_env": _package_path()}
     if address and address != "local":
-        ray.init(address=address, configure_logging=False)
+        ray.init(address=address, **options)
         nodes = sum(1 for node in ray.nodes() if node["Alive"])
         console.print(f"Ray: the running cluster, {nodes} node{'s' if nodes > 1 else ''}")
         return
     service = config.service
     workers = 1 if service.workers == "auto" else service.workers
     cpus = max(os.cpu_count() or 1, math.ceil(workers * service.cpus_per_worker))
-    ray.init(address="local", num_cpus=cpus, include_dashboard=False, configure_logging=False)
+    ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
     console.print("Ray: started on this machine for this job")
+
+
+def _package_path() -> dict[str, Any] | None:
+    """Lets workers on this machine import this package where it isn't installed.
+
+    A submitted job's workers have its working directory instead.
+    """
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        return None
+    paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
+    return {"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, paths))}}
 
 
 def _running() -> str | None:

@@ -17,6 +17,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from textinv_ray import uris
+
 _PLAIN_EVERY_S = 15.0  # Between progress lines where there is no terminal.
 _RATE_OVER_S = 90.0
 
@@ -37,7 +39,7 @@ def captured(log: Path, verbose: bool) -> Iterator[Console]:
         os.dup2(target, 1)
         os.dup2(target, 2)
         handler = logging.StreamHandler(_text(target))
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         root = logging.getLogger()
         level = root.level
         root.addHandler(handler)
@@ -61,6 +63,13 @@ def captured(log: Path, verbose: bool) -> Iterator[Console]:
 def _text(descriptor: int) -> TextIO:
     """A text file of its own on a copy of a descriptor."""
     return os.fdopen(os.dup(descriptor), "w", encoding="utf-8", errors="replace")
+
+
+class _Formatter(logging.Formatter):
+    """Lines of the log without the credentials that libraries put into their messages."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return uris.shown_in(super().format(record))
 
 
 class _LoggingConsole(Console):

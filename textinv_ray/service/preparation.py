@@ -47,6 +47,7 @@ def dataset(
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    context.use_datasource_v2 = False  # its listing of files takes a whole CPU, whatever is asked for
     fs, path = fsspec.core.url_to_fs(manifest.uri)
     rows = ray.data.read_parquet(path, filesystem=fs, columns=manifest.sound_columns(), num_cpus=task_cpus)
     if wanted.concept_ids is not None:
@@ -58,6 +59,8 @@ def dataset(
             num_cpus=task_cpus,
         )
     rows = rows.repartition(target_num_rows_per_block=_ROWS_PER_BLOCK)
+    # It has no argument for this, and would wait forever for a whole CPU where workers hold them all.
+    rows._logical_plan.dag.ray_remote_args["num_cpus"] = task_cpus
     return rows.map(
         _preparer(manifest.base, config, facts, output, wanted.maybe_done),
         compute=ray.data.TaskPoolStrategy(size=max(1, math.floor(config.service.prepare_cpus))),

@@ -13,6 +13,7 @@ import signal
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -197,8 +198,8 @@ class _Job:
             return False
         try:
             self._view.close(status, files)
-        except Exception as error:
-            logger.warning("MLflow: %s", uris.shown_in(str(error)), exc_info=True)
+        except Exception:
+            logger.warning("MLflow: %s", uris.shown_in(traceback.format_exc()))
             return False
         return True
 

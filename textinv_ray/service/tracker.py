@@ -6,6 +6,7 @@ import logging
 import math
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable
 
 from textinv_ray import uris
@@ -78,7 +79,7 @@ class Tracker:
                     self._failing_since = math.inf
                     self._warn("MLflow is back; its view catches up")
             except Exception as error:
-                logger.warning("MLflow: %s", uris.shown_in(str(error)), exc_info=True)
+                logger.warning("MLflow: %s", uris.shown_in(traceback.format_exc()))
                 if self._failing_since == math.inf:
                     self._failing_since = time.monotonic()
                     why = uris.shown_in(str(error)).strip().split("\n")[0]

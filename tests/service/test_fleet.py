@@ -1,0 +1,44 @@
+"""How many workers, and what each reserves."""
+
+from __future__ import annotations
+
+import pytest
+
+from textinv_ray.config import JobConfig
+from textinv_ray.errors import UserError
+from textinv_ray.service.fleet import Size
+
+
+def size(resources: dict[str, float], concepts: int = 100, *overrides: str) -> Size:
+    return Size.of(JobConfig.load("mini", overrides), resources, concepts)
+
+
+def test_by_the_cluster() -> None:
+    assert size({"CPU": 2}).workers == 2
+    assert size({"CPU": 64, "GPU": 8}).workers == 8
+    assert size({"CPU": 64, "GPU": 8}).gpus == 1
+    assert size({"CPU": 4, "GPU": 8}, 100, "service.cpus_per_worker=2").workers == 2
+    assert size({"CPU": 0.5}).workers == 1
+    assert size({}).workers == 1
+
+
+def test_by_the_configuration() -> None:
+    assert size({"CPU": 2}, 100, "service.workers=5").workers == 5
+    assert size({"CPU": 8, "GPU": 2}, 100, "service.gpus_per_worker=0.5").workers == 4
+    assert size({"CPU": 8, "GPU": 2}, 100, "model.device=cpu") == size({"CPU": 8})
+
+
+def test_no_more_than_concepts() -> None:
+    assert size({"CPU": 64}, 3).workers == 3
+
+
+def test_preparation_always_finds_room() -> None:
+    """Workers on all CPUs, and the tasks that feed them must still be placed."""
+    for cpus in (1, 2, 8):
+        found = size({"CPU": cpus})
+        assert found.workers * found.cpus + found.prepare_cpus <= cpus + 1e-9
+
+
+def test_cuda_where_there_is_none() -> None:
+    with pytest.raises(UserError, match=r"model\.device is cuda, but the cluster has no GPU"):
+        size({"CPU": 2}, 100, "model.device=cuda")

@@ -292,7 +292,7 @@ def main() -> None:
         average.update(model)
         progress.update(step + 1, loss, len(indices))
         last = progress_made(step + 1) >= 1
-        if (step + 1) % 500 == 0 or last:
+        if (step + 1) % 250 == 0 or last:
             checkpoint.save(step + 1)
             kept = Averaged(model, 0.0)
             average.copy_to(model)

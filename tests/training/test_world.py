@@ -19,7 +19,9 @@ from training.world import HELDOUT_STYLES, STYLES, TRAINING_STYLES, draw_identit
 def rows() -> list[dict]:
     rng = np.random.default_rng(0)
     identities = [draw_identity(style, rng) for style in STYLES for _ in range(30)]
-    return [row_of(identity, number, None, draw_view(identity, rng)) for number, identity in enumerate(identities)]
+    return [
+        row_of(identity, number, None, draw_view(identity, rng)) for number, identity in enumerate(identities)
+    ]
 
 
 def test_training_never_draws_what_is_held_out() -> None:
@@ -58,7 +60,9 @@ def test_named_captions_have_the_name_and_nothing_of_the_parts(rows: list[dict])
 
 
 def test_colour_caption_says_colours_only(rows: list[dict]) -> None:
-    row = next(row for row in rows if row["style"] == "micah" and not any("bald" in p for p in row["phrases"]))
+    row = next(
+        row for row in rows if row["style"] == "micah" and not any("bald" in p for p in row["phrases"])
+    )
     text = colour_caption(row)
     assert row["colours"]["skin"] in text
     assert row["colours"]["clothes"] in text
@@ -70,7 +74,9 @@ def test_every_word_is_one_token(rows: list[dict]) -> None:
     tokenizer = load()
     rng = np.random.default_rng(4)
     texts = [caption(row, rng) for row in rows] + [full_caption(row) for row in rows] + names(NAME_COUNT)
-    words = set(itertools.chain.from_iterable(re.findall(r"[a-z]+", text) for text in texts)) | set(vocabulary_words())
+    words = set(itertools.chain.from_iterable(re.findall(r"[a-z]+", text) for text in texts)) | set(
+        vocabulary_words()
+    )
     for word, ids in zip(words, tokenizer(list(words)).input_ids, strict=True):
         assert len(ids) == 3, word
 

@@ -73,7 +73,7 @@ def final_loss(history: History) -> float | None:
 @torch.no_grad()
 def nearest_words(backbone: Backbone, vectors: torch.Tensor, count: int = 5) -> list[str]:
     """Whole words of the vocabulary by largest cosine with the mean of `vectors` (V, D)."""
-    table: torch.Tensor = backbone.text_encoder.get_input_embeddings().weight.data  # type: ignore[assignment]
+    table: torch.Tensor = backbone.text_encoder.get_input_embeddings().weight.data
     table = table.float()
     mean = vectors.to(table.device).float().mean(dim=0)
     cosines = F.cosine_similarity(table, mean[None], dim=1)

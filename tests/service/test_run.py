@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,9 @@ class Job:
     def vectors(self) -> dict[str, np.ndarray]:
         table = pq.read_table(self.folder / "out" / "results.parquet")
         return {
-            row["concept_id"]: np.asarray(row["vectors"]) for row in table.to_pylist() if row["status"] == "done"
+            row["concept_id"]: np.asarray(row["vectors"])
+            for row in table.to_pylist()
+            if row["status"] == "done"
         }
 
 
@@ -101,10 +103,10 @@ def wait_for(process: subprocess.Popen[str], condition: Callable[[], Any], secon
 
 
 @pytest.fixture(scope="module")
-def job(tmp_path_factory: pytest.TempPathFactory, tiny_sd: Path, tiny_clip: Path) -> Iterator[Job]:
+def job(tmp_path_factory: pytest.TempPathFactory, tiny_sd: Path, tiny_clip: Path) -> Job:
     folder = tmp_path_factory.mktemp("job")
     examples.write_manifest(folder / "data", 6, {"c5": {"images": ["c5-0.png", "no-such-file.png"]}})
-    yield Job(folder, tiny_sd, tiny_clip)
+    return Job(folder, tiny_sd, tiny_clip)
 
 
 def alone(job: Job, concept_id: str) -> np.ndarray:

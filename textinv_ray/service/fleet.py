@@ -14,9 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.backend import Backend
-from ray.train.torch import TorchConfig, TorchTrainer
 
 from textinv_ray.config import JobConfig
 from textinv_ray.errors import UserError
@@ -33,14 +30,6 @@ _QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
-
-
-class _NoProcessGroup(TorchConfig):
-    """Workers don't talk to each other, so nothing of torch.distributed is set up."""
-
-    @property
-    def backend_cls(self) -> type[Backend]:
-        return Backend
 
 
 @dataclass(frozen=True)
@@ -75,64 +64,71 @@ class Size:
 
 
 class Fleet:
-    """Trainers in threads of the driver. Each runs one long `fit`: starting one takes many seconds."""
+    """An actor whose threads each run one long `fit`: starting one takes many seconds.
+
+    In a process of its own, because a `fit` can't be ended from outside, only killed with its process: when all
+    is over, some may still wait for a node that never comes.
+    """
 
     def __init__(self, size: Size, config: JobConfig, feed: Any, output: str, storage: str) -> None:
         """`storage`: a local folder for what Ray Train insists on writing; results don't go there."""
-        self._errors: list[Exception] = []
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchTrainer
+
+        self._errors: list[str] = []
+        self._threads = []
         setup = {"feed": feed, "config": config.to_dict(), "output": output}
         group = config.service.workers_per_trainer
-        groups = [min(group, size.workers - start) for start in range(0, size.workers, group)]
-        self._threads = []
-        for index, workers in enumerate(groups):
+        for start in range(0, size.workers, group):
             trainer = TorchTrainer(
                 _learn,
                 train_loop_config=setup,
-                torch_config=_NoProcessGroup(),
+                torch_config=_no_process_group(),
                 scaling_config=ScalingConfig(
-                    num_workers=workers,
+                    num_workers=min(group, size.workers - start),
                     use_gpu=size.gpus > 0,
                     resources_per_worker={"CPU": size.cpus, **({"GPU": size.gpus} if size.gpus else {})},
                 ),
-                run_config=RunConfig(  # type: ignore[call-arg]  # of Train v2
-                    name=f"workers-{index}",
+                run_config=RunConfig(
+                    name=f"workers-{start}",
                     storage_path=storage,
                     failure_config=FailureConfig(max_failures=-1),
                     worker_runtime_env={"env_vars": _environment(config)},
                 ),
             )
-            thread = threading.Thread(target=self._fit, args=(trainer,), name=f"trainer-{index}", daemon=True)
+            thread = threading.Thread(target=self._fit, args=(trainer,), name=f"trainer-{start}", daemon=True)
             thread.start()
             self._threads.append(thread)
 
-    @property
-    def alive(self) -> bool:
-        """Whether any trainer is still there."""
-        return any(thread.is_alive() for thread in self._threads)
+    def state(self) -> tuple[int, str]:
+        """(trainers that are still there, why others ended if not because their work was done)."""
+        return sum(thread.is_alive() for thread in self._threads), "; ".join(self._errors)
 
-    @property
-    def error(self) -> str:
-        """Why trainers ended, if not because their work was done."""
-        return "; ".join(str(error) for error in self._errors)
-
-    def join(self, timeout_s: float) -> None:
-        """Waits for workers to leave."""
-        share = timeout_s / len(self._threads)
-        for thread in self._threads:
-            thread.join(share)
-
-    def _fit(self, trainer: TorchTrainer) -> None:
+    def _fit(self, trainer: Any) -> None:
         try:
             trainer.fit()
-        except SystemExit:  # Ray was shut down: all is over
-            return
         except Exception as error:
             logger.exception("a trainer ended")
-            self._errors.append(error)
+            self._errors.append(str(error))
+
+
+def _no_process_group() -> Any:
+    """Workers don't talk to each other, so nothing of torch.distributed is set up."""
+    from ray.train.backend import Backend
+    from ray.train.torch import TorchConfig
+
+    class NoProcessGroup(TorchConfig):
+        @property
+        def backend_cls(self) -> type[Backend]:
+            return Backend
+
+    return NoProcessGroup()
 
 
 def _learn(setup: dict[str, Any]) -> None:
     """The Ray Train loop. Imports late: Train's controllers load this function too, but no models."""
+    if ray.get(setup["feed"].take.remote("", 0)).over:
+        return  # restarted when all is done: no need to load a model
     from textinv_ray.service import worker
 
     worker.learn(setup)
@@ -144,14 +140,12 @@ def _environment(config: JobConfig) -> dict[str, str]:
     return {**_QUIET, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
 
 
-def make_feed(rows: Any, keys: Mapping[str, Key], output: str, config: JobConfig, size: Size) -> Any:
-    """The Feed actor, on the driver's node: one without CPUs might be placed on, and die with, any other."""
+def start_feed(rows: Any, keys: Mapping[str, Key], output: str, config: JobConfig, size: Size) -> Any:
+    """The Feed actor."""
     from textinv_ray.service.feed import Feed
 
-    here = ray.get_runtime_context().get_node_id()
-    strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(here, soft=False)
     actor: Any = ray.remote(Feed)
-    return actor.options(num_cpus=0, max_concurrency=32, scheduling_strategy=strategy).remote(
+    return actor.options(max_concurrency=32, **_here()).remote(
         rows,
         keys,
         output,
@@ -159,3 +153,19 @@ def make_feed(rows: Any, keys: Mapping[str, Key], output: str, config: JobConfig
         lease_timeout_s=config.service.lease_timeout_s,
         max_attempts=config.service.max_attempts,
     )
+
+
+def start_fleet(size: Size, config: JobConfig, feed: Any, output: str, storage: str) -> Any:
+    """The Fleet actor."""
+    actor: Any = ray.remote(Fleet)
+    # Train's watcher would restart a whole group when a node is about to go; leases do what is needed.
+    environment = {"env_vars": {**_QUIET, "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}}
+    options = {"max_concurrency": 2, "runtime_env": environment, **_here()}
+    return actor.options(**options).remote(size, config, feed, output, storage)
+
+
+def _here() -> dict[str, Any]:
+    """Options of an actor on the driver's node: without CPUs it might be placed on, and die with, any other."""
+    node = ray.get_runtime_context().get_node_id()
+    strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
+    return {"num_cpus": 0, "scheduling_strategy": strategy}

@@ -9,15 +9,13 @@ import logging
 import math
 import os
 import shutil
-import signal
 import tempfile
-import threading
 import time
 import traceback
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
@@ -29,22 +27,17 @@ from textinv_ray.service import job, messages, models, plan, report, results
 from textinv_ray.service.console import Progress, captured
 from textinv_ray.service.models import ModelFacts
 from textinv_ray.service.plan import Plan
+from textinv_ray.service.stopping import Stopping
 from textinv_ray.service.store import Store
 from textinv_ray.service.tracker import Tracker
 from textinv_ray.service.tracking import View, default_uri
 
-if TYPE_CHECKING:
-    from textinv_ray.service.fleet import Fleet
-
 logger = logging.getLogger(__name__)
 
 _POLL_S = 0.5
-_TRACKING_S = 30.0  # At the end, an MLflow that can't be written to is waited for so long ...
-# ... and workers that write checkpoints so long: `ray job stop` kills 3 s after its SIGTERM.
-_GRACE_S = {signal.SIGTERM: 2.0, signal.SIGINT: 30.0}
+_TRACKING_S = 30.0  # So long an MLflow that can't be written to is waited for at the end.
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # would restart a group of workers; leases do what is needed
     "RAY_COLOR_PREFIX": "0",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -110,11 +103,11 @@ class _Job:
         self._facts = facts
         self._plan = todo
         self._console = console
-        self._stopped_by = 0
+        self._stopping = Stopping()
         self._started = time.monotonic()
 
     def run(self) -> int:
-        with self._signals():
+        with self._stopping:
             tracker = self._start_tracking()
             problem = self._learn(tracker) if self._plan.todo else ""
             return self._end(tracker, problem)
@@ -124,12 +117,13 @@ class _Job:
         import ray
 
         from textinv_ray.service import cluster
-        from textinv_ray.service.fleet import Fleet, Size, make_feed
+        from textinv_ray.service.fleet import Size, start_feed, start_fleet
         from textinv_ray.service.preparation import Wanted, dataset
 
         scratch = tempfile.mkdtemp(prefix="textinv-")
         try:
             cluster.connect(self._config, self._console)
+            self._stopping.listen()
             size = Size.of(self._config, ray.cluster_resources(), len(self._plan.todo))
             messages.print_fleet(self._console, size)
             wanted = Wanted(
@@ -143,14 +137,14 @@ class _Job:
                 wanted,
                 task_cpus=size.prepare_cpus,
             )
-            feed = make_feed(rows, self._plan.todo, self._store.uri, self._config, size)
-            fleet = Fleet(size, self._config, feed, self._store.uri, scratch)
+            feed = start_feed(rows, self._plan.todo, self._store.uri, self._config, size)
+            fleet = start_fleet(size, self._config, feed, self._store.uri, scratch)
             return self._watch(feed, fleet, tracker)
         finally:
             ray.shutdown()
             shutil.rmtree(scratch, ignore_errors=True)
 
-    def _watch(self, feed: Any, fleet: Fleet, tracker: Tracker | None) -> str:
+    def _watch(self, feed: Any, fleet: Any, tracker: Tracker | None) -> str:
         """Shows progress and passes news on to MLflow, until it is over or can't go on."""
         import ray
 
@@ -171,16 +165,27 @@ class _Job:
                     status.steps_computed,
                     status.steps_reached,
                 )
-                if status.problem or status.over or self._stopped_by:
+                if status.problem or status.over or self._stopping.signal:
                     break
-                if not fleet.alive:
-                    return f"all workers have left: {fleet.error}"
+                trainers, errors = ray.get(fleet.state.remote())
+                if not trainers:
+                    return f"all workers have left: {errors}"
                 time.sleep(_POLL_S)
-        if self._stopped_by:
-            self._console.print("stopping: the workers write checkpoints")
-            feed.stop.remote()
-            fleet.join(_GRACE_S[signal.Signals(self._stopped_by)])
+        if self._stopping.signal:
+            self._console.print(
+                "stopping: the workers write checkpoints; the same command goes on from there"
+            )
+            ray.get(feed.stop.remote())
+            self._wait_until_idle(feed)
         return str(status.problem)
+
+    def _wait_until_idle(self, feed: Any) -> None:
+        """Until the workers have given back all they had, or there is no time left."""
+        import ray
+
+        end = time.monotonic() + self._stopping.grace_s
+        while ray.get(feed.status.remote(0)).running and time.monotonic() < end:
+            time.sleep(0.1)
 
     # MLflow
 
@@ -194,7 +199,7 @@ class _Job:
 
     def _finish_tracking(self, tracker: Tracker, status: str, files: list[Path]) -> bool:
         """Waits, within reason, for MLflow to have everything. The results are safe in any case."""
-        if not tracker.finish(_TRACKING_S, limit_s=2.0 if self._stopped_by else math.inf):
+        if not tracker.finish(_TRACKING_S, limit_s=2.0 if self._stopping.signal else math.inf):
             return False
         try:
             self._view.close(status, files)
@@ -209,8 +214,8 @@ class _Job:
         """Writes the views, says what came of it, and decides the exit code by what is in the store."""
         done, failed = self._outcome()
         code = 0 if len(done) == len(self._plan.todo) else 1
-        if self._stopped_by:
-            code = 128 + self._stopped_by
+        if self._stopping.signal:
+            code = self._stopping.exit_code
         if code <= 1:
             results.write(self._store)
             report.write(self._store)
@@ -241,25 +246,6 @@ class _Job:
         if not self._store.is_local:
             return []
         return [Path(self._store.path(name)) for name in ("results.parquet", "report.html")]
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM stop the job in good order; a second one at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def stop(signum: int, _frame: Any) -> None:
-            if self._stopped_by:
-                raise KeyboardInterrupt
-            self._stopped_by = signum
-
-        kept = {signum: signal.signal(signum, stop) for signum in _GRACE_S}
-        try:
-            yield
-        finally:
-            for signum, handler in kept.items():
-                signal.signal(signum, handler)
 
 
 def tracking_uri(config: JobConfig, store: Store) -> str:

@@ -1,0 +1,105 @@
+"""Which Ray a job runs on; and a real submitted job."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.service import examples
+from textinv_ray.service import cluster
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+RAY = str(Path(sys.executable).with_name("ray"))
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def test_no_running_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray._private.services.find_bootstrap_address", lambda _: None)
+    assert cluster._running() is None
+
+
+def test_a_running_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setattr("ray._private.services.find_bootstrap_address", lambda _: address)
+        assert cluster._running() == address
+
+
+def test_a_ray_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    (port,) = free_ports(1)
+    monkeypatch.setattr("ray._private.services.find_bootstrap_address", lambda _: f"127.0.0.1:{port}")
+    assert cluster._running() is None
+
+
+@pytest.fixture
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The dashboard's address of a `ray start --head` with ports and a folder of its own."""
+    port, dashboard, agent, metrics, client = free_ports(5)
+    folder = f"/tmp/ti{os.getpid()}"  # paths of sockets must be short
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # as in an activated environment
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "PATH": path}
+    command = f"""start --head --block --num-cpus=2 --disable-usage-stats --temp-dir={folder} --port={port}
+        --dashboard-port={dashboard} --dashboard-agent-listen-port={agent} --metrics-export-port={metrics}
+        --ray-client-server-port={client}"""
+    log = (tmp_path_factory.mktemp("head") / "head.log").open("w+")
+    process = subprocess.Popen(
+        [RAY, *command.split()], stdout=log, stderr=log, env=environment, start_new_session=True
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            try:
+                socket.create_connection(("127.0.0.1", dashboard), timeout=1).close()
+                break
+            except OSError:
+                assert process.poll() is None, (log.seek(0), log.read())
+                time.sleep(0.5)
+        yield f"http://127.0.0.1:{dashboard}"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+        log.close()
+
+
+@pytest.mark.slow
+def test_a_submitted_job(head: str, tmp_path: Path, tiny_sd: Path, tiny_clip: Path) -> None:
+    """The command of the README's first line, on a cluster that is running."""
+    manifest = examples.write_manifest(tmp_path / "data", 3)
+    settings = examples.settings(tiny_sd, tiny_clip, "service.workers=2")
+    options = [part for setting in settings for part in ("--set", setting)]
+    done = subprocess.run(
+        [
+            *(RAY, "job", "submit", "--address", head, "--working-dir", ".", "--"),
+            *("python", "jobs/invert_many.py", str(manifest), "-o", str(tmp_path / "out"), *options),
+        ],
+        cwd=REPOSITORY,
+        env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Ray: the running cluster, 1 node" in done.stdout
+    assert "3 of 3 concepts learned" in done.stdout
+    assert pq.read_table(tmp_path / "out" / "results.parquet").num_rows == 3

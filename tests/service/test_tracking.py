@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +40,6 @@ class Database:
     def __init__(self, template: Path, folder: Path) -> None:
         folder.mkdir(parents=True)
         shutil.copy(template, folder / "mlflow.db")
-        self.folder = folder
         self.uri = f"sqlite:///{folder / 'mlflow.db'}"
 
     def runs(self) -> list[Any]:
@@ -273,3 +280,44 @@ def test_long_histories(store: Store, database: Database) -> None:
 def test_how_to_open_it() -> None:
     assert ui_command("sqlite:////x/mlflow.db") == "mlflow ui --backend-store-uri sqlite:////x/mlflow.db"
     assert ui_command("https://me:secret@host/") == "open https://host/"
+
+
+@pytest.fixture
+def server(empty_database: Path, tmp_path: Path) -> Iterator[Database]:
+    """A real `mlflow server` with a database of its own."""
+    database = Database(empty_database, tmp_path / "server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = f"""server --backend-store-uri {database.uri} --artifacts-destination {tmp_path / "artifacts"}
+        --host 127.0.0.1 --port {port} --workers 1"""
+    process = subprocess.Popen(
+        [str(Path(sys.executable).with_name("mlflow")), *command.split()],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
+                break
+            except OSError:
+                assert process.poll() is None
+                time.sleep(0.3)
+        database.uri = f"http://127.0.0.1:{port}"
+        yield database
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
+
+
+@pytest.mark.slow
+def test_a_tracking_server_gets_the_same(store: Store, database: Database, server: Database) -> None:
+    examples.finish(store, "a")
+    store.fail("c", {"error": "x", "time": 5.0})
+    write_view(store, database)
+    write_view(store, server)
+    write_view(store, server)
+    assert server.content() == database.content()

@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 JOB, CONFIG, CONCEPT = "textinv.job", "textinv.config", "textinv.concept"
 FINGERPRINT, STATE, STEP = "textinv.fingerprint", "textinv.state", "textinv.step"
 _METRICS_PER_CALL = 900  # MLflow takes 1000 entries in one call, params and tags included
+_KIND = "custom_model_development"  # so that the UI opens with runs and charts, not with chat traces
 _TABLE_ROWS = 2000  # of the results table in the UI; results.parquet has all
 _PARAMS = (
     "placeholder_token",
@@ -101,7 +102,9 @@ class View:
             beside = None
             if self._uri.startswith("sqlite:///"):
                 beside = str(Path(self._uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts")
-            self._experiment_id = client.create_experiment(self._experiment, artifact_location=beside)
+            self._experiment_id = client.create_experiment(
+                self._experiment, artifact_location=beside, tags={"mlflow.experimentKind": _KIND}
+            )
         else:
             self._experiment_id = found.experiment_id
         self._client = client
@@ -158,6 +161,7 @@ class View:
         """Writes totals, the results table and files to the parent run and ends it with MLflow's `status`."""
         results = list(self._store.results())
         failures = list(self._store.failures())
+        job = self._job()
         totals: dict[str, float] = {
             "concepts_done": len(results),
             "concepts_failed": len(failures),
@@ -173,8 +177,12 @@ class View:
         with tempfile.TemporaryDirectory() as folder:
             table = Path(folder) / "results.json"
             table.write_text(json.dumps(_table(results, failures)), encoding="utf-8")
-            for path in (table, *artifacts):
+            configuration = Path(folder) / "configuration.yaml"
+            configuration.write_text(yaml.safe_dump(job["configuration"], sort_keys=False), encoding="utf-8")
+            for path in (table, configuration, *artifacts):
                 self._client_.log_artifact(self.parent_id, str(path))
+        outcome = f"{len(results)} done, {len(failures)} failed. Pictures of all: *Artifacts*, `report.html`."
+        self._client_.set_tag(self.parent_id, "mlflow.note.content", f"{_job_note(job)}\n\n{outcome}")
         listed = json.dumps([{"path": "results.json", "type": "table"}])
         self._client_.set_tag(self.parent_id, "mlflow.loggedArtifacts", listed)
         self._client_.set_terminated(self.parent_id, status)
@@ -195,11 +203,10 @@ class View:
     def _find_parent(self, job: Mapping[str, Any]) -> str:
         """A job is an output and what determines its results: another configuration is another parent."""
         wanted = f"tags.`{JOB}` = '{job['id']}' and tags.`{CONFIG}` = '{job['config_digest']}'"
-        shown = yaml.safe_dump(job["configuration"], sort_keys=False, allow_unicode=True)
         tags = {
             "output": self._store.shown,
             "manifest": job["manifest"],
-            "mlflow.note.content": f"```yaml\n{shown}```",
+            "mlflow.note.content": _job_note(job),
             **{f"version.{name}": text for name, text in job["versions"].items()},
         }
         run = next(iter(self._search(wanted)), None)
@@ -340,6 +347,15 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
+
+
+def _job_note(job: Mapping[str, Any]) -> str:
+    """What the UI shows on top of a job's run."""
+    determines = job["determines_results"]
+    return (
+        f"{job['manifest_rows']} concepts of `{job['manifest']}`, learned for `{determines['model']['path']}` "
+        f"in {determines['training']['steps']} steps each where the row doesn't say otherwise"
+    )
 
 
 def _note(result: Mapping[str, Any]) -> str:

@@ -37,6 +37,15 @@ def png(seed: int = 0, side: int = 20) -> bytes:
     return buffer.getvalue()
 
 
+def grid(seed: int, columns: int, rows: int, side: int = 8) -> bytes:
+    """Tiles of noise."""
+    shape = (rows * side, columns * side, 3)
+    pixels = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def write_manifest(folder: Path, count: int, changes: Mapping[str, Mapping[str, Any]] | None = None) -> Path:
     """`count` concepts c0, c1, ... of three pictures each; `changes` by concept_id."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -138,8 +147,8 @@ def finish(
     """Puts a finished concept into a store, as a worker does."""
     made = result(concept_id, **changes)
     for step in made["sample_steps"]:
-        store.write_concept(concept_id, sample_name(step), png(step))
-    store.write_concept(concept_id, "training.png", png(7))
+        store.write_concept(concept_id, sample_name(step), grid(step, columns=2, rows=1))
+    store.write_concept(concept_id, "training.png", grid(7, columns=3, rows=1))
     word = np.asarray(vectors if vectors is not None else [[1, 2, 3, 4]], np.float32)
     files = {
         "learned_embeds.safetensors": safetensors.numpy.save({made["placeholder_token"]: word}),

@@ -41,7 +41,7 @@ def test_nothing_comes_from_elsewhere(store: Store) -> None:
     page = written(store)
     assert not re.findall(r"""(?:src|href)=["'](?!data:)""", page)
     assert "://" not in page
-    assert page.count("data:image/jpeg;base64,") == 3 * 1, "the example's pictures are one tile wide"
+    assert page.count("data:image/jpeg;base64,") == 3 + 2 + 2, "training images, before, after"
 
 
 def test_text_of_a_manifest_is_text(store: Store) -> None:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.service.history import History, Point
+from textinv_ray.service.store import TRAINING_COLUMNS
 
 _TRAINING_SIDE = 256  # pixels; larger training images are shown smaller
 
@@ -94,10 +95,14 @@ def sample_grid(samples: Mapping[str, np.ndarray]) -> bytes:
 
 
 def training_grid(images: np.ndarray) -> bytes:
-    """PNG: the training images side by side, the first crop of each. images: uint8 (N, A, S, S, 3)."""
+    """PNG: the first crop of each training image, in rows of TRAINING_COLUMNS. images: uint8 (N, A, S, S, 3)."""
     side = min(images.shape[2], _TRAINING_SIDE)
     small = [Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS) for image in images[:, 0]]
-    return png(np.concatenate([np.asarray(image) for image in small], axis=1))
+    columns = min(len(small), TRAINING_COLUMNS)
+    grid = Image.new("RGB", (columns * side, -(-len(small) // columns) * side), "white")
+    for index, image in enumerate(small):
+        grid.paste(image, (index % columns * side, index // columns * side))
+    return png(np.asarray(grid))
 
 
 def png(image: np.ndarray) -> bytes:

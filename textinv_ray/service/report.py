@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import itertools
 import tempfile
 from collections.abc import Iterator, Mapping
 from importlib import resources
@@ -14,7 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from textinv_ray.service.store import Store, sample_name
+from textinv_ray.service.store import TRAINING_COLUMNS, Store, sample_name
 
 EMBEDDED = 500
 """With more concepts than this, pictures are linked (they lie beside the page) instead of embedded."""
@@ -61,12 +62,13 @@ def _summary(results: list[dict[str, Any]], failures: list[dict[str, Any]]) -> s
 
 def _row(store: Store, result: Mapping[str, Any], embed: bool) -> str:
     prompts = result["sample_prompts"]
+    seeds = result["images_per_prompt"]
     grids = (
-        ("training.png", 1),
-        (sample_name(0), len(prompts)),
-        (sample_name(result["steps"]), len(prompts)),
+        ("training.png", min(result["images"], TRAINING_COLUMNS), result["images"]),
+        (sample_name(0), seeds, seeds),
+        (sample_name(result["steps"]), seeds, seeds),
     )
-    pictures = [_pictures(store, result, name, rows, embed) for name, rows in grids]
+    pictures = [_pictures(store, result, *grid, embed) for grid in grids]
     image, text = result["clip_image_similarity"], result["clip_text_similarity"]
     gain = None if image is None else image - (result["clip_image_similarity_initializer"] or 0.0)
     numbers = (image, gain, text, result["steps"], result["seconds"])
@@ -108,8 +110,10 @@ def _failed_row(failure: Mapping[str, Any]) -> str:
     )
 
 
-def _pictures(store: Store, result: Mapping[str, Any], name: str, rows: int, embed: bool) -> str:
-    """The first row of a grid of `rows` rows, as pictures of their own or as a link to the grid."""
+def _pictures(
+    store: Store, result: Mapping[str, Any], name: str, columns: int, count: int, embed: bool
+) -> str:
+    """The first `count` tiles of a grid of `columns` columns, as pictures of their own or as a link to it."""
     if not embed:
         link = html.escape(f"concepts/{result['concept_id']}/{name}")
         return f'<a href="{link}"><img loading="lazy" class="strip" src="{link}" alt=""></a>'
@@ -117,14 +121,16 @@ def _pictures(store: Store, result: Mapping[str, Any], name: str, rows: int, emb
     if data is None:
         return ""
     grid = Image.open(io.BytesIO(data))
-    return "".join(f'<img src="{_data_uri(tile)}" alt="">' for tile in _tiles(grid, grid.height // rows))
+    tiles = itertools.islice(_tiles(grid, grid.width // columns), min(count, _PICTURES))
+    return "".join(f'<img src="{_data_uri(tile)}" alt="">' for tile in tiles)
 
 
 def _tiles(grid: Image.Image, side: int) -> Iterator[Image.Image]:
-    """The first few tiles, small."""
-    for index in range(min(_PICTURES, grid.width // side)):
-        tile = grid.crop((index * side, 0, (index + 1) * side, side))
-        yield tile if side <= _SIDE else tile.resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    """Row by row, small."""
+    for top in range(0, grid.height - side + 1, side):
+        for left in range(0, grid.width - side + 1, side):
+            tile = grid.crop((left, top, left + side, top + side))
+            yield tile if side <= _SIDE else tile.resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
 
 
 def _data_uri(image: Image.Image) -> str:

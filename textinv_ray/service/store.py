@@ -34,6 +34,8 @@ from textinv_ray import uris
 
 logger = logging.getLogger(__name__)
 
+TRAINING_COLUMNS = 3
+"""Of the grid in training.png: MLflow shows pictures in a narrow box, in which a long strip is hard to see."""
 _BATCH = 512  # Objects asked for at once: remote file systems fetch a batch concurrently.
 
 

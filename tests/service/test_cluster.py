@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.service import examples
+from textinv_ray.errors import UserError
 from textinv_ray.service import cluster
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -103,3 +104,21 @@ def test_a_submitted_job(head: str, tmp_path: Path, tiny_sd: Path, tiny_clip: Pa
     assert "Ray: the running cluster, 1 node" in done.stdout
     assert "3 of 3 concepts learned" in done.stdout
     assert pq.read_table(tmp_path / "out" / "results.parquet").num_rows == 3
+
+
+def test_a_ray_that_does_not_come_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[dict[str, object]] = []
+
+    def init(**options: object) -> None:
+        tries.append(options)
+        if len(tries) != 2:
+            raise RuntimeError("The current node timed out during startup.\nMore.")
+
+    monkeypatch.setattr(cluster.ray, "init", init)
+    monkeypatch.setattr(cluster.ray, "shutdown", lambda: None)
+    cluster._init(address="local")
+    assert len(tries) == 2
+    with pytest.raises(
+        UserError, match=r"the Ray at 'local' can't be used: The current node timed out during"
+    ):
+        cluster._init(address="local")

@@ -233,3 +233,19 @@ def test_a_model_that_workers_cant_load_ends_the_job(job: Job, tmp_path: Path) -
     assert process.returncode == 1, out
     assert "the job could not go on: no worker could start" in out
     assert "/no/such/model" in out
+
+
+def test_mlflow_that_was_away_catches_up(job: Job, tmp_path: Path) -> None:
+    """A server that refuses stops nothing; the next run of the command writes what is missing, without a Ray."""
+    away = ("--set", "tracking.uri=http://127.0.0.1:9", "--set", "training.seed=6", "--only", "c1")
+    code, out = job.run(*away)
+    assert code == 0, out
+    assert "MLflow can't be written to for now, the job goes on" in out
+    assert "MLflow hasn't everything yet; the next run of this command catches up" in out
+    here = ("--set", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db", *away[2:])
+    code, out = job.run(*here)
+    assert code == 0, out
+    assert "concepts are done; MLflow catches up" in out
+    assert "Ray:" not in out
+    _, out = job.run(*here)
+    assert "nothing to do" in out

@@ -13,6 +13,7 @@ import ray
 from rich.console import Console
 
 from textinv_ray.config import JobConfig
+from textinv_ray.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -22,15 +23,29 @@ def connect(config: JobConfig, console: Console) -> None:
     address = os.environ.get("RAY_ADDRESS") or _running()
     options: dict[str, Any] = {"configure_logging": False, "runtime_env": _package_path()}
     if address and address != "local":
-        ray.init(address=address, **options)
+        _init(address=address, **options)
         nodes = sum(1 for node in ray.nodes() if node["Alive"])
         console.print(f"Ray: the running cluster, {nodes} node{'s' if nodes > 1 else ''}")
         return
     service = config.service
     workers = 1 if service.workers == "auto" else service.workers
     cpus = max(os.cpu_count() or 1, math.ceil(workers * service.cpus_per_worker))
-    ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
+    _init(address="local", num_cpus=cpus, include_dashboard=False, **options)
     console.print("Ray: started on this machine for this job")
+
+
+def _init(**options: Any) -> None:
+    """ray.init, tried twice: on a busy machine Ray's own processes may take longer than it waits for them."""
+    for attempt in (1, 2):
+        try:
+            ray.init(**options)
+            return
+        except Exception as error:
+            logger.exception("ray.init failed")
+            ray.shutdown()
+            if attempt == 2:
+                why = str(error).strip().split("\n")[0]
+                raise UserError(f"the Ray at {options['address']!r} can't be used: {why}") from error
 
 
 def _package_path() -> dict[str, Any] | None:

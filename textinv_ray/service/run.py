@@ -80,7 +80,10 @@ def invert(
     with _log_file(store) as log, captured(log, verbose) as console:
         if not todo.todo and not job.is_behind(store):
             return messages.print_nothing_to_do(console, todo, config, store)
-        messages.print_start(console, manifest, todo, config, store)
+        if todo.todo:
+            messages.print_start(console, manifest, todo, config, store)
+        else:
+            console.print(f"all {len(todo.done)} concepts are done; MLflow catches up")
         job.begin(store, manifest, config, todo)
         return _Job(store, manifest, config, facts, todo, console).run()
 
@@ -219,7 +222,8 @@ class _Job:
         if code <= 1:
             results.write(self._store)
             report.write(self._store)
-        messages.print_results(self._console, self._store, self._plan, done, failed, self._started)
+        if self._plan.todo:
+            messages.print_results(self._console, self._store, self._plan, done, failed, self._started)
         if problem:
             self._console.print(f"the job could not go on: {uris.shown_in(problem)}")
         if tracker:

@@ -43,6 +43,7 @@ train-mini: install  ## draw the data and train the bundled models again (needs 
 	$(BIN)/python -m training.tokenizer
 	$(BIN)/python -m training.vae
 	$(BIN)/python -m training.clip
+	$(BIN)/python -m training.text
 	$(BIN)/python -m training.unet
 	$(BIN)/python -m training.vae --decoder-steps 1500
 	$(MAKE) eval-mini

@@ -36,12 +36,13 @@ class Preset:
     clip_layers: int
     vae_steps: int
     clip_steps: int
+    text_steps: int
     unet_steps: int
 
 
 PRESETS = {
-    "small": Preset((128, 192), 1, 256, 3, (32, 64, 96), 192, 5, 2500, 3000, 9000),
-    "large": Preset((160, 320), 2, 256, 4, (64, 128, 128), 256, 6, 10000, 12000, 60000),
+    "small": Preset((128, 192), 1, 256, 3, (32, 64, 96), 192, 5, 4000, 600, 2000, 30000),
+    "large": Preset((160, 320), 2, 256, 4, (64, 128, 128), 256, 6, 10000, 6000, 10000, 60000),
 }
 
 
@@ -59,7 +60,7 @@ def autocast() -> torch.autocast:
 
 
 class Data:
-    """Images as uint8 (N, 64, 64, 3) and their rows (what `training.characters.build` wrote).
+    """Images as uint8 (N, 64, 64, 3) and their rows (what `training.build` wrote).
 
     With `effects` one image in twelve is redrawn (black and white, line drawing, ...), so that the model meets
     more ways of drawing than the avatar styles themselves; the row then carries `effect`.

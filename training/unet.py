@@ -26,6 +26,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from diffusers.models.attention_processor import AttnProcessor
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -53,8 +54,14 @@ from training.tokenizer import MAX_LENGTH
 from training.tokenizer import load as load_tokenizer
 
 BATCH = 32
-PEAK_RATE = 6e-4
+PEAK_RATE = 4e-4
+TEXT_RATE = 0.3
+"""Of the UNet's learning rate. With all of it, the text encoder's first layer grew one direction, the same for all
+tokens, to hundreds of times their norm, and hidden states told words apart by a tenth of their length only."""
+AVERAGE = 0.997
 FOLDER = BUILD / "unet"
+TEXT_FILE = BUILD / "text" / "text.safetensors"
+"""What `training.text` wrote: where the text encoder and the names start from."""
 NAMES_FILE = Path(__file__).with_name("names.safetensors")
 SCHEDULE: dict[str, Any] = {
     "num_train_timesteps": 1000,
@@ -82,7 +89,7 @@ def build_text_encoder(preset: Preset, tokenizer: CLIPTokenizer) -> CLIPTextMode
         pad_token_id=tokenizer.pad_token_id,
     )
     model = CLIPTextModel(config)
-    nn.init.normal_(model.embeddings.token_embedding.weight, std=0.3 / preset.text_hidden**0.5)
+    nn.init.normal_(model.embeddings.token_embedding.weight, std=0.4 / preset.text_hidden**0.5)
     nn.init.normal_(model.embeddings.position_embedding.weight, std=0.1 / preset.text_hidden**0.5)
     return model
 
@@ -184,6 +191,12 @@ class Captions:
         return ids, ids == self.slot_id, jitter(self.names(*self.names.inputs(features, rgb)))
 
 
+def all_features(data: Data) -> list[str]:
+    """Every feature of an identity, and every effect, in a fixed order."""
+    effects = {f"effect={row['effect']}" for row in data.rows if "effect" in row}
+    return sorted({feature for row in data.rows for feature in row["features"]} | effects)
+
+
 @torch.no_grad()
 def write_names(model: MiniSD, tokenizer: CLIPTokenizer, data: Data) -> int:
     """Write the vector of every named identity into its token's row; returns how many."""
@@ -257,33 +270,37 @@ def main() -> None:
     moments = torch.from_numpy(np.load(BUILD / "vae" / "moments.npy"))
     factor = AutoencoderKL.load_config(MODELS / "mini-sd" / "vae")["scaling_factor"]
     tokenizer = load_tokenizer()
-    features = sorted(
-        {f for row in data.rows for f in row["features"]}
-        | {f"effect={r['effect']}" for r in data.rows if "effect" in r}
-    )
-    model = MiniSD(preset, tokenizer, features).to(device())
+    model = MiniSD(preset, tokenizer, all_features(data)).to(device())
     model.unet.to(memory_format=torch.channels_last)
     captions = Captions(data, tokenizer, model.names)
-    optimizer = torch.optim.AdamW(model.parameters(), PEAK_RATE, (0.9, 0.99), weight_decay=0.01, fused=True)
-    average = Averaged(model, 0.999)
+    groups = [
+        {"params": list(part.parameters()), "ratio": ratio}
+        for part, ratio in ((model.unet, 1.0), (model.text_encoder, TEXT_RATE), (model.names, TEXT_RATE))
+    ]
+    optimizer = torch.optim.AdamW(groups, PEAK_RATE, (0.9, 0.99), weight_decay=0.01, fused=True)
+    average = Averaged(model, AVERAGE)
     checkpoint, progress = Checkpoint(FOLDER, model, optimizer, average), Progress(FOLDER, "unet")
     first = checkpoint.load()
     if first == 0 and NAMES_FILE.exists() and (MODELS / "mini-sd" / "unet").exists():
         restore_shipped(model)
-        average = checkpoint.average = Averaged(model, 0.999)
+        average = checkpoint.average = Averaged(model, AVERAGE)
         print("going on from the shipped weights")
+    elif first == 0 and TEXT_FILE.exists():
+        model.load_state_dict(load_file(TEXT_FILE), strict=False)
+        average = checkpoint.average = Averaged(model, AVERAGE)
     alphas = DDPMScheduler(**SCHEDULE).alphas_cumprod.to(device())
     table = model.text_encoder.embeddings.token_embedding.weight
     show = list(range(0, min(len(heldout), 960), 40))
     for step, indices in zip(range(first, steps), batches(len(data), BATCH, 2, first), strict=False):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, progress_made(step), PEAK_RATE)
+            group["lr"] = group["ratio"] * learning_rate(step, progress_made(step), PEAK_RATE, cooldown=0.4)
         draws = torch.Generator().manual_seed(step)
         mean, log_variance = moments[indices].float().chunk(2, 1)
         latents = mean + (0.5 * log_variance.clamp(-30, 20)).exp() * torch.randn(mean.shape, generator=draws)
         noise = torch.randn(latents.shape, generator=draws).to(device(), memory_format=torch.channels_last)
         latents = (latents * factor).to(device(), memory_format=torch.channels_last)
-        timesteps = torch.randint(0, 1000, (len(indices),), generator=draws).to(device())
+        # The later of two: noisy timesteps, where the text decides, come more often than clear ones.
+        timesteps = torch.randint(0, 1000, (2, len(indices)), generator=draws).amax(0).to(device())
         ids, slots, vectors = captions.batch(indices, step)
         loss = noise_loss(model, latents, noise, timesteps, alphas[timesteps], ids, slots, vectors)
         loss.backward()

@@ -34,9 +34,22 @@ def ids(found: Any) -> list[str]:
 def test_taken_once_in_order() -> None:
     leases, _ = make(5)
     assert ids(leases.take("w1", 2)) == ["c0", "c1"]
-    assert ids(leases.take("w2", 4)) == ["c2", "c3", "c4"]
+    assert ids(leases.take("w2", 3)) == ["c2", "c3", "c4"]
     assert leases.take("w1", 1) == []
     assert not leases.over
+
+
+def test_shares_of_a_small_job() -> None:
+    """A worker whose pack would hold everything leaves the others their share."""
+    leases, _ = make(9)
+    assert len(leases.take("w1", 64, expected_workers=4)) == 3
+    assert leases.take("w1", 61, expected_workers=4) == []
+    assert [len(leases.take(f"w{index}", 64, expected_workers=4)) for index in (2, 3, 4)] == [3, 3, 0]
+
+
+def test_shares_when_the_others_never_came() -> None:
+    leases, _ = make(9)
+    assert len(leases.take("w1", 64, expected_workers=1)) == 9
 
 
 def test_over_when_all_are_done_or_failed() -> None:

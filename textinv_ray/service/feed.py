@@ -18,6 +18,7 @@ from textinv_ray.service.store import Store
 logger = logging.getLogger(__name__)
 
 _TICK_S = 0.5
+_STARTING_S = 180.0  # Workers that aren't there by then are not waited for when work is shared out.
 
 
 class RowSource(Protocol):
@@ -74,14 +75,17 @@ class Feed:
         output: str,
         *,
         ahead: int,
+        workers: int = 1,
         lease_timeout_s: float,
         max_attempts: int,
     ) -> None:
-        """`keys`: Plan.todo. `ahead`: how many prepared concepts may wait for a worker."""
+        """`keys`: Plan.todo. `ahead`: how many prepared concepts may wait for a worker. `workers`: of the fleet."""
         self._rows = rows
         self._keys = keys
         self._store = Store(output)
         self._ahead = ahead
+        self._workers = workers
+        self._started = time.monotonic()
         self._max_attempts = max_attempts
         self._leases = Leases(lease_timeout_s, max_attempts)
         self._changed = threading.Condition()
@@ -97,10 +101,17 @@ class Feed:
 
     def take(self, worker: str, count: int) -> Answer:
         """Leases up to `count` concepts."""
+        is_starting = time.monotonic() - self._started < _STARTING_S
+        expected = self._workers if is_starting else 1
         with self._changed:
-            leases = [] if self._stopping or self._problem else self._leases.take(worker, count)
+            leases = [] if self._stopping or self._problem else self._leases.take(worker, count, expected)
             self._changed.notify_all()
             return Answer(tuple(leases), bool(self._stopping or self._problem or self._leases.over))
+
+    def is_over(self) -> bool:
+        """Whether there is nothing more for any worker."""
+        with self._changed:
+            return bool(self._stopping or self._problem or self._leases.over)
 
     def beat(self, worker: str, steps: Mapping[str, int], computed: int) -> Orders:
         """A sign of life: see Leases.beat."""

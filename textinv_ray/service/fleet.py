@@ -127,7 +127,7 @@ def _no_process_group() -> Any:
 
 def _learn(setup: dict[str, Any]) -> None:
     """The Ray Train loop. Imports late: Train's controllers load this function too, but no models."""
-    if ray.get(setup["feed"].take.remote("", 0)).over:
+    if ray.get(setup["feed"].is_over.remote()):
         return  # restarted when all is done: no need to load a model
     from textinv_ray.service import worker
 
@@ -150,6 +150,7 @@ def start_feed(rows: Any, keys: Mapping[str, Key], output: str, config: JobConfi
         keys,
         output,
         ahead=max(16, 4 * size.workers),
+        workers=size.workers,
         lease_timeout_s=config.service.lease_timeout_s,
         max_attempts=config.service.max_attempts,
     )

@@ -122,15 +122,22 @@ class Leases:
         """No more will be offered."""
         self.closed = True
 
-    def take(self, worker: str, count: int) -> list[Lease]:
-        """Up to `count` concepts for a worker; none when all are out (then it should ask again) or `over`."""
+    def take(self, worker: str, count: int, expected_workers: int = 1) -> list[Lease]:
+        """Up to `count` concepts for a worker; none when all are out (then it should ask again) or `over`.
+
+        Once all concepts are known, no worker gets more than its share of what is left: else the first one might
+        take all of a small job while others look on. `expected_workers`: those that may still be starting.
+        """
         self.expire()
         me = self._hear(worker)
+        if self.closed:
+            share = -(-len(self._entries) // max(expected_workers, len(self._workers)))
+            count = min(count, share - len(me.holds))
         if any(entry.losses >= _ALONE for entry in me.holds.values()):
             return []
         leases: list[Lease] = []
         for concept_id in list(self._waiting):
-            if len(leases) == count:
+            if len(leases) >= count:
                 break
             entry = self._entries[concept_id]
             alone = entry.losses >= _ALONE

@@ -104,14 +104,16 @@ characters and nothing else. It exists so that textual inversion can be tried, t
 
 ## Recipe and compute
 
-`make train-mini`, preset `small`, on 2 CPU cores (bf16 matrix units), no GPU: VAE {
+Preset `small`, on 2 CPU cores that other work shared, no GPU, about 100 minutes in all: VAE {
         samples_seen("vae", 32)
-    } images; text
-encoder and UNet {
+    } images; the text
+encoder first alone on 86,000 captions (`training/text.py`), then with the UNet, {
         samples_seen("unet", 32)
-    } samples. While it trained, the vector of a name was computed from the identity's
-features by a small network (`training/naming.py`), so that every image taught every name; the vectors of the 2,400 names
-were then written into the embedding table. Embeddings are kept at norm 0.4 or below, the scale of CLIP ViT-L/14's.
+    } samples in all. These weights are
+not one clean run of `make train-mini`: the UNet saw 110,000 of its samples beside a text encoder that taught it little, before
+that stage was put in. While it trained, the vector of a name was computed from the identity's features by a small network
+(`training/naming.py`), so that every image taught every name; the vectors of the 2,400 names were then written into the embedding
+table. Embeddings are kept at norm 0.4 or below, the scale of CLIP ViT-L/14's.
 
 ## Figures
 
@@ -150,8 +152,10 @@ same character {mean["ceiling"]:.3f}. {
 ## Limits
 
 It draws what its data shows: heads and shoulders in these drawing styles. Fine detail (eyes, small accessories) is rough.
-What limits it is compute: an hour or so of two CPU cores. `training/` has a larger preset for a GPU, and training goes on from these
-weights (`python -m training.unet`); bounds that are not met above are expected to give way to that, not to tuning.
+Faces are smudges. What limits it is compute: {
+        samples_seen("unet", 32)
+    } samples are a fraction of what it needs, and the VAE was stopped
+early. `training/` has a larger preset for a GPU, and the UNet goes on from these weights (`python -m training.unet`).
 """.replace("{} training", "training")
 
 

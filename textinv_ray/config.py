@@ -197,7 +197,7 @@ class ServiceConfig(_Strict):
     """GPUs reserved for a worker. `auto`: 1 when the cluster has GPUs and `model.device` isn't `cpu`."""
     prepare_cpus: float = Field(1.0, gt=0)
     """CPUs for fetching and decoding images ahead of the workers."""
-    heartbeat_s: float = Field(5.0, gt=0)
+    heartbeat_s: float = Field(1.0, gt=0)
     """Seconds between a worker's signs of life."""
     lease_timeout_s: float = Field(60.0, gt=0)
     """Without a sign of life for this long, a worker's concepts go to others."""

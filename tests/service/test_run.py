@@ -28,7 +28,7 @@ from textinv_ray.service import models
 from textinv_ray.service.store import Store
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-STEPS = 60
+STEPS = 300  # seconds of work: a worker that is killed at its first checkpoint has not finished
 pytestmark = pytest.mark.slow
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -121,7 +122,10 @@ def save_half(module: Any, folder: Path) -> None:
     module.half().save_pretrained(folder)
     module.to(dtype)
     config = folder / "config.json"
-    config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
+    text = config.read_text().replace('"dtype": "float16"', '"dtype": "float32"')
+    config.write_text(
+        re.sub(r'\n *"_name_or_path": "[^"]*",', "", text)
+    )  # a path of this machine is nobody's business
 
 
 class Averaged:

@@ -215,6 +215,7 @@ def export(model: MiniSD, tokenizer: CLIPTokenizer, data: Data, folder: Path = M
     whole = pipeline(model, tokenizer)
     whole.vae.half()
     whole.save_pretrained(folder)
+    save_half(whole.vae, folder / "vae")
     save_half(model.unet, folder / "unet")
     save_half(model.text_encoder, folder / "text_encoder")
     model.names.save(NAMES_FILE)

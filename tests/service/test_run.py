@@ -183,7 +183,7 @@ class TestStory:
         (job.folder / "data" / "no-such-file.png").write_bytes(examples.png(77))
         code, out = job.run()
         assert code == 0, out
-        assert "to learn: 1 concept, 60 steps; done already: 5" in out
+        assert f"to learn: 1 concept, {STEPS} steps; done already: 5" in out
         assert before == {c: job.store.result(c) for c in before}
         assert sorted(job.vectors()) == ["c0", "c1", "c2", "c3", "c4", "c5"]
         assert job.store.failure("c5") is None

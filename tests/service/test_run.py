@@ -199,7 +199,7 @@ class TestStory:
         code, out = job.run("--dry-run", "--set", "training.seed=1")
         assert code == 0
         assert "the manifest is in order" in out
-        assert "to learn: 6 concepts, 360 steps" in out
+        assert f"to learn: 6 concepts, {6 * STEPS} steps" in out
         assert "these, 6 have a result of other settings or images, which will be replaced" in out
         assert "measured on the 6 results in the output" in out
 

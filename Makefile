@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# One training process per core; with a GPU, one in all.
+TEAM = $(BIN)/torchrun --standalone --nproc-per-node $$($(BIN)/python -c "import os, torch; print(1 if torch.cuda.is_available() else os.cpu_count())")
 
 export RAY_USAGE_STATS_ENABLED = 0
 export TOKENIZERS_PARALLELISM = false
@@ -41,11 +43,10 @@ train-mini: install  ## draw the data and train the bundled models again (needs 
 	cd training/characters && npm ci --no-audit --no-fund
 	$(BIN)/python -m training.build
 	$(BIN)/python -m training.tokenizer
-	$(BIN)/python -m training.vae
+	$(TEAM) -m training.vae
 	$(BIN)/python -m training.clip
-	$(BIN)/python -m training.text
-	$(BIN)/python -m training.unet
-	$(BIN)/python -m training.vae --decoder-steps 1500
+	$(TEAM) -m training.text
+	$(TEAM) -m training.unet
 	$(MAKE) eval-mini
 
 eval-mini: install   ## measure the bundled models and rewrite their cards

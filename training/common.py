@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,8 @@ class Preset:
 
 
 PRESETS = {
-    "small": Preset((128, 192), 1, 256, 3, (32, 64, 96), 192, 5, 4000, 600, 2000, 30000),
-    "large": Preset((160, 320), 2, 256, 4, (64, 128, 128), 256, 6, 10000, 6000, 10000, 60000),
+    "small": Preset((128, 192), 1, 256, 3, (32, 64, 96), 192, 5, 10000, 600, 2000, 30000),
+    "large": Preset((160, 320), 2, 256, 4, (64, 128, 128), 256, 6, 20000, 6000, 10000, 60000),
 }
 
 
@@ -58,6 +59,54 @@ def device() -> torch.device:
 def autocast() -> torch.autocast:
     """bf16 on both kinds of device: CPUs with matrix units gain several times over float32."""
     return torch.autocast(device().type, torch.bfloat16)
+
+
+class Team:
+    """The processes that train one model together, started by `torchrun`; without it, a team of one.
+
+    On CPU one process per core beats one process with as many threads, most of all on a machine that does other work:
+    they wait for each other once per step, not once per operation. Every batch and its random draws are made whole by
+    each process, which then takes its share: how many there are changes nothing but rounding.
+    """
+
+    def __init__(self) -> None:
+        self.size, self.rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+        if self.size > 1:
+            torch.distributed.init_process_group("gloo")
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes checkpoints, grids and weights."""
+        return self.rank == 0
+
+    def share(self, batch: Any) -> Any:
+        """This process's part of an array or a tensor whose first dimension is the batch."""
+        return batch[self.rank :: self.size]
+
+    def agree(self, value: float) -> float:
+        """What the leading process says: clocks differ."""
+        said = torch.tensor(value, dtype=torch.float64)
+        if self.size > 1:
+            torch.distributed.broadcast(said, 0)
+        return float(said)
+
+    def average_gradients(self, parameters: Sequence[Tensor]) -> None:
+        if self.size == 1:
+            return
+        for weight in parameters:
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+        gradients = [weight.grad for weight in parameters if weight.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        torch.distributed.all_reduce(flat)
+        parts = (flat / self.size).split([gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            # Into the tensor that is there: fused Adam on CPU takes it for granted that weight and gradient lie alike.
+            gradient.copy_(part.view_as(gradient))
+
+    def wait(self) -> None:
+        if self.size > 1:
+            torch.distributed.barrier()
 
 
 class Data:
@@ -221,6 +270,18 @@ class Progress:
                 log.write(json.dumps(line) + "\n")
             print(self.name, " ".join(f"{key} {value}" for key, value in line.items()), flush=True)
             self.losses, self.since, self.samples = [], time.perf_counter(), 0
+
+
+class Schedule:
+    """How far a run is: of its steps or of its time, whichever is further."""
+
+    def __init__(self, steps: int, hours: float, team: Team) -> None:
+        self.steps, self.seconds, self.team, self.started = steps, hours * 3600, team, time.monotonic()
+
+    def progress(self, step: int) -> float:
+        """In [0, 1] once `step` steps are done, the same for the whole team."""
+        elapsed = (time.monotonic() - self.started) / self.seconds
+        return min(1.0, self.team.agree(max(step / self.steps, elapsed)))
 
 
 def learning_rate(

@@ -1,6 +1,6 @@
 """Teach mini-sd's text encoder what captions look like, before the UNet learns to draw from it.
 
-    python -m training.text [--preset small|large] [--steps N]
+    torchrun --nproc-per-node N -m training.text [--preset small|large] [--steps N] [--hours H]
 
 Stable Diffusion's text encoder comes from CLIP and knows what words look like; one that starts from nothing beside the
 UNet learns it very slowly there, because noisy latents show colours by themselves. Here a small head predicts the
@@ -12,6 +12,7 @@ captions for 0.03 of it after 110,000 images.
 from __future__ import annotations
 
 import argparse
+import itertools
 
 import numpy as np
 import torch
@@ -27,6 +28,8 @@ from training.common import (
     Checkpoint,
     Data,
     Progress,
+    Schedule,
+    Team,
     autocast,
     batches,
     default_preset,
@@ -80,9 +83,10 @@ def main() -> None:
     )
     parser.add_argument("--preset", choices=PRESETS, default=default_preset())
     parser.add_argument("--steps", type=int)
+    parser.add_argument("--hours", type=float, default=1e9, help="be done within this time")
     options = parser.parse_args()
-    preset = PRESETS[options.preset]
-    steps = options.steps or preset.text_steps
+    preset, team = PRESETS[options.preset], Team()
+    schedule = Schedule(options.steps or preset.text_steps, options.hours, team)
 
     torch.manual_seed(3)
     data, tokenizer = Data(BUILD / "drawings"), load_tokenizer()
@@ -98,29 +102,36 @@ def main() -> None:
     optimizer = torch.optim.AdamW(groups, PEAK_RATE, (0.9, 0.98), weight_decay=0.02)
     average = Averaged(trained, 0.99)
     checkpoint, progress = Checkpoint(FOLDER, trained, optimizer, average), Progress(FOLDER, "text")
-    captions = Captions(data, tokenizer, model.names)
+    captions = Captions(data, tokenizer, model.names, team)
     first = checkpoint.load()
-    for step, indices in zip(range(first, steps), batches(len(data), BATCH, 4, first), strict=False):
+    parameters = list(trained.parameters())
+    for step, indices in zip(itertools.count(first), batches(len(data), BATCH, 4, first), strict=False):
         for group in optimizer.param_groups:
-            rate = learning_rate(step, step / steps, PEAK_RATE, warmup=100, cooldown=0.4)
+            rate = learning_rate(step, schedule.progress(step), PEAK_RATE, warmup=100, cooldown=0.4)
             group["lr"] = group["ratio"] * rate
-        latents = moments[indices][:, :4].float().to(device()) * factor
+        latents = moments[team.share(indices)][:, :4].float().to(device()) * factor
         with autocast():
             predicted = trained.head(model.encode(*captions.batch(indices, 10**6 + step)))
         loss = (predicted.float() - latents).pow(2).mean()
         loss.backward()
+        team.average_gradients(parameters)
         torch.nn.utils.clip_grad_norm_(text, 1.0)
         optimizer.step()
         optimizer.zero_grad()
         limit_norms(model.text_encoder.embeddings.token_embedding.weight.data)
         average.update(trained)
-        progress.update(step + 1, loss, len(indices))
-        if (step + 1) % 500 == 0 or step + 1 == steps:
-            checkpoint.save(step + 1)
+        last = schedule.progress(step + 1) >= 1
+        if team.leads:
+            progress.update(step + 1, loss, len(indices))
+            if (step + 1) % 500 == 0 or last:
+                checkpoint.save(step + 1)
+        if last:
+            break
     average.copy_to(trained)
     weights = {f"{part}.{name}": value for part in ("text_encoder", "names")
                for name, value in getattr(model, part).state_dict().items()}  # fmt: skip
-    save_file({name: value.contiguous() for name, value in weights.items()}, TEXT_FILE)
+    if team.leads:
+        save_file({name: value.contiguous() for name, value in weights.items()}, TEXT_FILE)
 
 
 if __name__ == "__main__":

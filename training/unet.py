@@ -1,6 +1,6 @@
 """Train mini-sd's text encoder and UNet together on the cached latents, and write the pipeline.
 
-    python -m training.unet [--preset small|large] [--steps N] [--hours H]
+    torchrun --nproc-per-node N -m training.unet [--preset small|large] [--steps N] [--hours H]
 
 The objective is the noise prediction of latent diffusion (Rombach et al. 2022, eq. 2), a caption dropped in one case of
 ten for classifier-free guidance (Ho & Salimans 2022). Errors are weighted as errors of the predicted image by the
@@ -12,7 +12,7 @@ Goes on from its checkpoint, or from the shipped weights when there is none.
 from __future__ import annotations
 
 import argparse
-import time
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ from training.common import (
     Data,
     Preset,
     Progress,
+    Schedule,
+    Team,
     autocast,
     batches,
     default_preset,
@@ -157,8 +159,8 @@ def noise_loss(
 class Captions:
     """Captions of rows, with the identity or the style named by the slot word in about half of them."""
 
-    def __init__(self, data: Data, tokenizer: CLIPTokenizer, names: NameEncoder) -> None:
-        self.data, self.tokenizer, self.names = data, tokenizer, names
+    def __init__(self, data: Data, tokenizer: CLIPTokenizer, names: NameEncoder, team: Team) -> None:
+        self.data, self.tokenizer, self.names, self.team = data, tokenizer, names, team
         self.slot_word = sorted({row["name"] for row in data.rows if row.get("name")})[0]
         self.slot_id = tokenizer(self.slot_word).input_ids[1]
 
@@ -181,14 +183,17 @@ class Captions:
         return (f"{caption} {effect}" if in_words else caption), features, rgb
 
     def batch(self, indices: np.ndarray, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Token ids (B, T), where the slot is (B, T), and the vectors for it (B, D)."""
+        """Of this process's share: token ids (B, T), where the slot is (B, T), and the vectors for it (B, D)."""
         rng = np.random.default_rng((7, seed))
-        texts, features, rgb = zip(*(self.text(self.data.rows[i], rng) for i in indices), strict=True)
+        drawn = self.team.share([self.text(self.data.rows[i], rng) for i in indices])
+        texts, features, rgb = zip(*drawn, strict=True)
         ids = self.tokenizer(
             list(texts), padding="max_length", truncation=True, return_tensors="pt"
         ).input_ids
         ids = ids.to(device())
-        return ids, ids == self.slot_id, jitter(self.names(*self.names.inputs(features, rgb)))
+        vectors = self.names(*self.names.inputs(features, rgb))
+        generator = torch.Generator().manual_seed(seed * self.team.size + self.team.rank)
+        return ids, ids == self.slot_id, jitter(vectors, generator)
 
 
 def all_features(data: Data) -> list[str]:
@@ -260,11 +265,8 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=1e9, help="be done, and ship, within this time")
     options = parser.parse_args()
     preset = PRESETS[options.preset]
-    steps, started, seconds = options.steps or preset.unet_steps, time.monotonic(), options.hours * 3600
-
-    def progress_made(step: int) -> float:
-        """In [0, 1]: of the steps or of the time, whichever is further."""
-        return max(step / steps, (time.monotonic() - started) / seconds)
+    team = Team()
+    schedule = Schedule(options.steps or preset.unet_steps, options.hours, team)
 
     torch.manual_seed(0)
     data, heldout = Data(BUILD / "drawings"), Data(BUILD / "drawings" / "heldout", effects=False)
@@ -273,7 +275,8 @@ def main() -> None:
     tokenizer = load_tokenizer()
     model = MiniSD(preset, tokenizer, all_features(data)).to(device())
     model.unet.to(memory_format=torch.channels_last)
-    captions = Captions(data, tokenizer, model.names)
+    captions = Captions(data, tokenizer, model.names, team)
+    parameters = list(model.parameters())
     groups = [
         {"params": list(part.parameters()), "ratio": ratio}
         for part, ratio in ((model.unet, 1.0), (model.text_encoder, TEXT_RATE), (model.names, TEXT_RATE))
@@ -285,34 +288,40 @@ def main() -> None:
     if first == 0 and NAMES_FILE.exists() and (MODELS / "mini-sd" / "unet").exists():
         restore_shipped(model)
         average = checkpoint.average = Averaged(model, AVERAGE)
-        print("going on from the shipped weights")
+        if team.leads:
+            print("going on from the shipped weights", flush=True)
     elif first == 0 and TEXT_FILE.exists():
         model.load_state_dict(load_file(TEXT_FILE), strict=False)
         average = checkpoint.average = Averaged(model, AVERAGE)
     alphas = DDPMScheduler(**SCHEDULE).alphas_cumprod.to(device())
     table = model.text_encoder.embeddings.token_embedding.weight
     show = list(range(0, min(len(heldout), 960), 40))
-    for step, indices in zip(range(first, steps), batches(len(data), BATCH, 2, first), strict=False):
+    for step, indices in zip(itertools.count(first), batches(len(data), BATCH, 2, first), strict=False):
         for group in optimizer.param_groups:
-            group["lr"] = group["ratio"] * learning_rate(step, progress_made(step), PEAK_RATE, cooldown=0.4)
+            rate = learning_rate(step, schedule.progress(step), PEAK_RATE, cooldown=0.4)
+            group["lr"] = group["ratio"] * rate
         draws = torch.Generator().manual_seed(step)
         mean, log_variance = moments[indices].float().chunk(2, 1)
         latents = mean + (0.5 * log_variance.clamp(-30, 20)).exp() * torch.randn(mean.shape, generator=draws)
-        noise = torch.randn(latents.shape, generator=draws).to(device(), memory_format=torch.channels_last)
-        latents = (latents * factor).to(device(), memory_format=torch.channels_last)
-        # The later of two: noisy timesteps, where the text decides, come more often than clear ones.
-        timesteps = torch.randint(0, 1000, (2, len(indices)), generator=draws).amax(0).to(device())
+        noise = team.share(torch.randn(latents.shape, generator=draws))
+        noise = noise.to(device(), memory_format=torch.channels_last)
+        latents = team.share(latents * factor).to(device(), memory_format=torch.channels_last)
+        # Spread evenly over a batch, which says more about the whole range than independent draws.
+        spread = (torch.arange(len(indices)) + torch.rand(len(indices), generator=draws)) / len(indices)
+        timesteps = team.share((spread * 1000).long()).to(device())
         ids, slots, vectors = captions.batch(indices, step)
         loss = noise_loss(model, latents, noise, timesteps, alphas[timesteps], ids, slots, vectors)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        team.average_gradients(parameters)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
         limit_norms(table.data)
         average.update(model)
-        progress.update(step + 1, loss, len(indices))
-        last = progress_made(step + 1) >= 1
-        if (step + 1) % 250 == 0 or last:
+        last = schedule.progress(step + 1) >= 1
+        if team.leads:
+            progress.update(step + 1, loss, len(indices))
+        if team.leads and ((step + 1) % 500 == 0 or last):
             checkpoint.save(step + 1)
             kept = Averaged(model, 0.0)
             average.copy_to(model)
@@ -327,6 +336,7 @@ def main() -> None:
             kept.copy_to(model)
         if last:
             break
+    team.wait()
 
 
 @torch.no_grad()

@@ -1,7 +1,8 @@
 """Train mini-sd's AutoencoderKL: 64 x 64 pixels <-> 4 x 16 x 16 latents, then encode the whole data set once.
 
-    python -m training.vae [--preset small|large] [--steps N]
-    python -m training.vae --decoder-steps N      # the decoder alone goes on, on the same latents
+    torchrun --nproc-per-node N -m training.vae [--preset small|large] [--steps N] [--hours H]
+
+A run starts from its checkpoint; with none, from the shipped weights; with none of these either, from nothing.
 
 Kingma & Welling 2014 with a small weight on the KL term, as in latent diffusion (Rombach et al. 2022, appendix G);
 reconstruction by absolute and squared error and by the differences of neighbouring pixels, which keeps outlines sharp.
@@ -10,6 +11,8 @@ reconstruction by absolute and squared error and by the differences of neighbour
 from __future__ import annotations
 
 import argparse
+import itertools
+import os
 
 import numpy as np
 import torch
@@ -25,6 +28,8 @@ from training.common import (
     Checkpoint,
     Data,
     Progress,
+    Schedule,
+    Team,
     autocast,
     batches,
     default_preset,
@@ -37,8 +42,9 @@ from training.common import (
 )
 from training.group_norm import use_channels_last_group_norm
 
-BATCH = 32
-PEAK_RATE = 1e-3
+BATCH = 8
+"""Small: every image holds thousands of pixels to learn from, and steps are what a short run lacks."""
+PEAK_RATE = 3e-4
 KL_WEIGHT = 3e-4
 FOLDER = BUILD / "vae"
 
@@ -72,7 +78,7 @@ def loss_of(vae: AutoencoderKL, images: Tensor) -> Tensor:
         decoded = vae.decode(posterior.sample()).sample.float()
     edges = sum(F.l1_loss(a, b) for a, b in zip(differences(decoded), differences(images), strict=True))
     divergence = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).float().mean()
-    return F.l1_loss(decoded, images) + 2 * F.mse_loss(decoded, images) + 0.5 * edges + KL_WEIGHT * divergence
+    return F.l1_loss(decoded, images) + 5 * F.mse_loss(decoded, images) + 0.3 * edges + KL_WEIGHT * divergence
 
 
 @torch.no_grad()
@@ -100,81 +106,56 @@ def encode_all(vae: AutoencoderKL, data: Data) -> None:
     moments.flush()
 
 
-def train_decoder(steps: int) -> None:
-    """Go on with the shipped decoder while the encoder, and with it what the UNet learned, stays as it is.
-
-    More weight on the squared error, as reconstruction is measured by it. The weights are written if better.
-    """
-    torch.manual_seed(2)
-    data, heldout = Data(BUILD / "drawings"), Data(BUILD / "drawings" / "heldout", effects=False)
-    pixels = heldout.pixels(range(0, len(heldout), 4))
-    folder = MODELS / "mini-sd" / "vae"
-    vae = AutoencoderKL.from_pretrained(folder).float().to(device(), memory_format=torch.channels_last)
-    use_channels_last_group_norm(vae)
-    vae.encoder.requires_grad_(False)
-    vae.quant_conv.requires_grad_(False)
-    trained = [weight for weight in vae.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(trained, PEAK_RATE / 2, (0.9, 0.99), weight_decay=0, fused=True)
-    average, before = Averaged(vae, 0.995), psnr(vae, pixels)
-    progress = Progress(FOLDER, "decoder")
-    for step, indices in zip(range(steps), batches(len(data), BATCH, 3, 0), strict=False):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, step / steps, PEAK_RATE / 2, warmup=50, cooldown=0.6)
-        images = to_tensor(data.pixels(indices))
-        with autocast():
-            with torch.no_grad():
-                latents = vae.encode(images).latent_dist.sample()
-            decoded = vae.decode(latents).sample.float()
-        edges = sum(F.l1_loss(a, b) for a, b in zip(differences(decoded), differences(images), strict=True))
-        loss = 5 * F.mse_loss(decoded, images) + 0.2 * F.l1_loss(decoded, images) + 0.1 * edges
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        average.update(vae)
-        progress.update(step + 1, loss, len(indices))
-    average.copy_to(vae)
-    after = psnr(vae, pixels)
-    print(f"PSNR on held-out images {before:.2f} -> {after:.2f} dB")
-    if after > before:
-        save_half(vae, folder)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--preset", choices=PRESETS, default=default_preset())
     parser.add_argument("--steps", type=int)
-    parser.add_argument("--decoder-steps", type=int, default=0)
+    parser.add_argument("--hours", type=float, default=1e9, help="be done within this time")
     options = parser.parse_args()
-    if options.decoder_steps:
-        train_decoder(options.decoder_steps)
-        return
-    preset = PRESETS[options.preset]
-    steps = options.steps or preset.vae_steps
+    preset, team = PRESETS[options.preset], Team()
+    schedule = Schedule(options.steps or preset.vae_steps, options.hours, team)
 
     torch.manual_seed(0)
     data, heldout = Data(BUILD / "drawings"), Data(BUILD / "drawings" / "heldout", effects=False)
     vae = build(preset.vae_channels).to(device(), memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(vae.parameters(), PEAK_RATE, (0.9, 0.99), weight_decay=0, fused=True)
+    shipped = MODELS / "mini-sd" / "vae"
+    if (shipped / "config.json").exists():
+        vae.load_state_dict(AutoencoderKL.from_pretrained(shipped).float().state_dict())
+    parameters = list(vae.parameters())
+    optimizer = torch.optim.AdamW(parameters, PEAK_RATE, (0.9, 0.99), weight_decay=0, fused=True)
     average = Averaged(vae, 0.998)
     checkpoint, progress = Checkpoint(FOLDER, vae, optimizer, average), Progress(FOLDER, "vae")
     first = checkpoint.load()
-    for step, indices in zip(range(first, steps), batches(len(data), BATCH, 1, first), strict=False):
+    torch.manual_seed(team.rank)
+    for step, indices in zip(itertools.count(first), batches(len(data), BATCH, 1, first), strict=False):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, step / steps, PEAK_RATE)
-        loss = loss_of(vae, to_tensor(data.pixels(indices)))
+            group["lr"] = learning_rate(step, schedule.progress(step), PEAK_RATE, cooldown=0.9)
+        loss = loss_of(vae, to_tensor(data.pixels(team.share(indices))))
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        team.average_gradients(parameters)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
         average.update(vae)
-        progress.update(step + 1, loss, len(indices))
-        if (step + 1) % 500 == 0 or step + 1 == steps:
-            checkpoint.save(step + 1)
+        last = schedule.progress(step + 1) >= 1
+        if team.leads:
+            progress.update(step + 1, loss, len(indices))
+            if (step + 1) % 500 == 0 or last:
+                checkpoint.save(step + 1)
+        if last:
+            break
 
     average.copy_to(vae)
+    if team.leads:
+        torch.set_num_threads(os.cpu_count() or 1)
+        finish(vae, data, heldout)
+    team.wait()
+
+
+def finish(vae: AutoencoderKL, data: Data, heldout: Data) -> None:
+    """Measure, show, encode the data set and write the weights."""
     sample = heldout.pixels(range(0, 48))
     print(f"PSNR on held-out images {psnr(vae, heldout.pixels(range(min(800, len(heldout))))):.2f} dB")
     with torch.no_grad():

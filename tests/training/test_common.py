@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +42,43 @@ def test_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     parts = trained(6, tmp_path / "parts", resume=True)
     for expected, found in zip(whole.parameters(), parts.parameters(), strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+TEAM_SCRIPT = """
+import sys, torch
+from torch import nn
+from training.common import Team
+
+team = Team()
+torch.manual_seed(0)
+layer = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+images = torch.randn(6, 3, 8, 8)
+layer(team.share(images)).square().mean().backward()
+team.average_gradients(list(layer.parameters()))
+assert team.agree(float(team.rank)) == 0.0
+assert layer.weight.grad.stride() == layer.weight.stride()
+if team.leads:
+    alone = nn.Conv2d(3, 4, 3)
+    alone.load_state_dict(layer.state_dict())
+    alone(images).square().mean().backward()
+    torch.testing.assert_close(layer.weight.grad, alone.weight.grad)
+    torch.testing.assert_close(layer.bias.grad, alone.bias.grad)
+    print("equal for", team.size)
+team.wait()
+"""
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_team_has_the_gradients_of_one_process(size: int, tmp_path: Path) -> None:
+    script = tmp_path / "team.py"
+    script.write_text(TEAM_SCRIPT)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}"]
+    root = str(Path(__file__).parents[2])
+    ended = subprocess.run(
+        [*launch, str(script)], env={**os.environ, "PYTHONPATH": root}, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert f"equal for {size}" in ended.stdout
 
 
 def test_batches_resume_where_they_were() -> None:

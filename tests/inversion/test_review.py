@@ -105,6 +105,28 @@ def test_each_picture_is_rendered_once(
     assert rendered == [2 * (3 + 2 * 3)]
 
 
+def test_pictures_of_initializers_are_kept(
+    backbone: Backbone, scorer: Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By another concept with the same initializer too; those of learned words never are."""
+    kept: review_module.Pictures = {}
+    (first,) = review(backbone, scorer, [SUBJECTS[1]], CONFIG, kept)
+    assert len(kept) == 3 + 2 * 3
+    rendered = []
+
+    def counted(backbone: Backbone, ids: torch.Tensor, *rest: object) -> np.ndarray:
+        rendered.append(len(ids))
+        return np.zeros((len(ids), 16, 16, 3), dtype=np.uint8)
+
+    monkeypatch.setattr(review_module, "sample_ids", counted)
+    other = Subject(tiny.concept(5), None)
+    (again, _) = review(backbone, scorer, [other, SUBJECTS[0]], CONFIG, kept)
+    assert rendered == [3 + 2 * 3]
+    assert len(kept) == 3 + 2 * 3
+    for prompt, pictures in first.samples.items():
+        np.testing.assert_array_equal(again.samples[prompt], pictures)
+
+
 def test_another_concepts_name_means_nothing(backbone: Backbone) -> None:
     """A prompt with the text of a name, reviewed beside the concept of that name."""
     odd = Subject(tiny.concept(0, prompts=("{} near <c1>",)), vectors(1, 0))

@@ -38,12 +38,25 @@ class Review:
     """Samples of each edit prompt against the prompt without the word; the mean over edit prompts."""
 
 
+Pictures = dict[tuple[int, str, int], np.ndarray]
+"""Pictures uint8 (H, W, 3) by (the subject's place or INITIALIZER, prompt or text, seed)."""
+INITIALIZER = -1
+KEPT_PICTURES = 256
+"""200 MB at 512 pixels."""
+
+
 def review(
-    backbone: Backbone, scorer: Scorer | None, subjects: Sequence[Subject], config: JobConfig
+    backbone: Backbone,
+    scorer: Scorer | None,
+    subjects: Sequence[Subject],
+    config: JobConfig,
+    initializers: Pictures | None = None,
 ) -> list[Review]:
     """Renders and scores all subjects together: one stream of batches, every picture once.
 
     Without a scorer there are only samples. A picture needed for both, samples and scores, is rendered once.
+    `initializers` keeps the last KEPT_PICTURES pictures without learned words from call to call: the concepts of a
+    catalogue share a few initializers, and such a picture depends on its text and its seed alone.
     Raises ValueError for a prompt that is so long that a word would be cut off.
     """
     samples = [_seeds(subject.concept.prompts, config.review.images_per_prompt) for subject in subjects]
@@ -55,19 +68,34 @@ def review(
         else []
         for subject in subjects
     ]
+    kept: Pictures = {} if initializers is None else initializers
     wanted = {
-        (index, prompt, seed): None
-        for index in range(len(subjects))
+        _key(index, subject, prompt, seed): (index, prompt, seed)
+        for index, subject in enumerate(subjects)
         for prompt, seed in samples[index] + scored[index]
     }
-    pictures = dict(zip(wanted, _render(backbone, subjects, list(wanted), config), strict=True))
+    missing = {key: picture for key, picture in wanted.items() if key not in kept}
+    rendered = dict(zip(missing, _render(backbone, subjects, list(missing.values()), config), strict=True))
+    pictures = {key: (rendered if key in rendered else kept)[key] for key in wanted}
+    kept.update({key: picture for key, picture in rendered.items() if key[0] == INITIALIZER})
+    for key in list(kept)[:-KEPT_PICTURES]:
+        del kept[key]
+
     reviews = []
     for index, subject in enumerate(subjects):
-        by_prompt = _by_prompt((prompt, pictures[index, prompt, seed]) for prompt, seed in samples[index])
-        to_score = _by_prompt((prompt, pictures[index, prompt, seed]) for prompt, seed in scored[index])
+        by_prompt, to_score = (
+            _by_prompt((prompt, pictures[_key(index, subject, prompt, seed)]) for prompt, seed in part[index])
+            for part in (samples, scored)
+        )
         scores = _scores(scorer, subject.concept, to_score, config) if scorer else (None, None)
         reviews.append(Review(by_prompt, *scores))
     return reviews
+
+
+def _key(index: int, subject: Subject, prompt: str, seed: int) -> tuple[int, str, int]:
+    if subject.vectors is None:
+        return INITIALIZER, words.fill(prompt, subject.concept.initializer_token), seed
+    return index, prompt, seed
 
 
 def _seeds(prompts: Iterable[str], count: int) -> list[tuple[str, int]]:

@@ -26,7 +26,7 @@ from textinv_ray.config import JobConfig
 from textinv_ray.inversion import words
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.pack import Pack, choose_pack_size
-from textinv_ray.inversion.review import Review, Subject, review
+from textinv_ray.inversion.review import Pictures, Review, Subject, review
 from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.service import models, outcome
@@ -91,6 +91,7 @@ class Worker:
         self._store = store
         self._backbone = backbone
         self._scorer = scorer
+        self._initializer_pictures: Pictures = {}
         self._config = config
         self._items: dict[str, Item] = {}
         self._pack: Pack | None = None
@@ -247,7 +248,7 @@ class Worker:
         scorer = self._scorer if scored else None
         self._heart.tick()
         try:
-            reviews = review(self._backbone, scorer, subjects, self._config)
+            reviews = review(self._backbone, scorer, subjects, self._config, self._initializer_pictures)
         except ValueError as error:
             if len(items) == 1:
                 self._fail(items[0].concept_id, str(error))

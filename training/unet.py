@@ -173,7 +173,7 @@ class Captions:
         in_words = bool(effect) and rng.random() < 0.5
         if effect and not in_words:
             features = [*features, f"effect={effect}"]
-        if kind < 0.2:
+        if kind < 0.25:
             features = [feature for feature in features if feature.startswith(("style=", "effect="))]
             caption, rgb = characters.caption(row, rng, style_name=self.slot_word), [0.5] * 9
         elif kind < 0.65:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
 
 import numpy as np
 import torch
@@ -93,10 +92,14 @@ def psnr(vae: AutoencoderKL, pixels: np.ndarray) -> float:
 
 
 @torch.no_grad()
-def encode_all(vae: AutoencoderKL, data: Data) -> None:
+def encode_all(vae: AutoencoderKL, data: Data, team: Team) -> None:
     """Write moments.npy: float16 (N, 8, 16, 16), the posterior's mean and log variance, not yet scaled."""
-    moments = np.lib.format.open_memmap(FOLDER / "moments.npy", "w+", np.float16, (len(data), 8, 16, 16))
-    for start in range(0, len(data), 256):
+    path, shape = FOLDER / "moments.npy", (len(data), 8, 16, 16)
+    if team.leads:
+        np.lib.format.open_memmap(path, "w+", np.float16, shape).flush()
+    team.wait()
+    moments = np.load(path, mmap_mode="r+")
+    for start in team.share(range(0, len(data), 256)):
         indices = range(start, min(start + 256, len(data)))
         with autocast():
             encoded = vae.encode(to_tensor(data.pixels(indices))).latent_dist.parameters
@@ -104,6 +107,7 @@ def encode_all(vae: AutoencoderKL, data: Data) -> None:
         if start % 12800 == 0:
             print(f"encoded {start + len(indices)} of {len(data)}", flush=True)
     moments.flush()
+    team.wait()
 
 
 def main() -> None:
@@ -148,21 +152,21 @@ def main() -> None:
             break
 
     average.copy_to(vae)
+    encode_all(vae, data, team)
     if team.leads:
-        torch.set_num_threads(os.cpu_count() or 1)
-        finish(vae, data, heldout)
+        finish(vae, heldout)
     team.wait()
 
 
-def finish(vae: AutoencoderKL, data: Data, heldout: Data) -> None:
-    """Measure, show, encode the data set and write the weights."""
+def finish(vae: AutoencoderKL, heldout: Data) -> None:
+    """Measure, show and write the weights."""
     sample = heldout.pixels(range(0, 48))
-    print(f"PSNR on held-out images {psnr(vae, heldout.pixels(range(min(800, len(heldout))))):.2f} dB")
+    print(f"PSNR on held-out images {psnr(vae, heldout.pixels(range(0, min(800, len(heldout)), 8))):.2f} dB")
     with torch.no_grad():
         decoded = to_pixels(vae.decode(vae.encode(to_tensor(sample)).latent_dist.mean).sample)
     save_grid(FOLDER / "reconstructions.png", np.stack([sample, decoded], 1).reshape(-1, 64, 64, 3), 12)
-    encode_all(vae, data)
-    moments = np.load(FOLDER / "moments.npy", mmap_mode="r")[:: max(1, len(data) // 4000)].astype(np.float32)
+    moments = np.load(FOLDER / "moments.npy", mmap_mode="r")
+    moments = moments[:: max(1, len(moments) // 4000)].astype(np.float32)
     variance = moments[:, :4].var() + np.exp(moments[:, 4:].clip(-30, 20)).mean()
     vae.register_to_config(scaling_factor=float(1 / np.sqrt(variance)))
     save_half(vae, MODELS / "mini-sd" / "vae")

@@ -82,8 +82,9 @@ class _LoggingConsole(Console):
 
     def print(self, *objects: Any, **options: Any) -> None:
         super().print(*objects, **options)
-        self._plain.print(*objects, **options)
-        self._plain.file.flush()
+        with contextlib.suppress(OSError):  # a full disk
+            self._plain.print(*objects, **options)
+            self._plain.file.flush()
 
 
 class _Pump:

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ["RAY_AUTH_MODE"] = "disabled"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 import numpy as np
 import psutil
@@ -146,6 +147,7 @@ def learn(path: Path, output: Path, config: JobConfig, workers: int) -> dict[str
             memory.append((process.memory_info().rss, psutil.Process().memory_info().rss))
         if status.over or status.problem:
             break
+        ray.get(ray.wait(workers_running, timeout=0)[0])  # raises what a worker died of
         time.sleep(0.5)
     end = time.perf_counter()
     ray.get(workers_running)

@@ -57,6 +57,22 @@ class Nodes:
         """Its raylet dies, and all its processes with it."""
         self._cluster.remove_node(self.workers.pop(index), allow_graceful=False)
 
+    def drain(self, index: int = 0) -> None:
+        """Tells it, as a cloud does some time before it takes a spot machine away."""
+        from ray._raylet import GcsClient
+        from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+
+        reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        deadline_ms = int(1000 * (time.time() + 120))
+        client = GcsClient(address=self.address)
+        accepted, why = client.drain_node(self.workers[index].node_id, reason, "spot", deadline_ms)
+        assert accepted, why
+
+    def workers_of(self, index: int) -> list[psutil.Process]:
+        """The processes on a node that learn."""
+        raylet = self.workers[index].all_processes["raylet"][0].process.pid
+        return [worker for worker in processes("RayTrainWorker") if worker.ppid() == raylet]
+
     def close(self) -> None:
         self._cluster.shutdown()
 

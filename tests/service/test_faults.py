@@ -147,6 +147,22 @@ def test_all_nodes_die_and_one_comes(nodes: Nodes, job: Job, words: dict[str, np
     job.assert_all_done(words)
 
 
+def test_a_node_is_about_to_go(nodes: Nodes, tmp_path: Path) -> None:
+    """A notice of preemption: its worker writes checkpoints and leaves in time, nothing is done twice."""
+    nodes.complete()
+    job = jobs.make(tmp_path, nodes.address, COUNT, "training.steps=300")
+    process = job.start()
+    begun(job, process)
+    nodes.drain(0)
+    wait_for(process, lambda: not nodes.workers_of(0))
+    nodes.kill(0)
+    code, out = ended(process)
+    assert code == 0, out
+    assert len(job.done()) == COUNT
+    assert job.resumed()
+    assert "had to be taken again" not in job.log()
+
+
 @pytest.mark.parametrize("name", ["Feed", "Fleet", "TrainController"])
 def test_a_process_of_the_service_is_killed(job: Job, words: dict[str, np.ndarray], name: str) -> None:
     process = job.start()

@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 
 _TICK_S = 0.5
 _DRAIN_TICK_S = 2.0
-_READ_TRIES = 3  # in a row, with nothing read in between
-_READ_WAIT_S = 2.0
+_READ_TRIES = 6  # in a row, with nothing read in between
+_READ_WAIT_S = 2.0  # after the first; twice as long after each of the next
 _STARTING_S = 180.0  # Workers that aren't there by then are not waited for when work is shared out.
 
 
@@ -245,7 +245,7 @@ class Feed:
                     if failures >= _READ_TRIES:
                         raise
                     logger.exception("reading the manifest failed; trying again")
-                    time.sleep(_READ_WAIT_S)
+                    time.sleep(_READ_WAIT_S * 2 ** (failures - 1))
         except Exception as error:
             logger.exception("reading the manifest failed")
             self.halt(

@@ -24,8 +24,10 @@ import json
 import logging
 import os
 import re
+import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import fsspec
@@ -119,17 +121,20 @@ class Store:
 
         self._call(remove, name)
 
-    def upload(self, local_path: str, name: str) -> None:
-        """Puts a finished local file into the store."""
-        if not self.is_local:
-            self._call(lambda: self.fs.put_file(local_path, self.path(name)), name)
-            return
-
-        def move() -> None:
-            os.makedirs(os.path.dirname(self.path(name)), exist_ok=True)
-            os.replace(local_path, self.path(name))
-
-        self._call(move, name)
+    @contextlib.contextmanager
+    def building(self, name: str) -> Iterator[Path]:
+        """A local path to write a large file at, which then gets into the store as a whole."""
+        beside = self.root if self.is_local else None
+        try:
+            with tempfile.TemporaryDirectory(dir=beside, prefix=".building-") as folder:
+                path = Path(folder) / os.path.basename(name)
+                yield path
+                if self.is_local:
+                    os.replace(path, self.path(name))
+                else:
+                    self._call(lambda: self.fs.put_file(str(path), self.path(name)), name)
+        except OSError as error:
+            raise self.refusal(name, error) from error
 
     def names(self, folder: str) -> list[str]:
         """Sorted names of what lies in a folder of the store; empty when there is none."""
@@ -150,8 +155,12 @@ class Store:
         except Exception as error:
             if type(error).__module__ == "builtins" and not isinstance(error, OSError):
                 raise  # not the store's: a mistake in this program
-            message = f"the output {self.shown}/{name}: {_why(error)}"
-            raise StoreError(message, not retries.is_transient(error)) from error
+            raise self.refusal(name, error) from error
+
+    def refusal(self, name: str, error: Exception) -> StoreError:
+        """What an error at a file of this store is to a job."""
+        message = f"the output {self.shown}/{name}: {_why(error)}"
+        return StoreError(message, not retries.is_transient(error))
 
     # Jobs
 

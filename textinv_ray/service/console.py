@@ -33,31 +33,34 @@ def captured(log: Path, verbose: bool) -> Iterator[Console]:
     sys.stdout.flush()
     sys.stderr.flush()
     kept_out, kept_err = os.dup(1), os.dup(2)
-    with log.open("a", encoding="utf-8") as log_text, _text(kept_out) as out:
-        pump = _Pump(log_text.fileno(), kept_err) if verbose else None
-        target = pump.entry if pump else log_text.fileno()
-        os.dup2(target, 1)
-        os.dup2(target, 2)
-        handler = logging.StreamHandler(_text(target))
-        handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        root = logging.getLogger()
-        level = root.level
-        root.addHandler(handler)
-        root.setLevel(logging.INFO)
-        try:
-            yield _LoggingConsole(out, log_text)
-        finally:
-            root.removeHandler(handler)
-            root.setLevel(level)
-            handler.stream.close()
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os.dup2(kept_out, 1)
-            os.dup2(kept_err, 2)
-            if pump:
-                pump.close()
-            os.close(kept_out)
-            os.close(kept_err)
+    log_text, out = log.open("a", encoding="utf-8"), _text(kept_out)
+    pump = _Pump(log_text.fileno(), kept_err) if verbose else None
+    target = pump.entry if pump else log_text.fileno()
+    os.dup2(target, 1)
+    os.dup2(target, 2)
+    handler = logging.StreamHandler(_text(target))
+    handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        yield _LoggingConsole(out, log_text)
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+        for end in (handler.stream.close, sys.stdout.flush, sys.stderr.flush):
+            with contextlib.suppress(OSError):  # a full disk
+                end()
+        os.dup2(kept_out, 1)
+        os.dup2(kept_err, 2)
+        if pump:
+            pump.close()
+        for file in (log_text, out):
+            with contextlib.suppress(OSError):
+                file.close()
+        os.close(kept_out)
+        os.close(kept_err)
 
 
 def _text(descriptor: int) -> TextIO:
@@ -82,8 +85,9 @@ class _LoggingConsole(Console):
 
     def print(self, *objects: Any, **options: Any) -> None:
         super().print(*objects, **options)
-        self._plain.print(*objects, **options)
-        self._plain.file.flush()
+        with contextlib.suppress(OSError):  # a full disk
+            self._plain.print(*objects, **options)
+            self._plain.file.flush()
 
 
 class _Pump:

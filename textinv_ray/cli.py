@@ -7,6 +7,7 @@ Nothing heavy is imported before a command needs it.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -77,7 +78,7 @@ def invert(
     ] = False,
 ) -> None:
     """Learn a word for every concept of the manifest. What is done already is not done again."""
-    job = JobConfig.load(config, overrides or ())
+    job = _load(config, overrides)
     if output is not None:
         job = job.model_copy(update={"service": job.service.model_copy(update={"output": output})})
     ids = [concept_id.strip() for concept_id in only.split(",") if concept_id.strip()] if only else None
@@ -169,7 +170,7 @@ def validate(
     ] = False,
 ) -> None:
     """Check a manifest and print everything wrong with it, by row and column."""
-    job = JobConfig.load(config, overrides or ())
+    job = _load(config, overrides)
 
     from textinv_ray import manifest as manifests
     from textinv_ray import tokenizer
@@ -188,6 +189,11 @@ def validate(
     if check_images and (failed := _check_images(opened, job)):
         typer.echo(f"{_count(failed, 'concept')} would fail for an image", err=True)
         raise typer.Exit(1)
+
+
+def _load(config: str | None, overrides: list[str] | None) -> JobConfig:
+    """A preset or file under TEXTINV_SET (what a cluster's machines set for all jobs on them) under --set."""
+    return JobConfig.load(config, [*os.environ.get("TEXTINV_SET", "").split(), *(overrides or ())])
 
 
 def _check_images(manifest: Manifest, job: JobConfig) -> int:

@@ -39,6 +39,8 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(empty_database: Path, tmp_path: Path) -> Iterator[Server]:
     """A real `mlflow server` that runs."""
     made = Server(empty_database, tmp_path / "server")
-    made.start()
-    yield made
-    made.stop()
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()

@@ -163,7 +163,7 @@ def test_a_server_that_never_was_there_is_caught_up_by_track(
     job.end(store, 1)
     store.checkpoint("e", b"state", examples.history("e").to_bytes())
     server.start()
-    assert textinv("track", store.uri, "--tracking-uri", server.uri) == 0
+    assert textinv("track", store.uri, "--tracking-uri", server.uri) == 0, capsys.readouterr()
     assert "4 concepts to write" in capsys.readouterr().out
     found = server.view.content()
     assert sorted(found) == ["a", "b", "c", "e", "out"]

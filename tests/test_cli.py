@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from textinv_ray import manifest
+from textinv_ray import cli, manifest
 from textinv_ray.cli import main
 from textinv_ray.config import JobConfig
 
@@ -269,6 +269,12 @@ def test_invert_hands_over_to_the_service(monkeypatch: pytest.MonkeyPatch, code:
         "dry_run": True,
         "verbose": True,
     }
+
+
+def test_settings_of_the_cluster_and_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEXTINV_SET", "service.workers=16 training.steps=7")
+    job = cli._load(None, ["training.steps=9"])
+    assert (job.service.workers, job.training.steps) == (16, 9)
 
 
 def test_the_job_script_is_the_same_command(tmp_path: Path) -> None:

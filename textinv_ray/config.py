@@ -327,7 +327,7 @@ def _read(name_or_path: str) -> tuple[str, str]:
         return name_or_path, path.read_text(encoding="utf-8")
     for folder in _preset_folders():
         path = folder / f"{name_or_path}.yaml"
-        if path.is_file():
+        if path.is_file() and _is_preset(path):
             return f"configuration {name_or_path!r}", path.read_text(encoding="utf-8")
     known = preset_names()
     raise UserError(

@@ -235,6 +235,7 @@ class _Job:
         if code <= 1:
             results.write(self._store)
             report.write(self._store)
+        job.end(self._store, code)
         if self._plan.todo:
             messages.print_results(self._console, self._store, self._plan, done, failed, self._started)
         if tracker:

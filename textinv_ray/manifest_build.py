@@ -153,6 +153,7 @@ def _schema(embed: bool) -> pa.Schema:
         "integer": pa.int64(),
         "number": pa.float64(),
         "strings": pa.list_(pa.string()),
+        "integers": pa.list_(pa.int64()),
         "images": pa.list_(pa.struct({"bytes": pa.binary(), "path": pa.string()}) if embed else pa.string()),
         "tags": pa.map_(pa.string(), pa.string()),
     }
@@ -204,6 +205,7 @@ _EXPECTED: dict[Kind, str] = {
     "integer": "a whole number",
     "number": "a number",
     "strings": "a list of texts",
+    "integers": "a list of whole numbers",
     "tags": "names with a value each",
 }
 
@@ -213,6 +215,8 @@ def _fits(value: Any, kind: Kind) -> bool:
         return isinstance(value, str)
     if kind == "strings":
         return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    if kind == "integers":
+        return isinstance(value, list) and all(_fits(item, "integer") for item in value)
     if kind == "tags":
         return isinstance(value, dict)
     return isinstance(value, int if kind == "integer" else (int, float)) and not isinstance(value, bool)

@@ -72,7 +72,7 @@ def make(
             row, config, resolution=facts.resolution, model_identity=facts.identity
         )
         digest.update(fingerprint.encode())
-        key = Key(fingerprint, images_stamp(row["images"], manifest.base, plan.missing))
+        key = Key(fingerprint, images_stamp(prepare.files(row, config), manifest.base, plan.missing))
         if results.get(concept_id) == key:
             plan.done.add(concept_id)
             continue

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from textinv_ray import uris
-from textinv_ray.config import nearest
+from textinv_ray.config import nearest, read_templates
 from textinv_ray.errors import UserError
 from textinv_ray.manifest import COLUMNS, Kind
 
@@ -103,7 +103,7 @@ def _rows(root: Path, common: dict[str, dict[str, Any]], built: Built) -> Iterat
             elif file.name == "concept.yaml":
                 if settings:
                     raise UserError(f"{file}: concepts.yaml describes this concept too; keep one of them")
-                settings = _settings(_load_yaml(file), str(file))
+                settings = _settings(_load_yaml(file), str(file), entry)
             elif file.is_file() and file.suffix.lower() in IMAGE_SUFFIXES:
                 images.append(file)
             else:
@@ -166,7 +166,7 @@ def _read_common(root: Path) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         return {}
     data = _load_yaml(path)
-    return {str(name): _settings(value, f"{path}: {name}") for name, value in data.items()}
+    return {str(name): _settings(value, f"{path}: {name}", root) for name, value in data.items()}
 
 
 def _load_yaml(path: Path) -> dict[Any, Any]:
@@ -181,8 +181,11 @@ def _load_yaml(path: Path) -> dict[Any, Any]:
     return data
 
 
-def _settings(data: Any, where: str) -> dict[str, Any]:
-    """Checks one concept's settings. Ranges are the manifest's own business."""
+def _settings(data: Any, where: str, folder: Path) -> dict[str, Any]:
+    """Checks one concept's settings. Ranges are the manifest's own business.
+
+    `templates` may be the path, from `folder`, of a file with one per line.
+    """
     if data is None:
         return {}
     if not isinstance(data, dict):
@@ -194,6 +197,8 @@ def _settings(data: Any, where: str) -> dict[str, Any]:
             raise UserError(f"{where}: no such column {name!r}{near} (known: {', '.join(_SETTINGS)})")
         if value is None:
             continue
+        if name == "templates" and isinstance(value, str):
+            value = read_templates(str(folder / value))
         if not _fits(value, _SETTINGS[name]):
             raise UserError(f"{where}: {name} must be {_EXPECTED[_SETTINGS[name]]}, not {value!r}")
         settings[name] = {str(k): str(v) for k, v in value.items()} if _SETTINGS[name] == "tags" else value

@@ -134,7 +134,7 @@ def _learned_vectors(uri: str, base: str, config: JobConfig) -> tuple[tuple[floa
     if vectors.ndim != 2 or 0 in vectors.shape or not np.isfinite(vectors).all():
         raise ValueError(
             f"init_from {uris.shown(uri)}: expected one tensor of finite vectors, found "
-            f"{', '.join(f'{name} {list(tensor.shape)}' for name, tensor in tensors.items()) or 'none'}"
+            f"{', '.join(f'{name} {list(tensor.shape)}' for name, tensor in sorted(tensors.items())) or 'none'}"
         )
     return tuple(map(tuple, vectors.astype(np.float32).tolist()))
 

@@ -129,8 +129,8 @@ def _rows(root: Path, common: dict[str, dict[str, Any]], built: Built) -> Iterat
 
 def _write(first: dict[str, Any], rows: Iterator[dict[str, Any]], file: Any, base: Path, embed: bool) -> None:
     """Row groups small enough to be held, so that any number of concepts and embedded images streams."""
-    schema = _schema(embed)
-    with pq.ParquetWriter(file, schema) as writer:
+    columns = schema(embed)
+    with pq.ParquetWriter(file, columns) as writer:
         pending: list[dict[str, Any]] = []
         size = 0
         for row in itertools.chain([first], rows):
@@ -141,13 +141,14 @@ def _write(first: dict[str, Any], rows: Iterator[dict[str, Any]], file: Any, bas
                 row["images"] = [Path(os.path.relpath(path, base)).as_posix() for path in row["images"]]
             pending.append(row)
             if size >= _ROW_GROUP_BYTES or len(pending) >= _ROW_GROUP_ROWS:
-                writer.write_table(pa.Table.from_pylist(pending, schema))
+                writer.write_table(pa.Table.from_pylist(pending, columns))
                 pending, size = [], 0
         if pending:
-            writer.write_table(pa.Table.from_pylist(pending, schema))
+            writer.write_table(pa.Table.from_pylist(pending, columns))
 
 
-def _schema(embed: bool) -> pa.Schema:
+def schema(embed: bool) -> pa.Schema:
+    """Arrow schema of a manifest with all columns; `embed`: images as {bytes, path}, else as URIs."""
     arrow: dict[Kind, pa.DataType] = {
         "string": pa.string(),
         "integer": pa.int64(),

@@ -151,6 +151,15 @@ def test_folders_without_concepts(
     assert message in capsys.readouterr().err
 
 
+def test_templates_from_a_file(pets: Path, tmp_path: Path) -> None:
+    (pets / "rex" / "concept.yaml").write_text("initializer_token: dog\ntemplates: ../small.txt\n")
+    (pets / "small.txt").write_text("a photo of a {}\nmy {}\n")
+    out = tmp_path / "m.parquet"
+    assert textinv("manifest", str(pets), "-o", str(out)) == 0
+    rows = {row["concept_id"]: row for row in manifest.open(str(out)).rows()}
+    assert rows["rex"]["templates"] == ["a photo of a {}", "my {}"]
+
+
 def test_a_folder_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert textinv("manifest", str(tmp_path / "x")) == 2
     assert (

@@ -44,7 +44,7 @@ ConfigOption = Annotated[
         "--config",
         "-c",
         metavar="NAME|PATH",
-        help="Preset (mini, sd15, sd21, paper, quick) or YAML file. Default: mini, the small bundled model.",
+        help="Preset (mini, sd15, sd21, paper, quick, bias) or YAML file. Default: mini, the small bundled model.",
     ),
 ]
 SetOption = Annotated[

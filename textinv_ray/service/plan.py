@@ -72,7 +72,7 @@ def make(
         digest.update(fingerprint.encode())
         # Where local files are forbidden, not even whether they exist may be found out.
         may_look = "file" in config.data.allowed_protocols
-        stamp = images_stamp(row["images"], manifest.base, plan.missing) if may_look else ""
+        stamp = images_stamp(prepare.files(row, config), manifest.base, plan.missing) if may_look else ""
         key = Key(fingerprint, stamp)
         if results.get(concept_id) == key:
             plan.done.add(concept_id)

@@ -138,7 +138,7 @@ class View:
         params: dict[str, Any] = {}
         tags: dict[str, str] = {}
         if result:
-            params = {name: result[name] for name in _PARAMS}
+            params = {name: result[name] for name in _PARAMS} | result.get("options", {})
             tags = {**result["tags"], "status": "done"}
             metrics += self._result_metrics(result)
         elif failure:

@@ -306,7 +306,9 @@ class Worker:
         if not items:
             return {}
         start = time.monotonic()
-        subjects = [Subject(item.task.concept, None if first else item.task.vectors) for item in items]
+        subjects = [
+            Subject(item.task.concept, item.task.start if first else item.task.vectors) for item in items
+        ]
         scorer = self._scorer if scored else None
         self._heart.tick()
         try:

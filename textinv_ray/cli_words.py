@@ -1,0 +1,132 @@
+"""The commands of `textinv` for words that are learned: generate, generate-many."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from textinv_ray.errors import UserError
+
+if TYPE_CHECKING:
+    from textinv_ray.service.store import Store
+
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="Override one setting. Repeatable."),
+]
+ConfigOption = Annotated[
+    str | None,
+    typer.Option(
+        "--config",
+        "-c",
+        metavar="NAME|PATH",
+        help="Preset or YAML file. Default: what the words were learned with.",
+    ),
+]
+WordsOption = Annotated[
+    list[str],
+    typer.Option(
+        "--words",
+        "-w",
+        metavar="OUTPUT|FILE",
+        help="Output of `textinv invert` (folder or URI), or a .safetensors of words. Repeatable.",
+    ),
+]
+StepsOption = Annotated[int | None, typer.Option(min=1, help="Sampling steps.")]
+GuidanceOption = Annotated[float | None, typer.Option(min=1.0, help="Guidance scale.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Makes these commands part of the program."""
+    app.command()(generate)
+    app.command("generate-many")(generate_many)
+
+
+def generate(
+    prompt: Annotated[
+        str, typer.Argument(metavar="PROMPT", help="With any learned words: 'a drawing of <cat> as <ink>'.")
+    ],
+    words: WordsOption,
+    number: Annotated[int, typer.Option("-n", min=1, max=1024, help="How many pictures.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Of the first picture; the next have the next.")] = 0,
+    steps: StepsOption = None,
+    guidance: GuidanceOption = None,
+    negative_prompt: Annotated[str, typer.Option(help="What to lead away from.")] = "",
+    size: Annotated[
+        int | None, typer.Option(min=8, max=4096, help="Side in pixels, a multiple of 8.")
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Where pictures go; default: generated/<prompt>.")
+    ] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+) -> None:
+    """Draw pictures of a prompt with learned words: a file per seed, and a grid of all."""
+    if size is not None and size % 8:
+        raise UserError(f"--size {size} is not a multiple of 8")
+
+    from textinv_ray.service import generate as generating
+    from textinv_ray.service.lexicon import Lexicon
+    from textinv_ray.service.run import quiet
+
+    quiet()
+    lexicon = Lexicon(words)
+    job = generating.settings(lexicon, config, overrides or (), steps, guidance)
+    request = generating.Request(
+        prompt=prompt,
+        words=lexicon.words_in(f"{prompt}\n{negative_prompt}"),
+        negative_prompt=negative_prompt,
+        seed=seed,
+        count=number,
+        size=size,
+    )
+    store = _store(out or f"generated/{_slug(prompt)}")
+    names = generating.one(request, lexicon, job, store)
+    typer.echo(f"{store.shown}/{names[0]}: {', '.join(names[1:])}")
+
+
+def generate_many(
+    prompts: Annotated[
+        str,
+        typer.Argument(
+            metavar="PROMPTS",
+            help="Parquet: prompt, and optionally negative_prompt, seed, count, size, guidance.",
+        ),
+    ],
+    words: WordsOption,
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="URI", help="Where pictures and index.parquet go.")
+    ] = "generated",
+    steps: StepsOption = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show what the libraries say, too.")
+    ] = False,
+) -> None:
+    """Draw the pictures of a table of prompts, on Ray. Rows that are done are not done again."""
+    from textinv_ray.service import generate as generating
+    from textinv_ray.service.console import captured
+    from textinv_ray.service.lexicon import Lexicon
+    from textinv_ray.service.run import log_file, quiet
+
+    quiet()
+    lexicon = Lexicon(words)
+    job = generating.settings(lexicon, config, overrides or (), steps, None)
+    store = _store(output)
+    with log_file(store) as log, captured(log, verbose) as console:
+        code = generating.many(prompts, lexicon, job, store, console)
+    raise typer.Exit(code)
+
+
+def _store(uri: str) -> Store:
+    from textinv_ray.service.store import Store
+
+    return Store(uri)
+
+
+def _slug(prompt: str) -> str:
+    """A folder's name for a prompt."""
+    return "-".join(re.findall(r"[A-Za-z0-9]+", prompt))[:80].lower() or "pictures"

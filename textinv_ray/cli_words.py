@@ -1,4 +1,4 @@
-"""The commands of `textinv` for words that are learned: generate, generate-many."""
+"""The commands of `textinv` for words that are learned: generate, generate-many, export."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from textinv_ray.config import JobConfig
 from textinv_ray.errors import UserError
 
 if TYPE_CHECKING:
+    from textinv_ray.service.concept_runs import ConceptRuns
     from textinv_ray.service.store import Store
 
+SHOWN_WORDS = 20
+"""How many words are listed."""
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="Override one setting. Repeatable."),
@@ -34,6 +38,13 @@ WordsOption = Annotated[
         help="Output of `textinv invert` (folder or URI), or a .safetensors of words. Repeatable.",
     ),
 ]
+OutputArgument = Annotated[
+    str, typer.Argument(metavar="OUTPUT", help="Output of `textinv invert`: a folder or URI.")
+]
+TrackingOption = Annotated[
+    str | None,
+    typer.Option(metavar="URI", help="MLflow server or database; default: where the job wrote."),
+]
 StepsOption = Annotated[int | None, typer.Option(min=1, help="Sampling steps.")]
 GuidanceOption = Annotated[float | None, typer.Option(min=1.0, help="Guidance scale.")]
 
@@ -42,6 +53,7 @@ def add_to(app: typer.Typer) -> None:
     """Makes these commands part of the program."""
     app.command()(generate)
     app.command("generate-many")(generate_many)
+    app.command()(export)
 
 
 def generate(
@@ -67,11 +79,10 @@ def generate(
     if size is not None and size % 8:
         raise UserError(f"--size {size} is not a multiple of 8")
 
+    _quiet()
     from textinv_ray.service import generate as generating
     from textinv_ray.service.lexicon import Lexicon
-    from textinv_ray.service.run import quiet
 
-    quiet()
     lexicon = Lexicon(words)
     job = generating.settings(lexicon, config, overrides or (), steps, guidance)
     request = generating.Request(
@@ -107,18 +118,79 @@ def generate_many(
     ] = False,
 ) -> None:
     """Draw the pictures of a table of prompts, on Ray. Rows that are done are not done again."""
+    _quiet()
     from textinv_ray.service import generate as generating
     from textinv_ray.service.console import captured
     from textinv_ray.service.lexicon import Lexicon
-    from textinv_ray.service.run import log_file, quiet
+    from textinv_ray.service.run import log_file
 
-    quiet()
     lexicon = Lexicon(words)
     job = generating.settings(lexicon, config, overrides or (), steps, None)
     store = _store(output)
     with log_file(store) as log, captured(log, verbose) as console:
         code = generating.many(prompts, lexicon, job, store, console)
     raise typer.Exit(code)
+
+
+def export(
+    output: OutputArgument,
+    format_name: Annotated[
+        str, typer.Option("--format", metavar="FORMAT", help="diffusers, a1111 or comfyui.")
+    ],
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Where files go; default: export/<format>.")
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option(metavar="ID,ID", help="These concepts only (concept_id, with commas).")
+    ] = None,
+    approved: Annotated[
+        bool, typer.Option("--approved", help="Only words whose run in MLflow has the tag approved=true.")
+    ] = False,
+    prefix: Annotated[
+        str | None, typer.Option(help="In front of file names; default: ti- for a1111, else nothing.")
+    ] = None,
+    tracking_uri: TrackingOption = None,
+) -> None:
+    """Write the learned words as files for another program, with a list of what each is called there."""
+    _quiet()
+    from textinv_ray.service import export as exporting
+
+    store = _store(output)
+    target = _store(out or f"export/{format_name}")
+    exported = exporting.export(
+        store,
+        format_name,
+        target,
+        only=_ids(only),
+        approved=_concept_runs(store, tracking_uri).approved() if approved else None,
+        prefix=prefix,
+    )
+    for word in exported[:SHOWN_WORDS]:
+        typer.echo(f"{word.file}: write {word.in_prompt}")
+    if len(exported) > SHOWN_WORDS:
+        typer.echo(f"... and {len(exported) - SHOWN_WORDS} more")
+    typer.echo(f"{len(exported)} words in {target.shown}, listed in {exporting.LIST}")
+
+
+def _concept_runs(store: Store, tracking_uri: str | None) -> ConceptRuns:
+    """The concepts' runs, where the job of this output wrote them."""
+    from textinv_ray.service import run
+    from textinv_ray.service.concept_runs import ConceptRuns
+
+    job = store.job()
+    config = JobConfig.from_dict(job["configuration"], store.shown) if job else JobConfig()
+    return ConceptRuns(store, tracking_uri or run.tracking_uri(config, store), config.tracking.experiment)
+
+
+def _ids(text: str | None) -> list[str] | None:
+    return [part.strip() for part in text.split(",") if part.strip()] if text is not None else None
+
+
+def _quiet() -> None:
+    """Before the libraries are imported: some read their settings only then."""
+    from textinv_ray.service.run import quiet
+
+    quiet()
 
 
 def _store(uri: str) -> Store:

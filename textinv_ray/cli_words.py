@@ -1,4 +1,4 @@
-"""The commands of `textinv` for words that are learned: generate, generate-many, export."""
+"""The commands of `textinv` for words that are learned: generate, generate-many, export, evaluate."""
 
 from __future__ import annotations
 
@@ -54,6 +54,7 @@ def add_to(app: typer.Typer) -> None:
     app.command()(generate)
     app.command("generate-many")(generate_many)
     app.command()(export)
+    app.command()(evaluate)
 
 
 def generate(
@@ -170,6 +171,42 @@ def export(
     if len(exported) > SHOWN_WORDS:
         typer.echo(f"... and {len(exported) - SHOWN_WORDS} more")
     typer.echo(f"{len(exported)} words in {target.shown}, listed in {exporting.LIST}")
+
+
+def evaluate(
+    output: OutputArgument,
+    preset: Annotated[
+        str, typer.Option(help="quick (4 images a prompt), or paper (64 images, 50 DDIM steps).")
+    ] = "quick",
+    only: Annotated[
+        str | None, typer.Option(metavar="ID,ID", help="These concepts only (concept_id, with commas).")
+    ] = None,
+    dino: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Folder or Hub id of a DINO model, for its score.")
+    ] = None,
+    overrides: SetOption = None,
+    tracking_uri: TrackingOption = None,
+    no_tracking: Annotated[bool, typer.Option("--no-tracking", help="Write nothing to MLflow.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show what the libraries say, too.")
+    ] = False,
+) -> None:
+    """Score every learned word: reconstruction, editability, and references. Done ones are not done again."""
+    _quiet()
+    from textinv_ray.service import evaluate as evaluating
+    from textinv_ray.service.console import captured
+    from textinv_ray.service.run import log_file
+
+    store = _store(output)
+    todo = evaluating.plan(store, preset, overrides or (), dino)
+    with log_file(store) as log, captured(log, verbose) as console:
+        code = evaluating.evaluate(store, todo, console, only=_ids(only))
+        if todo.config.tracking.enabled and not no_tracking:
+            try:
+                evaluating.log(store, _concept_runs(store, tracking_uri), console)
+            except UserError as error:  # the scores are in the store; the next run of this command catches up
+                console.print(f"not written to MLflow: {error}")
+    raise typer.Exit(code)
 
 
 def _concept_runs(store: Store, tracking_uri: str | None) -> ConceptRuns:

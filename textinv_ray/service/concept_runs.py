@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 APPROVED = "approved"
 """The tag that a reviewer sets to `true` on a concept's run."""
 EVALUATION = "textinv.evaluation"
-_METRICS_PER_CALL = 900  # MLflow takes 1000 entries in one call
 
 
 class ConceptRuns:
@@ -75,9 +74,12 @@ class ConceptRuns:
         if run.data.tags.get(EVALUATION) == fingerprint:
             return True
         entries = [Metric(name, value, time_ms, 0) for name, value in metrics.items()]
-        for start in range(0, len(entries), _METRICS_PER_CALL):
-            self._client.log_batch(run.info.run_id, entries[start : start + _METRICS_PER_CALL])
-        self._client.set_tag(run.info.run_id, EVALUATION, fingerprint)
+        try:
+            self._client.log_batch(run.info.run_id, entries)
+            self._client.set_tag(run.info.run_id, EVALUATION, fingerprint)
+        except Exception as error:
+            why = uris.shown_in(str(error)).strip().split("\n")[0]
+            raise UserError(f"MLflow at {self._shown} can't be written to: {why}") from None
         return True
 
     def _is_current(self, concept_id: str, run: Run) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING, Annotated
 
@@ -224,10 +225,12 @@ def _ids(text: str | None) -> list[str] | None:
 
 
 def _quiet() -> None:
-    """Before the libraries are imported: some read their settings only then."""
+    """Before the libraries are imported: some read their settings, and warn, only then."""
     from textinv_ray.service.run import quiet
 
     quiet()
+    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
+        os.environ.setdefault(name, "error")
 
 
 def _store(uri: str) -> Store:

@@ -145,7 +145,7 @@ def test_dino_beside_clip(backbone: Backbone, scorer: Scorer, dino: Dino) -> Non
 
 
 def test_dino_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="the DINO model .* can't be loaded"):
+    with pytest.raises(UserError, match=r"the DINO model .* can't be loaded"):
         Dino.load(str(tmp_path))
 
 

@@ -191,19 +191,19 @@ def test_many_prompts_and_again(output: Store, settings: list[str], tmp_path: Pa
     )
     out = Store(str(tmp_path / "pictures"))
 
-    def run() -> tuple[int, str]:
+    def command(*arguments: str) -> tuple[int, str]:
         done = subprocess.run(
-            [
-                *(sys.executable, str(ROOT / "jobs" / "generate_many.py"), path, "--words", output.uri),
-                *("--output", out.uri, *settings),
-            ],
-            env={**os.environ, "RAY_ADDRESS": "local"},
+            [sys.executable, *arguments, "--words", output.uri, *settings],
+            env={**os.environ, "RAY_ADDRESS": "local", "PYTHONPATH": str(ROOT)},
             capture_output=True,
             text=True,
             timeout=300,
         )
         assert done.stderr == "", "nothing but our lines"
         return done.returncode, done.stdout
+
+    def run() -> tuple[int, str]:
+        return command(str(ROOT / "jobs" / "generate_many.py"), path, "--output", out.uri)
 
     code, said = run()
     assert code == 1, said
@@ -218,22 +218,8 @@ def test_many_prompts_and_again(output: Store, settings: list[str], tmp_path: Pa
     assert index[2]["words"] == ["<cat>", "<ink>"]
 
     alone = tmp_path / "alone"
-    assert (
-        textinv(
-            "generate",
-            "a <cat> in <ink>",
-            "-n",
-            "1",
-            "--seed",
-            "2",
-            "-w",
-            output.uri,
-            "--out",
-            str(alone),
-            *settings,
-        )
-        == 0
-    )
+    asked = ["a <cat> in <ink>", "-n", "1", "--seed", "2", "--out", str(alone)]
+    assert command("-m", "textinv_ray.cli", "generate", *asked) == (0, f"{alone}/grid.png: 2.png\n")
     picture = pixels(Path(out.path(index[2]["file"])))
     assert np.abs(picture - pixels(alone / "2.png")).max() <= 1, "the same picture, whatever the batch"
 

@@ -1,4 +1,4 @@
-"""The commands of `textinv` for words that are learned: generate, generate-many, export, evaluate."""
+"""The commands of `textinv` for words that are learned: generate, generate-many, export, evaluate, words."""
 
 from __future__ import annotations
 
@@ -56,6 +56,7 @@ def add_to(app: typer.Typer) -> None:
     app.command("generate-many")(generate_many)
     app.command()(export)
     app.command()(evaluate)
+    app.command("words")(list_words)
 
 
 def generate(
@@ -208,6 +209,21 @@ def evaluate(
             except UserError as error:  # the scores are in the store; the next run of this command catches up
                 console.print(f"not written to MLflow: {error}")
     raise typer.Exit(code)
+
+
+def list_words(
+    output: OutputArgument,
+    like: Annotated[
+        str | None, typer.Option(metavar="WORD", help="List the words nearest to this one, such as '<cat>'.")
+    ] = None,
+    number: Annotated[int, typer.Option("-n", min=1, help="How many lines.")] = SHOWN_WORDS,
+) -> None:
+    """Look into the learned words: norms, nearest words of the vocabulary, concepts that are alike."""
+    _quiet()
+    from textinv_ray.service import words_view
+
+    for line in words_view.lines(_store(output), like, number):
+        typer.echo(line)
 
 
 def _concept_runs(store: Store, tracking_uri: str | None) -> ConceptRuns:

@@ -91,6 +91,27 @@ def test_subjects_come_from_the_store(store: Store) -> None:
         evaluate.read_subject(store, "a")
 
 
+def command(*arguments: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "jobs" / "evaluate_many.py"), *arguments],
+        env={**os.environ, "RAY_ADDRESS": "local"},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.stderr == "", "nothing but our lines"
+    return done.returncode, done.stdout
+
+
+@pytest.mark.slow
+def test_workers_that_cant_start_end_the_job(store: Store) -> None:
+    code, said = command(store.uri, "--set", "scoring.model=/no/such/model", "--no-tracking")
+    assert code == 1, said
+    assert "the job could not go on: " in said
+    assert "the scoring model '/no/such/model' can't be loaded" in said
+    assert "Traceback" not in said
+
+
 @pytest.mark.slow
 def test_evaluated_once_and_after_a_change(store: Store, empty_database: Path, tmp_path: Path) -> None:
     """Two words, one without its pictures; then it is mended, then nothing is left to do."""
@@ -101,18 +122,7 @@ def test_evaluated_once_and_after_a_change(store: Store, empty_database: Path, t
     store.remove("concepts/b/training.png")
 
     def run() -> tuple[int, str]:
-        done = subprocess.run(
-            [
-                *(sys.executable, str(ROOT / "jobs" / "evaluate_many.py"), store.uri),
-                *("--tracking-uri", database.uri),
-            ],
-            env={**os.environ, "RAY_ADDRESS": "local"},
-            capture_output=True,
-            text=True,
-            timeout=400,
-        )
-        assert done.stderr == "", "nothing but our lines"
-        return done.returncode, done.stdout
+        return command(store.uri, "--tracking-uri", database.uri)
 
     code, said = run()
     assert code == 1, said

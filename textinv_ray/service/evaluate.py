@@ -35,7 +35,6 @@ from textinv_ray.service.store import Store
 
 DESCRIPTION = "description"
 """The tag of a concept (a column `tags` of the manifest) that holds a person's description of it."""
-
 _COLUMNS = ("clip_image_similarity", "clip_text_similarity", "dino_similarity")
 
 
@@ -103,28 +102,36 @@ def evaluate(store: Store, todo: Plan, console: Console, *, only: Collection[str
         f"({protocol.num_images} images a prompt, {protocol.review.num_inference_steps} steps of "
         f"{protocol.review.sampler}, guidance {protocol.review.guidance_scale:g})"
     )
-    failed = 0
-    if missing:
-        table = pa.table({"concept_id": missing, "fingerprint": [wanted[id_] for id_ in missing]})
-        arguments = {
-            "config": todo.config.to_dict(),
-            "preset": todo.preset,
-            "dino": todo.dino,
-            "output": store.uri,
-            "identity": todo.identity,
-        }
-        rows = pool.run(table, Judge, arguments, todo.config, console, batch_size=1)
-        for finished, row in enumerate(rows, start=1):
-            if row["error"]:
-                failed += 1
-                console.print(f"{row['concept_id']}: {row['error']}")
-            if finished % max(1, len(missing) // 10) == 0:
-                console.print(f"{finished} of {len(missing)} evaluated")
+    failed = _judge_all(store, todo, {id_: wanted[id_] for id_ in missing}, console) if missing else 0
     found = list(evaluations(store))
     store.write("evaluation.parquet", _table(found))
     _print(console, [row for row in found if row["concept_id"] in wanted])
     console.print(f"scores: {store.shown}/evaluation.parquet")
     return 1 if failed else 0
+
+
+def _judge_all(store: Store, todo: Plan, fingerprints: Mapping[str, str], console: Console) -> int:
+    """Evaluates concepts, by concept_id. Returns how many could not be."""
+    table = pa.table({"concept_id": list(fingerprints), "fingerprint": list(fingerprints.values())})
+    arguments = {
+        "config": todo.config.to_dict(),
+        "preset": todo.preset,
+        "dino": todo.dino,
+        "output": store.uri,
+        "identity": todo.identity,
+    }
+    done = 0
+    try:
+        rows = pool.run(table, Judge, arguments, todo.config, console, batch_size=1)
+        for finished, row in enumerate(rows, start=1):
+            done += not row["error"]
+            if row["error"]:
+                console.print(f"{row['concept_id']}: {row['error']}")
+            if finished % max(1, len(table) // 10) == 0:
+                console.print(f"{finished} of {len(table)}")
+    except pool.PoolError as error:
+        console.print(f"the job could not go on: {error}")
+    return len(table) - done
 
 
 def log(store: Store, runs: ConceptRuns, console: Console) -> None:
@@ -220,14 +227,14 @@ def _table(found: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def _print(console: Console, found: Sequence[Mapping[str, Any]]) -> None:
-    """Means over all, and of the references beside them."""
+    """Means over concepts (how many), and of the references beside them."""
     names = [name for name in _COLUMNS if any(name in row["scores"] for row in found)]
     for reference in ("", "_training_images", "_without_word", "_description"):
         cells = []
         for name in names:
             values = [row["scores"][name + reference] for row in found if name + reference in row["scores"]]
             if values:
-                cells.append(f"{name} {np.mean(values):.3f}")
+                cells.append(f"{name} {np.mean(values):.3f} ({len(values)})")
         if cells:
             what = reference.strip("_").replace("_", " ") or "learned words"
-            console.print(f"  {what}: {', '.join(cells)} (mean of {len(found)})")
+            console.print(f"  {what}: {', '.join(cells)} ")

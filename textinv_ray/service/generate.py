@@ -113,26 +113,41 @@ def many(prompts_uri: str, lexicon: Lexicon, config: JobConfig, out: Store, cons
         f"{uris.shown(prompts_uri)}: {len(requests)} rows, {len(lexicon)} words known; "
         f"to draw: {pictures} pictures of {len(todo)} rows"
     )
-    errors: dict[str, str] = {}
-    if todo:
-        table = pa.table(
-            {"key": list(todo), "request": [json.dumps(asdict(request)) for request in todo.values()]}
-        )
-        arguments = {
-            "config": config.to_dict(),
-            "vectors": {token: array.numpy() for token, array in vectors.items()},
-            "output": out.uri,
-        }
-        rows = pool.run(table, Artist, arguments, config, console, batch_size=_ROWS_PER_BATCH)
-        for finished, row in enumerate(rows, start=1):
-            if row["error"]:
-                errors[row["key"]] = row["error"]
-                console.print(f"row {keys.index(row['key'])}: {row['error']}")
-            if finished % max(1, len(todo) // 10) == 0:
-                console.print(f"{finished} of {len(todo)} rows drawn")
+    errors = _draw_all(todo, vectors, config, out, console) if todo else {}
+    for number, key in enumerate(keys):
+        if key in errors:
+            console.print(f"row {number}: {errors[key]}")
     _write_index(out, requests, keys, errors, config, facts.resolution)
     console.print(f"pictures: {out.shown}/pictures, listed in {out.shown}/index.parquet")
     return 1 if errors else 0
+
+
+def _draw_all(
+    todo: Mapping[str, Request],
+    vectors: Mapping[str, torch.Tensor],
+    config: JobConfig,
+    out: Store,
+    console: Console,
+) -> dict[str, str]:
+    """Draws requests, by key. Returns the errors of those that could not be drawn, by key."""
+    table = pa.table(
+        {"key": list(todo), "request": [json.dumps(asdict(request)) for request in todo.values()]}
+    )
+    arguments = {
+        "config": config.to_dict(),
+        "vectors": {token: array.numpy() for token, array in vectors.items()},
+        "output": out.uri,
+    }
+    errors = dict.fromkeys(todo, "not drawn: the workers could not go on")
+    try:
+        rows = pool.run(table, Artist, arguments, config, console, batch_size=_ROWS_PER_BATCH)
+        for finished, row in enumerate(rows, start=1):
+            errors[row["key"]] = row["error"]
+            if finished % max(1, len(todo) // 10) == 0:
+                console.print(f"{finished} of {len(todo)} rows")
+    except pool.PoolError as error:
+        console.print(f"the job could not go on: {error}")
+    return {key: error for key, error in errors.items() if error}
 
 
 class Artist:

@@ -7,15 +7,24 @@ is not lost, and the same command goes on from there in any case.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
 from rich.console import Console
 
+from textinv_ray import uris
 from textinv_ray.config import JobConfig
+from textinv_ray.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 _BLOCKS_PER_WORKER = 4  # so that none is left with one long block at the end
+
+
+class PoolError(Exception):
+    """The workers can't go on; one line says why."""
 
 
 def run(
@@ -30,7 +39,8 @@ def run(
     """Yields the rows that `actor(**arguments)` returns for batches of `table` (pyarrow Tables), as they come.
 
     `batch_size`: the most rows an actor gets at once. Joins or starts a Ray, and leaves it in the end.
-    Raises UserError where there is no Ray, or no GPU for a configuration that wants one.
+    Raises UserError where there is no Ray, or no GPU for a configuration that wants one; PoolError when actors
+    can't start or fail.
     """
     import ray
     from ray.data import ActorPoolStrategy
@@ -55,5 +65,17 @@ def run(
             **({"num_gpus": size.gpus} if size.gpus else {}),
         )
         yield from rows.iter_rows()
+    except UserError:
+        raise
+    except Exception as error:
+        logger.exception("the pool of workers failed")
+        raise PoolError(_reason(error)) from error
     finally:
         ray.shutdown()
+
+
+def _reason(error: Exception) -> str:
+    """The last line of what Ray says: the error itself, below the tracebacks of all processes it came through."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    last = lines[-1] if lines else type(error).__name__
+    return uris.shown_in(last.removeprefix("textinv_ray.errors.UserError: "))

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -101,6 +102,23 @@ def command(*arguments: str) -> tuple[int, str]:
     )
     assert done.stderr == "", "nothing but our lines"
     return done.returncode, done.stdout
+
+
+def test_an_actor_passes_over_what_is_done(store: Store) -> None:
+    """Ray gives it a whole block again when another died with it."""
+    todo = evaluate.plan(store, "quick")
+    results = {result["concept_id"]: result for result in store.results()}
+    rows = {concept_id: todo.fingerprint(result) for concept_id, result in results.items()}
+    judge = evaluate.Judge(todo.config.to_dict(), "quick", None, store.uri, todo.identity)
+    table = pa.table({"concept_id": list(rows), "fingerprint": list(rows.values())})
+    assert judge(table.slice(0, 1))["error"].to_pylist() == [""]
+    first = store.read("evaluation/a.json")
+    assert judge(table)["error"].to_pylist() == ["", ""]
+    assert store.read("evaluation/a.json") == first, "with the time at which it was evaluated"
+    assert [found["fingerprint"] for found in evaluate.evaluations(store)] == list(rows.values())
+    changed = pa.table({"concept_id": ["a"], "fingerprint": ["another"]})
+    judge(changed)
+    assert evaluate.evaluations(store)[0]["fingerprint"] == "another"
 
 
 @pytest.mark.slow

@@ -35,6 +35,7 @@ from textinv_ray.service.store import Store
 
 DESCRIPTION = "description"
 """The tag of a concept (a column `tags` of the manifest) that holds a person's description of it."""
+_CONCEPTS_PER_BLOCK = 16
 _COLUMNS = ("clip_image_similarity", "clip_text_similarity", "dino_similarity")
 
 
@@ -122,7 +123,7 @@ def _judge_all(store: Store, todo: Plan, fingerprints: Mapping[str, str], consol
     }
     done = 0
     try:
-        rows = pool.run(table, Judge, arguments, todo.config, console, batch_size=1)
+        rows = pool.run(table, Judge, arguments, todo.config, console, batch_size=_CONCEPTS_PER_BLOCK)
         for finished, row in enumerate(rows, start=1):
             done += not row["error"]
             if row["error"]:
@@ -177,6 +178,9 @@ class Judge:
         return pa.table({"concept_id": ids, "error": errors})
 
     def _judge(self, concept_id: str, fingerprint: str) -> str:
+        before = self._store.read(_name(concept_id))
+        if before and json.loads(before)["fingerprint"] == fingerprint:
+            return ""  # by an actor that died with this block
         try:
             subject = read_subject(self._store, concept_id)
             scores = self._evaluator.evaluate(subject)
@@ -190,8 +194,12 @@ class Judge:
             "evaluated_at": time.time(),
             "fingerprint": fingerprint,
         }
-        self._store.write(f"evaluation/{concept_id}.json", json.dumps(content, indent=1).encode())
+        self._store.write(_name(concept_id), json.dumps(content, indent=1).encode())
         return ""
+
+
+def _name(concept_id: str) -> str:
+    return f"evaluation/{concept_id}.json"
 
 
 def read_subject(store: Store, concept_id: str) -> Subject:

@@ -163,10 +163,12 @@ class Artist:
         self._store = Store(output)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """{key, request} -> {key, error}; error is empty for what was drawn."""
-        keys = batch["key"].to_pylist()
-        requests = [_request(text) for text in batch["request"].to_pylist()]
-        return pa.table({"key": keys, "error": self._draw(keys, requests)})
+        """{key, request} -> {key, error}; error is empty for what is drawn, now or before."""
+        rows = dict(zip(batch["key"].to_pylist(), batch["request"].to_pylist(), strict=True))
+        done = _done(self._store, list(rows))  # by an actor that died with this block
+        todo = {key: _request(text) for key, text in rows.items() if key not in done}
+        errors = dict(zip(todo, self._draw(list(todo), list(todo.values())), strict=True))
+        return pa.table({"key": list(rows), "error": [errors.get(key, "") for key in rows]})
 
     def _draw(self, keys: Sequence[str], requests: Sequence[Request]) -> list[str]:
         tokens = {token for request in requests for token in request.words}
@@ -231,10 +233,8 @@ def _mark(key: str) -> str:
 
 def _done(out: Store, keys: Sequence[str]) -> set[str]:
     """Keys of rows whose pictures are all there."""
-    there = set(out.names("pictures"))
-    candidates = [key for key in dict.fromkeys(keys) if key in there]
-    marks = out.read_many([_mark(key) for key in candidates])
-    return {key for key, (_, data) in zip(candidates, marks, strict=True) if data is not None}
+    marks = out.read_many([_mark(key) for key in keys])
+    return {key for key, (_, data) in zip(keys, marks, strict=True) if data is not None}
 
 
 def _write_index(

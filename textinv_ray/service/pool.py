@@ -1,8 +1,8 @@
 """Rows through a pool of actors that each hold a model: what generation and evaluation of many run on.
 
 Ray Data streams blocks of a table to the actors. An actor puts what it made into the store and returns one small
-row for each of its rows. One that dies is started anew with the rows it had; what lies in the store by then
-is not lost, and the same command goes on from there in any case.
+row for each of its rows. When one dies, its block goes to another from the start: an actor passes over what lies in
+the store already.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def run(
 
     cluster.connect(config, console)
     try:
-        size = Size.of(config, ray.cluster_resources(), -(-len(table) // batch_size))
+        size = Size.of(config, ray.cluster_resources(), len(table))
         messages.print_fleet(console, size)
         ray.data.DataContext.get_current().enable_progress_bars = False
         per_block = max(1, min(batch_size, len(table) // (_BLOCKS_PER_WORKER * size.workers)))

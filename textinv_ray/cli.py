@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from textinv_ray import uris
+from textinv_ray import cli_words, uris
 from textinv_ray.config import JobConfig
 from textinv_ray.errors import UserError
 
@@ -212,6 +212,9 @@ def _check_images(manifest: Manifest, job: JobConfig) -> int:
                 typer.echo(f"row {number} ({row['concept_id']}): {error}")
         failed += wrong > 0
     return failed
+
+
+cli_words.add_to(app)
 
 
 def _count(number: int, noun: str) -> str:

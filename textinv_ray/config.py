@@ -339,6 +339,13 @@ class JobConfig(_Strict):
             lines = dict.fromkeys(_explain(item) for item in error.errors() if not _follows(item))
             raise UserError(f"{source}:\n" + "\n".join(f"  {line}" for line in lines)) from None
 
+    def override(self, overrides: Sequence[str]) -> JobConfig:
+        """This with `section.field=value` overrides, as `load` takes them. Raises UserError."""
+        data = self.to_dict()
+        for override in overrides:
+            _set(data, override)
+        return self.from_dict(data, "--set") if overrides else self
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; `from_dict` reads it back."""
         return self.model_dump(mode="json")

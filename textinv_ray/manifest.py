@@ -167,14 +167,14 @@ def open(uri: str, *, check_schema: bool = True) -> Manifest:
     return manifest
 
 
-def raise_problems(uri: str, problems: Iterator[Problem]) -> None:
+def raise_problems(uri: str, problems: Iterator[Problem], what: str = "the manifest") -> None:
     """Raises UserError when there are any: the file, the first 50 and how many more."""
     first = list(itertools.islice(problems, SHOWN_PROBLEMS))
     if not first:
         return
     more = sum(1 for _ in problems)
     count = len(first) + more
-    lines = [f"{uris.shown(uri)}: {count} problem{'s' if count > 1 else ''} in the manifest"]
+    lines = [f"{uris.shown(uri)}: {count} problem{'s' if count > 1 else ''} in {what}"]
     lines += [f"  {problem}" for problem in sorted(first, key=lambda p: -1 if p.row is None else p.row)]
     if more:
         lines.append(f"  ... and {more} more")

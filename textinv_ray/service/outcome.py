@@ -116,6 +116,18 @@ def training_grid(images: np.ndarray) -> bytes:
     return png(np.asarray(grid))
 
 
+def training_images(grid: bytes, count: int) -> np.ndarray:
+    """The inverse of `training_grid`, at its size: uint8 (count, s, s, 3). Raises ValueError."""
+    try:
+        pixels = np.asarray(Image.open(io.BytesIO(grid)).convert("RGB"))
+    except OSError as error:
+        raise ValueError(f"training.png can't be read: {error}") from None
+    columns = min(count, TRAINING_COLUMNS)
+    side = pixels.shape[1] // columns
+    tiles = pixels.reshape(-1, side, columns, side, 3).transpose(0, 2, 1, 3, 4).reshape(-1, side, side, 3)
+    return np.ascontiguousarray(tiles[:count])
+
+
 def png(image: np.ndarray) -> bytes:
     """A PNG file of a uint8 (H, W, 3) picture."""
     buffer = io.BytesIO()

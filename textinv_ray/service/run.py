@@ -64,8 +64,7 @@ def invert(
     Returns the exit code: 0 all are done, 1 some failed, 130 or 143 when it was stopped. Raises UserError
     (exit code 2) for what is wrong with the manifest, the configuration or the model.
     """
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
+    quiet()
     store = Store(output or config.service.output)
     manifest = manifests.open(manifest_uri)
     manifest.check(config)
@@ -78,7 +77,7 @@ def invert(
         if dry_run or lock is None:
             messages.print_plan(shown, todo, config, facts, store)
             return 0
-        with _log_file(store) as log, captured(log, verbose) as console:
+        with log_file(store) as log, captured(log, verbose) as console:
             if not todo.todo and not job.is_behind(store):
                 return messages.print_nothing_to_do(console, todo, config, store)
             if todo.todo:
@@ -269,8 +268,14 @@ def tracking_uri(config: JobConfig, store: Store) -> str:
     return config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(store)
 
 
+def quiet() -> None:
+    """Telemetry and progress bars of the libraries off, unless the environment says otherwise."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+
+
 @contextmanager
-def _log_file(store: Store) -> Iterator[Path]:
+def log_file(store: Store) -> Iterator[Path]:
     """job.log of a local output; for a remote one, a local file that is put there in the end."""
     if store.is_local:
         os.makedirs(store.root, exist_ok=True)

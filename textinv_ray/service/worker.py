@@ -29,7 +29,7 @@ from textinv_ray.inversion.pack import Pack, choose_pack_size, is_out_of_memory
 from textinv_ray.inversion.review import Pictures, Review, Subject, review
 from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.inversion.task import ConceptTask
-from textinv_ray.service import models, outcome
+from textinv_ray.service import loading, outcome
 from textinv_ray.service.feed import Answer
 from textinv_ray.service.heart import Heart
 from textinv_ray.service.history import History
@@ -66,14 +66,7 @@ def learn(setup: dict[str, Any]) -> None:
     config = JobConfig.from_dict(setup["config"])
     torch.set_num_threads(max(1, round(config.service.cpus_per_worker)))
     try:
-        backbone = Backbone.load(
-            models.resolve(config.model.path),
-            revision=config.model.revision,
-            variant=config.model.variant,
-            device=config.model.device,
-            dtype=config.model.dtype,
-        )
-        scorer = Scorer.load(models.resolve(config.scoring.model), device=config.model.device)
+        backbone, scorer = loading.backbone(config), loading.scorer(config)
     except Exception as error:
         logger.exception("this worker can't start")
         ray.get(setup["feed"].unable.remote(str(error)))

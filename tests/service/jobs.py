@@ -87,6 +87,7 @@ class Job:
         self.settings = list(settings)
         self.output = output
         self.environment: dict[str, str] = {}
+        self._started: list[subprocess.Popen[str]] = []
         self.store = Store(output if "://" in output else str(folder / output))
 
     def inject(self, fault: str) -> None:
@@ -106,7 +107,7 @@ class Job:
             "RAY_DEDUP_LOGS": "0",
             **self.environment,
         }
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [
                 *(sys.executable, str(REPOSITORY / "jobs" / "invert_many.py"), "data/manifest.parquet"),
                 *("-o", self.output, *settings, *options),
@@ -117,6 +118,15 @@ class Job:
             stderr=subprocess.STDOUT,
             text=True,
         )
+        self._started.append(process)
+        return process
+
+    def close(self) -> None:
+        """Nothing that a failed test left goes on."""
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
 
     def run(self, *options: str) -> tuple[int, str]:
         """(exit code, what it printed)."""
@@ -221,7 +231,7 @@ def processes(name: str) -> list[psutil.Process]:
     return found
 
 
-def wait_for(process: subprocess.Popen[str], condition: Callable[[], Any], seconds: float = 240) -> Any:
+def wait_for(process: subprocess.Popen[str], condition: Callable[[], Any], seconds: float = 400) -> Any:
     """What the condition gives once it is true. Fails when the process ends before."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

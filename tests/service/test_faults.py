@@ -43,9 +43,23 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture
-def job(nodes: Nodes, tmp_path: Path) -> Job:
-    nodes.complete()
-    return jobs.make(tmp_path, nodes.address, COUNT)
+def make_job(nodes: Nodes, tmp_path: Path) -> Iterator[Callable[..., Job]]:
+    """Makes a job with settings of its own, on all the nodes."""
+    made: list[Job] = []
+
+    def make(*overrides: str, output: str = "out", address: str = "") -> Job:
+        nodes.complete()
+        made.append(jobs.make(tmp_path, address or nodes.address, COUNT, *overrides, output=output))
+        return made[-1]
+
+    yield make
+    for job in made:
+        job.close()
+
+
+@pytest.fixture
+def job(make_job: Callable[..., Job]) -> Job:
+    return make_job()
 
 
 def begun(job: Job, process: subprocess.Popen[str]) -> list[psutil.Process]:
@@ -147,10 +161,9 @@ def test_all_nodes_die_and_one_comes(nodes: Nodes, job: Job, words: dict[str, np
     job.assert_all_done(words)
 
 
-def test_a_node_is_about_to_go(nodes: Nodes, tmp_path: Path) -> None:
+def test_a_node_is_about_to_go(nodes: Nodes, make_job: Callable[..., Job]) -> None:
     """A notice of preemption: its worker writes checkpoints and leaves in time, nothing is done twice."""
-    nodes.complete()
-    job = jobs.make(tmp_path, nodes.address, COUNT, "training.steps=300")
+    job = make_job("training.steps=300")
     process = job.start()
     begun(job, process)
     nodes.drain(0)
@@ -252,10 +265,11 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
 
 
 def test_the_store_is_away_throttles_and_refuses(
-    s3: S3Server, tmp_path: Path, words: dict[str, np.ndarray]
+    s3: S3Server, make_job: Callable[..., Job], words: dict[str, np.ndarray]
 ) -> None:
     """Away for 20 s: it is waited for. Access denied: a clear stop. Then the same command ends it."""
-    job = jobs.make(tmp_path, "local", COUNT, "service.cpus_per_worker=1", output=f"s3://{BUCKET}/out")
+    # On a Ray of its own: a running one's workers wouldn't have this server's address in their environment.
+    job = make_job("service.cpus_per_worker=1", output=f"s3://{BUCKET}/out", address="local")
     process = job.start()
     wait_for(process, job.checkpoints)
     s3.stop()
@@ -293,10 +307,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_the_disk_is_full(
-    nodes: Nodes, small_disk: Path, tmp_path: Path, words: dict[str, np.ndarray]
+    small_disk: Path, make_job: Callable[..., Job], words: dict[str, np.ndarray]
 ) -> None:
-    nodes.complete()
-    job = jobs.make(tmp_path, nodes.address, COUNT, output="disk/out")
+    job = make_job(output="disk/out")
     process = job.start()
     begun(job, process)
     filler = small_disk / "filler"

@@ -77,7 +77,8 @@ class Fleet:
 
         self._errors: list[str] = []
         self._threads = []
-        setup = {"feed": feed, "config": config.to_dict(), "output": output}
+        # Ray shows what its trainers are given; where MLflow is, and with which password, is no worker's business.
+        setup = {"feed": feed, "config": {**config.to_dict(), "tracking": {}}, "output": output}
         group = config.service.workers_per_trainer
         for start in range(0, size.workers, group):
             trainer = TorchTrainer(

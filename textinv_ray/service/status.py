@@ -120,7 +120,13 @@ def read(output: str) -> Status:
     rate = _rate(done, begun_at, now)
     left = waiting + len(active) + len(idle)
     seconds = sum(result["seconds"] for result in done)
-    seen = [begun_at, *(result["finished_at"] for result in done), *(concept.seen_at for concept in begun)]
+    lock = _written(store).get("lock.json", 0.0)  # a running job renews it every few seconds
+    seen = [
+        begun_at,
+        lock,
+        *(result["finished_at"] for result in done),
+        *(concept.seen_at for concept in begun),
+    ]
     return Status(
         output=store.shown,
         manifest=job["manifest"],
@@ -216,7 +222,7 @@ def _candidates(
 
 def _begun(store: Store, concept_ids: Iterable[str]) -> Iterable[Running]:
     for concept_id in concept_ids:
-        written = _written(store, concept_id)
+        written = _written(store, "concepts", concept_id)
         if store.result(concept_id) and "checkpoint.safetensors" not in written:
             continue  # done in the meantime, or its old result waits to be replaced
         data = store.read_concept(concept_id, "history.parquet")
@@ -231,11 +237,11 @@ def _begun(store: Store, concept_ids: Iterable[str]) -> Iterable[Running]:
         )
 
 
-def _written(store: Store, concept_id: str) -> dict[str, float]:
-    """Names of a concept's files -> when each was written, in seconds since the epoch."""
+def _written(store: Store, *folder: str) -> dict[str, float]:
+    """Names of a folder's files -> when each was written, in seconds since the epoch."""
     store.fs.invalidate_cache()
     try:
-        entries = store.fs.ls(store.path("concepts", concept_id), detail=True)
+        entries = store.fs.ls(store.path(*folder), detail=True)
     except FileNotFoundError:
         return {}
     return {entry["name"].rsplit("/", 1)[-1]: _time(entry) for entry in entries if entry["type"] == "file"}

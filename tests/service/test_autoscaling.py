@@ -43,8 +43,8 @@ class Head:
         config = folder / "autoscaling.yaml"
         config.write_text(yaml.safe_dump(self._config()))
         self._log = (folder / "head.log").open("w+")
-        command = f"""start --head --block --num-cpus=1 --num-gpus=0 --object-store-memory={MEMORY} --disable-usage-stats
-            --temp-dir=/tmp/ta{os.getpid()} --port={port} --dashboard-port={dashboard}
+        command = f"""start --head --block --num-cpus=1 --num-gpus=0 --disable-usage-stats
+            --object-store-memory={MEMORY} --temp-dir=/tmp/ta{os.getpid()} --port={port} --dashboard-port={dashboard}
             --dashboard-agent-listen-port={agent} --metrics-export-port={metrics}
             --ray-client-server-port={client} --autoscaling-config={config}"""
         self.process = subprocess.Popen(

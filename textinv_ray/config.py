@@ -68,6 +68,8 @@ class DataConfig(_Strict):
     """Larger images are refused before they are decoded (decompression bombs)."""
     download_timeout_s: float = Field(60.0, gt=0)
     """Seconds one image may take to arrive."""
+    download_retry_s: float = Field(60.0, ge=0)
+    """Seconds during which a download is tried again after throttling, resets, time-outs and 5xx."""
 
     @property
     def variants(self) -> int:
@@ -205,6 +207,8 @@ class ServiceConfig(_Strict):
     """A concept that took its worker down this often is put aside with its error."""
     checkpoint_every_s: float = Field(30.0, gt=0)
     """Seconds of work that a lost worker costs at most."""
+    release_after_s: float = Field(60.0, gt=0)
+    """A worker for which nothing is left but what others learn goes after this long, and frees its machine."""
 
     @model_validator(mode="after")
     def _lease_outlives_heartbeats(self) -> ServiceConfig:
@@ -287,7 +291,7 @@ class JobConfig(_Strict):
             mode="json",
             exclude={
                 "model": {"device"},
-                "data": {"allowed_protocols", "max_image_pixels", "download_timeout_s"},
+                "data": {"allowed_protocols", "max_image_pixels", "download_timeout_s", "download_retry_s"},
                 "pack": True,
                 "service": True,
                 "tracking": True,

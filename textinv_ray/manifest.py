@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import types
 
-from textinv_ray import uris
+from textinv_ray import retries, uris
 from textinv_ray.config import JobConfig, nearest
 from textinv_ray.errors import UserError
 from textinv_ray.manifest_checks import Problem, row_problems
@@ -57,6 +57,7 @@ _EXPECTED: dict[Kind, str] = {
     "images": "list of strings (URIs) or list of {bytes, path} structs",
     "tags": "map of strings, or struct",
 }
+_PATIENCE_S = 60.0  # a store with manifests may be away for so long
 _BATCH_ROWS = 8192
 _BATCH_ROWS_WITH_BYTES = 16
 
@@ -266,7 +267,7 @@ def _open_parquet(uri: str) -> pq.ParquetFile:
             import fsspec
 
             filesystem, remote = fsspec.core.url_to_fs(uri)
-            size = filesystem.size(remote)
+            size = retries.call(lambda: filesystem.size(remote), patience_s=_PATIENCE_S, what=shown)
             source = filesystem.open(remote, "rb")
     except FileNotFoundError:
         raise UserError(f"{shown}: the manifest doesn't exist{_missing_hint(protocol, path)}") from None

@@ -47,7 +47,6 @@ def test_all_is_to_do_at_first(manifest: Path, config: JobConfig, store: Store) 
     found = made(manifest, config, store)
     assert list(found.todo) == ["c0", "c1", "c2", "c3"]
     assert (found.steps, found.samples) == (3 * 6 + 50, 2 * (3 * 6 + 50))
-    assert found.is_everything
 
 
 def test_what_has_its_result_is_done(manifest: Path, config: JobConfig, store: Store) -> None:
@@ -56,7 +55,6 @@ def test_what_has_its_result_is_done(manifest: Path, config: JobConfig, store: S
     assert found.done == {"c1"}
     assert list(found.todo) == ["c0", "c2", "c3"]
     assert not found.with_result
-    assert not found.is_everything
 
 
 def test_another_configuration_runs_again(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
+import torch
 
 from tests import tiny
 from tests.service import examples
@@ -24,7 +25,7 @@ from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.service.feed import Feed
 from textinv_ray.service.history import History
 from textinv_ray.service.plan import Key
-from textinv_ray.service.store import Store
+from textinv_ray.service.store import Store, StoreError
 from textinv_ray.service.worker import Worker
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -55,7 +56,7 @@ class Rows:
             for name in errors
         ]
 
-    def iter_rows(self) -> Iterator[dict[str, Any]]:
+    def iter_rows(self, wanted: Collection[str]) -> Iterator[dict[str, Any]]:
         return iter(self._rows)
 
 
@@ -358,15 +359,100 @@ def test_a_damaged_checkpoint_is_not_trusted(bench: Bench, damaged: bytes) -> No
     np.testing.assert_allclose(bench.vectors("concept-0"), bench.alone(concept), atol=1e-6)
 
 
-def test_a_store_that_refuses_takes_the_worker_down_but_loses_nothing(
+def test_a_store_that_refuses_ends_the_job_and_loses_nothing(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import ray
+
+    def refuse(*_: Any) -> None:
+        raise StoreError("the output x: access denied", True)
+
     concept = tiny.concept(0)
     feed = bench.feed([concept])
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "finish", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
-        with pytest.raises(OSError, match="no space left"):
-            bench.worker(feed).run()
+        patch.setattr(Store, "finish", refuse)
+        bench.worker(feed).run()
+    assert ray.get(feed.status.remote(0)).problem == "the output x: access denied"
     assert bench.store.result("concept-0") is None
+    feed = bench.feed([concept])
     bench.worker(feed).run()
+    assert over(feed).done == 1
+
+
+def run_out_of_memory(monkeypatch: pytest.MonkeyPatch, at: int) -> list[int]:
+    """Lets passes of `at` or more concepts fail as a full device does. Returns the sizes of those that ran."""
+    real, sizes = Pack._losses_and_gradient, []
+
+    def allocate(pack: Pack) -> Any:
+        if len(pack.tasks) >= at and pack.tasks[0].step >= 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        sizes.append(len(pack.tasks))
+        return real(pack)
+
+    monkeypatch.setattr(Pack, "_losses_and_gradient", allocate)
+    return sizes
+
+
+def test_out_of_memory_makes_the_pack_smaller(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    concepts = [tiny.concept(index, steps=8) for index in range(6)]
+    alone = [bench.alone(concept) for concept in concepts]
+    bench.config = bench.config.model_copy(update={"pack": bench.config.pack.model_copy(update={"size": 4})})
+    sizes = run_out_of_memory(monkeypatch, at=3)
+    status = bench.learn(concepts)
+    assert (status.done, status.failed) == (6, 0)
+    assert status.steps_computed == 6 * 8, "nothing was learned twice"
+    full = sizes.index(4)
+    assert max(sizes[full + 4 :]) == 2
+    for concept, vectors in zip(concepts, alone, strict=True):
+        np.testing.assert_allclose(bench.vectors(concept.concept_id), vectors, atol=1e-6)
+
+
+def test_out_of_memory_alone_fails_the_concept(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_out_of_memory(monkeypatch, at=1)
+    status = bench.learn([tiny.concept(0, steps=8), tiny.concept(1, steps=2)])
+    assert (status.done, status.failed) == (1, 1)
+    (failure,) = bench.store.failures()
+    assert "out of memory, though it was alone" in failure["error"]
+
+
+def test_released_when_nothing_is_left_but_what_others_learn(bench: Bench) -> None:
+    import ray
+
+    bench.config = bench.config.model_copy(
+        update={"service": bench.config.service.model_copy(update={"release_after_s": 0.2})}
+    )
+    feed = bench.feed([tiny.concept(0)])
+    wait_for(lambda: ray.get(feed.take.remote("another", 1)).leases or ray.get(feed.status.remote(0)).running)
+    ray.get(feed.beat.remote("another", {"concept-0": 1}, 1))
+    thread = threading.Thread(target=bench.worker(feed).run)
+    thread.start()
+    while thread.is_alive():
+        ray.get(feed.beat.remote("another", {"concept-0": 1}, 1))
+        thread.join(0.1)
+    assert not ray.get(feed.is_over.remote())
+
+
+def test_while_the_store_is_away_steps_go_on_and_one_checkpoint_waits(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    back, started = threading.Event(), threading.Event()
+    real = Store.checkpoint
+
+    def slow(self: Store, *arguments: Any) -> None:
+        started.set()
+        assert back.wait(30)
+        real(self, *arguments)
+
+    monkeypatch.setattr(Store, "checkpoint", slow)
+    feed = bench.feed([tiny.concept(0, steps=200)])
+    worker = bench.worker(feed)
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    assert started.wait(30)
+    (item,) = worker._items.values()
+    step = item.task.step
+    wait_for(lambda: item.task.step > step + 20)
+    assert len(item.writes) <= 3
+    back.set()
+    thread.join(60)
     assert over(feed).done == 1

@@ -263,6 +263,13 @@ def choose_pack_size(backbone: Backbone, sample_task: ConceptTask, config: JobCo
     return best
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, on the device or (where torch has no class for it) on the CPU."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
 def _steps_per_second(
     backbone: Backbone, task: ConceptTask, config: JobConfig, size: int, seconds: float = 1.0
 ) -> float:

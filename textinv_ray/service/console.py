@@ -35,29 +35,32 @@ def captured(log: Path, verbose: bool) -> Iterator[Console]:
     sys.stdout.flush()
     sys.stderr.flush()
     kept_out, kept_err = os.dup(1), os.dup(2)
-    with log.open("a", encoding="utf-8") as log_text, _text(kept_out) as out:
-        pump = _Pump(log_text.fileno(), *([kept_err] if verbose else []))
-        os.dup2(pump.entry, 1)
-        os.dup2(pump.entry, 2)
-        handler = logging.StreamHandler(_text(pump.entry))
-        handler.setFormatter(logging.Formatter(_LOG_FORMAT))
-        root = logging.getLogger()
-        level = root.level
-        root.addHandler(handler)
-        root.setLevel(logging.INFO)
-        try:
-            yield _LoggingConsole(out, log_text)
-        finally:
-            root.removeHandler(handler)
-            root.setLevel(level)
-            handler.stream.close()
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os.dup2(kept_out, 1)
-            os.dup2(kept_err, 2)
-            pump.close()
-            os.close(kept_out)
-            os.close(kept_err)
+    log_text, out = log.open("a", encoding="utf-8"), _text(kept_out)
+    pump = _Pump(log_text.fileno(), *([kept_err] if verbose else []))
+    os.dup2(pump.entry, 1)
+    os.dup2(pump.entry, 2)
+    handler = logging.StreamHandler(_text(pump.entry))
+    handler.setFormatter(logging.Formatter(_LOG_FORMAT))
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        yield _LoggingConsole(out, log_text)
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+        for end in (handler.stream.close, sys.stdout.flush, sys.stderr.flush):
+            with contextlib.suppress(OSError):  # a full disk
+                end()
+        os.dup2(kept_out, 1)
+        os.dup2(kept_err, 2)
+        pump.close()
+        for file in (log_text, out):
+            with contextlib.suppress(OSError):
+                file.close()
+        os.close(kept_out)
+        os.close(kept_err)
 
 
 def log_to_stderr() -> None:
@@ -87,8 +90,9 @@ class _LoggingConsole(Console):
 
     def print(self, *objects: Any, **options: Any) -> None:
         super().print(*objects, **options)
-        self._plain.print(*objects, **options)
-        self._plain.file.flush()
+        with contextlib.suppress(OSError):  # a full disk
+            self._plain.print(*objects, **options)
+            self._plain.file.flush()
 
 
 class _Pump:

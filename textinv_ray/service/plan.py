@@ -45,8 +45,6 @@ class Plan:
     """Steps times batch size."""
     with_result: set[str] = field(default_factory=set)
     """Those of `todo` that have a result, with other settings or possibly with other images."""
-    is_everything: bool = True
-    """Whether `todo` is the whole manifest."""
     missing: list[str] = field(default_factory=list)
     """Local images that don't exist: the first few."""
     digest: str = ""
@@ -89,7 +87,6 @@ def make(
     if unknown and (limit is None or len(known) < limit):
         near = nearest(unknown[0], sorted(known)) if known else ""
         raise UserError(f"--only: no concept {unknown[0]!r} in the manifest{near}")
-    plan.is_everything = len(plan.todo) == manifest.num_rows
     plan.digest = digest.hexdigest()
     return plan
 

@@ -6,10 +6,8 @@ import base64
 import html
 import io
 import itertools
-import tempfile
 from collections.abc import Iterator, Mapping
 from importlib import resources
-from pathlib import Path
 from string import Template
 from typing import Any
 
@@ -40,16 +38,13 @@ def write(store: Store) -> None:
         ),
         rows="\0",
     ).split("\0")
-    with tempfile.TemporaryDirectory(dir=store.root if store.is_local else None, prefix=".report-") as folder:
-        path = Path(folder) / "report.html"
-        with path.open("w", encoding="utf-8") as file:
-            file.write(before)
-            for failure in failures:
-                file.write(_failed_row(failure))
-            for result in results:
-                file.write(_row(store, result, embed))
-            file.write(after)
-        store.upload(str(path), "report.html")
+    with store.building("report.html") as path, path.open("w", encoding="utf-8") as file:
+        file.write(before)
+        for failure in failures:
+            file.write(_failed_row(failure))
+        for result in results:
+            file.write(_row(store, result, embed))
+        file.write(after)
 
 
 def _summary(results: list[dict[str, Any]], failures: list[dict[str, Any]]) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,18 +51,19 @@ def schema(dims: set[int]) -> pa.Schema:
 
 
 def write(store: Store) -> int:
-    """Writes results.parquet anew from everything in the store, by concept_id. Returns the number of rows."""
+    """Writes results.parquet anew from everything in the store, by concept_id. Returns the number of rows.
+
+    Raises StoreError.
+    """
     columns = schema({result["embedding_dim"] for result in store.results()})
     count = 0
-    with tempfile.TemporaryDirectory(
-        dir=store.root if store.is_local else None, prefix=".results-"
-    ) as folder:
-        path = Path(folder) / "results.parquet"
-        with pq.ParquetWriter(path, columns, compression="zstd") as writer:
-            for rows in _groups(_rows(store)):
-                writer.write_table(pa.Table.from_pylist(rows, columns))
-                count += len(rows)
-        store.upload(str(path), "results.parquet")
+    with (
+        store.building("results.parquet") as path,
+        pq.ParquetWriter(path, columns, compression="zstd") as writer,
+    ):
+        for rows in _groups(_rows(store)):
+            writer.write_table(pa.Table.from_pylist(rows, columns))
+            count += len(rows)
     return count
 
 

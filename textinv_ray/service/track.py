@@ -11,7 +11,7 @@ from rich.console import Console
 
 from textinv_ray import uris
 from textinv_ray.errors import UserError
-from textinv_ray.service.store import Store
+from textinv_ray.service.store import Store, StoreError
 from textinv_ray.service.tracking import View, default_uri, ui_command
 
 _SAY_EVERY = 100  # concepts
@@ -45,6 +45,8 @@ def rebuild(output: str, tracking_uri: str | None, experiment: str | None, conso
             if number % _SAY_EVERY == 0:
                 console.print(f"  {number} of {len(behind)}")
         _close(view, store, job)
+    except StoreError:
+        raise
     except Exception as error:
         why = uris.shown_in(str(error)).strip().split("\n")[0] or type(error).__name__
         raise UserError(f"MLflow at {uris.shown(uri)} can't be written to: {why}") from None

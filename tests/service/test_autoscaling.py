@@ -116,7 +116,7 @@ class Head:
         """Worker nodes that live."""
         from ray._raylet import GcsClient
 
-        nodes = GcsClient(address=self.gcs).get_all_node_info(timeout=10).values()
+        nodes = GcsClient(address=self.gcs).get_all_node_info(timeout=60).values()
         return sum(1 for node in nodes if node.state == 0) - 1
 
     def stop(self) -> None:

@@ -25,6 +25,9 @@ from tests.service.test_cluster import RAY, REPOSITORY, free_ports
 
 HEAD_ID = "f" * 51 + "00000"  # the fake provider's name for its head
 MACHINES = 2
+MEMORY = 150_000_000  # bytes of each node's object store
+_LISTS = ("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands")
+_LISTS += ("head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files")
 pytestmark = pytest.mark.slow
 
 
@@ -41,7 +44,7 @@ class Head:
         config.write_text(yaml.safe_dump(self._config()))
         self._log = (folder / "head.log").open("w+")
         command = f"""start --head --block --num-cpus=1 --num-gpus=0 --disable-usage-stats
-            --temp-dir=/tmp/ta{os.getpid()} --port={port} --dashboard-port={dashboard}
+            --object-store-memory={MEMORY} --temp-dir=/tmp/ta{os.getpid()} --port={port} --dashboard-port={dashboard}
             --dashboard-agent-listen-port={agent} --metrics-export-port={metrics}
             --ray-client-server-port={client} --autoscaling-config={config}"""
         self.process = subprocess.Popen(
@@ -55,14 +58,22 @@ class Head:
         wait_for(lambda: self._answers(dashboard), 180)
 
     def _config(self) -> dict[str, object]:
-        machine = {"resources": {"CPU": 1, "GPU": 1}, "node_config": {}}
+        machine = {"resources": {"CPU": 1, "GPU": 1, "object_store_memory": MEMORY}, "node_config": {}}
+        # The provider by its module: by its name, Ray looks for defaults in a file that its wheel lacks.
+        nothing = {name: [] for name in _LISTS}
         return {
+            **nothing,
+            "auth": {},
+            "file_mounts": {},
             "cluster_name": "fake",
             "max_workers": MACHINES,
             "upscaling_speed": MACHINES,
             "idle_timeout_minutes": 0.2,
             "provider": {
-                "type": "fake_multinode",
+                "type": "external",
+                "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+                "disable_node_updaters": True,
+                "disable_launch_config_check": True,
                 "gcs_address": self.gcs,
                 "head_node_id": HEAD_ID,
                 "launch_multiple": True,
@@ -105,7 +116,7 @@ class Head:
         """Worker nodes that live."""
         from ray._raylet import GcsClient
 
-        nodes = GcsClient(address=self.gcs).get_all_node_info(timeout=10).values()
+        nodes = GcsClient(address=self.gcs).get_all_node_info(timeout=60).values()
         return sum(1 for node in nodes if node.state == 0) - 1
 
     def stop(self) -> None:

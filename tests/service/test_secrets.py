@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.service import examples
 from tests.service.test_cluster import REPOSITORY, free_ports
 from tests.test_cli import textinv
-from textinv_ray import images
+from textinv_ray import images, uris
 from textinv_ray.config import JobConfig
 from textinv_ray.service.store import Store
 
@@ -109,6 +109,11 @@ def test_where_they_are_allowed_it_is_read(secret_file: Path) -> None:
 
 
 # Credentials
+
+
+def test_credentials_where_host_and_path_are_named_apart() -> None:
+    told = "HTTPConnectionPool(host='h', port=80): Max retries exceeded with url: /a?sig=secret (Caused by x)"
+    assert uris.shown_in(told) == told.replace("?sig=secret", "")
 
 
 @pytest.fixture

@@ -186,3 +186,8 @@ def test_track_into_the_default_database(store: Store, capsys: pytest.CaptureFix
     assert textinv("track", store.uri) == 0
     assert "0 concepts to write" in capsys.readouterr().out
     assert database.content() == found
+    job.end(store, 1)
+    assert job.is_behind(store)
+    assert textinv("track", store.uri) == 0
+    assert not job.is_behind(store)
+    assert database.content()["out"]["status"] == "FAILED"

@@ -21,6 +21,7 @@ from textinv_ray import uris
 
 _PLAIN_EVERY_S = 15.0  # Between progress lines where there is no terminal.
 _RATE_OVER_S = 90.0
+_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _LONGEST_LINE = 2**20  # bytes
 
 
@@ -39,7 +40,7 @@ def captured(log: Path, verbose: bool) -> Iterator[Console]:
     os.dup2(pump.entry, 1)
     os.dup2(pump.entry, 2)
     handler = logging.StreamHandler(_text(pump.entry))
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(logging.Formatter(_LOG_FORMAT))
     root = logging.getLogger()
     level = root.level
     root.addHandler(handler)
@@ -60,6 +61,18 @@ def captured(log: Path, verbose: bool) -> Iterator[Console]:
                 file.close()
         os.close(kept_out)
         os.close(kept_err)
+
+
+def log_to_stderr() -> None:
+    """Logging of a worker process: as here, to where Ray collects it, without credentials in URIs."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Clean(_LOG_FORMAT))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+class _Clean(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return uris.shown_in(super().format(record))
 
 
 def _text(descriptor: int) -> TextIO:

@@ -83,7 +83,8 @@ class Fleet:
         self._size = size
         self._storage = storage
         self._feed = feed
-        self._setup = {"feed": feed, "config": config.to_dict(), "output": output}
+        # Ray shows what its trainers are given; where MLflow is, and with which password, is no worker's business.
+        self._setup = {"feed": feed, "config": {**config.to_dict(), "tracking": {}}, "output": output}
         self._errors: list[str] = []
         self._threads = []
         group = config.service.workers_per_trainer

@@ -120,7 +120,13 @@ def read(output: str) -> Status:
     rate = _rate(done, begun_at, now)
     left = waiting + len(active) + len(idle)
     seconds = sum(result["seconds"] for result in done)
-    seen = [begun_at, *(result["finished_at"] for result in done), *(concept.seen_at for concept in begun)]
+    lock = store.times("").get("lock.json", 0.0)  # a running job renews it every few seconds
+    seen = [
+        begun_at,
+        lock,
+        *(result["finished_at"] for result in done),
+        *(concept.seen_at for concept in begun),
+    ]
     return Status(
         output=store.shown,
         manifest=job["manifest"],
@@ -216,7 +222,7 @@ def _candidates(
 
 def _begun(store: Store, concept_ids: Iterable[str]) -> Iterable[Running]:
     for concept_id in concept_ids:
-        written = _written(store, concept_id)
+        written = store.times("concepts", concept_id)
         if store.result(concept_id) and "checkpoint.safetensors" not in written:
             continue  # done in the meantime, or its old result waits to be replaced
         data = store.read_concept(concept_id, "history.parquet")
@@ -229,27 +235,6 @@ def _begun(store: Store, concept_ids: Iterable[str]) -> Iterable[Running]:
         yield Running(
             concept_id, last.step if last else 0, last.loss if last else None, max(times, default=0.0)
         )
-
-
-def _written(store: Store, concept_id: str) -> dict[str, float]:
-    """Names of a concept's files -> when each was written, in seconds since the epoch."""
-    store.fs.invalidate_cache()
-    try:
-        entries = store.fs.ls(store.path("concepts", concept_id), detail=True)
-    except FileNotFoundError:
-        return {}
-    return {entry["name"].rsplit("/", 1)[-1]: _time(entry) for entry in entries if entry["type"] == "file"}
-
-
-def _time(entry: Mapping[str, Any]) -> float:
-    """fsspec's file systems call it by different names: local disk, S3, GCS, memory."""
-    for name in ("mtime", "LastModified", "updated", "last_modified", "created"):
-        value = entry.get(name)
-        if isinstance(value, int | float):
-            return float(value)
-        if hasattr(value, "timestamp"):
-            return float(value.timestamp())  # type: ignore[union-attr]
-    return 0.0
 
 
 def _patience_s(job: Mapping[str, Any]) -> float:

@@ -27,6 +27,7 @@ import re
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -138,16 +139,22 @@ class Store:
 
     def names(self, folder: str) -> list[str]:
         """Sorted names of what lies in a folder of the store; empty when there is none."""
+        return sorted({_last(entry) for entry in self._list(folder, detail=False)} - {""})
 
-        def names() -> list[str]:
+    def times(self, *folder: str) -> dict[str, float]:
+        """Names of the files in a folder -> when each was written, in seconds since 1970."""
+        entries = self._list("/".join(folder), detail=True)
+        return {_last(entry["name"]): _time(entry) for entry in entries if entry["type"] == "file"}
+
+    def _list(self, folder: str, *, detail: bool) -> list[Any]:
+        def entries() -> list[Any]:
             self.fs.invalidate_cache()
             try:
-                return list(self.fs.ls(self.path(folder), detail=False))
+                return list(self.fs.ls(self.path(folder), detail=detail))
             except (FileNotFoundError, NotADirectoryError):
                 return []
 
-        entries = self._call(names, folder)
-        return sorted({entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries} - {""})
+        return self._call(entries, folder)
 
     def _call(self, action: Callable[[], T], name: str) -> T:
         try:
@@ -289,6 +296,23 @@ def _checked(concept_id: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,128}", concept_id) or concept_id in (".", ".."):
         raise ValueError(f"concept_id {concept_id!r} can't name a folder")
     return concept_id
+
+
+def _last(path: str) -> str:
+    return path.rstrip("/").rsplit("/", 1)[-1]
+
+
+def _time(entry: Mapping[str, Any]) -> float:
+    """When a file was written. fsspec's file systems name it differently: local disk, S3, GCS, memory."""
+    for name in ("mtime", "LastModified", "updated", "last_modified", "created"):
+        value = entry.get(name)
+        if isinstance(value, str):
+            value = datetime.fromisoformat(value.replace("Z", "+00:00"))
+        if isinstance(value, datetime):
+            return value.timestamp()
+        if isinstance(value, int | float):
+            return float(value)
+    return 0.0
 
 
 def _dump(content: Mapping[str, Any]) -> bytes:

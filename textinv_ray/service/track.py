@@ -11,7 +11,8 @@ from rich.console import Console
 
 from textinv_ray import uris
 from textinv_ray.errors import UserError
-from textinv_ray.service.store import Store
+from textinv_ray.service import job as jobs
+from textinv_ray.service.store import Store, StoreError
 from textinv_ray.service.tracking import View, default_uri, ui_command
 
 _SAY_EVERY = 100  # concepts
@@ -34,7 +35,8 @@ def rebuild(output: str, tracking_uri: str | None, experiment: str | None, conso
     if job is None:
         raise UserError(f"{store.shown}: no job.json there; give the --output of a job")
     configured = job["configuration"]["tracking"]
-    uri = tracking_uri or configured["uri"] or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(store)
+    own = configured["uri"] or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(store)
+    uri = tracking_uri or own
     view = View(store, uri, experiment or configured["experiment"])
     try:
         view.open()
@@ -45,6 +47,10 @@ def rebuild(output: str, tracking_uri: str | None, experiment: str | None, conso
             if number % _SAY_EVERY == 0:
                 console.print(f"  {number} of {len(behind)}")
         _close(view, store, job)
+        if uri == own and job.get("ended_at") is not None:
+            jobs.set_behind(store, False)
+    except StoreError:
+        raise
     except Exception as error:
         why = uris.shown_in(str(error)).strip().split("\n")[0] or type(error).__name__
         raise UserError(f"MLflow at {uris.shown(uri)} can't be written to: {why}") from None

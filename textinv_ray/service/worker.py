@@ -29,7 +29,7 @@ from textinv_ray.inversion.pack import Pack, choose_pack_size, is_out_of_memory
 from textinv_ray.inversion.review import Pictures, Review, Subject, review
 from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.inversion.task import ConceptTask
-from textinv_ray.service import loading, outcome
+from textinv_ray.service import console, loading, outcome
 from textinv_ray.service.feed import Answer
 from textinv_ray.service.heart import Heart
 from textinv_ray.service.history import History
@@ -62,7 +62,7 @@ class Item:
 
 def learn(setup: dict[str, Any]) -> None:
     """The Ray Train loop of one worker. `setup`: feed (actor), config (plain data), output."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    console.log_to_stderr()
     config = JobConfig.from_dict(setup["config"])
     torch.set_num_threads(max(1, round(config.service.cpus_per_worker)))
     try:

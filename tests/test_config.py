@@ -80,6 +80,10 @@ def test_one_of_a_pair_of_prompts_may_be_given() -> None:
             r"training.norm_control: input should be 'none', 'rescale' or 'regularize'",
         ),
         ("training.per_image_probability=2", r"training.per_image_probability: input should be less than"),
+        (
+            "training.init_from=atuo",
+            r"training.init_from: 'atuo' is none of auto, .*, nor a .safetensors file",
+        ),
         ("training.vectors_added_at=[0]", r"training.vectors_added_at.0: input should be greater than"),
         ("training.templates=['a photo']", r"training.templates.0: must contain {} where the word goes"),
         ("training.steps=0", r"training.steps: input should be greater than or equal to 1, not 0"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from textinv_ray.errors import UserError
 
@@ -35,6 +35,17 @@ class WordsByProperty(Strict):
     def of(self, learnable_property: str) -> tuple[str, ...]:
         """The words for "object" or "style"."""
         return self.style if learnable_property == "style" else self.object
+
+
+_CANDIDATES = WordsByProperty(
+    object=tuple(
+        """
+        person face character cat dog bird animal toy doll statue sculpture cup bowl bottle bag shoe clothing
+        chair lamp clock car building plant food logo
+        """.split()  # noqa: SIM905
+    ),
+    style=("painting", "drawing", "sketch", "watercolor", "cartoon", "photo", "pattern", "art"),
+)
 
 
 class TrainingConfig(Strict):
@@ -71,40 +82,9 @@ class TrainingConfig(Strict):
     init_from: str | None = Field(None, min_length=1)
     """What rows that name neither this nor an initializer_token start from, in its place: `auto` (the candidate
     word with the lowest denoising loss), `vocabulary_mean`, `text_encoder` (its output for the
-    initializer_token), or the path or URI of another word's learned_embeds.safetensors."""
-    initializer_candidates: WordsByProperty = WordsByProperty(
-        object=(
-            *(
-                "person",
-                "face",
-                "character",
-                "cat",
-                "dog",
-                "bird",
-                "animal",
-                "toy",
-                "doll",
-                "statue",
-                "sculpture",
-            ),
-            *(
-                "cup",
-                "bowl",
-                "bottle",
-                "bag",
-                "shoe",
-                "clothing",
-                "chair",
-                "lamp",
-                "clock",
-                "car",
-                "building",
-            ),
-            *("plant", "food", "logo"),
-        ),
-        style=("painting", "drawing", "sketch", "watercolor", "cartoon", "photo", "pattern", "art"),
-    )
-    """What `init_from: auto` chooses from. Words without a token of the model's are passed over."""
+    initializer_token), or another word's learned_embeds.safetensors (a URI, or a path from the manifest on)."""
+    initializer_candidates: WordsByProperty = _CANDIDATES
+    """What `init_from: auto` chooses from: words that the model knows. Each costs as much as a step of batch 4."""
     vectors_added_at: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """Progressive extension: steps at which a word of `num_vectors` gets one more (the paper: 2000, 4000)."""
     regularization_weight: float = Field(0.0, ge=0, le=1e6)
@@ -120,6 +100,18 @@ class TrainingConfig(Strict):
     templates: tuple[Prompt, ...] | None = Field(None, min_length=1)
     """Training prompts for rows without the column, in place of the paper's: a list, or (as MMagic and diffusers
     users have them) the path of a text file with one per line."""
+
+    @field_validator("init_from")
+    @classmethod
+    def _names_a_start(cls, value: str | None) -> str | None:
+        if value is not None and value not in INIT_FROM and not is_word_file(value):
+            raise ValueError(f"{value!r} is none of {', '.join(INIT_FROM)}, nor a .safetensors file")
+        return value
+
+
+def is_word_file(uri: str) -> bool:
+    """Whether an `init_from` looks like a file of a word."""
+    return uri.partition("?")[0].endswith(".safetensors")
 
 
 def read_templates(path: str) -> list[str]:

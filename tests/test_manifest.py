@@ -471,6 +471,10 @@ texts = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_siz
                 "templates": st.lists(texts.map(lambda text: text + "{}"), min_size=1),
                 "tags": st.dictionaries(texts, texts, min_size=1),
                 "initializer_token": texts,
+                "vectors_added_at": st.lists(st.integers(1, 1000)),
+                "regularization_weight": st.floats(0, 1),
+                "norm_control": texts,
+                "init_from": texts,
             },
         ),
         min_size=1,
@@ -478,10 +482,10 @@ texts = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_siz
     )
 )
 def test_rows_come_back_as_they_were_written(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
-    from textinv_ray.manifest_build import _schema
+    from textinv_ray.manifest_build import schema
 
     path = tmp_path / "m.parquet"
-    pq.write_table(pa.Table.from_pylist(rows, _schema(embed=False)), path, row_group_size=3)
+    pq.write_table(pa.Table.from_pylist(rows, schema(embed=False)), path, row_group_size=3)
     assert list(manifest.open(str(path)).rows()) == rows
 
 

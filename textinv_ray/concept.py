@@ -57,7 +57,7 @@ class Concept:
     steps were raised continues from its final state."""
     # What follows came later: at these defaults it isn't part of the fingerprints (see prepare.py).
     init_from: str = ""
-    """Empty: the initializer_token. Else one of config.INIT_FROM, or where `initial_vectors` came from."""
+    """Empty: the initializer_token. Else one of training_config.INIT_FROM, or where `initial_vectors` came from."""
     initializer_candidates: tuple[str, ...] = ()
     """What "auto" chooses the initializer_token from."""
     initial_vectors: tuple[tuple[float, ...], ...] = ()
@@ -69,7 +69,7 @@ class Concept:
     per_image_probability: float = 0.0
     """How often a word of the image's own stands beside the learned one."""
     norm_control: str = "none"
-    """One of config.NORM_CONTROLS."""
+    """One of training_config.NORM_CONTROLS."""
     norm_weight: float = 0.01
     """Of (||v|| - mean norm)^2, when norm_control is "regularize"."""
 

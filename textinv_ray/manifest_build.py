@@ -23,9 +23,10 @@ import pyarrow.parquet as pq
 import yaml
 
 from textinv_ray import uris
-from textinv_ray.config import nearest, read_templates
+from textinv_ray.config import nearest
 from textinv_ray.errors import UserError
 from textinv_ray.manifest import COLUMNS, Kind
+from textinv_ray.training_config import read_templates
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _SETTINGS = {name: kind for name, kind in COLUMNS.items() if name != "images"}

@@ -15,7 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from textinv_ray import uris
-from textinv_ray.config import INIT_FROM, NORM_CONTROLS, JobConfig, TrainingConfig
+from textinv_ray.config import JobConfig
+from textinv_ray.tokenizer import Vocabulary
+from textinv_ray.training_config import INIT_FROM, NORM_CONTROLS, TrainingConfig
 
 if TYPE_CHECKING:
     from textinv_ray.manifest import Manifest
@@ -51,7 +53,7 @@ class Problem:
 def row_problems(manifest: Manifest, config: JobConfig, tokenizer: Any = None) -> Iterator[Problem]:
     """Everything wrong with the rows: batch by batch, then what only all rows together show (duplicates)."""
     columns = manifest.sound_columns()
-    vocabulary = _Vocabulary(tokenizer) if tokenizer is not None else None
+    vocabulary = Vocabulary(tokenizer) if tokenizer is not None else None
     hashes: dict[str, list[np.ndarray]] = {"concept_id": [], "placeholder_token": []}
     first = 0
     for arrow in manifest.batches(columns):
@@ -118,7 +120,7 @@ class _Batch:
 
 
 def _batch_problems(
-    batch: _Batch, manifest: Manifest, config: JobConfig, vocabulary: _Vocabulary | None
+    batch: _Batch, manifest: Manifest, config: JobConfig, vocabulary: Vocabulary | None
 ) -> Found:
     if "concept_id" in batch.names:
         yield from _concept_ids(batch)
@@ -158,7 +160,7 @@ def _concept_ids(batch: _Batch) -> Found:
             )
 
 
-def _placeholders(batch: _Batch, vocabulary: _Vocabulary | None) -> Found:
+def _placeholders(batch: _Batch, vocabulary: Vocabulary | None) -> Found:
     column = batch.column("placeholder_token")
     if column is not None:
         wrong = pc.match_substring_regex(column, r"^$|[\s\p{C}{}]")
@@ -179,7 +181,7 @@ def _placeholders(batch: _Batch, vocabulary: _Vocabulary | None) -> Found:
             )
 
 
-def _initializers(batch: _Batch, training: TrainingConfig, vocabulary: _Vocabulary | None) -> Found:
+def _initializers(batch: _Batch, training: TrainingConfig, vocabulary: Vocabulary | None) -> Found:
     default = training.initializer_token
     column = batch.column("initializer_token")
     if column is None:
@@ -370,35 +372,6 @@ def _limits(name: str) -> list[tuple[str, Any]]:
             if getattr(constraint, attribute, None) is not None:
                 limits.append((symbol, getattr(constraint, attribute)))
     return limits
-
-
-class _Vocabulary:
-    """What a CLIPTokenizer knows."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        # Words are stored with </w> at their end; special tokens as they are.
-        vocabulary = tokenizer.get_vocab()
-        self._words = pa.array(
-            sorted({token.removesuffix("</w>") for token in vocabulary if _is_word(token)})
-        )
-        self._known: dict[str, list[int]] = {}
-
-    def has(self, words: pa.Array) -> pa.Array:
-        return pc.is_in(pc.utf8_lower(words), self._words)
-
-    def tokens(self, text: str) -> list[int]:
-        """Ids of a text, without unknown ones."""
-        if text not in self._known:
-            if len(self._known) > 100_000:
-                self._known.clear()
-            ids = self._tokenizer(text, add_special_tokens=False).input_ids
-            self._known[text] = [token for token in ids if token != self._tokenizer.unk_token_id]
-        return self._known[text]
-
-
-def _is_word(token: str) -> bool:
-    return token.endswith("</w>") or token.startswith("<|")
 
 
 def _duplicates(

@@ -18,8 +18,9 @@ from safetensors import SafetensorError
 
 from textinv_ray import images, prompts, uris
 from textinv_ray.concept import Concept
-from textinv_ray.config import INIT_FROM, JobConfig
+from textinv_ray.config import JobConfig
 from textinv_ray.manifest import plain_row
+from textinv_ray.training_config import INIT_FROM
 
 FINGERPRINT_VERSION = 1
 """To be raised when the same inputs give another result than before."""

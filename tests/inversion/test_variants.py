@@ -187,11 +187,15 @@ def test_gradients_are_those_of_the_formulas(vectors: Tensor, weight: float, nor
     [{"regularization_weight": 0.7}, {"norm_control": "regularize", "norm_weight": 0.7}],
     ids=["regularization", "norm"],
 )
-def test_the_penalty_is_part_of_the_loss(backbone64: Backbone, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("loss_scale", [1.0, 4096.0])
+def test_the_penalty_is_part_of_the_loss(
+    backbone64: Backbone, options: dict[str, Any], loss_scale: float
+) -> None:
     """Adam's first moment of the step is (1 - beta1) times the gradient of denoising loss plus penalty."""
     task = ConceptTask(tiny.concept(num_vectors=2, **options), backbone64, JobConfig())
     shifted = task.tensors["vectors"] + torch.linspace(-0.2, 0.3, 64, dtype=torch.float64).reshape(2, 32)
     task.tensors["vectors"].copy_(shifted)
+    task.tensors["loss_scale"].fill_(loss_scale)
     draws = task.draw()
     leaf = shifted.clone().requires_grad_()
     latents = task.tensors["latent_means"][draws.latents]

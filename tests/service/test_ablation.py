@@ -21,9 +21,11 @@ from textinv_ray import manifest as manifests
 from textinv_ray import prepare
 from textinv_ray.config import JobConfig
 from textinv_ray.errors import UserError
-from textinv_ray.service import ablation, ablation_table
+from textinv_ray.inversion.scoring import Scorer
+from textinv_ray.service import ablation, ablation_table, job, plan
 from textinv_ray.service.ablation import VARIANTS, expand
 from textinv_ray.service.ablation_table import AXES, Score, interval, table
+from textinv_ray.service.store import Store
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIG = JobConfig.load("mini")
@@ -162,6 +164,70 @@ def test_text_and_plot(tmp_path: Path) -> None:
     ablation_table.plot(found, tmp_path / "plot.png")
     pixels = np.asarray(Image.open(tmp_path / "plot.png").convert("RGB"))
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50, "something was drawn"
+
+
+def test_what_is_written_of_finished_runs(
+    source: manifests.Manifest,
+    tmp_path: Path,
+    tiny_sd: Path,
+    tiny_clip: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With real models for the references and real MLflow; what isn't finished, or isn't a run, is left out."""
+    from mlflow import MlflowClient
+
+    config = examples.config(tiny_sd, tiny_clip)
+    rows = list(expand(source, config, ["base", "auto"], seeds=2))
+    store = Store(str(tmp_path / "out"))
+    for number, row in enumerate(rows[:-1]):
+        score = {"clip_image_similarity": 0.5 + number / 64, "clip_text_similarity": 0.25}
+        examples.finish(store, row["concept_id"], tags=row["tags"], **score)
+    examples.finish(
+        store, "other", tags={"ablation_concept": "c0", "ablation_variant": "x", "ablation_seed": "0"}
+    )
+    todo = plan.Plan()
+    job.begin(store, source, config, todo)
+    ablation.compare(store, source, {row["concept_id"] for row in rows}, config, 1)
+
+    found = pq.read_table(tmp_path / "out" / "ablation.parquet").to_pylist()
+    assert [(row["name"], row["concepts"], row["runs"]) for row in found] == [
+        ("base", 2, 4),
+        ("auto", 2, 3),
+        ("initializer", 2, 2),
+        ("training images", 2, 2),
+        ("no word", 2, 2),
+    ]
+    first, second = 0.5 + 0.5 / 64, 0.5 + 4.5 / 64  # c0.base.0, c0.base.1; c1.base.0, c1.base.1
+    assert found[0]["reconstruction"] == pytest.approx((first + second) / 2)
+    assert found[1]["reconstruction_difference"] == pytest.approx(2 / 64)
+    assert found[2]["reconstruction"] == 0.5, "of the initializer, as the results say"
+    assert all(-1 <= row["reconstruction"] <= 1 for row in found)
+    out = capsys.readouterr().out
+    assert out.splitlines()[-1] == f"table and plot: {tmp_path / 'out'}/ablation.parquet, ablation.png"
+
+    client = MlflowClient(f"sqlite:///{tmp_path / 'out' / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("textinv").experiment_id])
+    (parent,) = [run for run in runs if "textinv.concept" not in run.data.tags]
+    assert parent.info.status == "FAILED"
+    files = {file.path for file in client.list_artifacts(parent.info.run_id)}
+    assert {"ablation.parquet", "ablation.png"} <= files
+
+
+def test_references_are_what_they_say(source: manifests.Manifest, tiny_sd: Path, tiny_clip: Path) -> None:
+    """The training images among themselves, without each image's likeness to itself; written out pair by pair."""
+    config = examples.config(tiny_sd, tiny_clip)
+    row = next(source.rows())
+    concept = prepare.make(row, config, base=source.base, resolution=16, model_identity="model-1")
+    found = {score.name: score for score in ablation.references([concept], config)}
+    scorer = Scorer.load(str(tiny_clip))
+    one, two, three = scorer.image_features(concept.images[:, 0])
+    pairs = float((one @ two + one @ three + two @ three) / 3)
+    assert found["training images"].reconstruction == pytest.approx(pairs, abs=1e-5)
+    texts = scorer.text_features(
+        [prompt.replace("{} ", "").replace(" {}", "") for prompt in concept.edit_prompts]
+    )
+    training = (one + two + three) / 3
+    assert found["training images"].editability == pytest.approx(float((texts @ training).mean()), abs=1e-5)
 
 
 @pytest.mark.slow

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.service import examples
@@ -160,3 +162,21 @@ def test_a_finished_job_needs_neither_ray_nor_torch(
     assert done.returncode == 0, done.stderr
     assert "nothing to do: all 4 concepts are done" in done.stdout
     assert "mlflow ui --backend-store-uri sqlite:///" in done.stdout
+
+
+def test_another_word_under_an_old_name_is_noticed(manifest: Path, store: Store, config: JobConfig) -> None:
+    """A word that others start from counts like their images."""
+    word = manifest.parent / "word.safetensors"
+    word.write_bytes(b"one")
+    table = pq.read_table(manifest)
+    pq.write_table(
+        table.append_column("init_from", pa.array(["word.safetensors", "auto", None, None])), manifest
+    )
+    first = made(manifest, config, store)
+    for concept_id in ("c0", "c1"):
+        finish(store, first, concept_id)
+    assert made(manifest, config, store).done == {"c0", "c1"}
+    word.write_bytes(b"another")
+    assert made(manifest, config, store).done == {"c1"}
+    word.unlink()
+    assert str(word) in made(manifest, config, store).missing

@@ -456,3 +456,35 @@ def test_while_the_store_is_away_steps_go_on_and_one_checkpoint_waits(
     back.set()
     thread.join(60)
     assert over(feed).done == 1
+
+
+def test_variants_through_the_service(bench: Bench, store: Store) -> None:
+    """What each started from and ended with is in its result, and what it is compared with was sampled."""
+    neighbour = tuple(tuple(row) for row in np.full((2, 32), 0.125).tolist())
+    concepts = [
+        tiny.concept(0, steps=6, vectors_added_at=(2, 4), regularization_weight=0.5),
+        tiny.concept(1, init_from="vocabulary_mean", initializer_token="", per_image_probability=0.5),
+        tiny.concept(2, init_from="auto", initializer_token="", initializer_candidates=("dog", "house")),
+        tiny.concept(
+            3, init_from="a.safetensors", initializer_token="", initial_vectors=neighbour, num_vectors=2
+        ),
+    ]
+    assert bench.learn(concepts).done == 4
+    found = [store.result(concept.concept_id) for concept in concepts]
+    assert [result["num_vectors"] for result in found if result] == [3, 1, 1, 2]
+    starts = [result["initializer_token"] for result in found if result]
+    assert (starts[:2], starts[3]) == (["cat", "vocabulary_mean"], "a.safetensors")
+    assert starts[2] in ("dog", "house")
+    assert [result["options"] for result in found if result] == [
+        {"vectors_added_at": [2, 4], "regularization_weight": 0.5},
+        {"init_from": "vocabulary_mean", "per_image_probability": 0.5},
+        {"init_from": "auto"},
+        {"init_from": "a.safetensors"},
+    ]
+    for concept, result in zip(concepts, found, strict=True):
+        assert result is not None
+        assert result["sample_steps"][0] == 0
+        assert result["clip_image_similarity_initializer"] is not None
+        vectors = bench.vectors(concept.concept_id)
+        assert vectors.shape == (result["num_vectors"], 32)
+        np.testing.assert_allclose(vectors, bench.alone(concept), atol=1e-5)

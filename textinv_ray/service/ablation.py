@@ -98,11 +98,16 @@ def ablate(
     store.write(MANIFEST, _parquet(rows))
     place = store.path(MANIFEST) if store.is_local else f"{store.uri}/{MANIFEST}"
     code = run.invert(place, config, output=output)
-    if code > 1:
-        return code
-    scores = _scores(store, {row["concept_id"] for row in rows})
+    if code <= 1:
+        compare(store, source, {row["concept_id"] for row in rows}, config, code)
+    return code
+
+
+def compare(store: Store, source: Manifest, runs: set[str], config: JobConfig, code: int) -> None:
+    """Writes table and plot of the runs that are done, if any. `code`: of the job, for its run in MLflow."""
+    scores = _scores(store, runs)
     if not scores:
-        return code
+        return
     concepts = {score.concept for score in scores}
     facts = models.facts(config.model)
     sources = [
@@ -115,8 +120,7 @@ def ablate(
     table = ablation_table.table(scores + references(sources, config), BASE)
     _write(store, table, config, code)
     print(ablation_table.text(table))
-    print(f"table and plot: {uris.shown(store.uri)}/{TABLE}, {PLOT}")
-    return code
+    print(f"table and plot: {store.shown}/{TABLE}, {PLOT}")
 
 
 def _chosen(names: Sequence[str]) -> list[str]:
@@ -199,6 +203,8 @@ def _scores(store: Store, wanted: set[str]) -> list[Score]:
                 result["clip_text_similarity_initializer"],
             )
             starts[concept] = Score("reference", "initializer", concept, "", image, text)
+    order = list(VARIANTS)
+    found.sort(key=lambda score: order.index(score.name))
     return [*found, *starts.values()]
 
 

@@ -211,7 +211,6 @@ def test_shown_uris(uri: str, shown: str) -> None:
     assert uris.shown_in(f"no {uri!r} today") == f"no {shown!r} today"
 
 
-
 def test_templates_from_a_file(tmp_path: Path) -> None:
     """As MMagic's and diffusers' users have them: one per line."""
     path = tmp_path / "imagenet_templates_small.txt"

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from tests.tables import WITHOUT_DEFAULT, Write, good, problems
+from textinv_ray import manifest
 from textinv_ray.config import JobConfig
 
 

@@ -301,6 +301,21 @@ def test_a_silent_worker_loses_its_concepts_and_its_late_result_is_harmless(
     np.testing.assert_allclose(bench.vectors("concept-0"), bench.alone(concept), atol=1e-6)
 
 
+def test_lost_between_the_result_and_its_word_of_it(bench: Bench) -> None:
+    """The concept is done by the store: the next worker says so, and does nothing."""
+    import ray
+
+    concept = tiny.concept(0)
+    bench.learn([concept])
+    before = bench.store.result("concept-0")
+    feed = bench.feed([concept])
+    wait_for(lambda: ray.get(feed.take.remote("first", 1)).leases or ray.get(feed.status.remote(0)).running)
+    ray.get(feed.leave.remote("first", "killed"))
+    bench.worker(feed).run()
+    assert over(feed).done == 1
+    assert bench.store.result("concept-0") == before
+
+
 def test_told_to_stop_it_leaves_checkpoints(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 

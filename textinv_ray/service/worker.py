@@ -170,6 +170,11 @@ class Worker:
             ray.get(self._feed.give_back.remote(self.name, lease.concept_id))
             return None
         concept = Concept.from_row({"concept_id": lease.concept_id, "concept": row})
+        if lease.attempt > 1:  # a worker may have been lost between its last write and its word of it
+            result = self._store.result(lease.concept_id)
+            if result and result["fingerprint"] == concept.fingerprint:
+                ray.get(self._feed.ack.remote(self.name, lease.concept_id))
+                return None
         try:
             task = ConceptTask(concept, self._backbone, self._config)
         except ValueError as error:

@@ -188,6 +188,7 @@ def _parquet(rows: list[dict[str, Any]]) -> bytes:
 def _scores(store: Store, wanted: set[str]) -> list[Score]:
     """Of the finished runs, and of the initializer that each started from."""
     found, starts = [], {}
+    wanted = wanted - {failure["concept_id"] for failure in store.failures()}
     for result in store.results():
         tags = result["tags"]
         if result["concept_id"] not in wanted:

@@ -6,7 +6,7 @@ import re
 from urllib.parse import urlsplit, urlunsplit
 
 _USERINFO = re.compile(r"(?<=://)[^/?#\s]*@")
-_QUERY = re.compile(r"(?<=with url: )(/[^\s?]*)\?\S*")  # urllib3 names host and path apart
+_QUERY = re.compile(r"(?<=: )(/[^\s?]*)\?\S*")  # urllib3 names host and path apart
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://[^\s'\"<>]+")
 
 

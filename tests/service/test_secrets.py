@@ -114,6 +114,8 @@ def test_where_they_are_allowed_it_is_read(secret_file: Path) -> None:
 def test_credentials_where_host_and_path_are_named_apart() -> None:
     told = "HTTPConnectionPool(host='h', port=80): Max retries exceeded with url: /a?sig=secret (Caused by x)"
     assert uris.shown_in(told) == told.replace("?sig=secret", "")
+    told = "after connection broken by 'Error(\"x\")': /a?sig=secret/api"
+    assert uris.shown_in(told) == told.replace("?sig=secret/api", "")
 
 
 @pytest.fixture

@@ -17,12 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.service import examples
-from tests.service.test_tracking import Database, begin, empty_database, write_view
+from tests.service.mlflow import Database
+from tests.service.test_tracking import begin, write_view
 from tests.test_cli import textinv
 from textinv_ray.service import evaluate, outcome
 from textinv_ray.service.store import Store
 
-__all__ = ["empty_database"]  # a fixture
 ROOT = Path(__file__).resolve().parents[2]
 
 

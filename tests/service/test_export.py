@@ -10,13 +10,12 @@ import pytest
 import torch
 
 from tests.service import examples
-from tests.service.test_tracking import Database, begin, empty_database, write_view
+from tests.service.mlflow import Database
+from tests.service.test_tracking import begin, write_view
 from tests.test_cli import textinv
 from textinv_ray.inversion.formats import FORMATS, read_words
 from textinv_ray.service.concept_runs import ConceptRuns
 from textinv_ray.service.store import Store
-
-__all__ = ["empty_database"]  # a fixture
 
 
 @pytest.fixture

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests import tiny
+from tests.tables import Write
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +32,15 @@ def tiny_sd_v(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CLIPModel folder with its processor and random weights."""
     return tiny.save_clip(tmp_path_factory.mktemp("tiny-clip"))
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Writes columns to a Parquet file and returns its path."""
+
+    def write(name: str = "m.parquet", **columns: Any) -> str:
+        path = tmp_path / name
+        pq.write_table(pa.table(columns), path, row_group_size=7)
+        return str(path)
+
+    return write

@@ -7,10 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from PIL import Image
 from transformers import CLIPModel
 
+from tests.test_cli import textinv
 from textinv_ray.config import JobConfig
-from textinv_ray.inversion import Backbone, sample_images, save_learned_embeds
+from textinv_ray.inversion import Backbone, Scorer, sample_images, save_learned_embeds
+from textinv_ray.inversion.evaluation import PROMPTS, Evaluator, Protocol, Subject
+from textinv_ray.inversion.formats import write_word
 from textinv_ray.inversion.sampling import SAMPLERS
 from textinv_ray.inversion.words import initial_vectors
 from textinv_ray.service import models
@@ -75,3 +79,33 @@ def test_a_word_draws_the_same_in_a_plain_script(pipeline: StableDiffusionPipeli
         output_type="np",
     ).images
     assert abs(ours.astype(float) - theirs * 255).max() <= 1.5
+
+
+def test_two_words_in_one_prompt_by_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    backbone = Backbone.load(str(SD))
+    sources = []
+    for name, phrase in (("fox", "ginger hair"), ("ink", "line drawing")):
+        path = tmp_path / f"{name}.safetensors"
+        path.write_bytes(write_word("comfyui", f"<{name}>", initial_vectors(backbone, phrase, 2)))
+        sources += ["--words", str(path)]
+    out = tmp_path / "pictures"
+    options = ["-n", "2", "--steps", "2", "--out", str(out), *sources]
+    assert textinv("generate", "a <fox> person as a <ink>", *options) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["0.png", "1.png", "grid.png"]
+    assert Image.open(out / "grid.png").size == (128, 64)
+
+
+@pytest.mark.slow
+def test_the_evaluation_knows_what_it_sees() -> None:
+    """Pictures of a phrase: the phrase brings them back better than a prompt that says nothing of it."""
+    backbone = Backbone.load(str(SD))
+    phrase = "person with ginger hair and a green shirt"
+    review = JobConfig.load("mini", ["review.num_inference_steps=8"]).review
+    training = sample_images(backbone, {}, [f"a photo of a {phrase}"] * 4, [90, 91, 92, 93], review)
+    protocol = Protocol(4, review, PROMPTS["mini"])
+    subject = Subject("<it>", initial_vectors(backbone, phrase, 6), "object", training, f"a {phrase}")
+    scores = Evaluator(backbone, Scorer.load(str(CLIP)), protocol).evaluate(subject)
+    image = {name: scores[f"clip_image_similarity{name}"] for name in ("", "_description", "_without_word")}
+    assert image["_description"] > image["_without_word"] + 0.1
+    assert image[""] > image["_without_word"] + 0.1, "a word of the phrase's own vectors says the same"
+    assert scores["clip_text_similarity"] > scores["clip_text_similarity_training_images"]

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from textinv_ray import manifest
+from textinv_ray import cli, manifest
 from textinv_ray.cli import main
 from textinv_ray.config import JobConfig
 
@@ -151,6 +151,15 @@ def test_folders_without_concepts(
     assert message in capsys.readouterr().err
 
 
+def test_templates_from_a_file(pets: Path, tmp_path: Path) -> None:
+    (pets / "rex" / "concept.yaml").write_text("initializer_token: dog\ntemplates: ../small.txt\n")
+    (pets / "small.txt").write_text("a photo of a {}\nmy {}\n")
+    out = tmp_path / "m.parquet"
+    assert textinv("manifest", str(pets), "-o", str(out)) == 0
+    rows = {row["concept_id"]: row for row in manifest.open(str(out)).rows()}
+    assert rows["rex"]["templates"] == ["a photo of a {}", "my {}"]
+
+
 def test_a_folder_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert textinv("manifest", str(tmp_path / "x")) == 2
     assert (
@@ -269,6 +278,12 @@ def test_invert_hands_over_to_the_service(monkeypatch: pytest.MonkeyPatch, code:
         "dry_run": True,
         "verbose": True,
     }
+
+
+def test_settings_of_the_cluster_and_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEXTINV_SET", "service.workers=16 training.steps=7")
+    job = cli._load(None, ["training.steps=9"])
+    assert (job.service.workers, job.training.steps) == (16, 9)
 
 
 def test_the_job_script_is_the_same_command(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -113,6 +114,9 @@ def digests(concept: Concept) -> tuple[str, str, str]:
         {"seed": prepare.concept_seed(0, "rex")},
         {"overrides": ["service.workers=9", "pack.size=3", "tracking.enabled=false", "model.device=cpu"]},
         {"overrides": ["data.resolution=16"]},
+        {"vectors_added_at": [], "norm_control": "none", "regularization_weight": 0.0},
+        {"overrides": ["training.init_from=auto", "training.vectors_added_at=[]"]},  # the row names a word
+        {"overrides": ["training.initializer_candidates.object=[tree]"]},  # nobody chooses
         {"overrides": ["model.path=/elsewhere/mini-sd"]},
     ],
 )
@@ -134,6 +138,16 @@ def test_fingerprints_ignore_what_changes_nothing(same: dict[str, Any]) -> None:
         {"model_identity": "model-2"},
         {"resolution": 24},
         {"concept_id": "rex2"},
+        {"vectors_added_at": [5]},
+        {"regularization_weight": 0.1},
+        {"per_image_probability": 0.25},
+        {"norm_control": "rescale"},
+        {"norm_weight": 0.5},
+        {"init_from": "vocabulary_mean"},
+        {"init_from": "auto"},
+        {"overrides": ["training.vectors_added_at=[5]"]},
+        {"overrides": ["training.norm_control=rescale"]},
+        {"overrides": ["training.templates=['my {}']"]},
         {"overrides": ["training.adam_beta1=0.5"]},
         {"overrides": ["data.flip_probability=0"]},
         {"overrides": ["model.dtype=bfloat16"]},
@@ -206,3 +220,109 @@ def test_credentials_stay_out_of_a_concept(monkeypatch: pytest.MonkeyPatch) -> N
     concept = make(images=["https://me:SECRET@host/1.png?sig=SECRET"])
     assert concept.image_uris == ("https://host/1.png",)
     assert b"SECRET" not in concept.to_row()["concept"]
+
+
+# Variants
+
+
+def test_fingerprints_are_those_of_before_the_variants() -> None:
+    """Results of older versions stay valid while a row uses nothing new."""
+    concept = prepare.make(ROW, JobConfig(), base="/", resolution=16, model_identity="model-1")
+    assert concept.fingerprint.startswith("1a201a105def4abd")
+    assert concept.row_fingerprint.startswith("1a201a105def4abd")
+    assert concept.state_fingerprint.startswith("bb0e5c2bf44a2e4a")
+
+
+def test_variants_by_row_and_by_configuration() -> None:
+    row = {"vectors_added_at": [9, 4], "regularization_weight": 0.5, "norm_control": "rescale"}
+    by_row = make(**row)
+    assert (by_row.vectors_added_at, by_row.regularization_weight) == ((4, 9), 0.5)
+    by_config = make(
+        overrides=[
+            "training.vectors_added_at=[4, 9]",
+            "training.regularization_weight=0.5",
+            "training.norm_control=rescale",
+        ]
+    )
+    assert digests(by_row) == digests(by_config)
+    assert make(vectors_added_at=[], overrides=["training.vectors_added_at=[4]"]).vectors_added_at == ()
+
+
+def test_templates_of_the_configuration() -> None:
+    overrides = ["training.templates=['my {}', 'a {}']"]
+    assert make(overrides=overrides).templates == ("my {}", "a {}")
+    assert make(overrides=overrides, templates=["the {}"]).templates == ("the {}",)
+
+
+@pytest.mark.parametrize(
+    ("row", "overrides", "expected"),
+    [
+        ({}, [], ("", "dog")),
+        ({}, ["training.init_from=auto"], ("", "dog")),
+        ({"init_from": "auto"}, [], ("auto", "")),
+        ({"initializer_token": None}, ["training.init_from=auto"], ("auto", "")),
+        ({"initializer_token": None}, [], ("", "character")),
+        ({"init_from": "text_encoder"}, [], ("text_encoder", "dog")),
+        ({"initializer_token": None, "init_from": "text_encoder"}, [], ("text_encoder", "character")),
+        ({"init_from": "vocabulary_mean"}, ["training.init_from=auto"], ("vocabulary_mean", "")),
+    ],
+)
+def test_where_learning_starts(row: dict[str, Any], overrides: list[str], expected: tuple[str, str]) -> None:
+    """What is nearest to the concept: its row before the configuration."""
+    concept = make(row={**ROW, **row}, overrides=overrides)
+    assert (concept.init_from, concept.initializer_token) == expected
+    assert bool(concept.initializer_candidates) == (expected[0] == "auto")
+
+
+def word_file(folder: Path, name: str, vectors: np.ndarray) -> str:
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(safetensors.numpy.save({"<a>": vectors}))
+    return name
+
+
+def test_another_concepts_word(tmp_path: Path) -> None:
+    """Relative to the manifest; as many vectors as it has, unless the row says; known by its content."""
+    vectors = np.random.default_rng(0).normal(size=(2, 4)).astype(np.float32)
+    name = word_file(tmp_path, "a/learned_embeds.safetensors", vectors)
+    concept = make(init_from=name, base=str(tmp_path), overrides=["training.num_vectors=5"])
+    assert np.array_equal(np.array(concept.initial_vectors, np.float32), vectors)
+    assert (concept.init_from, concept.initializer_token, concept.num_vectors) == (name, "", 2)
+    assert make(init_from=name, base=str(tmp_path), num_vectors=3).num_vectors == 3
+    again = Concept.from_row(concept.to_row())
+    assert again.initial_vectors == concept.initial_vectors
+    cheap = prepare.row_fingerprint(
+        {**ROW, "init_from": name}, JobConfig.load("mini"), resolution=16, model_identity="model-1"
+    )
+    assert cheap == make(init_from=name, base=str(tmp_path)).row_fingerprint
+
+    copied = word_file(tmp_path, "b.safetensors", vectors)
+    assert (
+        make(init_from=copied, base=str(tmp_path)).fingerprint
+        == make(init_from=name, base=str(tmp_path)).fingerprint
+    )
+    before = make(init_from=copied, base=str(tmp_path))
+    word_file(tmp_path, "b.safetensors", vectors + 1)
+    after = make(init_from=copied, base=str(tmp_path))
+    assert after.fingerprint != before.fingerprint
+    assert after.state_fingerprint != before.state_fingerprint
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "init_from .*/x.safetensors: doesn't exist"),
+        (b"rubbish" * 9, "init_from x.safetensors: isn't a safetensors file of a word"),
+        (
+            safetensors.numpy.save({"a": np.ones(3), "b": np.ones((1, 3))}),
+            r"expected one tensor of finite vectors, found a \[3\], b \[1, 3\]",
+        ),
+        (safetensors.numpy.save({"a": np.full((1, 3), np.nan)}), "expected one tensor of finite vectors"),
+        (safetensors.numpy.save({"a": np.ones((1, 2, 3))}), r"found a \[1, 2, 3\]"),
+    ],
+)
+def test_words_that_nothing_can_start_from(tmp_path: Path, content: bytes | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "x.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        make(init_from="x.safetensors", base=str(tmp_path))

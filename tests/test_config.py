@@ -11,7 +11,7 @@ from textinv_ray import uris
 from textinv_ray.config import JobConfig, preset_names
 from textinv_ray.errors import UserError
 
-PRESETS = ["mini", "paper", "quick", "sd15", "sd21"]
+PRESETS = ["bias", "mini", "paper", "quick", "sd15", "sd21"]
 
 
 def test_presets_are_known_and_load() -> None:
@@ -75,6 +75,17 @@ def test_one_of_a_pair_of_prompts_may_be_given() -> None:
     [
         ("training.step=5", r"training.step: no such field; did you mean 'steps'\? \(known: steps, "),
         ("trainin.steps=5", r"trainin: no such section; did you mean 'training'\?"),
+        (
+            "training.norm_control=off",
+            r"training.norm_control: input should be 'none', 'rescale' or 'regularize'",
+        ),
+        ("training.per_image_probability=2", r"training.per_image_probability: input should be less than"),
+        (
+            "training.init_from=atuo",
+            r"training.init_from: 'atuo' is none of auto, .*, nor a .safetensors file",
+        ),
+        ("training.vectors_added_at=[0]", r"training.vectors_added_at.0: input should be greater than"),
+        ("training.templates=['a photo']", r"training.templates.0: must contain {} where the word goes"),
         ("training.steps=0", r"training.steps: input should be greater than or equal to 1, not 0"),
         ("training.steps=many", r"training.steps: input should be a valid integer.*not 'many'"),
         ("training.steps=true", r"training.steps: input should be a valid integer, not True"),
@@ -115,7 +126,7 @@ def test_everything_wrong_is_said_at_once() -> None:
     [
         (
             "sd115",
-            r"no configuration 'sd115'; did you mean 'sd15'\? \(presets: mini, paper, quick, sd15, sd21; or",
+            r"no configuration 'sd115'; did you mean 'sd15'\? \(presets: bias, mini, paper, quick, sd15, sd21; or",
         ),
         ("no/such.yaml", r"configuration file 'no/such.yaml' doesn't exist"),
     ],
@@ -198,3 +209,37 @@ def test_printed_configuration_has_no_credentials() -> None:
 def test_shown_uris(uri: str, shown: str) -> None:
     assert uris.shown(uri) == shown
     assert uris.shown_in(f"no {uri!r} today") == f"no {shown!r} today"
+
+
+def test_templates_from_a_file(tmp_path: Path) -> None:
+    """As MMagic's and diffusers' users have them: one per line."""
+    path = tmp_path / "imagenet_templates_small.txt"
+    path.write_text("a photo of a {}\n\na rendering of a {}  \r\n", encoding="utf-8-sig")
+    config = JobConfig.load("mini", [f"training.templates={path}"])
+    assert config.training.templates == ("a photo of a {}", "a rendering of a {}")
+    assert JobConfig.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"templates file '.*t.txt' can't be read: No such file"),
+        (b"a {}\na photo\n", r"templates file '.*t.txt', line 2: 'a photo' must contain {} for the word"),
+        (b"\n \n", r"templates file '.*t.txt' has no templates; write one per line"),
+        (b"\xff\xfe{}", r"templates file '.*t.txt' can't be read: it isn't UTF-8 text"),
+    ],
+)
+def test_templates_files_that_cannot_be_used(tmp_path: Path, content: bytes | None, message: str) -> None:
+    path = tmp_path / "t.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        JobConfig.load("mini", [f"training.templates={path}"])
+
+
+def test_the_recipe_against_bias() -> None:
+    """A new word in place of an existing one, kept near it."""
+    training = JobConfig.load("bias").training
+    assert training.initializer_token is None
+    assert training.init_from is None
+    assert training.regularization_weight > 0

@@ -23,7 +23,7 @@ from PIL import Image
 from textinv_ray import images
 from textinv_ray.config import DataConfig
 
-CONFIG = DataConfig()
+CONFIG = DataConfig(download_retry_s=0)
 RED = (200, 30, 40)
 
 
@@ -213,7 +213,7 @@ def test_endless_images_are_cut_off(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 def test_a_slow_source_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "_read_remote", lambda uri, protocol: time.sleep(5))
-    config = DataConfig(allowed_protocols=("memory",), download_timeout_s=0.1)
+    config = DataConfig(allowed_protocols=("memory",), download_timeout_s=0.1, download_retry_s=0)
     started = time.monotonic()
     with pytest.raises(images.ImageError, match=r"didn't arrive within 0.1 s"):
         images.fetch("memory://x.png", base="/", config=config)
@@ -251,6 +251,34 @@ def test_images_from_the_web(web: str) -> None:
         assert str(error.value) == f"image http://{web}/{status}: HTTP status {status}"
     with pytest.raises(images.ImageError, match=r"^image http://127.0.0.1:9/x: .*Connect"):
         images.fetch("http://127.0.0.1:9/x", base="/", config=CONFIG)
+
+
+def test_a_server_that_is_busy_is_asked_again(picture: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """Throttled and broken for a while; what is forbidden is not asked for twice."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            busy = {1: 503, 2: 429}.get(len(asked), 200)
+            self.send_response(403 if self.path == "/no.png" else busy)
+            self.end_headers()
+            self.wfile.write(picture)
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    config = DataConfig(download_retry_s=20)
+    base = f"http://127.0.0.1:{server.server_port}"
+    assert images.fetch(f"{base}/a.png", base="/", config=config) == picture
+    assert caplog.text.count("trying again") == 2
+    with pytest.raises(images.ImageError, match="403"):
+        images.fetch(f"{base}/no.png", base="/", config=config)
+    assert caplog.text.count("trying again") == 2
+    server.shutdown()
+    server.server_close()
 
 
 def test_errors_of_libraries_are_cleaned(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import re
 import types
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,98 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests import tiny
+from tests.tables import CONFIG, WITHOUT_DEFAULT, Write, good, problems
 from textinv_ray import manifest, manifest_checks
 from textinv_ray.config import JobConfig
 from textinv_ray.errors import UserError
-
-CONFIG = JobConfig.load("mini")
-WITHOUT_DEFAULT = JobConfig.load("mini", ["training.initializer_token=null"])
-Write = Callable[..., str]
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    """Writes columns to a Parquet file and returns its path."""
-
-    def write(name: str = "m.parquet", **columns: Any) -> str:
-        path = tmp_path / name
-        pq.write_table(pa.table(columns), path, row_group_size=7)
-        return str(path)
-
-    return write
-
-
-def good(count: int = 3, **columns: Any) -> dict[str, Any]:
-    """Columns of `count` sound rows."""
-    base = {"concept_id": [f"c{i}" for i in range(count)], "images": [[f"{i}.png"] for i in range(count)]}
-    return {**base, "initializer_token": ["cat"] * count, **columns}
-
-
-def problems(path: str, config: JobConfig = CONFIG, tokenizer: Any = None) -> list[str]:
-    opened = manifest.open(path, check_schema=False)
-    return [str(problem) for problem in opened.problems(config, tokenizer)]
-
-
-# Files
-
-
-def test_a_missing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "manifest.parquet").touch()
-    expected = f"manifst.parquet: the manifest doesn't exist in {tmp_path}; did you mean 'manifest.parquet'?"
-    with pytest.raises(UserError, match=re.escape(expected)):
-        manifest.open("manifst.parquet")
-
-
-@pytest.mark.parametrize("by", ["environment", "folder"])
-def test_a_missing_file_in_a_submitted_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
-    folder = tmp_path / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
-    folder.mkdir(parents=True)
-    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
-    monkeypatch.chdir(folder if by == "folder" else tmp_path)
-    if by == "environment":
-        monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    with pytest.raises(
-        UserError, match=r"doesn't exist in .*`ray job submit --working-dir`: put the manifest"
-    ):
-        manifest.open("m.parquet")
-
-
-def test_an_empty_file(tmp_path: Path) -> None:
-    (tmp_path / "m.parquet").touch()
-    with pytest.raises(UserError, match=r"m.parquet: the manifest is an empty file$"):
-        manifest.open(str(tmp_path / "m.parquet"))
-
-
-@pytest.mark.parametrize("data", [b"concept_id,images\n", b"PAR1" + b"x" * 50 + b"PAR1"])
-def test_not_parquet(tmp_path: Path, data: bytes) -> None:
-    (tmp_path / "m.csv").write_bytes(data)
-    with pytest.raises(UserError, match=r"m.csv: this is not a Parquet file \(or a damaged one\); pandas'"):
-        manifest.open(str(tmp_path / "m.csv"))
-
-
-def test_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"this is a folder, not a manifest; make one from it with `textinv"):
-        manifest.open(str(tmp_path))
-
-
-def test_no_rows(write: Write) -> None:
-    path = write(concept_id=pa.array([], pa.string()), images=pa.array([], pa.list_(pa.string())))
-    with pytest.raises(UserError, match="the manifest has no rows; it needs one per concept"):
-        manifest.open(path)
-
-
-def test_a_uri(write: Write) -> None:
-    data = Path(write(**good())).read_bytes()
-    fsspec.filesystem("memory").pipe("/team/m.parquet", data)
-    opened = manifest.open("memory://team/m.parquet")
-    assert (opened.num_rows, opened.base) == (3, "memory://team")
-    opened.check(JobConfig.load("mini", ["data.allowed_protocols=[memory]"]))
-    with pytest.raises(UserError, match=r"^memory://team/none.parquet: the manifest doesn't exist$"):
-        manifest.open("memory://team/none.parquet")
-    with pytest.raises(UserError, match=r"^nosuch://x/m.parquet: the manifest can't be read: "):
-        manifest.open("nosuch://me:SECRET@x/m.parquet?SECRET")
-
 
 # Columns
 
@@ -471,6 +381,10 @@ texts = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_siz
                 "templates": st.lists(texts.map(lambda text: text + "{}"), min_size=1),
                 "tags": st.dictionaries(texts, texts, min_size=1),
                 "initializer_token": texts,
+                "vectors_added_at": st.lists(st.integers(1, 1000)),
+                "regularization_weight": st.floats(0, 1),
+                "norm_control": texts,
+                "init_from": texts,
             },
         ),
         min_size=1,
@@ -478,10 +392,10 @@ texts = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_siz
     )
 )
 def test_rows_come_back_as_they_were_written(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
-    from textinv_ray.manifest_build import _schema
+    from textinv_ray.manifest_build import schema
 
     path = tmp_path / "m.parquet"
-    pq.write_table(pa.Table.from_pylist(rows, _schema(embed=False)), path, row_group_size=3)
+    pq.write_table(pa.Table.from_pylist(rows, schema(embed=False)), path, row_group_size=3)
     assert list(manifest.open(str(path)).rows()) == rows
 
 

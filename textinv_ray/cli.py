@@ -6,13 +6,15 @@ Nothing heavy is imported before a command needs it.
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from textinv_ray import uris
+from textinv_ray import cli_words, uris
 from textinv_ray.config import JobConfig
 from textinv_ray.errors import UserError
 
@@ -33,13 +35,16 @@ SHOWN_FILES = 20
 ManifestArgument = Annotated[
     str, typer.Argument(metavar="MANIFEST", help="Parquet file: a path or an fsspec URI.")
 ]
+OutputArgument = Annotated[
+    str, typer.Argument(metavar="OUTPUT", help="What a job was given as --output: a folder or a URI.")
+]
 ConfigOption = Annotated[
     str | None,
     typer.Option(
         "--config",
         "-c",
         metavar="NAME|PATH",
-        help="Preset (mini, sd15, sd21, paper, quick) or YAML file. Default: mini, the small bundled model.",
+        help="Preset (mini, sd15, sd21, paper, quick, bias) or YAML file. Default: mini, the small bundled model.",
     ),
 ]
 SetOption = Annotated[
@@ -73,7 +78,7 @@ def invert(
     ] = False,
 ) -> None:
     """Learn a word for every concept of the manifest. What is done already is not done again."""
-    job = JobConfig.load(config, overrides or ())
+    job = _load(config, overrides)
     if output is not None:
         job = job.model_copy(update={"service": job.service.model_copy(update={"output": output})})
     ids = [concept_id.strip() for concept_id in only.split(",") if concept_id.strip()] if only else None
@@ -84,6 +89,42 @@ def invert(
         manifest, job, output=job.service.output, only=ids, limit=limit, dry_run=dry_run, verbose=verbose
     )
     raise typer.Exit(code)
+
+
+@app.command()
+def status(
+    output: OutputArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs: everything, as JSON.")] = False,
+) -> None:
+    """Say where a job stands, by its results folder alone, while it runs or after."""
+    from rich.console import Console
+
+    from textinv_ray.service import status as statuses
+
+    found = statuses.read(output)
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), indent=1))
+    else:
+        statuses.show(Console(soft_wrap=True, markup=False, highlight=False), found)
+
+
+@app.command()
+def track(
+    output: OutputArgument,
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="MLflow server or database. Default: the job's own, or mlflow.db."),
+    ] = None,
+    experiment: Annotated[
+        str | None, typer.Option(metavar="NAME", help="MLflow experiment. Default: the job's.")
+    ] = None,
+) -> None:
+    """Write what MLflow doesn't have of a job, from its results folder alone. Doing it twice doubles nothing."""
+    from rich.console import Console
+
+    from textinv_ray.service import track as tracks
+
+    tracks.rebuild(output, tracking_uri, experiment, Console(soft_wrap=True, markup=False, highlight=False))
 
 
 @app.command("manifest")
@@ -129,7 +170,7 @@ def validate(
     ] = False,
 ) -> None:
     """Check a manifest and print everything wrong with it, by row and column."""
-    job = JobConfig.load(config, overrides or ())
+    job = _load(config, overrides)
 
     from textinv_ray import manifest as manifests
     from textinv_ray import tokenizer
@@ -150,6 +191,11 @@ def validate(
         raise typer.Exit(1)
 
 
+def _load(config: str | None, overrides: list[str] | None) -> JobConfig:
+    """A preset or file under TEXTINV_SET (what a cluster's machines set for all jobs on them) under --set."""
+    return JobConfig.load(config, [*os.environ.get("TEXTINV_SET", "").split(), *(overrides or ())])
+
+
 def _check_images(manifest: Manifest, job: JobConfig) -> int:
     """Decodes every image; prints what is wrong. Returns the number of concepts that would fail."""
     from textinv_ray import images
@@ -166,6 +212,9 @@ def _check_images(manifest: Manifest, job: JobConfig) -> int:
                 typer.echo(f"row {number} ({row['concept_id']}): {error}")
         failed += wrong > 0
     return failed
+
+
+cli_words.add_to(app)
 
 
 def _count(number: int, noun: str) -> str:

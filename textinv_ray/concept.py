@@ -55,6 +55,23 @@ class Concept:
     """Digest of what the course of learning depends on: a checkpoint may be continued when it is equal.
     Reviews and scores don't count, nor does `steps` while the learning rate is constant: a concept whose
     steps were raised continues from its final state."""
+    # What follows came later: at these defaults it isn't part of the fingerprints (see prepare.py).
+    init_from: str = ""
+    """Empty: the initializer_token. Else one of training_config.INIT_FROM, or where `initial_vectors` came from."""
+    initializer_candidates: tuple[str, ...] = ()
+    """What "auto" chooses the initializer_token from."""
+    initial_vectors: tuple[tuple[float, ...], ...] = ()
+    """Another word that learning starts from: (any number of vectors, D)."""
+    vectors_added_at: tuple[int, ...] = ()
+    """Ascending steps at which the word gets one vector more than `num_vectors`."""
+    regularization_weight: float = 0.0
+    """Of ||v - v0||^2."""
+    per_image_probability: float = 0.0
+    """How often a word of the image's own stands beside the learned one."""
+    norm_control: str = "none"
+    """One of training_config.NORM_CONTROLS."""
+    norm_weight: float = 0.01
+    """Of (||v|| - mean norm)^2, when norm_control is "regularize"."""
 
     def to_row(self) -> dict[str, Any]:
         """{"concept_id": str, "concept": bytes}: one type for all rows, whatever lists are empty."""
@@ -74,5 +91,5 @@ class Concept:
         images = np.frombuffer(data, dtype=np.uint8, offset=end).reshape(shape)
         for name, value in header.items():
             if isinstance(value, list):
-                header[name] = tuple(value)
+                header[name] = tuple(tuple(item) if isinstance(item, list) else item for item in value)
         return cls(images=images, **header)

@@ -16,27 +16,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from textinv_ray import uris
 from textinv_ray.errors import UserError
+from textinv_ray.training_config import Prompt, Strict, TrainingConfig, read_templates
 
 DEFAULT_PRESET = "mini"
-LearnableProperty = Literal["object", "style"]
 _UNION_MEMBERS = ("int", "float", "constrained-int", "constrained-float")
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Prompt = Annotated[str, Field(pattern=r"\{\}")]
 
 
-class _Strict(BaseModel):
-    """Nothing unknown, nothing converted silently, nothing changed later."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-
-class ModelConfig(_Strict):
+class ModelConfig(Strict):
     """The frozen diffusion model that words are learned for."""
 
     path: str = Field("mini-sd", min_length=1)
@@ -51,7 +42,7 @@ class ModelConfig(_Strict):
     """Where to compute. `auto`: the worker's GPU when it has one."""
 
 
-class DataConfig(_Strict):
+class DataConfig(Strict):
     """How training images are fetched and cut."""
 
     resolution: int | None = Field(None, ge=8, le=4096, multiple_of=8)
@@ -68,6 +59,8 @@ class DataConfig(_Strict):
     """Larger images are refused before they are decoded (decompression bombs)."""
     download_timeout_s: float = Field(60.0, gt=0)
     """Seconds one image may take to arrive."""
+    download_retry_s: float = Field(60.0, ge=0)
+    """Seconds during which a download is tried again after throttling, resets, time-outs and 5xx."""
 
     @property
     def variants(self) -> int:
@@ -75,40 +68,7 @@ class DataConfig(_Strict):
         return self.crops_per_image if self.crop == "random" else 1
 
 
-class TrainingConfig(_Strict):
-    """How a word is learned. Rows of the manifest may override what has a column of the same name."""
-
-    steps: int = Field(300, ge=1, le=1_000_000)
-    """Optimizer steps per concept."""
-    batch_size: int = Field(4, ge=1, le=1024)
-    """Samples per step and concept."""
-    learning_rate: float = Field(5e-3, gt=0, le=10)
-    """Adam's step size, as it is: never scaled by batch size or number of workers."""
-    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """After the warm-up: constant, or falling to 0 at the last step."""
-    lr_warmup_steps: int = Field(0, ge=0)
-    """Steps over which the learning rate rises from 0."""
-    adam_beta1: float = Field(0.9, ge=0, lt=1)
-    """Decay of the gradient's running mean."""
-    adam_beta2: float = Field(0.999, ge=0, lt=1)
-    """Decay of the squared gradient's running mean."""
-    adam_epsilon: float = Field(1e-8, gt=0)
-    """Added to Adam's denominator."""
-    max_grad_norm: float | None = Field(None, gt=0)
-    """Clip the norm of one concept's gradient to this; none: no clipping."""
-    num_vectors: int = Field(1, ge=1, le=64)
-    """Embedding vectors per word."""
-    seed: int = Field(0, ge=0, lt=2**63)
-    """Concepts without a `seed` of their own get one from this and their `concept_id`."""
-    max_nonfinite_steps: int = Field(20, ge=0)
-    """A concept fails after this many non-finite losses or gradients in a row."""
-    learnable_property: LearnableProperty = "object"
-    """What rows without the column describe: an object or a style."""
-    initializer_token: str | None = Field(None, min_length=1)
-    """Word or phrase that rows without the column start from; none: every row must name one."""
-
-
-class PackConfig(_Strict):
+class PackConfig(Strict):
     """How many concepts share one forward and backward pass."""
 
     size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
@@ -117,7 +77,7 @@ class PackConfig(_Strict):
     """The most that `auto` tries."""
 
 
-class PromptByProperty(_Strict):
+class PromptByProperty(Strict):
     """One prompt with `{}` for the word, by learnable property."""
 
     object: Prompt
@@ -130,7 +90,7 @@ class PromptByProperty(_Strict):
         return self.style if learnable_property == "style" else self.object
 
 
-class PromptsByProperty(_Strict):
+class PromptsByProperty(Strict):
     """Prompts with `{}` for the word, by learnable property."""
 
     object: tuple[Prompt, ...] = Field(min_length=1)
@@ -143,7 +103,7 @@ class PromptsByProperty(_Strict):
         return self.style if learnable_property == "style" else self.object
 
 
-class ReviewConfig(_Strict):
+class ReviewConfig(Strict):
     """The pictures people look at to accept a word, and how all pictures are sampled."""
 
     prompts: PromptsByProperty = PromptsByProperty(
@@ -162,7 +122,7 @@ class ReviewConfig(_Strict):
     """Fractions of the training at which samples are logged; 0 shows the initializer."""
 
 
-class ScoringConfig(_Strict):
+class ScoringConfig(Strict):
     """CLIP scores of the word and of its initializer."""
 
     model: str = Field("mini-clip", min_length=1)
@@ -182,7 +142,7 @@ class ScoringConfig(_Strict):
     """Fractions of the training at which scores are logged."""
 
 
-class ServiceConfig(_Strict):
+class ServiceConfig(Strict):
     """Workers, leases and where results go."""
 
     output: str = Field("results", min_length=1)
@@ -205,6 +165,8 @@ class ServiceConfig(_Strict):
     """A concept that took its worker down this often is put aside with its error."""
     checkpoint_every_s: float = Field(30.0, gt=0)
     """Seconds of work that a lost worker costs at most."""
+    release_after_s: float = Field(60.0, gt=0)
+    """A worker for which nothing is left but what others learn goes after this long, and frees its machine."""
 
     @model_validator(mode="after")
     def _lease_outlives_heartbeats(self) -> ServiceConfig:
@@ -215,7 +177,7 @@ class ServiceConfig(_Strict):
         return self
 
 
-class TrackingConfig(_Strict):
+class TrackingConfig(Strict):
     """The MLflow view of the results."""
 
     enabled: bool = True
@@ -226,7 +188,7 @@ class TrackingConfig(_Strict):
     """Name of the MLflow experiment."""
 
 
-class JobConfig(_Strict):
+class JobConfig(Strict):
     """Everything about a job except its manifest."""
 
     model: ModelConfig = ModelConfig()
@@ -252,6 +214,9 @@ class JobConfig(_Strict):
             raise UserError(f"{source}: expected sections such as 'training:', found {type(data).__name__}")
         for override in overrides:
             _set(data, override)
+        training = data.get("training")
+        if isinstance(training, dict) and isinstance(training.get("templates"), str):
+            training["templates"] = read_templates(training["templates"])
         return cls.from_dict(data, source=source if not overrides else f"{source} with --set")
 
     @classmethod
@@ -263,6 +228,13 @@ class JobConfig(_Strict):
         except ValidationError as error:
             lines = dict.fromkeys(_explain(item) for item in error.errors() if not _follows(item))
             raise UserError(f"{source}:\n" + "\n".join(f"  {line}" for line in lines)) from None
+
+    def override(self, overrides: Sequence[str]) -> JobConfig:
+        """This with `section.field=value` overrides, as `load` takes them. Raises UserError."""
+        data = self.to_dict()
+        for override in overrides:
+            _set(data, override)
+        return self.from_dict(data, "--set") if overrides else self
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; `from_dict` reads it back."""
@@ -287,7 +259,7 @@ class JobConfig(_Strict):
             mode="json",
             exclude={
                 "model": {"device"},
-                "data": {"allowed_protocols", "max_image_pixels", "download_timeout_s"},
+                "data": {"allowed_protocols", "max_image_pixels", "download_timeout_s", "download_retry_s"},
                 "pack": True,
                 "service": True,
                 "tracking": True,
@@ -323,7 +295,7 @@ def _read(name_or_path: str) -> tuple[str, str]:
         return name_or_path, path.read_text(encoding="utf-8")
     for folder in _preset_folders():
         path = folder / f"{name_or_path}.yaml"
-        if path.is_file():
+        if path.is_file() and _is_preset(path):
             return f"configuration {name_or_path!r}", path.read_text(encoding="utf-8")
     known = preset_names()
     raise UserError(

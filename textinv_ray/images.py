@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from textinv_ray import uris
+from textinv_ray import retries, uris
 from textinv_ray.config import DataConfig
 
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
@@ -93,7 +93,11 @@ def fetch(image: str | Mapping[str, Any], *, base: str, config: DataConfig, inde
             if protocol == "file":
                 data = _read_local(uri)
             else:
-                data = _within(config.download_timeout_s, lambda: _read_remote(uri, protocol))
+                data = retries.call(
+                    lambda: _within(config.download_timeout_s, lambda: _read_remote(uri, protocol)),
+                    patience_s=config.download_retry_s,
+                    what=f"image {uris.shown(uri)}",
+                )
         except Exception as error:
             raise ImageError(uri, _why(error, protocol)) from None
     if not data:

@@ -22,12 +22,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import types
 
-from textinv_ray import uris
+from textinv_ray import retries, uris
 from textinv_ray.config import JobConfig, nearest
 from textinv_ray.errors import UserError
 from textinv_ray.manifest_checks import Problem, row_problems
 
-Kind = Literal["string", "integer", "number", "strings", "images", "tags"]
+Kind = Literal["string", "integer", "number", "strings", "integers", "images", "tags"]
 
 COLUMNS: dict[str, Kind] = {
     "concept_id": "string",
@@ -44,6 +44,12 @@ COLUMNS: dict[str, Kind] = {
     "captions": "strings",
     "prompts": "strings",
     "tags": "tags",
+    "init_from": "string",
+    "vectors_added_at": "integers",
+    "regularization_weight": "number",
+    "per_image_probability": "number",
+    "norm_control": "string",
+    "norm_weight": "number",
 }
 """Known columns and their kinds. Only the first two must be there; a null means the default."""
 REQUIRED = ("concept_id", "images")
@@ -54,9 +60,11 @@ _EXPECTED: dict[Kind, str] = {
     "integer": "integer",
     "number": "number",
     "strings": "list of strings",
+    "integers": "list of integers",
     "images": "list of strings (URIs) or list of {bytes, path} structs",
     "tags": "map of strings, or struct",
 }
+_PATIENCE_S = 60.0  # a store with manifests may be away for so long
 _BATCH_ROWS = 8192
 _BATCH_ROWS_WITH_BYTES = 16
 
@@ -159,14 +167,14 @@ def open(uri: str, *, check_schema: bool = True) -> Manifest:
     return manifest
 
 
-def raise_problems(uri: str, problems: Iterator[Problem]) -> None:
+def raise_problems(uri: str, problems: Iterator[Problem], what: str = "the manifest") -> None:
     """Raises UserError when there are any: the file, the first 50 and how many more."""
     first = list(itertools.islice(problems, SHOWN_PROBLEMS))
     if not first:
         return
     more = sum(1 for _ in problems)
     count = len(first) + more
-    lines = [f"{uris.shown(uri)}: {count} problem{'s' if count > 1 else ''} in the manifest"]
+    lines = [f"{uris.shown(uri)}: {count} problem{'s' if count > 1 else ''} in {what}"]
     lines += [f"  {problem}" for problem in sorted(first, key=lambda p: -1 if p.row is None else p.row)]
     if more:
         lines.append(f"  ... and {more} more")
@@ -182,13 +190,13 @@ def plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
     for name, kind in COLUMNS.items():
         value = row.get(name)
         if value is None or (kind in ("strings", "tags") and len(value) == 0):
-            continue
+            continue  # An empty list of integers says something: no vectors, whatever the configuration adds.
         if kind == "string":
             plain[name] = str(value)
         elif kind == "integer":
-            if int(value) != value:
-                raise ValueError(f"{name} must be a whole number, not {value}")
-            plain[name] = int(value)
+            plain[name] = _whole(name, value)
+        elif kind == "integers":
+            plain[name] = [_whole(name, item) for item in value]
         elif kind == "number":
             plain[name] = float(value)
         elif kind == "tags":
@@ -197,6 +205,12 @@ def plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
         else:
             plain[name] = list(value)
     return plain
+
+
+def _whole(name: str, value: Any) -> int:
+    if int(value) != value:
+        raise ValueError(f"{name} must be a whole number, not {value}")
+    return int(value)
 
 
 def _is_kind(found: pa.DataType, kind: Kind) -> bool:
@@ -215,6 +229,8 @@ def _is_kind(found: pa.DataType, kind: Kind) -> bool:
     if not (types.is_list(found) or types.is_large_list(found) or types.is_fixed_size_list(found)):
         return False
     element = found.value_type
+    if kind == "integers":
+        return types.is_null(element) or types.is_integer(element)
     if types.is_null(element) or _is_string(element):
         return True
     return kind == "images" and types.is_struct(element) and _is_image_struct(element)
@@ -266,7 +282,7 @@ def _open_parquet(uri: str) -> pq.ParquetFile:
             import fsspec
 
             filesystem, remote = fsspec.core.url_to_fs(uri)
-            size = filesystem.size(remote)
+            size = retries.call(lambda: filesystem.size(remote), patience_s=_PATIENCE_S, what=shown)
             source = filesystem.open(remote, "rb")
     except FileNotFoundError:
         raise UserError(f"{shown}: the manifest doesn't exist{_missing_hint(protocol, path)}") from None

@@ -26,6 +26,7 @@ from textinv_ray import uris
 from textinv_ray.config import nearest
 from textinv_ray.errors import UserError
 from textinv_ray.manifest import COLUMNS, Kind
+from textinv_ray.training_config import read_templates
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _SETTINGS = {name: kind for name, kind in COLUMNS.items() if name != "images"}
@@ -103,7 +104,7 @@ def _rows(root: Path, common: dict[str, dict[str, Any]], built: Built) -> Iterat
             elif file.name == "concept.yaml":
                 if settings:
                     raise UserError(f"{file}: concepts.yaml describes this concept too; keep one of them")
-                settings = _settings(_load_yaml(file), str(file))
+                settings = _settings(_load_yaml(file), str(file), entry)
             elif file.is_file() and file.suffix.lower() in IMAGE_SUFFIXES:
                 images.append(file)
             else:
@@ -129,8 +130,8 @@ def _rows(root: Path, common: dict[str, dict[str, Any]], built: Built) -> Iterat
 
 def _write(first: dict[str, Any], rows: Iterator[dict[str, Any]], file: Any, base: Path, embed: bool) -> None:
     """Row groups small enough to be held, so that any number of concepts and embedded images streams."""
-    schema = _schema(embed)
-    with pq.ParquetWriter(file, schema) as writer:
+    columns = schema(embed)
+    with pq.ParquetWriter(file, columns) as writer:
         pending: list[dict[str, Any]] = []
         size = 0
         for row in itertools.chain([first], rows):
@@ -141,18 +142,20 @@ def _write(first: dict[str, Any], rows: Iterator[dict[str, Any]], file: Any, bas
                 row["images"] = [Path(os.path.relpath(path, base)).as_posix() for path in row["images"]]
             pending.append(row)
             if size >= _ROW_GROUP_BYTES or len(pending) >= _ROW_GROUP_ROWS:
-                writer.write_table(pa.Table.from_pylist(pending, schema))
+                writer.write_table(pa.Table.from_pylist(pending, columns))
                 pending, size = [], 0
         if pending:
-            writer.write_table(pa.Table.from_pylist(pending, schema))
+            writer.write_table(pa.Table.from_pylist(pending, columns))
 
 
-def _schema(embed: bool) -> pa.Schema:
+def schema(embed: bool) -> pa.Schema:
+    """Arrow schema of a manifest with all columns; `embed`: images as {bytes, path}, else as URIs."""
     arrow: dict[Kind, pa.DataType] = {
         "string": pa.string(),
         "integer": pa.int64(),
         "number": pa.float64(),
         "strings": pa.list_(pa.string()),
+        "integers": pa.list_(pa.int64()),
         "images": pa.list_(pa.struct({"bytes": pa.binary(), "path": pa.string()}) if embed else pa.string()),
         "tags": pa.map_(pa.string(), pa.string()),
     }
@@ -165,7 +168,7 @@ def _read_common(root: Path) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         return {}
     data = _load_yaml(path)
-    return {str(name): _settings(value, f"{path}: {name}") for name, value in data.items()}
+    return {str(name): _settings(value, f"{path}: {name}", root) for name, value in data.items()}
 
 
 def _load_yaml(path: Path) -> dict[Any, Any]:
@@ -180,8 +183,11 @@ def _load_yaml(path: Path) -> dict[Any, Any]:
     return data
 
 
-def _settings(data: Any, where: str) -> dict[str, Any]:
-    """Checks one concept's settings. Ranges are the manifest's own business."""
+def _settings(data: Any, where: str, folder: Path) -> dict[str, Any]:
+    """Checks one concept's settings. Ranges are the manifest's own business.
+
+    `templates` may be the path, from `folder`, of a file with one per line.
+    """
     if data is None:
         return {}
     if not isinstance(data, dict):
@@ -193,6 +199,8 @@ def _settings(data: Any, where: str) -> dict[str, Any]:
             raise UserError(f"{where}: no such column {name!r}{near} (known: {', '.join(_SETTINGS)})")
         if value is None:
             continue
+        if name == "templates" and isinstance(value, str):
+            value = read_templates(str(folder / value))
         if not _fits(value, _SETTINGS[name]):
             raise UserError(f"{where}: {name} must be {_EXPECTED[_SETTINGS[name]]}, not {value!r}")
         settings[name] = {str(k): str(v) for k, v in value.items()} if _SETTINGS[name] == "tags" else value
@@ -204,6 +212,7 @@ _EXPECTED: dict[Kind, str] = {
     "integer": "a whole number",
     "number": "a number",
     "strings": "a list of texts",
+    "integers": "a list of whole numbers",
     "tags": "names with a value each",
 }
 
@@ -213,6 +222,8 @@ def _fits(value: Any, kind: Kind) -> bool:
         return isinstance(value, str)
     if kind == "strings":
         return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    if kind == "integers":
+        return isinstance(value, list) and all(_fits(item, "integer") for item in value)
     if kind == "tags":
         return isinstance(value, dict)
     return isinstance(value, int if kind == "integer" else (int, float)) and not isinstance(value, bool)

@@ -15,13 +15,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from textinv_ray import uris
-from textinv_ray.config import JobConfig, TrainingConfig
+from textinv_ray.config import JobConfig
+from textinv_ray.tokenizer import Vocabulary
+from textinv_ray.training_config import INIT_FROM, NORM_CONTROLS, TrainingConfig
 
 if TYPE_CHECKING:
     from textinv_ray.manifest import Manifest
 
 CONCEPT_ID = r"^[A-Za-z0-9._-]{1,128}$"
 PROPERTIES = ("object", "style")
+NUMBERS = ("learning_rate", "regularization_weight", "per_image_probability", "norm_weight")
+WHOLE_NUMBERS = ("num_vectors", "steps", "batch_size", "seed")
+MOST_VECTORS = 64
 Found = Iterator[tuple[int, str, str]]
 
 
@@ -48,7 +53,7 @@ class Problem:
 def row_problems(manifest: Manifest, config: JobConfig, tokenizer: Any = None) -> Iterator[Problem]:
     """Everything wrong with the rows: batch by batch, then what only all rows together show (duplicates)."""
     columns = manifest.sound_columns()
-    vocabulary = _Vocabulary(tokenizer) if tokenizer is not None else None
+    vocabulary = Vocabulary(tokenizer) if tokenizer is not None else None
     hashes: dict[str, list[np.ndarray]] = {"concept_id": [], "placeholder_token": []}
     first = 0
     for arrow in manifest.batches(columns):
@@ -115,21 +120,24 @@ class _Batch:
 
 
 def _batch_problems(
-    batch: _Batch, manifest: Manifest, config: JobConfig, vocabulary: _Vocabulary | None
+    batch: _Batch, manifest: Manifest, config: JobConfig, vocabulary: Vocabulary | None
 ) -> Found:
     if "concept_id" in batch.names:
         yield from _concept_ids(batch)
     yield from _placeholders(batch, vocabulary)
     if "initializer_token" in batch.names or "initializer_token" not in manifest.schema.names:
-        yield from _initializers(batch, config.training.initializer_token, vocabulary)
-    yield from _properties(batch)
+        yield from _initializers(batch, config.training, vocabulary)
+    yield from _starts(batch, manifest.base, config.data.allowed_protocols)
+    for name, known in (("learnable_property", PROPERTIES), ("norm_control", NORM_CONTROLS)):
+        yield from _choices(batch, name, known)
     if "images" in batch.names:
         yield from _images(batch, manifest.base, config.data.allowed_protocols)
         yield from _captions(batch)
     for name in ("templates", "captions", "prompts"):
         yield from _prompts(batch, name)
-    for name in ("num_vectors", "steps", "learning_rate", "batch_size", "seed"):
+    for name in (*WHOLE_NUMBERS, *NUMBERS):
         yield from _numbers(batch, name)
+    yield from _added_vectors(batch, config.training)
 
 
 def _concept_ids(batch: _Batch) -> Found:
@@ -152,7 +160,7 @@ def _concept_ids(batch: _Batch) -> Found:
             )
 
 
-def _placeholders(batch: _Batch, vocabulary: _Vocabulary | None) -> Found:
+def _placeholders(batch: _Batch, vocabulary: Vocabulary | None) -> Found:
     column = batch.column("placeholder_token")
     if column is not None:
         wrong = pc.match_substring_regex(column, r"^$|[\s\p{C}{}]")
@@ -173,17 +181,22 @@ def _placeholders(batch: _Batch, vocabulary: _Vocabulary | None) -> Found:
             )
 
 
-def _initializers(batch: _Batch, default: str | None, vocabulary: _Vocabulary | None) -> Found:
+def _initializers(batch: _Batch, training: TrainingConfig, vocabulary: Vocabulary | None) -> Found:
+    default = training.initializer_token
     column = batch.column("initializer_token")
     if column is None:
         column = pa.nulls(len(batch), pa.string())
     if default is None:
-        for index in _where(pc.is_null(column)):
+        start = batch.column("init_from")
+        start = pa.nulls(len(batch), pa.string()) if start is None else start
+        start = pc.fill_null(start, training.init_from or "")
+        needed = pc.is_in(start, pa.array(["", "text_encoder"]))
+        for index in _where(pc.and_(pc.is_null(column), needed)):
             yield (
                 index,
                 "initializer_token",
                 "is missing; name a word or phrase near the concept, such as 'dog' "
-                "(or set training.initializer_token for all)",
+                "(or set training.initializer_token for all, or training.init_from=auto)",
             )
     else:
         column = pc.fill_null(column, default)
@@ -201,14 +214,66 @@ def _initializers(batch: _Batch, default: str | None, vocabulary: _Vocabulary | 
             )
 
 
-def _properties(batch: _Batch) -> Found:
-    column = batch.column("learnable_property")
+def _starts(batch: _Batch, base: str, allowed: tuple[str, ...]) -> Found:
+    column = batch.column("init_from")
     if column is None:
         return
-    known = pc.or_(pc.is_null(column), pc.is_in(column, pa.array(PROPERTIES)))
+    for index in _where(pc.match_substring_regex(column, r"^\s*$")):
+        yield index, "init_from", f"is empty; give {', '.join(INIT_FROM)}, or a learned_embeds.safetensors"
+    named = pc.or_(pc.is_null(column), pc.is_in(column, pa.array(INIT_FROM)))
+    fetchable = pc.or_(named, _allowed(pc.fill_null(column, ""), base, allowed))
+    files = pc.or_(named, pc.match_substring_regex(column, r"\.safetensors(\?.*)?$"))
+    for index in _where(pc.invert(pc.and_(fetchable, files))):
+        value = column[index].as_py()
+        if not value.strip():
+            continue
+        if not fetchable[index].as_py():
+            why = f"protocol not among data.allowed_protocols ({', '.join(allowed)})"
+        else:
+            why = f"is neither {', '.join(INIT_FROM)} nor the path or URI of a .safetensors file"
+        yield index, "init_from", f"{_short(uris.shown(value))}: {why}"
+
+
+def _added_vectors(batch: _Batch, training: TrainingConfig) -> Found:
+    """A vector must join before the last step; row and configuration together decide."""
+    column = batch.column("vectors_added_at")
+    if column is None and not training.vectors_added_at:
+        return
+
+    def values(name: str, default: Any) -> list[Any]:
+        given = batch.column(name)
+        items = [None] * len(batch) if given is None else given.to_pylist()
+        return [default if item is None else item for item in items]
+
+    rows = zip(
+        values("vectors_added_at", list(training.vectors_added_at)),
+        values("steps", training.steps),
+        values("num_vectors", training.num_vectors),
+        strict=True,
+    )
+    for index, (added_at, steps, num_vectors) in enumerate(rows):
+        wrong = [step for step in added_at if step is None or not 1 <= step < steps]
+        if wrong:
+            yield (
+                index,
+                "vectors_added_at",
+                f"{wrong[0]} is not a step between 1 and {steps - 1:g}, the last at which a vector can join",
+            )
+        elif added_at and num_vectors + len(added_at) > MOST_VECTORS:
+            count = num_vectors + len(added_at)
+            yield index, "vectors_added_at", f"makes {count:g} vectors; a word has at most {MOST_VECTORS}"
+
+
+def _choices(batch: _Batch, name: str, choices: tuple[str, ...]) -> Found:
+    column = batch.column(name)
+    if column is None:
+        return
+    known = pc.or_(pc.is_null(column), pc.is_in(column, pa.array(choices)))
     for index in _where(pc.invert(known)):
         value = column[index].as_py()
-        yield index, "learnable_property", f"{_short(value)} is neither 'object' nor 'style'"
+        few = [repr(choice) for choice in choices]
+        which = f"neither {few[0]} nor {few[1]}" if len(few) == 2 else f"none of {', '.join(few)}"
+        yield index, name, f"{_short(value)} is {which}"
 
 
 def _images(batch: _Batch, base: str, allowed: tuple[str, ...]) -> Found:
@@ -280,13 +345,13 @@ def _numbers(batch: _Batch, name: str) -> Found:
     given = pc.is_valid(column).to_numpy(zero_copy_only=False)
     values = pc.fill_null(column, 1).to_numpy(zero_copy_only=False)
     sound = np.isfinite(values)
-    if name != "learning_rate":
+    if name not in NUMBERS:
         sound &= values == np.floor(values)
     limits = _limits(name)
     for symbol, limit in limits:
         sound &= _COMPARE[symbol](values, limit)
     for index in np.flatnonzero(given & ~sound).tolist():
-        kind = "a number" if name == "learning_rate" else "a whole number"
+        kind = "a number" if name in NUMBERS else "a whole number"
         bounds = " and ".join(f"{symbol} {limit}" for symbol, limit in limits)
         yield index, name, f"{values[index]} is out of range; give {kind} {bounds}"
 
@@ -307,35 +372,6 @@ def _limits(name: str) -> list[tuple[str, Any]]:
             if getattr(constraint, attribute, None) is not None:
                 limits.append((symbol, getattr(constraint, attribute)))
     return limits
-
-
-class _Vocabulary:
-    """What a CLIPTokenizer knows."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        # Words are stored with </w> at their end; special tokens as they are.
-        vocabulary = tokenizer.get_vocab()
-        self._words = pa.array(
-            sorted({token.removesuffix("</w>") for token in vocabulary if _is_word(token)})
-        )
-        self._known: dict[str, list[int]] = {}
-
-    def has(self, words: pa.Array) -> pa.Array:
-        return pc.is_in(pc.utf8_lower(words), self._words)
-
-    def tokens(self, text: str) -> list[int]:
-        """Ids of a text, without unknown ones."""
-        if text not in self._known:
-            if len(self._known) > 100_000:
-                self._known.clear()
-            ids = self._tokenizer(text, add_special_tokens=False).input_ids
-            self._known[text] = [token for token in ids if token != self._tokenizer.unk_token_id]
-        return self._known[text]
-
-
-def _is_word(token: str) -> bool:
-    return token.endswith("</w>") or token.startswith("<|")
 
 
 def _duplicates(

@@ -8,16 +8,23 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields
 from functools import lru_cache
 from typing import Any
 
-from textinv_ray import images, prompts
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from textinv_ray import images, prompts, uris
 from textinv_ray.concept import Concept
 from textinv_ray.config import JobConfig
 from textinv_ray.manifest import plain_row
+from textinv_ray.training_config import INIT_FROM
 
 FINGERPRINT_VERSION = 1
 """To be raised when the same inputs give another result than before."""
+OPTIONS = ("regularization_weight", "per_image_probability", "norm_control", "norm_weight")
 _BY_ROW = (
     "steps",
     "learning_rate",
@@ -26,7 +33,14 @@ _BY_ROW = (
     "num_vectors",
     "learnable_property",
     "initializer_token",
+    "init_from",
+    "initializer_candidates",
+    "vectors_added_at",
+    "templates",
+    *OPTIONS,
 )
+_LATER = {field.name: field.default for field in fields(Concept) if field.default is not MISSING}
+"""Fields that are part of a fingerprint only when they differ from this: older results stay valid."""
 
 
 def make(
@@ -46,12 +60,22 @@ def make(
         filled["images"], base=base, config=config.data, resolution=size, seed=filled["seed"]
     )
     parts = _parts(filled, config, size, model_identity)
+    row_fingerprint = _digest({**parts, "images": _image_keys(filled["images"])})
+    start = filled["init_from"]
+    initial_vectors: tuple[tuple[float, ...], ...] = ()
+    if is_uri(start):
+        initial_vectors = _learned_vectors(start, base, config)
+        # Like an image, it counts by what is in it.
+        parts["row"]["init_from"] = hashlib.sha256(np.array(initial_vectors).tobytes()).hexdigest()
+        filled["init_from"] = uris.shown(start)
+        filled["num_vectors"] = filled["num_vectors"] or len(initial_vectors)
     return Concept(
         **{name: value for name, value in filled.items() if name != "images"},
+        initial_vectors=initial_vectors,
         images=prepared.pixels,
         image_uris=prepared.uris,
         fingerprint=_digest({**parts, "images": prepared.digests}),
-        row_fingerprint=_digest({**parts, "images": _image_keys(filled["images"])}),
+        row_fingerprint=row_fingerprint,
         state_fingerprint=_digest(_trajectory(parts, prepared.digests)),
     )
 
@@ -70,6 +94,52 @@ def concept_seed(seed: int, concept_id: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}\n{concept_id}".encode()).digest()[:8], "big") >> 1
 
 
+def is_uri(init_from: str | None) -> bool:
+    """Whether a start is a file, and not one of the named ones."""
+    return bool(init_from) and init_from not in INIT_FROM
+
+
+def start_of(row: Mapping[str, Any], config: JobConfig) -> tuple[str, str]:
+    """(init_from, initializer_token) of a plain row; one is empty, unless "text_encoder" needs the other.
+
+    The row's init_from, the row's initializer_token, the configuration's init_from, its initializer_token: the
+    first of them that is there. Raises ValueError when none is.
+    """
+    training = config.training
+    token = row.get("initializer_token", training.initializer_token) or ""
+    start = row.get("init_from") or ("" if row.get("initializer_token") else training.init_from) or ""
+    if not token and start in ("", "text_encoder"):
+        raise ValueError(
+            f"{row['concept_id']}: the row has no initializer_token, and the configuration no default"
+        )
+    return start, token if start in ("", "text_encoder") else ""
+
+
+def files(row: Mapping[str, Any], config: JobConfig) -> list[str | Mapping[str, Any]]:
+    """All that a plain row has to be read from: its images, and the word that it starts from."""
+    start, _ = start_of(row, config)
+    return [*row["images"], *([start] if is_uri(start) else [])]
+
+
+def _learned_vectors(uri: str, base: str, config: JobConfig) -> tuple[tuple[float, ...], ...]:
+    """Another word's vectors from its safetensors file: (V, D). Raises ValueError."""
+    try:
+        tensors = safetensors.numpy.load(images.fetch(uri, base=base, config=config.data))
+    except images.ImageError as error:
+        raise ValueError(f"init_from {error.uri}: {error.reason}") from None
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"init_from {uris.shown(uri)}: isn't a safetensors file of a word: {error}"
+        ) from None
+    vectors = np.atleast_2d(next(iter(tensors.values()))) if len(tensors) == 1 else np.zeros(0)
+    if vectors.ndim != 2 or 0 in vectors.shape or not np.isfinite(vectors).all():
+        raise ValueError(
+            f"init_from {uris.shown(uri)}: expected one tensor of finite vectors, found "
+            f"{', '.join(f'{name} {list(tensor.shape)}' for name, tensor in sorted(tensors.items())) or 'none'}"
+        )
+    return tuple(map(tuple, vectors.astype(np.float32).tolist()))
+
+
 def _fill(row: Mapping[str, Any], config: JobConfig) -> dict[str, Any]:
     """The fields of a Concept that come from row and configuration, and the row's `images`."""
     plain = plain_row(row)
@@ -77,9 +147,7 @@ def _fill(row: Mapping[str, Any], config: JobConfig) -> dict[str, Any]:
     concept_id = plain["concept_id"]
     learnable_property = plain.get("learnable_property", training.learnable_property)
     placeholder = plain.get("placeholder_token", f"<{concept_id}>")
-    initializer = plain.get("initializer_token", training.initializer_token)
-    if not initializer:
-        raise ValueError(f"{concept_id}: the row has no initializer_token, and the configuration no default")
+    init_from, initializer = start_of(plain, config)
     if not plain.get("images"):
         raise ValueError(f"{concept_id}: the row has no images")
 
@@ -95,16 +163,23 @@ def _fill(row: Mapping[str, Any], config: JobConfig) -> dict[str, Any]:
         "placeholder_token": placeholder,
         "initializer_token": initializer,
         "learnable_property": learnable_property,
-        "num_vectors": plain.get("num_vectors", training.num_vectors),
+        # 0: as many as the file has, which isn't read yet
+        "num_vectors": plain.get("num_vectors", 0 if is_uri(init_from) else training.num_vectors),
         "steps": plain.get("steps", training.steps),
         "learning_rate": plain.get("learning_rate", training.learning_rate),
         "batch_size": plain.get("batch_size", training.batch_size),
         "seed": plain.get("seed", concept_seed(training.seed, concept_id)),
-        "templates": texts("templates", prompts.templates(learnable_property)),
+        "templates": texts("templates", training.templates or prompts.templates(learnable_property)),
         "captions": texts("captions", ()),
         "prompts": texts("prompts", config.review.prompts.of(learnable_property)),
         "edit_prompts": config.scoring.edit_prompts.of(learnable_property),
         "tags": plain.get("tags", {}),
+        "init_from": init_from,
+        "initializer_candidates": (
+            training.initializer_candidates.of(learnable_property) if init_from == "auto" else ()
+        ),
+        "vectors_added_at": tuple(sorted(plain.get("vectors_added_at", training.vectors_added_at))),
+        **{name: plain.get(name, getattr(training, name)) for name in OPTIONS},
         "images": plain["images"],
     }
 
@@ -131,7 +206,12 @@ def _parts(filled: dict[str, Any], config: JobConfig, resolution: int, model_ide
     parts["version"] = FINGERPRINT_VERSION
     parts["model"]["identity"] = model_identity
     parts["data"]["resolution"] = resolution
-    parts["row"] = {name: filled[name] for name in filled if name not in ("concept_id", "tags", "images")}
+    labels = ("concept_id", "tags", "images")
+    parts["row"] = {
+        name: value
+        for name, value in filled.items()
+        if name not in labels and not (name in _LATER and value == _LATER[name])
+    }
     return parts
 
 

@@ -6,6 +6,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from textinv_ray import uris
 from textinv_ray.config import ModelConfig
 from textinv_ray.errors import UserError
@@ -40,3 +43,32 @@ def _copy(uri: str, folder: str) -> None:
 
     filesystem, path = fsspec.core.url_to_fs(uri)
     filesystem.get(path.rstrip("/") + "/", folder, recursive=True)
+
+
+class Vocabulary:
+    """What a CLIPTokenizer knows."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        # Words are stored with </w> at their end; special tokens as they are.
+        vocabulary = tokenizer.get_vocab()
+        self._words = pa.array(
+            sorted({token.removesuffix("</w>") for token in vocabulary if _is_word(token)})
+        )
+        self._known: dict[str, list[int]] = {}
+
+    def has(self, words: pa.Array) -> pa.Array:
+        return pc.is_in(pc.utf8_lower(words), self._words)
+
+    def tokens(self, text: str) -> list[int]:
+        """Ids of a text, without unknown ones."""
+        if text not in self._known:
+            if len(self._known) > 100_000:
+                self._known.clear()
+            ids = self._tokenizer(text, add_special_tokens=False).input_ids
+            self._known[text] = [token for token in ids if token != self._tokenizer.unk_token_id]
+        return self._known[text]
+
+
+def _is_word(token: str) -> bool:
+    return token.endswith("</w>") or token.startswith("<|")

@@ -6,6 +6,7 @@ import re
 from urllib.parse import urlsplit, urlunsplit
 
 _USERINFO = re.compile(r"(?<=://)[^/?#\s]*@")
+_QUERY = re.compile(r"(?<=: )(/[^\s?]*)\?\S*")  # urllib3 names host and path apart
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://[^\s'\"<>]+")
 
 
@@ -22,7 +23,7 @@ def shown(uri: str) -> str:
 
 def shown_in(text: str) -> str:
     """A message of somebody else's library with every URI in it replaced by `shown(uri)`."""
-    return _URI.sub(lambda match: shown(match.group()), text)
+    return _QUERY.sub(r"\1", _URI.sub(lambda match: shown(match.group()), text))
 
 
 def _shown_link(link: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -83,16 +84,14 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         log.close()
 
 
-@pytest.mark.slow
-def test_a_submitted_job(head: str, tmp_path: Path, tiny_sd: Path, tiny_clip: Path) -> None:
-    """The command of the README's first line, on a cluster that is running."""
-    manifest = examples.write_manifest(tmp_path / "data", 3)
-    settings = examples.settings(tiny_sd, tiny_clip, "service.workers=2")
-    options = [part for setting in settings for part in ("--set", setting)]
-    done = subprocess.run(
+def submit(head: str, folder: Path, options: list[str], *more: str) -> subprocess.CompletedProcess[str]:
+    """`ray job submit` of the README's first line."""
+    settings = [part for option in options for part in ("--set", option)]
+    return subprocess.run(
         [
-            *(RAY, "job", "submit", "--address", head, "--working-dir", ".", "--"),
-            *("python", "jobs/invert_many.py", str(manifest), "-o", str(tmp_path / "out"), *options),
+            *(RAY, "job", "submit", "--address", head, "--working-dir", ".", *more, "--"),
+            *("python", "jobs/invert_many.py", str(folder / "data" / "manifest.parquet")),
+            *("-o", str(folder / "out"), *settings),
         ],
         cwd=REPOSITORY,
         env={**os.environ, "RAY_AUTH_MODE": "disabled"},
@@ -100,10 +99,35 @@ def test_a_submitted_job(head: str, tmp_path: Path, tiny_sd: Path, tiny_clip: Pa
         text=True,
         timeout=400,
     )
+
+
+@pytest.mark.slow
+def test_a_submitted_job(head: str, tmp_path: Path, tiny_sd: Path, tiny_clip: Path) -> None:
+    """The command of the README's first line, on a cluster that is running; stopped, and submitted again."""
+    examples.write_manifest(tmp_path / "data", 3)
+    options = examples.settings(
+        tiny_sd, tiny_clip, "service.workers=2", "service.checkpoint_every_s=0.2", "training.steps=400"
+    )
+    begun = submit(head, tmp_path, options, "--no-wait", "--submission-id", "first")
+    assert begun.returncode == 0, begun.stdout + begun.stderr
+    deadline = time.monotonic() + 300
+    while not list((tmp_path / "out").glob("concepts/*/checkpoint.safetensors")):
+        assert time.monotonic() < deadline, "no checkpoint"
+        time.sleep(0.05)
+    stopped = subprocess.run(
+        [RAY, "job", "stop", "--address", head, "first"], capture_output=True, text=True, timeout=60
+    )
+    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+    log = (tmp_path / "out" / "job.log").read_text()
+    assert "stopping: the workers write checkpoints" in log
+
+    done = submit(head, tmp_path, options)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Ray: the running cluster, 1 node" in done.stdout
-    assert "3 of 3 concepts learned" in done.stdout
+    assert re.search(r"\d of \d concepts? learned in .* 0 failed", done.stdout)
     assert pq.read_table(tmp_path / "out" / "results.parquet").num_rows == 3
+    again = (tmp_path / "out" / "job.log").read_text()[len(log) :]
+    assert re.search(r"from step [1-9]\d* of 400", again), "something went on from a checkpoint"
 
 
 def test_a_ray_that_does_not_come_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ with captured(Path(sys.argv[1]), verbose=sys.argv[2] == "verbose") as console:
     print("noise of a library")
     sys.stderr.write("noise on stderr\\n")
     logging.getLogger("x").info("logged by a library at https://me:secret@host/")
-    subprocess.run(["sh", "-c", "echo noise of a child"])
+    subprocess.run(["sh", "-c", "echo noise of a child at ftp://me:secret@host/"])
     os.write(2, b"noise of C++\\n")
 print("after")
 """
@@ -53,6 +53,7 @@ def test_verbose_shows_all_and_logs_all(tmp_path: Path) -> None:
     assert out == "before\nours [1/2]\nafter\n"
     assert all(line in err for line in NOISE)
     assert all(line in log for line in ("ours [1/2]", *NOISE))
+    assert "secret" not in err + log
 
 
 def test_the_log_goes_on(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,10 @@ class Rows:
         self._changes = changes
         self.pulled = 0
 
-    def iter_rows(self) -> Iterator[dict[str, Any]]:
+    def iter_rows(self, wanted: Collection[str]) -> Iterator[dict[str, Any]]:
         for index in range(self._count):
+            if f"c{index}" not in wanted:
+                continue
             self.pulled += 1
             row = {"concept_id": f"c{index}", "steps": 10, "concept": b"x", "error": "", "done": False}
             yield {**row, **self._changes}
@@ -35,12 +37,16 @@ class Rows:
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     monkeypatch.setattr(feeds.ray, "put", lambda payload: payload)
     monkeypatch.setattr(feeds, "_TICK_S", 0.02)
+    monkeypatch.setattr(feeds, "_DRAIN_TICK_S", 0.02)
+    monkeypatch.setattr(feeds, "_READ_WAIT_S", 0.02)
     return Store(str(tmp_path))
 
 
-def make(rows: Rows, store: Store, ahead: int = 4, lease_timeout_s: float = 60) -> Feed:
+def make(rows: Rows, store: Store, ahead: int = 4, lease_timeout_s: float = 60, **options: Any) -> Feed:
     keys = {f"c{index}": Key(f"row {index}", f"stamp {index}") for index in range(100)}
-    return Feed(rows, keys, store.uri, ahead=ahead, lease_timeout_s=lease_timeout_s, max_attempts=2)
+    return Feed(
+        rows, keys, store.uri, ahead=ahead, lease_timeout_s=lease_timeout_s, max_attempts=2, **options
+    )
 
 
 def wait_for(condition: Callable[[], Any]) -> None:
@@ -127,7 +133,7 @@ def test_what_is_recognised_is_not_read_again(store: Store) -> None:
 
 def test_an_unreadable_manifest_ends_the_job(store: Store) -> None:
     class Broken(Rows):
-        def iter_rows(self) -> Iterator[dict[str, Any]]:
+        def iter_rows(self, wanted: Collection[str]) -> Iterator[dict[str, Any]]:
             raise OSError("connection reset")
 
     feed = make(Broken(1), store)
@@ -170,3 +176,89 @@ def test_silent_workers_are_noticed_without_others_asking(store: Store) -> None:
     feed = make(Rows(1), store, lease_timeout_s=0.2)
     wait_for(lambda: feed.take("w", 1).leases or feed.status(0).running)
     wait_for(lambda: not feed.status(0).running)
+
+
+def test_reading_that_fails_begins_again_at_what_is_left(store: Store) -> None:
+    class Resets(Rows):
+        fails = 2
+
+        def iter_rows(self, wanted: Collection[str]) -> Iterator[dict[str, Any]]:
+            for row in super().iter_rows(wanted):
+                yield row
+                if row["concept_id"] == "c1" and self.fails:
+                    self.fails -= 1
+                    raise OSError("connection reset")
+
+    rows = Resets(4)
+    feed = make(rows, store, ahead=16)
+    wait_for(lambda: len(feed.take("w", 4).leases) == 4 or feed.status(0).running == 4)
+    assert rows.pulled == 4, "c0 and c1 were not read again"
+    for index in range(4):
+        feed.ack("w", f"c{index}")
+    wait_for(lambda: feed.status(0).over)
+    assert feed.status(0).done == 4
+
+
+def test_a_restarted_feed_finds_all_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is done and failed by the store, what is in work by the heartbeats, the rest by the manifest."""
+    first = make(Rows(6), store, ahead=16)
+    wait_for(lambda: len(first.take("w", 2).leases) == 2 or first.status(0).running == 2)
+    began = time.time()
+    examples.finish(store, "c0", row_fingerprint="row 0", images_stamp="stamp 0")
+    examples.finish(store, "c1", row_fingerprint="of another configuration", images_stamp="stamp 1")
+    store.fail("c2", {"error": "not finite", "time": began + 1})
+    store.fail("c3", {"error": "of an earlier job", "time": began - 100})
+    cursor = first.status(0).cursor
+
+    monkeypatch.setattr(feeds, "_was_restarted", lambda: True)
+    rows = Rows(6)
+    feed = make(rows, store, ahead=16, began=began)
+    wait_for(lambda: feed.status(0).failed == 1)
+    assert not feed.beat("w", {"c4": 7}, 7).lost, "the worker keeps what it has"
+    wait_for(lambda: feed.status(0).running == 1)
+    taken: list[str] = []
+    feed.beat("w", {"c4": 8}, 8)
+    feed.ack("w", "c4")
+    while not (answer := feed.take("v", 9)).over:
+        for lease in answer.leases:
+            feed.ack("v", lease.concept_id)
+            taken.append(lease.concept_id)
+    assert sorted(taken) == ["c1", "c3", "c5"]
+    assert rows.pulled == 4, "what is over was not prepared again"
+    wait_for(lambda: feed.status(0).over)
+    status = feed.status(cursor)
+    assert (status.done, status.failed) == (5, 1)
+    assert {event.concept_id for event in status.events} == {f"c{index}" for index in range(6)}
+
+
+def test_no_leases_to_a_node_that_is_about_to_go(store: Store) -> None:
+    draining: set[str] = set()
+    feed = make(Rows(2), store, find_draining=lambda: draining)
+    assert not feed.beat("w", {}, 0, "node-1").stop
+    assert not feed.beat("v", {}, 0, "node-2").stop
+    draining.add("node-1")
+    wait_for(lambda: feed.beat("w", {}, 0, "node-1").stop)
+    assert not feed.beat("v", {}, 0, "node-2").stop
+    answer = feed.take("w", 1)
+    assert answer.over
+    assert not answer.leases
+    wait_for(lambda: feed.take("v", 2).leases)
+
+
+def test_the_tail(store: Store) -> None:
+    """Nothing is left but what others learn: more workers aren't wanted, until one of those is lost."""
+    feed = make(Rows(2), store, lease_timeout_s=0.3)
+    assert feed.wants_workers()
+    wait_for(lambda: len(feed.take("w", 2).leases) == 2 or feed.status(0).running == 2)
+    wait_for(lambda: not feed.wants_workers())
+    answer = feed.take("v", 1)
+    assert answer.at_tail
+    assert not answer.over
+    wait_for(feed.wants_workers)
+
+
+def test_a_store_that_refuses_ends_the_job(store: Store) -> None:
+    feed = make(Rows(1), store)
+    feed.halt("the output s3://b/x: access denied")
+    assert feed.status(0).problem == "the output s3://b/x: access denied"
+    assert feed.take("w", 1).over

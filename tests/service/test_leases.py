@@ -150,9 +150,20 @@ def test_a_suspect_works_alone() -> None:
     assert ids(leases.take("v", 2)) == ["c3"], "not beside others"
 
 
+def test_back_from_silence_it_keeps_what_nobody_took() -> None:
+    leases, clock = make(2)
+    leases.take("w", 2)
+    clock.now = 11
+    assert ids(leases.take("v", 1)) == ["c0"]
+    assert leases.beat("w", {"c0": 5, "c1": 5}, 10) == ["c0"]
+    assert leases.take("v", 1) == [], "c1 is the first one's again"
+
+
 def test_giving_back_what_came_back() -> None:
-    """A worker that was silent too long hears "lost" after it got the same concept anew: it must not hang."""
+    """A suspect that its silent worker got anew, hearing only then that it had lost it: it must not hang."""
     leases, clock = make(1)
+    leases.take("w", 1)
+    leases.leave("w", "crash")
     leases.take("w", 1)
     clock.now = 11
     assert leases.beat("w", {"c0": 1}, 1) == ["c0"]
@@ -161,6 +172,54 @@ def test_giving_back_what_came_back() -> None:
     assert ids(leases.take("v", 1)) == ["c0"]
     leases.give_back("w", "c0")
     assert leases.take("w", 1) == [], "it is the other's now"
+
+
+def test_longest_first_but_those_begun_before_all() -> None:
+    leases = Leases(10, 3, Clock())
+    for concept_id, steps in (("short", 10), ("long", 500), ("middle", 100), ("other", 100)):
+        leases.offer(concept_id, None, steps)
+    assert ids(leases.take("w", 1)) == ["long"]
+    leases.ack("w", "long")
+    leases.take("w", 3)
+    leases.give_back("w", "short")
+    leases.give_back("w", "other")
+    leases.offer("longest", None, 1000)
+    assert ids(leases.take("w", 3)) == ["other", "short", "longest"]
+
+
+def test_a_new_table_learns_from_heartbeats_who_has_what() -> None:
+    """The feed's process died; workers went on meanwhile."""
+    leases = Leases(10, 3, Clock())
+    assert leases.beat("w", {"a": 40, "b": 3}, 43) == []
+    leases.ack("w", "b")
+    for concept_id in ("a", "b", "c"):
+        leases.offer(concept_id, None, 100)
+    leases.close()
+    assert ids(leases.take("v", 5)) == ["c"]
+    assert (leases.done, leases.running) == (1, 2)
+    leases.fail("w", "a", "not finite")
+    leases.ack("v", "c")
+    assert leases.over
+    assert (leases.done, leases.failed) == (2, 1)
+
+
+def test_what_a_new_table_never_hears_of_is_dropped() -> None:
+    leases = Leases(10, 3, Clock())
+    assert leases.beat("w", {"removed": 40}, 40) == []
+    leases.close()
+    assert leases.beat("w", {"removed": 41}, 41) == ["removed"]
+    assert leases.over
+
+
+def test_steps_that_had_to_be_taken_again() -> None:
+    leases, _ = make(1)
+    leases.take("w", 1)
+    leases.beat("w", {"c0": 40}, 40)
+    leases.leave("w", "crash")
+    leases.take("v", 1)
+    leases.beat("v", {"c0": 31}, 1)
+    leases.beat("v", {"c0": 35}, 5)
+    assert leases.steps_redone == 9
 
 
 def test_steps_for_the_progress_line() -> None:

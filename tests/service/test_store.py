@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import fsspec
 import pytest
 
 from tests.service import examples
-from textinv_ray.service.store import Store, sample_name
+from textinv_ray.service.store import Store, StoreError, sample_name
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -112,10 +113,10 @@ def test_no_half_written_local_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     store.write("job.json", b"old")
 
     def replace(*_: Any) -> None:
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("os.replace", replace)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(StoreError, match=r"job\.json: no space left"):
         store.write("job.json", b"new")
     assert store.read("job.json") == b"old"
     assert store.names(".") == ["job.json"]

@@ -78,6 +78,10 @@ def test_away_for_good() -> None:
     assert not tracker.finish(0.3)
     assert time.monotonic() - began < 3
     assert len(said) == 1
+    view.away = False
+    tracker._thread.join(5)
+    assert not tracker._thread.is_alive()
+    assert view.updated == [], "who gave up doesn't write beside the one who catches up"
 
 
 def test_slow_is_not_away() -> None:

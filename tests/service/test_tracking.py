@@ -2,84 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.service import examples
+from tests.service.mlflow import Database, Server
 from textinv_ray import manifest as manifests
 from textinv_ray.config import JobConfig
 from textinv_ray.service import job, models, plan
 from textinv_ray.service.store import Store
 from textinv_ray.service.tracking import CONCEPT, View, ui_command
-
-
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made once: creating the tables takes seconds."""
-    from mlflow import MlflowClient
-
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
-class Database:
-    """A fresh MLflow database, and what is in it."""
-
-    def __init__(self, template: Path, folder: Path) -> None:
-        folder.mkdir(parents=True)
-        shutil.copy(template, folder / "mlflow.db")
-        self.uri = f"sqlite:///{folder / 'mlflow.db'}"
-
-    def runs(self) -> list[Any]:
-        from mlflow import MlflowClient
-
-        client = MlflowClient(self.uri)
-        experiment = client.get_experiment_by_name("textinv")
-        return list(client.search_runs([experiment.experiment_id])) if experiment else []
-
-    def content(self) -> dict[str, Any]:
-        """Everything that people see, by run name: no ids and no times of writing."""
-        from mlflow import MlflowClient
-
-        client = MlflowClient(self.uri)
-        content: dict[str, Any] = {}
-        for run in self.runs():
-            assert run.info.run_name not in content, "doubled"
-            metrics = {
-                name: [
-                    (point.step, point.value, point.timestamp)
-                    for point in client.get_metric_history(run.info.run_id, name)
-                ]
-                for name in run.data.metrics
-            }
-            files = [
-                entry.path
-                for folder in ("", "images")
-                for entry in client.list_artifacts(run.info.run_id, folder)
-            ]
-            tags = {name: value for name, value in run.data.tags.items() if name != "mlflow.parentRunId"}
-            content[run.info.run_name] = {
-                "status": run.info.status,
-                "start": run.info.start_time,
-                "params": run.data.params,
-                "metrics": metrics,
-                "tags": tags,
-                # images/samples+step+2+timestamp+1700000002000+<random>.png
-                "files": sorted("+".join(name.split("+")[:5]) for name in files),
-            }
-        return content
 
 
 @pytest.fixture
@@ -282,42 +216,11 @@ def test_how_to_open_it() -> None:
     assert ui_command("https://me:secret@host/") == "open https://host/"
 
 
-@pytest.fixture
-def server(empty_database: Path, tmp_path: Path) -> Iterator[Database]:
-    """A real `mlflow server` with a database of its own."""
-    database = Database(empty_database, tmp_path / "server")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = f"""server --backend-store-uri {database.uri} --artifacts-destination {tmp_path / "artifacts"}
-        --host 127.0.0.1 --port {port} --workers 1"""
-    process = subprocess.Popen(
-        [str(Path(sys.executable).with_name("mlflow")), *command.split()],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
-                break
-            except OSError:
-                assert process.poll() is None
-                time.sleep(0.3)
-        database.uri = f"http://127.0.0.1:{port}"
-        yield database
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
-
-
 @pytest.mark.slow
-def test_a_tracking_server_gets_the_same(store: Store, database: Database, server: Database) -> None:
+def test_a_tracking_server_gets_the_same(store: Store, database: Database, server: Server) -> None:
     examples.finish(store, "a")
     store.fail("c", {"error": "x", "time": 5.0})
     write_view(store, database)
-    write_view(store, server)
-    write_view(store, server)
-    assert server.content() == database.content()
+    write_view(store, server.view)
+    write_view(store, server.view)
+    assert server.view.content() == database.content()

@@ -4,72 +4,25 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-import safetensors.numpy
+import torch
 
 from tests import tiny
 from tests.service import examples
-from textinv_ray.concept import Concept
+from tests.service.bench import Bench, over, wait_for
 from textinv_ray.config import JobConfig
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.pack import Pack
 from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.inversion.task import ConceptTask
-from textinv_ray.service.feed import Feed
-from textinv_ray.service.history import History
-from textinv_ray.service.plan import Key
-from textinv_ray.service.store import Store
+from textinv_ray.service.store import Store, StoreError
 from textinv_ray.service.worker import Worker
 
 pytestmark = pytest.mark.usefixtures("local_ray")
-
-
-class Rows:
-    """Prepared rows, as Ray Data would stream them."""
-
-    def __init__(self, concepts: Iterable[Concept], errors: Iterable[str] = ()) -> None:
-        self._rows = [
-            {
-                "concept_id": c.concept_id,
-                "steps": c.steps,
-                "concept": c.to_row()["concept"],
-                "error": "",
-                "done": False,
-            }
-            for c in concepts
-        ]
-        self._rows += [
-            {
-                "concept_id": name,
-                "steps": 5,
-                "concept": b"",
-                "error": "image x.png: is truncated",
-                "done": False,
-            }
-            for name in errors
-        ]
-
-    def iter_rows(self) -> Iterator[dict[str, Any]]:
-        return iter(self._rows)
-
-
-class Handle:
-    """Calls a Feed of this process as if it were an actor: starting one for each test would take minutes."""
-
-    def __init__(self, feed: Feed) -> None:
-        self._feed = feed
-
-    def __getattr__(self, name: str) -> Any:
-        import ray
-
-        method = getattr(self._feed, name)
-        return SimpleNamespace(remote=lambda *args: ray.put(method(*args)))
 
 
 @pytest.fixture(scope="module")
@@ -96,77 +49,6 @@ def config(tiny_sd: Path, tiny_clip: Path) -> JobConfig:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(str(tmp_path))
-
-
-class Bench:
-    """A feed and the means to work on it."""
-
-    def __init__(self, backbone: Backbone, scorer: Scorer, config: JobConfig, store: Store) -> None:
-        self.backbone, self.scorer, self.config, self.store = backbone, scorer, config, store
-
-    def feed(self, concepts: Iterable[Concept], errors: Iterable[str] = ()) -> Any:
-        concepts = list(concepts)
-        keys = {concept.concept_id: Key(concept.row_fingerprint, "stamp") for concept in concepts}
-        keys |= {name: Key("row", "stamp") for name in errors}
-        service = self.config.service
-        return Handle(
-            Feed(
-                Rows(concepts, errors),
-                keys,
-                self.store.uri,
-                ahead=16,
-                lease_timeout_s=service.lease_timeout_s,
-                max_attempts=service.max_attempts,
-            )
-        )
-
-    def worker(self, feed: Any) -> Worker:
-        return Worker(feed, self.store, self.backbone, self.scorer, self.config)
-
-    def learn(self, concepts: Iterable[Concept], errors: Iterable[str] = ()) -> Any:
-        """Runs one worker to the end. Returns the feed's last status."""
-        feed = self.feed(concepts, errors)
-        self.worker(feed).run()
-        return over(feed)
-
-    def vectors(self, concept_id: str) -> np.ndarray:
-        data = self.store.read_concept(concept_id, "learned_embeds.safetensors")
-        assert data is not None
-        (found,) = safetensors.numpy.load(data).values()
-        return found
-
-    def alone(self, concept: Concept) -> np.ndarray:
-        """What the engine learns without any service."""
-        pack = Pack(self.backbone, self.config, 1)
-        task = ConceptTask(concept, self.backbone, self.config)
-        pack.add(task)
-        while pack.tasks:
-            pack.step()
-        return task.vectors.numpy()
-
-    def history(self, concept_id: str) -> History:
-        data = self.store.read_concept(concept_id, "history.parquet")
-        assert data is not None
-        return History.from_bytes(data)
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 60) -> Any:
-    """What the condition gives once it is true."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.05)
-    raise AssertionError("waited in vain")
-
-
-def over(feed: Any) -> Any:
-    """The feed's status once it has published everything."""
-    import ray
-
-    wait_for(lambda: ray.get(feed.status.remote(0)).over)
-    return ray.get(feed.status.remote(0))
 
 
 @pytest.fixture
@@ -300,6 +182,21 @@ def test_a_silent_worker_loses_its_concepts_and_its_late_result_is_harmless(
     np.testing.assert_allclose(bench.vectors("concept-0"), bench.alone(concept), atol=1e-6)
 
 
+def test_lost_between_the_result_and_its_word_of_it(bench: Bench) -> None:
+    """The concept is done by the store: the next worker says so, and does nothing."""
+    import ray
+
+    concept = tiny.concept(0)
+    bench.learn([concept])
+    before = bench.store.result("concept-0")
+    feed = bench.feed([concept])
+    wait_for(lambda: ray.get(feed.take.remote("first", 1)).leases or ray.get(feed.status.remote(0)).running)
+    ray.get(feed.leave.remote("first", "killed"))
+    bench.worker(feed).run()
+    assert over(feed).done == 1
+    assert bench.store.result("concept-0") == before
+
+
 def test_told_to_stop_it_leaves_checkpoints(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 
@@ -358,15 +255,132 @@ def test_a_damaged_checkpoint_is_not_trusted(bench: Bench, damaged: bytes) -> No
     np.testing.assert_allclose(bench.vectors("concept-0"), bench.alone(concept), atol=1e-6)
 
 
-def test_a_store_that_refuses_takes_the_worker_down_but_loses_nothing(
+def test_a_store_that_refuses_ends_the_job_and_loses_nothing(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import ray
+
+    def refuse(*_: Any) -> None:
+        raise StoreError("the output x: access denied", True)
+
     concept = tiny.concept(0)
     feed = bench.feed([concept])
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "finish", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
-        with pytest.raises(OSError, match="no space left"):
-            bench.worker(feed).run()
+        patch.setattr(Store, "finish", refuse)
+        bench.worker(feed).run()
+    assert ray.get(feed.status.remote(0)).problem == "the output x: access denied"
     assert bench.store.result("concept-0") is None
+    feed = bench.feed([concept])
     bench.worker(feed).run()
     assert over(feed).done == 1
+
+
+def run_out_of_memory(monkeypatch: pytest.MonkeyPatch, at: int) -> list[int]:
+    """Lets passes of `at` or more concepts fail as a full device does. Returns the sizes of those that ran."""
+    real, sizes = Pack._losses_and_gradient, []
+
+    def allocate(pack: Pack) -> Any:
+        if len(pack.tasks) >= at and pack.tasks[0].step >= 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        sizes.append(len(pack.tasks))
+        return real(pack)
+
+    monkeypatch.setattr(Pack, "_losses_and_gradient", allocate)
+    return sizes
+
+
+def test_out_of_memory_makes_the_pack_smaller(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    concepts = [tiny.concept(index, steps=8) for index in range(6)]
+    alone = [bench.alone(concept) for concept in concepts]
+    bench.config = bench.config.model_copy(update={"pack": bench.config.pack.model_copy(update={"size": 4})})
+    sizes = run_out_of_memory(monkeypatch, at=3)
+    status = bench.learn(concepts)
+    assert (status.done, status.failed) == (6, 0)
+    assert status.steps_computed == 6 * 8, "nothing was learned twice"
+    full = sizes.index(4)
+    assert max(sizes[full + 4 :]) == 2
+    for concept, vectors in zip(concepts, alone, strict=True):
+        np.testing.assert_allclose(bench.vectors(concept.concept_id), vectors, atol=1e-6)
+
+
+def test_out_of_memory_alone_fails_the_concept(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_out_of_memory(monkeypatch, at=1)
+    status = bench.learn([tiny.concept(0, steps=8), tiny.concept(1, steps=2)])
+    assert (status.done, status.failed) == (1, 1)
+    (failure,) = bench.store.failures()
+    assert "out of memory, though it was alone" in failure["error"]
+
+
+def test_released_when_nothing_is_left_but_what_others_learn(bench: Bench) -> None:
+    import ray
+
+    bench.config = bench.config.model_copy(
+        update={"service": bench.config.service.model_copy(update={"release_after_s": 0.2})}
+    )
+    feed = bench.feed([tiny.concept(0)])
+    wait_for(lambda: ray.get(feed.take.remote("another", 1)).leases or ray.get(feed.status.remote(0)).running)
+    ray.get(feed.beat.remote("another", {"concept-0": 1}, 1))
+    thread = threading.Thread(target=bench.worker(feed).run)
+    thread.start()
+    while thread.is_alive():
+        ray.get(feed.beat.remote("another", {"concept-0": 1}, 1))
+        thread.join(0.1)
+    assert not ray.get(feed.is_over.remote())
+
+
+def test_while_the_store_is_away_steps_go_on_and_one_checkpoint_waits(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    back, started = threading.Event(), threading.Event()
+    real = Store.checkpoint
+
+    def slow(self: Store, *arguments: Any) -> None:
+        started.set()
+        assert back.wait(30)
+        real(self, *arguments)
+
+    monkeypatch.setattr(Store, "checkpoint", slow)
+    feed = bench.feed([tiny.concept(0, steps=200)])
+    worker = bench.worker(feed)
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    assert started.wait(30)
+    (item,) = worker._items.values()
+    step = item.task.step
+    wait_for(lambda: item.task.step > step + 20)
+    assert len(item.writes) <= 3
+    back.set()
+    thread.join(60)
+    assert over(feed).done == 1
+
+
+def test_variants_through_the_service(bench: Bench, store: Store) -> None:
+    """What each started from and ended with is in its result, and what it is compared with was sampled."""
+    neighbour = tuple(tuple(row) for row in np.full((2, 32), 0.125).tolist())
+    concepts = [
+        tiny.concept(0, steps=6, vectors_added_at=(2, 4), regularization_weight=0.5),
+        tiny.concept(1, init_from="vocabulary_mean", initializer_token="", per_image_probability=0.5),
+        tiny.concept(2, init_from="auto", initializer_token="", initializer_candidates=("dog", "house")),
+        tiny.concept(
+            3, init_from="a.safetensors", initializer_token="", initial_vectors=neighbour, num_vectors=2
+        ),
+    ]
+    assert bench.learn(concepts).done == 4
+    found = [store.result(concept.concept_id) for concept in concepts]
+    assert [result["num_vectors"] for result in found if result] == [3, 1, 1, 2]
+    starts = [result["initializer_token"] for result in found if result]
+    assert (starts[:2], starts[3]) == (["cat", "vocabulary_mean"], "a.safetensors")
+    assert starts[2] in ("dog", "house")
+    assert [result["options"] for result in found if result] == [
+        {"vectors_added_at": [2, 4], "regularization_weight": 0.5},
+        {"init_from": "vocabulary_mean", "per_image_probability": 0.5},
+        {"init_from": "auto"},
+        {"init_from": "a.safetensors"},
+    ]
+    for concept, result in zip(concepts, found, strict=True):
+        assert result is not None
+        assert result["sample_steps"][0] == 0
+        assert result["clip_image_similarity_initializer"] is not None
+        vectors = bench.vectors(concept.concept_id)
+        assert vectors.shape == (result["num_vectors"], 32)
+        np.testing.assert_allclose(vectors, bench.alone(concept), atol=1e-5)

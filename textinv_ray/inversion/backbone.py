@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -108,6 +109,17 @@ class Backbone:
     def vocabulary_size(self) -> int:
         """Rows of the frozen embedding table; ids from here on are learned words."""
         return int(self.text_encoder.get_input_embeddings().num_embeddings)
+
+    @cached_property
+    def vocabulary_mean(self) -> Tensor:
+        """Mean of the frozen embedding table: (D,) in `word_dtype`."""
+        return self.text_encoder.get_input_embeddings().weight.data.mean(dim=0, dtype=self.word_dtype)
+
+    @cached_property
+    def vocabulary_norm(self) -> float:
+        """Mean norm of the rows of the frozen embedding table."""
+        table = self.text_encoder.get_input_embeddings().weight.data
+        return float(torch.linalg.vector_norm(table, dim=1, dtype=self.word_dtype).mean())
 
     @property
     def max_tokens(self) -> int:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from textinv_ray.config import JobConfig, TrainingConfig
+from textinv_ray.inversion import penalties
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.task import ConceptTask, learning_rate
 
@@ -60,20 +61,26 @@ class Pack:
         When this raises (out of memory), no concept has changed, and fewer of them can go on.
         """
         losses, gradient = self._losses_and_gradient()
-        tasks = self.tasks
+        tasks, tensors = self.tasks, self._tensors
         rates = [
             learning_rate(task.step, task.steps, task.concept.learning_rate, self.training) for task in tasks
         ]
         steps = torch.tensor([task.step for task in tasks])
+        steps_on_device = self._to_device(steps)
+        joins_in = tensors["joins_at"] - steps_on_device[self._concept_of_row]
+        absent, made = joins_in > 0, tensors["updates"][self._concept_of_row]
+        tensors["updates_before"].copy_(torch.where(joins_in >= 0, made, tensors["updates_before"]))
         update(
-            self._tensors,
-            gradient,
+            tensors,
+            gradient + self._penalty_gradient(absent),
             losses,
             concept_of_row=self._concept_of_row,
             rates=self._to_device(torch.tensor(rates, dtype=self.backbone.word_dtype)),
-            steps=self._to_device(steps),
+            steps=steps_on_device,
             training=self.training,
             scaled=self.backbone.dtype == torch.float16,
+            updates_before=tensors["updates_before"],
+            rescale_to=torch.where(absent[:, None], 0, self._norms),
         )
         self._tensors["losses"][self._to_device(steps + self._first_loss)] = losses
         for task in tasks:
@@ -103,6 +110,17 @@ class Pack:
         )
         (gradient,) = torch.autograd.grad((losses * tensors["loss_scale"]).sum(), rows)
         return losses.detach(), gradient
+
+    def _penalty_gradient(self, absent: Tensor) -> Tensor:
+        """What the options of each concept add to the gradient (R, D), at its loss scale; 0 for most.
+
+        absent: bool (R,), the vectors that have not joined their words yet.
+        """
+        vectors = self._tensors["vectors"]
+        gradient = penalties.regularization_gradient(vectors, self._tensors["initial"], self._regularization)
+        gradient += penalties.norm_gradient(vectors, self.backbone.vocabulary_norm, self._norm_weight)
+        scale = self._tensors["loss_scale"][self._concept_of_row]
+        return torch.where(absent, 0, scale)[:, None] * gradient
 
     def _leavers(self) -> list[ConceptTask]:
         """Takes out the concepts that are done or have failed."""
@@ -153,7 +171,20 @@ class Pack:
         self._concept_of_sample = self._to_device(concept_of_sample)
         self._batch_size_of_sample = self._to_device(batch_sizes[concept_of_sample])
         self._first_row = self._to_device(starts("vectors")[concept_of_sample])
-        self._concept_of_row = self._to_device(concepts.repeat_interleave(torch.tensor(lengths["vectors"])))
+        rows = torch.tensor(lengths["vectors"])
+        self._concept_of_row = self._to_device(concepts.repeat_interleave(rows))
+
+        def of_rows(values: list[float]) -> Tensor:
+            of_concepts = torch.tensor(values, dtype=self.backbone.word_dtype)
+            return self._to_device(of_concepts.repeat_interleave(rows))[:, None]
+
+        options = [task.concept for task in tasks]
+        self._regularization = of_rows([concept.regularization_weight for concept in options])
+        self._norm_weight = of_rows(
+            [concept.norm_weight * (concept.norm_control == "regularize") for concept in options]
+        )
+        norm = self.backbone.vocabulary_norm
+        self._norms = of_rows([norm * (concept.norm_control == "rescale") for concept in options])
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         """To the model's device, without waiting for it."""
@@ -173,6 +204,8 @@ def update(
     steps: Tensor,
     training: TrainingConfig,
     scaled: bool,
+    updates_before: Tensor | None = None,
+    rescale_to: Tensor | None = None,
 ) -> None:
     """Updates the words of K concepts in place: unscale, check, clip and Adam, all per concept.
 
@@ -182,6 +215,8 @@ def update(
 
     state: the tensors of `ConceptTask`, stacked. gradient: (R, D), of losses times loss scale. losses, rates,
     steps: (K,). concept_of_row: int64 (R,). scaled: whether there is a dynamic loss scale (half precision).
+    updates_before: int64 (R,), how many updates of its concept came before a vector's first; none: 0.
+    rescale_to: (R, 1), the norm that each vector is rescaled to afterwards, where it isn't 0.
     """
     scale = state["loss_scale"]
     gradient = gradient / scale[concept_of_row, None]
@@ -193,16 +228,20 @@ def update(
         gradient = gradient * (training.max_grad_norm / (norms + 1e-6)).clamp(max=1)[concept_of_row, None]
 
     updates = state["updates"] + 1
-    moved = adam(
+    updates_of_row = updates[concept_of_row] - (0 if updates_before is None else updates_before)
+    vectors, exp_avg, exp_avg_sq = adam(
         state["vectors"],
         gradient,
         state["exp_avg"],
         state["exp_avg_sq"],
-        updates=updates[concept_of_row, None],
+        updates=updates_of_row[:, None],
         rate=rates[concept_of_row, None],
         training=training,
     )
-    for name, value in zip(("vectors", "exp_avg", "exp_avg_sq"), moved, strict=True):
+    if rescale_to is not None:
+        vectors = penalties.rescaled(vectors, rescale_to)
+    moved = {"vectors": vectors, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
+    for name, value in moved.items():
         state[name].copy_(torch.where(taken[concept_of_row, None], value, state[name]))
     state["updates"].copy_(torch.where(taken, updates, state["updates"]))
 
@@ -261,6 +300,13 @@ def choose_pack_size(backbone: Backbone, sample_task: ConceptTask, config: JobCo
             break
         best, best_speed, size = size, speed, size * 2
     return best
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, on the device or (where torch has no class for it) on the CPU."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
 
 
 def _steps_per_second(

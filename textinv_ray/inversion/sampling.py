@@ -36,9 +36,21 @@ def sample_images(
 
 @torch.no_grad()
 def sample_ids(
-    backbone: Backbone, input_ids: Tensor, rows: Tensor | None, seeds: Sequence[int], config: ReviewConfig
+    backbone: Backbone,
+    input_ids: Tensor,
+    rows: Tensor | None,
+    seeds: Sequence[int],
+    config: ReviewConfig,
+    *,
+    negative_ids: Tensor | None = None,
+    side: int | None = None,
 ) -> np.ndarray:
-    """The same for tokenised prompts: int64 (n, L), with ids beyond the vocabulary for `rows` (R, D)."""
+    """The same for tokenised prompts: int64 (n, L), with ids beyond the vocabulary for `rows` (R, D).
+
+    negative_ids: int64 (n, L), what guidance leads away from; none: the empty prompt. side: of the square
+    images in pixels, a multiple of 8; none: the model's own.
+    """
+    side = side or backbone.resolution
     pipeline = StableDiffusionPipeline(
         vae=backbone.vae,
         text_encoder=backbone.text_encoder,
@@ -52,14 +64,19 @@ def sample_ids(
     pipeline.set_progress_bar_config(disable=True)
     rows = None if rows is None else rows.to(backbone.device, backbone.word_dtype)
     unconditional = backbone.encode_prompts(words.tokenize(backbone, [""]).to(backbone.device))
-    size = _batch_size(backbone)
+    size = _batch_size(side)
     batches = []
     for start in range(0, len(input_ids), size):
         ids = input_ids[start : start + size].to(backbone.device)
+        negative = unconditional.expand(len(ids), -1, -1)
+        if negative_ids is not None:
+            negative = backbone.encode_prompts(negative_ids[start : start + size].to(backbone.device), rows)
         batches.append(
             pipeline(
                 prompt_embeds=backbone.encode_prompts(ids, rows),
-                negative_prompt_embeds=unconditional.expand(len(ids), -1, -1),
+                negative_prompt_embeds=negative,
+                height=side,
+                width=side,
                 # One generator per image, on the CPU: a picture depends on its own seed alone, on any device.
                 generator=[torch.Generator().manual_seed(seed) for seed in seeds[start : start + size]],
                 num_inference_steps=config.num_inference_steps,
@@ -67,11 +84,10 @@ def sample_ids(
                 output_type="np",
             ).images
         )
-    side = backbone.resolution
     images = np.concatenate(batches) if batches else np.zeros((0, side, side, 3))
     return (images * 255).round().astype(np.uint8)
 
 
-def _batch_size(backbone: Backbone) -> int:
+def _batch_size(side: int) -> int:
     """8 images of 512 pixels fit beside a pack; of small ones, more than 32 gain nothing."""
-    return min(32, max(1, 8 * 512**2 // backbone.resolution**2))
+    return min(32, max(1, 8 * 512**2 // side**2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from dataclasses import dataclass
@@ -14,10 +15,10 @@ from torch import Tensor
 
 from textinv_ray.concept import Concept
 from textinv_ray.config import JobConfig, TrainingConfig
-from textinv_ray.inversion import words
+from textinv_ray.inversion import initialization, penalties, words
 from textinv_ray.inversion.backbone import Backbone
 
-STATE_FORMAT = "textinv_ray.concept_task.1"
+STATE_FORMAT = "textinv_ray.concept_task.2"
 INITIAL_LOSS_SCALE = 2.0**16
 
 
@@ -43,16 +44,21 @@ class ConceptTask:
 
         Raises ValueError for an initializer without a token and for a prompt that is too long.
         """
-        self.concept = concept
         self.step = 0
         self.failed: str | None = None
         """Why the concept can't be learned, once that is known."""
         self._flip_probability = config.data.flip_probability
         self._timesteps = int(backbone.scheduler.config.num_train_timesteps)
         self._generator = torch.Generator()
+        latents = _cached_latents(concept.images, backbone, flips=self._flip_probability > 0)
+        if concept.init_from == "auto":
+            chosen = initialization.choose_initializer(backbone, concept, latents["latent_means"])
+            concept = dataclasses.replace(concept, initializer_token=chosen)
+        self.concept = concept
+        """What is learned; with the initializer_token that "auto" chose."""
         self.tensors = {
             **_initial_state(concept, backbone),
-            **_cached_latents(concept.images, backbone, flips=self._flip_probability > 0),
+            **latents,
             "prompt_ids": _prompt_ids(concept, backbone),
         }
         """The state (see `state_dict`) and the cached inputs. In a pack, views of the pack's tensors."""
@@ -69,8 +75,27 @@ class ConceptTask:
 
     @property
     def vectors(self) -> Tensor:
-        """The word as it is now: float32 (V, D) on the CPU, a copy."""
-        return self.tensors["vectors"].detach().to("cpu", torch.float32, copy=True)
+        """The word as it is now: float32 (V, D) on the CPU, a copy. V grows at `vectors_added_at`."""
+        return self._word(self.tensors["vectors"], self._stage)
+
+    @property
+    def initial_vectors(self) -> Tensor:
+        """The word as it was before the first step: float32 (V, D) on the CPU, a copy."""
+        return self._word(self.tensors["initial"], stage=0)
+
+    @property
+    def start(self) -> Tensor | None:
+        """What learning is compared with: none for a word or phrase, which stands in prompts as text."""
+        return None if self.concept.initializer_token else self.initial_vectors
+
+    def _word(self, rows: Tensor, stage: int) -> Tensor:
+        count = self.concept.num_vectors + stage
+        return rows[:count].detach().to("cpu", torch.float32, copy=True)
+
+    @property
+    def _stage(self) -> int:
+        """How many vectors were added so far."""
+        return sum(added_at <= self.step for added_at in self.concept.vectors_added_at)
 
     @property
     def loss_history(self) -> Tensor:
@@ -96,6 +121,13 @@ class ConceptTask:
             latents = latents * 2 + (uniform[2] < self._flip_probability).long()
         templates, captions = len(self.concept.templates), len(self.concept.captions)
         prompts = torch.where(image < captions, templates + image, (uniform[3] * templates).long())
+        # Blocks of prompts by stage, and within a stage by the word beside the learned one: none, or an image's.
+        companions = 1 + _image_words(self.concept)
+        block = torch.full_like(prompts, self._stage * companions)
+        if companions > 1:
+            beside = torch.rand(size, generator=generator) < self.concept.per_image_probability
+            block = torch.where(beside, block + 1 + image, block)
+        prompts += block * (templates + captions)
         return Draws(latents, prompts, (uniform[4] * self._timesteps).long(), noise)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -164,6 +196,7 @@ _STATE = (
     "exp_avg",
     "exp_avg_sq",
     "updates",
+    "updates_before",
     "loss_scale",
     "finite_steps",
     "nonfinite_steps",
@@ -173,17 +206,30 @@ _STATE = (
 
 
 def _initial_state(concept: Concept, backbone: Backbone) -> dict[str, Tensor]:
-    """Words and moments (V, D); counters (1,); losses (steps,), in which steps not yet taken are NaN."""
+    """Vectors, moments and where vectors started, all (R, D); counters (1,) and, of each vector, (R,); losses
+    (steps,), in which steps not yet taken are NaN.
+
+    The R rows: the word's vectors in the order in which they join, then one for each image that has a word of
+    its own. These start at the vocabulary's mean, which says nothing yet.
+    """
     words.check_placeholder(backbone.tokenizer, concept.placeholder_token)
-    vectors = words.initial_vectors(backbone, concept.initializer_token, concept.num_vectors)
+    own, images = concept.num_vectors + len(concept.vectors_added_at), _image_words(concept)
+    vectors = initialization.initial_vectors(backbone, concept, own)
+    vectors = torch.cat([vectors, backbone.vocabulary_mean.expand(images, -1)])
+    if concept.norm_control == "rescale":
+        vectors = penalties.rescaled(vectors, vectors.new_tensor([[backbone.vocabulary_norm]]))
     # Gradients of a half-precision model underflow without a loss scale; others need none.
     scale = INITIAL_LOSS_SCALE if backbone.dtype == torch.float16 else 1.0
     count = torch.zeros(1, dtype=torch.int64, device=vectors.device)
     return {
         "vectors": vectors,
+        "initial": vectors.clone(),
+        "joins_at": count.new_tensor([0] * concept.num_vectors + [*concept.vectors_added_at] + [0] * images),
         "exp_avg": torch.zeros_like(vectors),
         "exp_avg_sq": torch.zeros_like(vectors),
         "updates": count,
+        # The concept's updates before each vector's first: Adam's bias correction counts from there.
+        "updates_before": count.new_zeros(own + images),
         "loss_scale": vectors.new_full((1,), scale),
         "finite_steps": count.clone(),
         "nonfinite_steps": count.clone(),
@@ -203,15 +249,32 @@ def _cached_latents(images: np.ndarray, backbone: Backbone, flips: bool) -> dict
     return {"latent_means": means, "latent_stds": stds}
 
 
+def _image_words(concept: Concept) -> int:
+    """Number of images that have a word of their own: all or none."""
+    return len(concept.images) if concept.per_image_probability > 0 else 0
+
+
 def _prompt_ids(concept: Concept, backbone: Backbone) -> Tensor:
-    """int64 (templates + captions, L), on the model's device."""
+    """int64 (stages * (1 + image words) * (templates + captions), L), on the model's device.
+
+    For each number of vectors that the word has in turn: all prompts with the word alone, then all with the
+    first image's word beside it ("a photo of {} with S_1": Gal et al. 2022, "Per-image tokens"), and so on.
+    """
     word = concept.placeholder_token
-    prompts = [words.fill(prompt, word) for prompt in concept.templates + concept.captions]
-    ids = words.tokenize(backbone, prompts, {word: concept.num_vectors})
-    for prompt, line in zip(prompts, ids, strict=True):
-        if line.max() < backbone.vocabulary_size:
-            raise ValueError(f"the prompt {prompt!r} doesn't contain the word {word!r}")
-    return ids.to(backbone.device)
+    # Characters for private use, which no prompt has in it
+    image_words = {f"\ue000image {index}\ue001": 1 for index in range(_image_words(concept))}
+    filled = [word, *(f"{word} with {image_word}" for image_word in image_words)]
+    prompts = [words.fill(prompt, by) for by in filled for prompt in concept.templates + concept.captions]
+    stages = []
+    for absent in range(len(concept.vectors_added_at), -1, -1):
+        count = concept.num_vectors + len(concept.vectors_added_at) - absent
+        ids = words.tokenize(backbone, prompts, {word: count, **image_words})
+        for prompt, line in zip(prompts, ids, strict=True):
+            if line.max() < backbone.vocabulary_size:
+                raise ValueError(f"the prompt {prompt!r} doesn't contain the word {word!r}")
+        # Rows of vectors that aren't there yet lie between the word's and the images'.
+        stages.append(torch.where(ids >= backbone.vocabulary_size + count, ids + absent, ids))
+    return torch.cat(stages).to(backbone.device)
 
 
 def learning_rate(step: int, steps: int, base: float, training: TrainingConfig) -> float:

@@ -68,17 +68,28 @@ def fill(template: str, placeholder_token: str) -> str:
 
 
 def initial_vectors(backbone: Backbone, initializer_token: str, num_vectors: int) -> Tensor:
-    """Where learning starts, the embeddings of a word or phrase: (V, D) in `word_dtype`, on the device.
+    """The embeddings of a word or phrase as (V, D) in `word_dtype`, on the device. Raises ValueError."""
+    return spread(token_embeddings(backbone, initializer_token), num_vectors)
 
-    With fewer vectors than tokens, each is the mean of a run of them; with more, tokens repeat in order (so a
-    single token is copied V times, as diffusers' script does). Raises ValueError when there is no token.
+
+def token_embeddings(backbone: Backbone, initializer_token: str) -> Tensor:
+    """A row for each token of a word or phrase: (tokens, D) in `word_dtype`, on the device.
+
+    Raises ValueError when there is no token.
     """
     ids = backbone.tokenizer(initializer_token, add_special_tokens=False).input_ids
     if not ids:
         raise ValueError(f"the initializer {initializer_token!r} gives no token of the model's vocabulary")
     table = backbone.text_encoder.get_input_embeddings().weight
-    embeddings = table[torch.tensor(ids, device=table.device)].to(backbone.word_dtype)
-    starts = [index * len(ids) // num_vectors for index in range(num_vectors + 1)]
+    return table[torch.tensor(ids, device=table.device)].to(backbone.word_dtype)
+
+
+def spread(embeddings: Tensor, num_vectors: int) -> Tensor:
+    """(n, D) as (V, D). With fewer vectors, each is the mean of a run of them; with more, they repeat in order.
+
+    So a single token is copied V times, as diffusers' script does.
+    """
+    starts = [index * len(embeddings) // num_vectors for index in range(num_vectors + 1)]
     runs = [embeddings[start : max(stop, start + 1)] for start, stop in pairwise(starts)]
     return torch.stack([run.mean(dim=0) for run in runs])
 

@@ -21,6 +21,8 @@ from textinv_ray import uris
 
 _PLAIN_EVERY_S = 15.0  # Between progress lines where there is no terminal.
 _RATE_OVER_S = 90.0
+_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_LONGEST_LINE = 2**20  # bytes
 
 
 @contextlib.contextmanager
@@ -28,48 +30,54 @@ def captured(log: Path, verbose: bool) -> Iterator[Console]:
     """A console for our own lines, while all else that this process and its children print goes to `log`.
 
     Done on file descriptors, because some of it comes from libraries' C++ and from child processes. With
-    `verbose` it is shown too. Our own lines are logged as well.
+    `verbose` it is shown too. Our own lines are logged as well. Credentials in URIs are left out of it all.
     """
     sys.stdout.flush()
     sys.stderr.flush()
     kept_out, kept_err = os.dup(1), os.dup(2)
-    with log.open("a", encoding="utf-8") as log_text, _text(kept_out) as out:
-        pump = _Pump(log_text.fileno(), kept_err) if verbose else None
-        target = pump.entry if pump else log_text.fileno()
-        os.dup2(target, 1)
-        os.dup2(target, 2)
-        handler = logging.StreamHandler(_text(target))
-        handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        root = logging.getLogger()
-        level = root.level
-        root.addHandler(handler)
-        root.setLevel(logging.INFO)
-        try:
-            yield _LoggingConsole(out, log_text)
-        finally:
-            root.removeHandler(handler)
-            root.setLevel(level)
-            handler.stream.close()
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os.dup2(kept_out, 1)
-            os.dup2(kept_err, 2)
-            if pump:
-                pump.close()
-            os.close(kept_out)
-            os.close(kept_err)
+    log_text, out = log.open("a", encoding="utf-8"), _text(kept_out)
+    pump = _Pump(log_text.fileno(), *([kept_err] if verbose else []))
+    os.dup2(pump.entry, 1)
+    os.dup2(pump.entry, 2)
+    handler = logging.StreamHandler(_text(pump.entry))
+    handler.setFormatter(logging.Formatter(_LOG_FORMAT))
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        yield _LoggingConsole(out, log_text)
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+        for end in (handler.stream.close, sys.stdout.flush, sys.stderr.flush):
+            with contextlib.suppress(OSError):  # a full disk
+                end()
+        os.dup2(kept_out, 1)
+        os.dup2(kept_err, 2)
+        pump.close()
+        for file in (log_text, out):
+            with contextlib.suppress(OSError):
+                file.close()
+        os.close(kept_out)
+        os.close(kept_err)
+
+
+def log_to_stderr() -> None:
+    """Logging of a worker process: as here, to where Ray collects it, without credentials in URIs."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Clean(_LOG_FORMAT))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+class _Clean(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return uris.shown_in(super().format(record))
 
 
 def _text(descriptor: int) -> TextIO:
     """A text file of its own on a copy of a descriptor."""
     return os.fdopen(os.dup(descriptor), "w", encoding="utf-8", errors="replace")
-
-
-class _Formatter(logging.Formatter):
-    """Lines of the log without the credentials that libraries put into their messages."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return uris.shown_in(super().format(record))
 
 
 class _LoggingConsole(Console):
@@ -82,16 +90,17 @@ class _LoggingConsole(Console):
 
     def print(self, *objects: Any, **options: Any) -> None:
         super().print(*objects, **options)
-        self._plain.print(*objects, **options)
-        self._plain.file.flush()
+        with contextlib.suppress(OSError):  # a full disk
+            self._plain.print(*objects, **options)
+            self._plain.file.flush()
 
 
 class _Pump:
-    """Copies what is written to its entry to two places."""
+    """Copies the lines that are written to its entry to several places, without credentials."""
 
-    def __init__(self, first: int, second: int) -> None:
+    def __init__(self, *targets: int) -> None:
         self._exit, self.entry = os.pipe()
-        self._targets = first, second
+        self._targets = targets
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -100,10 +109,20 @@ class _Pump:
         self._thread.join(2)  # a child that lives on may hold the other end open
 
     def _run(self) -> None:
+        rest = b""
         while data := os.read(self._exit, 65536):
-            for target in self._targets:
-                with contextlib.suppress(OSError):
-                    os.write(target, data)
+            # A URI must not be cut in two: what is no whole line yet waits, unless it gets too long for one.
+            lines, newline, rest = (rest + data).rpartition(b"\n")
+            if len(rest) > _LONGEST_LINE:
+                lines, newline, rest = lines + newline + rest, b"", b""
+            self._write(lines + newline)
+        self._write(rest)
+
+    def _write(self, data: bytes) -> None:
+        clean = uris.shown_in(data.decode(errors="replace")).encode()
+        for target in self._targets:
+            with contextlib.suppress(OSError), os.fdopen(os.dup(target), "wb") as file:
+                file.write(clean)
 
 
 class Progress:

@@ -1,7 +1,8 @@
 """The workers: several small trainers, each a group of workers that live and die together.
 
 One trainer of many workers would restart them all whenever one dies. Small ones are a blast radius each,
-start as soon as their node is there, and free their GPUs when nothing is left for them.
+start as soon as their node is there, and free their GPUs when nothing is left for them. One that ends early is
+started again: at once when it ended in good order and there is work, later and later when it failed.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Mapping
+import time
+import uuid
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +27,10 @@ logger = logging.getLogger(__name__)
 _PREPARE_CPUS = (
     0.1  # What a task that prepares images reserves, so that it fits beside workers that take all CPUs.
 )
+_BACKOFF_S = (2.0, 120.0)  # first and longest wait before a failed trainer is started again
+_QUICK_S = 60.0  # a trainer that fails sooner had no chance to learn
+_QUICK_ENDS = 5  # so many of them in a row, and it is given up
+_POLL_S = 2.0
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -72,44 +79,69 @@ class Fleet:
 
     def __init__(self, size: Size, config: JobConfig, feed: Any, output: str, storage: str) -> None:
         """`storage`: a local folder for what Ray Train insists on writing; results don't go there."""
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchTrainer
-
+        self._config = config
+        self._size = size
+        self._storage = storage
+        self._feed = feed
+        # Ray shows what its trainers are given; where MLflow is, and with which password, is no worker's business.
+        self._setup = {"feed": feed, "config": {**config.to_dict(), "tracking": {}}, "output": output}
         self._errors: list[str] = []
         self._threads = []
-        setup = {"feed": feed, "config": config.to_dict(), "output": output}
         group = config.service.workers_per_trainer
         for start in range(0, size.workers, group):
-            trainer = TorchTrainer(
-                _learn,
-                train_loop_config=setup,
-                torch_config=_no_process_group(),
-                scaling_config=ScalingConfig(
-                    num_workers=min(group, size.workers - start),
-                    use_gpu=size.gpus > 0,
-                    resources_per_worker={"CPU": size.cpus, **({"GPU": size.gpus} if size.gpus else {})},
-                ),
-                run_config=RunConfig(
-                    name=f"workers-{start}",
-                    storage_path=storage,
-                    failure_config=FailureConfig(max_failures=-1),
-                    worker_runtime_env={"env_vars": _environment(config)},
-                ),
-            )
-            thread = threading.Thread(target=self._fit, args=(trainer,), name=f"trainer-{start}", daemon=True)
+            workers = min(group, size.workers - start)
+            thread = threading.Thread(target=self._run, args=(workers,), name=f"trainer-{start}", daemon=True)
             thread.start()
             self._threads.append(thread)
 
     def state(self) -> tuple[int, str]:
-        """(trainers that are still there, why others ended if not because their work was done)."""
+        """(trainers that are still there, why others were given up)."""
         return sum(thread.is_alive() for thread in self._threads), "; ".join(self._errors)
 
-    def _fit(self, trainer: Any) -> None:
-        try:
-            trainer.fit()
-        except Exception as error:
-            logger.exception("a trainer ended")
-            self._errors.append(str(error))
+    def _run(self, workers: int) -> None:
+        """Keeps one trainer going until the feed is over."""
+        wait, quick_ends = _BACKOFF_S[0], 0
+        while not ray.get(self._feed.is_over.remote()):
+            began = time.monotonic()
+            try:
+                self._trainer(workers).fit()
+                wait, quick_ends = _BACKOFF_S[0], 0
+                # Its workers were released, or their node is about to go.
+                while not ray.get(self._feed.wants_workers.remote()):
+                    if ray.get(self._feed.is_over.remote()):
+                        return
+                    time.sleep(_POLL_S)
+            except Exception as error:
+                logger.exception("a trainer ended")
+                is_quick = time.monotonic() - began < _QUICK_S
+                wait, quick_ends = (2 * wait, quick_ends + 1) if is_quick else (_BACKOFF_S[0], 0)
+                if quick_ends >= _QUICK_ENDS:
+                    self._errors.append(str(error))
+                    return
+            time.sleep(min(wait, _BACKOFF_S[1]))
+
+    def _trainer(self, workers: int) -> Any:
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchTrainer
+
+        gpus = {"GPU": self._size.gpus} if self._size.gpus else {}
+        return TorchTrainer(
+            _learn,
+            train_loop_config=self._setup,
+            torch_config=_no_process_group(),
+            scaling_config=ScalingConfig(
+                num_workers=workers,
+                use_gpu=bool(gpus),
+                resources_per_worker={"CPU": self._size.cpus, **gpus},
+            ),
+            run_config=RunConfig(
+                # A name of its own: Train would take up what a run of the same name left.
+                name=f"workers-{uuid.uuid4().hex[:8]}",
+                storage_path=self._storage,
+                failure_config=FailureConfig(max_failures=-1),
+                worker_runtime_env={"env_vars": _environment(self._config)},
+            ),
+        )
 
 
 def _no_process_group() -> Any:
@@ -145,7 +177,7 @@ def start_feed(rows: Any, keys: Mapping[str, Key], output: str, config: JobConfi
     from textinv_ray.service.feed import Feed
 
     actor: Any = ray.remote(Feed)
-    return actor.options(max_concurrency=32, **_here()).remote(
+    return actor.options(max_concurrency=32 + 2 * size.workers, **_here()).remote(
         rows,
         keys,
         output,
@@ -153,20 +185,37 @@ def start_feed(rows: Any, keys: Mapping[str, Key], output: str, config: JobConfi
         workers=size.workers,
         lease_timeout_s=config.service.lease_timeout_s,
         max_attempts=config.service.max_attempts,
+        began=time.time(),
+        find_draining=draining_nodes,
     )
 
 
 def start_fleet(size: Size, config: JobConfig, feed: Any, output: str, storage: str) -> Any:
     """The Fleet actor."""
     actor: Any = ray.remote(Fleet)
-    # Train's watcher would restart a whole group when a node is about to go; leases do what is needed.
-    environment = {"env_vars": {**_QUIET, "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}}
-    options = {"max_concurrency": 2, "runtime_env": environment, **_here()}
+    environment = {
+        **_QUIET,
+        # Train's watcher would restart a whole group when a node is about to go; leases do what is needed.
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+        # A hung worker has lost its lease by then; its group is started anew.
+        "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": str(max(30.0, 2 * config.service.lease_timeout_s)),
+    }
+    options = {"max_concurrency": 2, "runtime_env": {"env_vars": environment}, **_here()}
     return actor.options(**options).remote(size, config, feed, output, storage)
 
 
+def draining_nodes() -> Collection[str]:
+    """Ids of nodes that were told to go: preempted, scaled down, or drained by hand."""
+    from ray._private.state import state
+
+    return set(state.get_draining_nodes())
+
+
 def _here() -> dict[str, Any]:
-    """Options of an actor on the driver's node: without CPUs it might be placed on, and die with, any other."""
+    """Options of an actor that must last: on the driver's node, and started again when its process dies.
+
+    Without CPUs it might be placed on, and die with, any other node.
+    """
     node = ray.get_runtime_context().get_node_id()
     strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
-    return {"num_cpus": 0, "scheduling_strategy": strategy}
+    return {"num_cpus": 0, "scheduling_strategy": strategy, "max_restarts": -1, "max_task_retries": -1}

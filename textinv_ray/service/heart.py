@@ -29,6 +29,7 @@ class Heart:
         self._worker = worker
         self._service = service
         self._steps = steps
+        self._node = ray.get_runtime_context().get_node_id()
         self._ticked = time.monotonic()
         self._lost: set[str] = set()
         self._lock = threading.Lock()
@@ -63,7 +64,8 @@ class Heart:
             if time.monotonic() - self._ticked > _HUNG_AFTER * self._service.lease_timeout_s:
                 continue
             try:
-                orders: Orders = ray.get(self._feed.beat.remote(self._worker, self._steps(), self.computed))
+                beat = self._feed.beat.remote(self._worker, self._steps(), self.computed, self._node)
+                orders: Orders = ray.get(beat)
             except ray.exceptions.RayActorError:
                 logger.warning("the feed is gone: this worker leaves")
                 self.stop = True

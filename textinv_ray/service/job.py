@@ -22,7 +22,10 @@ _PACKAGES = ("textinv_ray", "torch", "diffusers", "transformers", "ray", "mlflow
 
 
 def begin(store: Store, manifest: Manifest, config: JobConfig, plan: Plan) -> None:
-    """Writes job.json. The id stays for as long as the output does; no URI in it has credentials."""
+    """Writes job.json. The id stays for as long as the output does; no URI in it has credentials.
+
+    started_at: when the first run with these settings began; begun_at: the present one. `end` adds its end.
+    """
     before = store.job() or {}
     determines = config.digest_part()
     determines["model"]["path"] = uris.shown(config.model.path)
@@ -33,9 +36,12 @@ def begin(store: Store, manifest: Manifest, config: JobConfig, plan: Plan) -> No
         "id": before.get("id") or uuid.uuid4().hex,
         "name": before.get("name") or store.shown.rstrip("/").rsplit("/", 1)[-1],
         "started_at": before["started_at"] if same else time.time(),
+        "begun_at": time.time(),
         "manifest": uris.shown(manifest.uri),
         "manifest_rows": manifest.num_rows,
         "manifest_digest": plan.digest,
+        "done_before": len(plan.done),
+        "to_replace": len(plan.with_result),
         "config_digest": digest,
         "configuration": yaml.safe_load(config.to_yaml()),
         "determines_results": determines,
@@ -43,6 +49,13 @@ def begin(store: Store, manifest: Manifest, config: JobConfig, plan: Plan) -> No
         "mlflow_is_behind": config.tracking.enabled,
     }
     store.write_job(job)
+
+
+def end(store: Store, exit_code: int) -> None:
+    """Notes that a run is over, for those who look at the store alone."""
+    job = store.job()
+    if job:
+        store.write_job({**job, "ended_at": time.time(), "exit_code": exit_code})
 
 
 def is_behind(store: Store) -> bool:

@@ -9,7 +9,6 @@ are idempotent.
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,6 +33,8 @@ class Entry:
     """Its step when it was last lost."""
     error: str = ""
     """Of the last loss."""
+    first: bool = False
+    """Somebody had it already: it goes before those that nobody has begun."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ class Event:
 @dataclass
 class _Worker:
     holds: dict[str, Entry] = field(default_factory=dict)
+    claims: set[str] = field(default_factory=set)
+    """Concepts that it learns by a lease of this table's predecessor, and that weren't offered here yet."""
     heard: float = 0.0
     steps: int = 0
 
@@ -72,14 +75,18 @@ class Leases:
         self._max_attempts = max_attempts
         self._clock = clock
         self._entries: dict[str, Entry] = {}
-        self._waiting: deque[str] = deque()
+        self._waiting: dict[str, None] = {}
         self._workers: dict[str, _Worker] = {}
         self._steps_over = 0  # of concepts that are over
         self._steps_of_gone = 0  # computed by workers that are gone
         self.done = 0
         self.failed = 0
         self.skipped = 0
+        self.steps_redone = 0
+        """Steps that were heard of and then taken again, from a checkpoint before them."""
         self.closed = False
+        self.known: set[str] = set()
+        """Concepts that were offered or ended here."""
         self.events: list[Event] = []
 
     @property
@@ -107,24 +114,41 @@ class Leases:
         """How far all concepts have come, those of earlier runs' checkpoints included: for the time left."""
         return self._steps_over + sum(entry.step for entry in self._entries.values())
 
+    @property
+    def at_tail(self) -> bool:
+        """All that is left is on lease: a worker without any has nothing to wait for but another's end."""
+        return self.closed and not self._waiting
+
     def offer(self, concept_id: str, payload: Any, steps: int) -> None:
         """A concept to learn."""
-        if concept_id not in self._entries:
-            self._entries[concept_id] = Entry(concept_id, payload, steps)
-            self._waiting.append(concept_id)
+        if concept_id in self.known:
+            return
+        self.known.add(concept_id)
+        entry = self._entries[concept_id] = Entry(concept_id, payload, steps)
+        for worker in self._workers.values():
+            if concept_id in worker.claims:
+                worker.claims.discard(concept_id)
+                worker.holds[concept_id] = entry
+                return
+        self._waiting[concept_id] = None
 
-    def skip(self, steps: int) -> None:
+    def skip(self, concept_id: str, steps: int) -> None:
         """A concept that turned out to be done already."""
-        self.skipped += 1
-        self._steps_over += steps
+        if concept_id not in self.known:
+            self.known.add(concept_id)
+            self.skipped += 1
+            self._steps_over += steps
 
     def close(self) -> None:
         """No more will be offered."""
         self.closed = True
+        for worker in self._workers.values():
+            worker.claims.clear()
 
     def take(self, worker: str, count: int, expected_workers: int = 1) -> list[Lease]:
         """Up to `count` concepts for a worker; none when all are out (then it should ask again) or `over`.
 
+        Those that somebody had before come first, then those with most steps: a long one must not begin last.
         Once all concepts are known, no worker gets more than its share of what is left: else the first one might
         take all of a small job while others look on. `expected_workers`: those that may still be starting.
         """
@@ -136,16 +160,16 @@ class Leases:
         if any(entry.losses >= _ALONE for entry in me.holds.values()):
             return []
         leases: list[Lease] = []
-        for concept_id in list(self._waiting):
+        waiting = [self._entries[concept_id] for concept_id in self._waiting] if count > 0 else []
+        for entry in sorted(waiting, key=lambda entry: (not entry.first, entry.step - entry.steps)):
             if len(leases) >= count:
                 break
-            entry = self._entries[concept_id]
             alone = entry.losses >= _ALONE
             if alone and (me.holds or leases):
                 continue
-            self._waiting.remove(concept_id)
-            me.holds[concept_id] = entry
-            leases.append(Lease(concept_id, entry.payload, entry.losses + 1))
+            del self._waiting[entry.concept_id]
+            me.holds[entry.concept_id] = entry
+            leases.append(Lease(entry.concept_id, entry.payload, entry.losses + 1))
             if alone:
                 break
         return leases
@@ -159,9 +183,24 @@ class Leases:
         me = self._hear(worker)
         me.steps = max(me.steps, computed)
         for concept_id, step in steps.items():
+            self._adopt(me, concept_id)
             if concept_id in me.holds:
+                self.steps_redone += max(0, me.holds[concept_id].step - step)
                 me.holds[concept_id].step = step
-        return [concept_id for concept_id in steps if concept_id not in me.holds]
+        return [
+            concept_id for concept_id in steps if concept_id not in me.holds and concept_id not in me.claims
+        ]
+
+    def _adopt(self, me: _Worker, concept_id: str) -> None:
+        """A concept that a worker learns without a lease is its own while nobody else has it.
+
+        It was silent for too long and came back, or this table is new (its predecessor died).
+        """
+        if concept_id in self._waiting and self._entries[concept_id].losses < _ALONE:
+            del self._waiting[concept_id]
+            me.holds[concept_id] = self._entries[concept_id]
+        elif concept_id not in self.known and not self.closed:
+            me.claims.add(concept_id)
 
     def saved(self, worker: str, concept_id: str, step: int) -> None:
         """A checkpoint at `step` is in the store: the concept got further, whatever happened before."""
@@ -173,14 +212,20 @@ class Leases:
 
     def ack(self, worker: str, concept_id: str) -> None:
         """The concept's result is in the store. Good from anyone, at any time, any number of times."""
-        self._hear(worker)
+        self._hear(worker).claims.discard(concept_id)
+        self.conclude(concept_id)
+
+    def conclude(self, concept_id: str) -> None:
+        """The concept is done, whoever learned it."""
         if self._forget(concept_id):
             self.done += 1
             self.events.append(Event("done", concept_id))
 
     def fail(self, worker: str, concept_id: str, error: str) -> bool:
         """The concept can't be learned. False when the worker has lost it: then it is not its to judge."""
-        if concept_id not in self._hear(worker).holds:
+        me = self._hear(worker)
+        me.claims.discard(concept_id)
+        if concept_id not in me.holds:
             return False
         self.give_up(concept_id, error)
         return True
@@ -193,9 +238,11 @@ class Leases:
 
     def give_back(self, worker: str, concept_id: str) -> None:
         """The worker doesn't work on a concept (any more); if it is still on lease to it, it waits again."""
-        entry = self._hear(worker).holds.pop(concept_id, None)
+        me = self._hear(worker)
+        me.claims.discard(concept_id)
+        entry = me.holds.pop(concept_id, None)
         if entry is not None:
-            self._waiting.appendleft(concept_id)
+            self._wait_again(entry)
 
     def leave(self, worker: str, error: str = "") -> None:
         """A worker goes, giving back what it holds. With an error it was lost; else it left in good order."""
@@ -209,13 +256,17 @@ class Leases:
             if entry.losses >= self._max_attempts:
                 self.give_up(entry.concept_id, entry.error)
             else:
-                self._waiting.appendleft(entry.concept_id)
+                self._wait_again(entry)
 
     def expire(self) -> None:
         """Takes the leases of workers that weren't heard of for too long."""
         late = self._clock() - self._timeout_s
         for name in [name for name, worker in self._workers.items() if worker.heard < late]:
             self.leave(name, f"its worker gave no sign of life for {self._timeout_s:g} s")
+
+    def _wait_again(self, entry: Entry) -> None:
+        entry.first = True
+        self._waiting[entry.concept_id] = None
 
     def _count_loss(self, entry: Entry, error: str) -> None:
         entry.losses += 1
@@ -228,12 +279,13 @@ class Leases:
         return me
 
     def _forget(self, concept_id: str) -> bool:
+        """Whether the concept was not over yet. It may be one that this table hasn't been offered so far."""
         entry = self._entries.pop(concept_id, None)
-        if entry is None:
+        if entry is None and concept_id in self.known:
             return False
-        self._steps_over += entry.steps
+        self.known.add(concept_id)
+        self._steps_over += entry.steps if entry else 0
         for worker in self._workers.values():
             worker.holds.pop(concept_id, None)
-        if concept_id in self._waiting:
-            self._waiting.remove(concept_id)
+        self._waiting.pop(concept_id, None)
         return True

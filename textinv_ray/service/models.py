@@ -15,12 +15,13 @@ from typing import Any
 
 import fsspec
 
-from textinv_ray import uris
+from textinv_ray import retries, uris
 from textinv_ray.config import ModelConfig
 from textinv_ray.errors import UserError
 from textinv_ray.tokenizer import BUNDLED
 
 _PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+_PATIENCE_S = 60.0  # a store with models may be away for so long
 _CHUNK, _CHUNKS = 4096, 16  # of a weights file, spread over it: any training changes every one of them
 
 
@@ -63,7 +64,11 @@ def facts(model: ModelConfig) -> ModelFacts:
     try:
         if is_bundled(model.path) or "://" in model.path or Path(model.path).expanduser().is_dir():
             fs, root = fsspec.core.url_to_fs(model.path if "://" in model.path else resolve(model.path))
-            identity = _digest(fs, root.rstrip("/"), model.variant)
+            identity = retries.call(
+                lambda: _digest(fs, root.rstrip("/"), model.variant),
+                patience_s=_PATIENCE_S,
+                what=uris.shown(model.path),
+            )
             read: Callable[[str], bytes] = lambda name: fs.cat_file(f"{root.rstrip('/')}/{name}")  # noqa: E731
         else:
             identity, read = _hub(model)
@@ -131,7 +136,11 @@ def _copy_once(uri: str) -> Path:
         shutil.rmtree(partial, ignore_errors=True)
         try:
             fs, root = fsspec.core.url_to_fs(uri)
-            fs.get(root.rstrip("/") + "/", f"{partial}/", recursive=True)
+            retries.call(
+                lambda: fs.get(root.rstrip("/") + "/", f"{partial}/", recursive=True),
+                patience_s=_PATIENCE_S,
+                what=uris.shown(uri),
+            )
         except Exception as error:
             raise UserError(f"{uris.shown(uri)} can't be copied: {uris.shown_in(str(error))}") from None
         partial.rename(target)

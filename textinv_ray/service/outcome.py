@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,14 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from textinv_ray import prepare
+from textinv_ray.concept import Concept
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.service.history import History, Point
 from textinv_ray.service.store import TRAINING_COLUMNS
 
+OPTIONS = ("init_from", "vectors_added_at", *prepare.OPTIONS)
 _TRAINING_SIDE = 256  # pixels; larger training images are shown smaller
 
 
@@ -33,9 +37,9 @@ def result(
         "concept_id": concept.concept_id,
         "status": "done",
         "placeholder_token": concept.placeholder_token,
-        "initializer_token": concept.initializer_token,
+        "initializer_token": concept.initializer_token or concept.init_from,
         "learnable_property": concept.learnable_property,
-        "num_vectors": concept.num_vectors,
+        "num_vectors": len(vectors),
         "embedding_dim": vectors.shape[1],
         "steps": task.step,
         "learning_rate": concept.learning_rate,
@@ -44,6 +48,7 @@ def result(
         "images": len(concept.images),
         "templates": len(concept.templates),
         "captions": len(concept.captions),
+        "options": options(concept),
         "tags": concept.tags,
         "image_uris": list(concept.image_uris),
         "clip_image_similarity_initializer": before.clip_image_similarity,
@@ -62,6 +67,12 @@ def result(
         "row_fingerprint": concept.row_fingerprint,
         "state_fingerprint": concept.state_fingerprint,
     }
+
+
+def options(concept: Concept) -> dict[str, Any]:
+    """What isn't plain textual inversion about a concept: the fields that have a column and another value."""
+    given = {field.name: (getattr(concept, field.name), field.default) for field in fields(Concept)}
+    return {name: given[name][0] for name in OPTIONS if given[name][0] != given[name][1]}
 
 
 def final_loss(history: History) -> float | None:
@@ -103,6 +114,18 @@ def training_grid(images: np.ndarray) -> bytes:
     for index, image in enumerate(small):
         grid.paste(image, (index % columns * side, index // columns * side))
     return png(np.asarray(grid))
+
+
+def training_images(grid: bytes, count: int) -> np.ndarray:
+    """The inverse of `training_grid`, at its size: uint8 (count, s, s, 3). Raises ValueError."""
+    try:
+        pixels = np.asarray(Image.open(io.BytesIO(grid)).convert("RGB"))
+    except OSError as error:
+        raise ValueError(f"training.png can't be read: {error}") from None
+    columns = min(count, TRAINING_COLUMNS)
+    side = pixels.shape[1] // columns
+    tiles = pixels.reshape(-1, side, columns, side, 3).transpose(0, 2, 1, 3, 4).reshape(-1, side, side, 3)
+    return np.ascontiguousarray(tiles[:count])
 
 
 def png(image: np.ndarray) -> bytes:

@@ -45,8 +45,6 @@ class Plan:
     """Steps times batch size."""
     with_result: set[str] = field(default_factory=set)
     """Those of `todo` that have a result, with other settings or possibly with other images."""
-    is_everything: bool = True
-    """Whether `todo` is the whole manifest."""
     missing: list[str] = field(default_factory=list)
     """Local images that don't exist: the first few."""
     digest: str = ""
@@ -72,7 +70,10 @@ def make(
             row, config, resolution=facts.resolution, model_identity=facts.identity
         )
         digest.update(fingerprint.encode())
-        key = Key(fingerprint, images_stamp(row["images"], manifest.base, plan.missing))
+        # Where local files are forbidden, not even whether they exist may be found out.
+        may_look = "file" in config.data.allowed_protocols
+        stamp = images_stamp(prepare.files(row, config), manifest.base, plan.missing) if may_look else ""
+        key = Key(fingerprint, stamp)
         if results.get(concept_id) == key:
             plan.done.add(concept_id)
             continue
@@ -86,7 +87,6 @@ def make(
     if unknown and (limit is None or len(known) < limit):
         near = nearest(unknown[0], sorted(known)) if known else ""
         raise UserError(f"--only: no concept {unknown[0]!r} in the manifest{near}")
-    plan.is_everything = len(plan.todo) == manifest.num_rows
     plan.digest = digest.hexdigest()
     return plan
 

@@ -6,21 +6,21 @@ import base64
 import html
 import io
 import itertools
-import tempfile
 from collections.abc import Iterator, Mapping
 from importlib import resources
-from pathlib import Path
 from string import Template
 from typing import Any
 
 from PIL import Image
 
+from textinv_ray.service import results as results_table
 from textinv_ray.service.store import TRAINING_COLUMNS, Store, sample_name
 
 EMBEDDED = 500
 """With more concepts than this, pictures are linked (they lie beside the page) instead of embedded."""
 _SIDE = 96  # pixels of a thumbnail
 _PICTURES = 4  # of each kind
+_PAIRS = 30  # of words that are most alike
 
 
 def write(store: Store) -> None:
@@ -38,18 +38,16 @@ def write(store: Store) -> None:
             f"With more than {EMBEDDED} concepts, pictures are linked instead of embedded: "
             "keep this page in the results folder."
         ),
+        alike=_alike(results_table.alike(store, _PAIRS)),
         rows="\0",
     ).split("\0")
-    with tempfile.TemporaryDirectory(dir=store.root if store.is_local else None, prefix=".report-") as folder:
-        path = Path(folder) / "report.html"
-        with path.open("w", encoding="utf-8") as file:
-            file.write(before)
-            for failure in failures:
-                file.write(_failed_row(failure))
-            for result in results:
-                file.write(_row(store, result, embed))
-            file.write(after)
-        store.upload(str(path), "report.html")
+    with store.building("report.html") as path, path.open("w", encoding="utf-8") as file:
+        file.write(before)
+        for failure in failures:
+            file.write(_failed_row(failure))
+        for result in results:
+            file.write(_row(store, result, embed))
+        file.write(after)
 
 
 def _summary(results: list[dict[str, Any]], failures: list[dict[str, Any]]) -> str:
@@ -58,6 +56,21 @@ def _summary(results: list[dict[str, Any]], failures: list[dict[str, Any]]) -> s
     ]
     text = f"{len(results)} done, {len(failures)} failed"
     return text + (f"; mean CLIP image similarity {sum(scores) / len(scores):.3f}" if scores else "")
+
+
+def _alike(pairs: list[tuple[str, str, float]]) -> str:
+    """The section of words that are most alike; nothing when there are no two."""
+    if not pairs:
+        return ""
+    lines = "".join(
+        f'<tr><td>{html.escape(one)}</td><td>{html.escape(other)}</td><td class="n">{_number(cosine)}</td></tr>'
+        for one, other, cosine in pairs
+    )
+    return (
+        "<details><summary>Words that are most alike</summary><p>Cosine of the means of their vectors. "
+        "Near 1: the same thing twice, or the same images under two names.</p>"
+        f"<table>{lines}</table></details>"
+    )
 
 
 def _row(store: Store, result: Mapping[str, Any], embed: bool) -> str:

@@ -1,8 +1,10 @@
-"""`results.parquet`: one row per concept, written from the store, a few at a time in memory."""
+"""`results.parquet`: one row per concept, written from the store, a few at a time in memory.
+
+The nearest concept of each comes in a second pass: it needs all words, and keeps them on disk.
+"""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pyarrow.parquet as pq
 import safetensors.numpy
 from safetensors import SafetensorError
 
+from textinv_ray.service.likeness import Directions, most_alike
 from textinv_ray.service.store import Store
 
 _ROWS_PER_GROUP = 1024
@@ -45,6 +48,8 @@ def schema(dims: set[int]) -> pa.Schema:
             ("vectors", pa.list_(vector)),
             ("norms", pa.list_(pa.float64())),
             ("nearest_words", pa.list_(pa.string())),
+            ("nearest_concept", pa.string()),
+            ("nearest_concept_cosine", pa.float64()),
             ("seconds", pa.float64()),
             ("tags", pa.map_(pa.string(), pa.string())),
             ("error", pa.string()),
@@ -53,19 +58,58 @@ def schema(dims: set[int]) -> pa.Schema:
 
 
 def write(store: Store) -> int:
-    """Writes results.parquet anew from everything in the store, by concept_id. Returns the number of rows."""
+    """Writes results.parquet anew from everything in the store, by concept_id. Returns the number of rows.
+
+    Raises StoreError.
+    """
     columns = schema({result["embedding_dim"] for result in store.results()})
-    count = 0
-    with tempfile.TemporaryDirectory(
-        dir=store.root if store.is_local else None, prefix=".results-"
-    ) as folder:
-        path = Path(folder) / "results.parquet"
-        with pq.ParquetWriter(path, columns, compression="zstd") as writer:
+    ids: list[str] = []
+    with store.building("results.parquet") as path:
+        directions, rows_path = Directions(path.parent), path.with_name("rows.parquet")
+        with pq.ParquetWriter(rows_path, columns, compression="zstd") as writer:
             for rows in _groups(_rows(store)):
+                for row in rows:
+                    if row.get("vectors"):
+                        directions.add(len(ids), row["vectors"])
+                    ids.append(row["concept_id"])
                 writer.write_table(pa.Table.from_pylist(rows, columns))
-                count += len(rows)
-        store.upload(str(path), "results.parquet")
-    return count
+        _add_nearest(rows_path, path, ids, directions.nearest())
+    return len(ids)
+
+
+def alike(store: Store, count: int) -> list[tuple[str, str, float]]:
+    """(concept, concept, cosine) of the most similar pairs, from results.parquet; empty when there is none."""
+    names = ["concept_id", "nearest_concept", "nearest_concept_cosine"]
+    try:
+        with store.fs.open(store.path("results.parquet"), "rb") as file:
+            table = pq.read_table(file, columns=names)
+    except (FileNotFoundError, pa.ArrowInvalid):
+        return []
+    columns = zip(*(table[name].to_pylist() for name in names), strict=True)
+    return most_alike((row for row in columns if row[1] is not None), count)
+
+
+def _add_nearest(
+    source: Path, target: Path, ids: list[str], nearest: Mapping[int, tuple[int, float]]
+) -> None:
+    """Copies results.parquet with the nearest concepts filled in, a group of rows at a time."""
+    first = 0
+    with (
+        pq.ParquetFile(source) as file,
+        pq.ParquetWriter(target, file.schema_arrow, compression="zstd") as writer,
+    ):
+        for number in range(file.num_row_groups):
+            table = file.read_row_group(number)
+            found = [nearest.get(first + index) for index in range(len(table))]
+            others = [ids[pair[0]] if pair else None for pair in found]
+            cosines = [pair[1] if pair else None for pair in found]
+            for name, values in (("nearest_concept", others), ("nearest_concept_cosine", cosines)):
+                field = table.schema.field(name)
+                table = table.set_column(
+                    table.schema.get_field_index(name), field, pa.array(values, field.type)
+                )
+            writer.write_table(table)
+            first += len(table)
 
 
 def _rows(store: Store) -> Iterator[dict[str, Any]]:

@@ -13,7 +13,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +25,18 @@ from textinv_ray.config import JobConfig
 from textinv_ray.manifest import Manifest
 from textinv_ray.service import job, messages, models, plan, report, results
 from textinv_ray.service.console import Progress, captured
+from textinv_ray.service.lock import Lock
 from textinv_ray.service.models import ModelFacts
 from textinv_ray.service.plan import Plan
 from textinv_ray.service.stopping import Stopping
-from textinv_ray.service.store import Store
+from textinv_ray.service.store import Store, StoreError
 from textinv_ray.service.tracker import Tracker
 from textinv_ray.service.tracking import View, default_uri
 
 logger = logging.getLogger(__name__)
 
 _POLL_S = 0.5
-_TRACKING_S = 30.0  # So long an MLflow that can't be written to is waited for at the end.
+_TRACKING_S = 30.0  # So long an MLflow or a log that can't be written is waited for at the end.
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_COLOR_PREFIX": "0",
@@ -63,29 +64,28 @@ def invert(
     Returns the exit code: 0 all are done, 1 some failed, 130 or 143 when it was stopped. Raises UserError
     (exit code 2) for what is wrong with the manifest, the configuration or the model.
     """
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
+    quiet()
     store = Store(output or config.service.output)
     manifest = manifests.open(manifest_uri)
     manifest.check(config)
     facts = models.facts(config.model)
-    todo = plan.make(manifest, config, facts, store, only=only or (), limit=limit)
-    if todo.todo:
-        manifest.check(config, tokenizer.load(config.model))
-    if dry_run:
-        messages.print_plan(
-            Console(soft_wrap=True, markup=False, highlight=False), todo, config, facts, store
-        )
-        return 0
-    with _log_file(store) as log, captured(log, verbose) as console:
-        if not todo.todo and not job.is_behind(store):
-            return messages.print_nothing_to_do(console, todo, config, store)
+    shown = Console(soft_wrap=True, markup=False, highlight=False)
+    with nullcontext() if dry_run else Lock(store, shown.print) as lock:
+        todo = plan.make(manifest, config, facts, store, only=only or (), limit=limit)
         if todo.todo:
-            messages.print_start(console, manifest, todo, config, store)
-        else:
-            console.print(f"all {len(todo.done)} concepts are done; MLflow catches up")
-        job.begin(store, manifest, config, todo)
-        return _Job(store, manifest, config, facts, todo, console).run()
+            manifest.check(config, tokenizer.load(config.model))
+        if dry_run or lock is None:
+            messages.print_plan(shown, todo, config, facts, store)
+            return 0
+        with log_file(store) as log, captured(log, verbose) as console:
+            if not todo.todo and not job.is_behind(store):
+                return messages.print_nothing_to_do(console, todo, config, store)
+            if todo.todo:
+                messages.print_start(console, manifest, todo, config, store)
+            else:
+                console.print(f"all {len(todo.done)} concepts are done; MLflow catches up")
+            job.begin(store, manifest, config, todo)
+            return _Job(store, manifest, config, facts, todo, console, lock).run()
 
 
 class _Job:
@@ -99,6 +99,7 @@ class _Job:
         facts: ModelFacts,
         todo: Plan,
         console: Console,
+        lock: Lock,
     ) -> None:
         self._store = store
         self._manifest = manifest
@@ -106,6 +107,7 @@ class _Job:
         self._facts = facts
         self._plan = todo
         self._console = console
+        self._lock = lock
         self._stopping = Stopping()
         self._started = time.monotonic()
 
@@ -113,7 +115,15 @@ class _Job:
         with self._stopping:
             tracker = self._start_tracking()
             problem = self._learn(tracker) if self._plan.todo else ""
-            return self._end(tracker, problem)
+            if problem:
+                self._console.print(f"the job could not go on: {uris.shown_in(problem)}")
+            try:
+                return self._end(tracker)
+            except StoreError:
+                if not problem:
+                    raise
+                logger.exception("the store has refused before, and does so again")
+                return 1
 
     def _learn(self, tracker: Tracker | None) -> str:
         """Runs feed and fleet until all is over. Returns why it ended early; empty if it didn't."""
@@ -121,7 +131,7 @@ class _Job:
 
         from textinv_ray.service import cluster
         from textinv_ray.service.fleet import Size, start_feed, start_fleet
-        from textinv_ray.service.preparation import Wanted, dataset
+        from textinv_ray.service.preparation import Preparation
 
         scratch = tempfile.mkdtemp(prefix="textinv-")
         try:
@@ -129,16 +139,13 @@ class _Job:
             self._stopping.listen()
             size = Size.of(self._config, ray.cluster_resources(), len(self._plan.todo))
             messages.print_fleet(self._console, size)
-            wanted = Wanted(
-                None if self._plan.is_everything else set(self._plan.todo), self._plan.with_result
-            )
-            rows = dataset(
+            rows = Preparation(
                 self._manifest,
                 self._config,
                 self._facts,
                 self._store.uri,
-                wanted,
-                task_cpus=size.prepare_cpus,
+                self._plan.with_result,
+                size.prepare_cpus,
             )
             feed = start_feed(rows, self._plan.todo, self._store.uri, self._config, size)
             fleet = start_fleet(size, self._config, feed, self._store.uri, scratch)
@@ -151,11 +158,14 @@ class _Job:
         """Shows progress and passes news on to MLflow, until it is over or can't go on."""
         import ray
 
-        cursor = 0
+        cursor = redone = 0
         with Progress(self._console, len(self._plan.todo), self._plan.steps) as progress:
             while True:
                 status = ray.get(feed.status.remote(cursor))
                 cursor = status.cursor
+                if status.steps_redone > redone:
+                    redone = status.steps_redone
+                    logger.info("%d steps had to be taken again so far", redone)
                 if tracker:
                     tracker.note(event.concept_id for event in status.events)
                 for event in status.events:
@@ -170,6 +180,8 @@ class _Job:
                 )
                 if status.problem or status.over or self._stopping.signal:
                     break
+                if self._lock.lost:
+                    return self._lock.lost
                 trainers, errors = ray.get(fleet.state.remote())
                 if not trainers:
                     return f"all workers have left: {errors}"
@@ -213,7 +225,7 @@ class _Job:
 
     # The end
 
-    def _end(self, tracker: Tracker | None, problem: str) -> int:
+    def _end(self, tracker: Tracker | None) -> int:
         """Writes the views, says what came of it, and decides the exit code by what is in the store."""
         done, failed = self._outcome()
         code = 0 if len(done) == len(self._plan.todo) else 1
@@ -222,10 +234,9 @@ class _Job:
         if code <= 1:
             results.write(self._store)
             report.write(self._store)
+        job.end(self._store, code)
         if self._plan.todo:
             messages.print_results(self._console, self._store, self._plan, done, failed, self._started)
-        if problem:
-            self._console.print(f"the job could not go on: {uris.shown_in(problem)}")
         if tracker:
             status = {0: "FINISHED", 1: "FAILED"}.get(code, "KILLED")
             is_current = self._finish_tracking(tracker, status, self._local_files() if code <= 1 else [])
@@ -257,8 +268,14 @@ def tracking_uri(config: JobConfig, store: Store) -> str:
     return config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(store)
 
 
+def quiet() -> None:
+    """Telemetry and progress bars of the libraries off, unless the environment says otherwise."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+
+
 @contextmanager
-def _log_file(store: Store) -> Iterator[Path]:
+def log_file(store: Store) -> Iterator[Path]:
     """job.log of a local output; for a remote one, a local file that is put there in the end."""
     if store.is_local:
         os.makedirs(store.root, exist_ok=True)
@@ -269,4 +286,5 @@ def _log_file(store: Store) -> Iterator[Path]:
         try:
             yield path
         finally:
-            store.write("job.log", path.read_bytes())
+            with suppress(StoreError):  # a store that refuses has been heard of before
+                Store(store.uri, patience_s=_TRACKING_S).write("job.log", path.read_bytes())

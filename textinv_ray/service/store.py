@@ -19,31 +19,54 @@ whole. A result is taken away before any of its files is replaced, so `result.js
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
 import re
+import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from textinv_ray import uris
+from textinv_ray import retries, uris
+from textinv_ray.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 TRAINING_COLUMNS = 3
 """Of the grid in training.png: MLflow shows pictures in a narrow box, in which a long strip is hard to see."""
+PATIENCE_S = 600.0
+"""So long a store may be away (throttle, reset, answer 5xx) before a job gives up."""
 _BATCH = 512  # Objects asked for at once: remote file systems fetch a batch concurrently.
+_WHY = {errno.ENOSPC: "no space left", errno.EDQUOT: "the quota is used up", errno.EROFS: "it is read-only"}
+
+T = TypeVar("T")
+
+
+class StoreError(UserError):
+    """The store refuses, or was away for too long: nothing can be kept, so the job must stop."""
+
+    def __init__(self, message: str, is_permanent: bool) -> None:
+        super().__init__(message)
+        self.is_permanent = is_permanent
 
 
 class Store:
-    """The results of one output folder or URI. Safe to open in many processes at once."""
+    """The results of one output folder or URI. Safe to open in many processes at once.
 
-    def __init__(self, uri: str) -> None:
+    Transient errors are tried again for `patience_s` seconds. All methods raise StoreError after that, and at
+    once for what can't succeed: access denied, no such bucket, no space left.
+    """
+
+    def __init__(self, uri: str, patience_s: float = PATIENCE_S) -> None:
         """`uri`: a folder, or any fsspec URI (`s3://bucket/path`, `memory://path`)."""
+        self._patience_s = patience_s
         self.fs, root = fsspec.core.url_to_fs(str(uri))
         self.root = root.rstrip("/")
         self.is_local = isinstance(self.fs, LocalFileSystem)
@@ -60,49 +83,91 @@ class Store:
 
     def read(self, name: str) -> bytes | None:
         """A file's bytes; none when it doesn't exist."""
-        try:
-            return bytes(self.fs.cat_file(self.path(name)))
-        except (FileNotFoundError, IsADirectoryError):
-            return None
+
+        def read() -> bytes | None:
+            try:
+                return bytes(self.fs.cat_file(self.path(name)))
+            except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+                return None
+
+        return self._call(read, name)
 
     def write(self, name: str, data: bytes) -> None:
         """Writes a whole file, or nothing."""
         path = self.path(name)
         if not self.is_local:
-            self.fs.pipe_file(path, data)
+            self._call(lambda: self.fs.pipe_file(path, data), name)
             return
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        temporary = f"{path}.{uuid.uuid4().hex}.tmp"
-        try:
-            with open(temporary, "wb") as file:
-                file.write(data)
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.remove(temporary)
-            raise
+
+        def write() -> None:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            temporary = f"{path}.{uuid.uuid4().hex}.tmp"
+            try:
+                with open(temporary, "wb") as file:
+                    file.write(data)
+                os.replace(temporary, path)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.remove(temporary)
+                raise
+
+        self._call(write, name)
 
     def remove(self, name: str) -> None:
         """Removes a file if it is there."""
-        with contextlib.suppress(FileNotFoundError):
-            self.fs.rm_file(self.path(name))
 
-    def upload(self, local_path: str, name: str) -> None:
-        """Puts a finished local file into the store."""
-        if not self.is_local:
-            self.fs.put_file(local_path, self.path(name))
-            return
-        os.makedirs(os.path.dirname(self.path(name)), exist_ok=True)
-        os.replace(local_path, self.path(name))
+        def remove() -> None:
+            with contextlib.suppress(FileNotFoundError):
+                self.fs.rm_file(self.path(name))
+
+        self._call(remove, name)
+
+    @contextlib.contextmanager
+    def building(self, name: str) -> Iterator[Path]:
+        """A local path to write a large file at, which then gets into the store as a whole."""
+        beside = self.root if self.is_local else None
+        try:
+            with tempfile.TemporaryDirectory(dir=beside, prefix=".building-") as folder:
+                path = Path(folder) / os.path.basename(name)
+                yield path
+                if self.is_local:
+                    os.replace(path, self.path(name))
+                else:
+                    self._call(lambda: self.fs.put_file(str(path), self.path(name)), name)
+        except OSError as error:
+            raise self.refusal(name, error) from error
 
     def names(self, folder: str) -> list[str]:
         """Sorted names of what lies in a folder of the store; empty when there is none."""
-        self.fs.invalidate_cache()
+        return sorted({_last(entry) for entry in self._list(folder, detail=False)} - {""})
+
+    def times(self, *folder: str) -> dict[str, float]:
+        """Names of the files in a folder -> when each was written, in seconds since 1970."""
+        entries = self._list("/".join(folder), detail=True)
+        return {_last(entry["name"]): _time(entry) for entry in entries if entry["type"] == "file"}
+
+    def _list(self, folder: str, *, detail: bool) -> list[Any]:
+        def entries() -> list[Any]:
+            self.fs.invalidate_cache()
+            try:
+                return list(self.fs.ls(self.path(folder), detail=detail))
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+
+        return self._call(entries, folder)
+
+    def _call(self, action: Callable[[], T], name: str) -> T:
         try:
-            entries = self.fs.ls(self.path(folder), detail=False)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        return sorted({entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries} - {""})
+            return retries.call(action, patience_s=self._patience_s, what=f"{self.shown}/{name}")
+        except Exception as error:
+            if type(error).__module__ == "builtins" and not isinstance(error, OSError):
+                raise  # not the store's: a mistake in this program
+            raise self.refusal(name, error) from error
+
+    def refusal(self, name: str, error: Exception) -> StoreError:
+        """What an error at a file of this store is to a job."""
+        message = f"the output {self.shown}/{name}: {_why(error)}"
+        return StoreError(message, not retries.is_transient(error))
 
     # Jobs
 
@@ -187,15 +252,30 @@ class Store:
             if self.is_local:
                 yield from ((name, self.read(name)) for name in batch)
                 continue
-            found = self.fs.cat([self.path(name) for name in batch], on_error="omit")
+            found = self.fs.cat([self.path(name) for name in batch], on_error="return")
             found = {path.lstrip("/"): data for path, data in found.items()}
-            yield from ((name, found.get(self.path(name).lstrip("/"))) for name in batch)
+            for name in batch:
+                data = found.get(self.path(name).lstrip("/"))
+                # Whatever else went wrong with it, it may be there: it is asked for alone.
+                is_absent = data is None or isinstance(data, FileNotFoundError)
+                yield name, None if is_absent else data if isinstance(data, bytes) else self.read(name)
 
     def _read_json(self, names: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
         for name, data in self.read_many(names):
             content = _json(data, name)
             if content is not None:
                 yield name, content
+
+
+def _why(error: Exception) -> str:
+    """A reason for people."""
+    if isinstance(error, PermissionError):
+        reason = "access denied"
+    elif isinstance(error, FileNotFoundError):
+        reason = "it can't be written there; does the bucket exist?"
+    else:
+        reason = _WHY.get(getattr(error, "errno", None) or 0, type(error).__name__)
+    return f"{reason} ({uris.shown_in(str(error)).strip()})"
 
 
 def sample_name(step: int) -> str:
@@ -216,6 +296,23 @@ def _checked(concept_id: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,128}", concept_id) or concept_id in (".", ".."):
         raise ValueError(f"concept_id {concept_id!r} can't name a folder")
     return concept_id
+
+
+def _last(path: str) -> str:
+    return path.rstrip("/").rsplit("/", 1)[-1]
+
+
+def _time(entry: Mapping[str, Any]) -> float:
+    """When a file was written. fsspec's file systems name it differently: local disk, S3, GCS, memory."""
+    for name in ("mtime", "LastModified", "updated", "last_modified", "created"):
+        value = entry.get(name)
+        if isinstance(value, str):
+            value = datetime.fromisoformat(value.replace("Z", "+00:00"))
+        if isinstance(value, datetime):
+            return value.timestamp()
+        if isinstance(value, int | float):
+            return float(value)
+    return 0.0
 
 
 def _dump(content: Mapping[str, Any]) -> bytes:

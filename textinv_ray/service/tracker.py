@@ -29,6 +29,7 @@ class Tracker:
         self._changed = threading.Condition()
         self._closing = False
         self._failing_since = math.inf
+        self._given_up = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
         self._thread.start()
 
@@ -41,7 +42,7 @@ class Tracker:
     def finish(self, patience_s: float, limit_s: float = math.inf) -> bool:
         """Waits until MLflow has everything: `patience_s` while it can't be written to, `limit_s` in all.
 
-        Returns whether it has everything.
+        Returns whether it has everything. If not, nothing is begun any more: another process may take over.
         """
         start = time.monotonic()
         with self._changed:
@@ -54,12 +55,13 @@ class Tracker:
             self._thread.join(0.2)
             now = time.monotonic()
             if now > start + limit_s or now > max(self._failing_since, start) + patience_s:
+                self._given_up.set()
                 return False
         return True
 
     def _run(self) -> None:
         wait, is_open = _RETRY_S[0], False
-        while True:
+        while not self._given_up.is_set():
             concept_id = ""
             try:
                 if not is_open:
@@ -87,5 +89,5 @@ class Tracker:
                 with self._changed:
                     if concept_id:
                         self._todo[concept_id] = None
-                time.sleep(wait)
+                self._given_up.wait(wait)
                 wait = min(2 * wait, _RETRY_S[1])

@@ -138,7 +138,7 @@ class View:
         params: dict[str, Any] = {}
         tags: dict[str, str] = {}
         if result:
-            params = {name: result[name] for name in _PARAMS}
+            params = {name: result[name] for name in _PARAMS} | result.get("options", {})
             tags = {**result["tags"], "status": "done"}
             metrics += self._result_metrics(result)
         elif failure:
@@ -158,7 +158,14 @@ class View:
             child.fingerprint = key
 
     def close(self, status: str, artifacts: Iterable[Path]) -> None:
-        """Writes totals, the results table and files to the parent run and ends it with MLflow's `status`."""
+        """Writes the summary and ends the parent run with MLflow's `status`."""
+        self.summarise(artifacts)
+        ended_at = self._job().get("ended_at")
+        end = None if ended_at is None else int(1000 * ended_at)
+        self._client_.set_terminated(self.parent_id, status, end)
+
+    def summarise(self, artifacts: Iterable[Path]) -> None:
+        """Writes totals, the results table and files to the parent run."""
         results = list(self._store.results())
         failures = list(self._store.failures())
         job = self._job()
@@ -185,7 +192,6 @@ class View:
         self._client_.set_tag(self.parent_id, "mlflow.note.content", f"{_job_note(job)}\n\n{outcome}")
         listed = json.dumps([{"path": "results.json", "type": "table"}])
         self._client_.set_tag(self.parent_id, "mlflow.loggedArtifacts", listed)
-        self._client_.set_terminated(self.parent_id, status)
 
     # The parts
 

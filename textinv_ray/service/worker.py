@@ -25,16 +25,16 @@ from textinv_ray.concept import Concept
 from textinv_ray.config import JobConfig
 from textinv_ray.inversion import words
 from textinv_ray.inversion.backbone import Backbone
-from textinv_ray.inversion.pack import Pack, choose_pack_size
+from textinv_ray.inversion.pack import Pack, choose_pack_size, is_out_of_memory
 from textinv_ray.inversion.review import Pictures, Review, Subject, review
 from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.inversion.task import ConceptTask
-from textinv_ray.service import models, outcome
+from textinv_ray.service import console, loading, outcome
 from textinv_ray.service.feed import Answer
 from textinv_ray.service.heart import Heart
 from textinv_ray.service.history import History
 from textinv_ray.service.leases import Lease
-from textinv_ray.service.store import Store, sample_name
+from textinv_ray.service.store import Store, StoreError, sample_name
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +52,8 @@ class Item:
     reviews: dict[int, bool]
     """Steps at which there are samples to make, and whether to score them too."""
     writes: list[Future[None]] = field(default_factory=list)
+    checkpoint: Future[None] | None = None
+    """The last one, as soon as it was asked for."""
 
     @property
     def concept_id(self) -> str:
@@ -60,18 +62,11 @@ class Item:
 
 def learn(setup: dict[str, Any]) -> None:
     """The Ray Train loop of one worker. `setup`: feed (actor), config (plain data), output."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    console.log_to_stderr()
     config = JobConfig.from_dict(setup["config"])
     torch.set_num_threads(max(1, round(config.service.cpus_per_worker)))
     try:
-        backbone = Backbone.load(
-            models.resolve(config.model.path),
-            revision=config.model.revision,
-            variant=config.model.variant,
-            device=config.model.device,
-            dtype=config.model.dtype,
-        )
-        scorer = Scorer.load(models.resolve(config.scoring.model), device=config.model.device)
+        backbone, scorer = loading.backbone(config), loading.scorer(config)
     except Exception as error:
         logger.exception("this worker can't start")
         ray.get(setup["feed"].unable.remote(str(error)))
@@ -96,7 +91,7 @@ class Worker:
         self._items: dict[str, Item] = {}
         self._pack: Pack | None = None
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="store")
-        self._saved_at = time.monotonic()
+        self._saved_at = self._busy_at = time.monotonic()
         self._heart = Heart(feed, self.name, config.service, self._steps)
 
     def run(self) -> None:
@@ -119,6 +114,10 @@ class Worker:
             self._writer.shutdown(wait=True)
             self._check_writes()
             error = ""
+        except StoreError as refusal:
+            logger.exception("the store refuses")
+            error = ""  # no concept's fault
+            ray.get(self._feed.halt.remote(str(refusal)))
         except BaseException as caught:
             logger.exception("this worker goes down")
             error = f"{type(caught).__name__}: {caught}"
@@ -139,6 +138,11 @@ class Worker:
         if count == 0:
             return True
         answer: Answer = ray.get(self._feed.take.remote(self.name, count))
+        if self._items or answer.leases or not answer.at_tail:
+            self._busy_at = time.monotonic()
+        elif time.monotonic() - self._busy_at > self._config.service.release_after_s:
+            logger.info("nothing is left but what others learn: this worker goes")
+            return False
         new = [item for item in map(self._begin, answer.leases) if item]
         if new and self._pack is None:
             size = choose_pack_size(self._backbone, new[0].task, self._config)
@@ -159,12 +163,27 @@ class Worker:
         start = time.monotonic()
         self._heart.tick()
         self._drop(lease.concept_id)  # lost and leased anew, after a long silence
-        row, images_stamp = ray.get(lease.payload)
+        try:
+            row, images_stamp = ray.get(lease.payload)
+        except ray.exceptions.ObjectLostError:
+            logger.warning("%s: the feed that leased it is gone", lease.concept_id)
+            ray.get(self._feed.give_back.remote(self.name, lease.concept_id))
+            return None
         concept = Concept.from_row({"concept_id": lease.concept_id, "concept": row})
+        if lease.attempt > 1:  # a worker may have been lost between its last write and its word of it
+            result = self._store.result(lease.concept_id)
+            if result and result["fingerprint"] == concept.fingerprint:
+                ray.get(self._feed.ack.remote(self.name, lease.concept_id))
+                return None
         try:
             task = ConceptTask(concept, self._backbone, self._config)
         except ValueError as error:
             self._fail(lease.concept_id, str(error))
+            return None
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self._lacks_memory_for(lease.concept_id)
             return None
         self._restore(task)
         item = Item(task, images_stamp, self._history(task), _reviews(concept, self._config))
@@ -214,7 +233,13 @@ class Worker:
     def _step(self, pack: Pack) -> None:
         start = time.monotonic()
         tasks = list(pack.tasks)
-        leavers = pack.step()
+        try:
+            leavers = pack.step()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self._shrink(pack)
+            return
         share = (time.monotonic() - start) / len(tasks)
         self._heart.computed += len(tasks)
         for task in tasks:
@@ -228,6 +253,41 @@ class Worker:
         for scored in (False, True):
             self._review([item for item in due if item.reviews[item.task.step] == scored], scored=scored)
         self._finish([self._item(task) for task in leavers if not task.failed])
+
+    def _shrink(self, pack: Pack) -> None:
+        """After a step that ran out of memory (and changed nothing): half the concepts go on, the others later.
+
+        They keep what they have learned, in checkpoints, and wait for a free slot of any worker.
+        """
+        if self._backbone.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if len(pack.tasks) == 1:
+            self._lacks_memory_for(pack.tasks[0].concept.concept_id)
+            return
+        pack.size = len(pack.tasks) // 2
+        logger.warning("out of memory: %d concepts share a pass from now on", pack.size)
+        for item in [self._item(task) for task in pack.tasks[pack.size :]]:
+            pack.remove(item.task)
+            self._save([item])
+            self._write(item, self._returner(item.concept_id))
+
+    def _returner(self, concept_id: str) -> Callable[[], None]:
+        def give_back() -> None:
+            self._items.pop(concept_id, None)
+            ray.get(self._feed.give_back.remote(self.name, concept_id))
+
+        return give_back
+
+    def _lacks_memory_for(self, concept_id: str) -> None:
+        """A concept that had no room: it fails if it was alone here, else it waits for another chance."""
+        others = self._items.keys() - {concept_id}
+        if self._pack and others:
+            self._pack.size = max(1, len(self._pack.tasks))
+            logger.warning("out of memory: %d concepts share a pass from now on", self._pack.size)
+            self._drop(concept_id)
+            ray.get(self._feed.give_back.remote(self.name, concept_id))
+        else:
+            self._fail(concept_id, "out of memory, though it was alone: a smaller batch_size needs less")
 
     def _item(self, task: ConceptTask) -> Item:
         return self._items[task.concept.concept_id]
@@ -244,12 +304,16 @@ class Worker:
         if not items:
             return {}
         start = time.monotonic()
-        subjects = [Subject(item.task.concept, None if first else item.task.vectors) for item in items]
+        subjects = [
+            Subject(item.task.concept, item.task.start if first else item.task.vectors) for item in items
+        ]
         scorer = self._scorer if scored else None
         self._heart.tick()
         try:
             reviews = review(self._backbone, scorer, subjects, self._config, self._initializer_pictures)
-        except ValueError as error:
+        except (ValueError, RuntimeError, MemoryError) as error:
+            if not isinstance(error, ValueError) and not is_out_of_memory(error):
+                raise
             if len(items) == 1:
                 self._fail(items[0].concept_id, str(error))
                 return {}
@@ -321,7 +385,8 @@ class Worker:
 
     def _save_sometimes(self) -> None:
         if time.monotonic() - self._saved_at >= self._config.service.checkpoint_every_s:
-            self._save(self._items.values())
+            # While the store is away, one checkpoint waits for it, not a queue of them.
+            self._save(item for item in self._items.copy().values() if not _is_pending(item.checkpoint))
             self._saved_at = time.monotonic()
 
     def _save(self, items: Iterable[Item]) -> None:
@@ -330,7 +395,7 @@ class Worker:
             if not item.task.done:
                 item.history.set_losses(item.task.loss_history.tolist())
                 state, history, step = item.task.to_bytes(), item.history.to_bytes(), item.task.step
-                self._write(item, self._saver(item.concept_id, state, history, step))
+                item.checkpoint = self._write(item, self._saver(item.concept_id, state, history, step))
 
     def _saver(self, concept_id: str, state: bytes, history: bytes, step: int) -> Callable[[], None]:
         def save() -> None:
@@ -339,8 +404,10 @@ class Worker:
 
         return save
 
-    def _write(self, item: Item, write: Callable[[], None]) -> None:
-        item.writes.append(self._writer.submit(write))
+    def _write(self, item: Item, write: Callable[[], None]) -> Future[None]:
+        written = self._writer.submit(write)
+        item.writes.append(written)
+        return written
 
     def _check_writes(self) -> None:
         """Raises what went wrong in the writing thread."""
@@ -349,6 +416,10 @@ class Worker:
                 if written.done():
                     written.result()
             item.writes = [written for written in item.writes if not written.done()]
+
+
+def _is_pending(written: Future[None] | None) -> bool:
+    return written is not None and not written.done()
 
 
 def _reviews(concept: Concept, config: JobConfig) -> dict[int, bool]:

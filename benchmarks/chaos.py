@@ -1,0 +1,185 @@
+"""Random faults at random moments, and the same words in the end.
+
+    python benchmarks/chaos.py --seed 1 --minutes 10
+
+A Ray of a head and a few nodes with a worker each, the bundled model, real processes. Until the minutes are over,
+something is killed, stopped, damaged or run again every few seconds; then the job may end in peace. Every concept
+must then be there once, complete, and with the word of an undisturbed run. Exit code 1 when that isn't so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+os.environ["RAY_AUTH_MODE"] = "disabled"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+
+from tests.service import jobs
+from tests.service.jobs import Job, Nodes, ended, processes
+
+PAUSE_S = (3.0, 20.0)  # between faults
+HANG_S = 15.0  # longer than a lease lives
+
+
+class Chaos:
+    """A job, and what is done to it."""
+
+    def __init__(self, job: Job, nodes: Nodes, seed: int) -> None:
+        self.job = job
+        self.nodes = nodes
+        self.random = random.Random(seed)
+        self.faults: Counter[str] = Counter()
+        self.runs = 0
+        self.process: subprocess.Popen[str]
+        self.hung: dict[int, float] = {}
+        self.redone = 0
+        self._log_read = 0
+        self.run()
+
+    def run(self) -> None:
+        """Starts the command (again)."""
+        self.redone += self._redone_of_this_run()
+        self.process = self.job.start()
+        self.runs += 1
+
+    def disturb(self) -> None:
+        """One random fault, if there is something to do it to."""
+        kinds = {
+            "worker killed": (6, lambda: self._signal("RayTrainWorker", signal.SIGKILL)),
+            "worker hung": (3, self._hang),
+            "feed killed": (2, lambda: self._signal("ray::Feed", signal.SIGKILL)),
+            "trainer controller killed": (2, lambda: self._signal("TrainController", signal.SIGKILL)),
+            "fleet killed": (1, lambda: self._signal("ray::Fleet", signal.SIGKILL)),
+            "node killed, another comes": (2, self._lose_a_node),
+            "driver killed, run again": (1, lambda: self._end_driver(signal.SIGKILL)),
+            "SIGTERM, run again": (1, lambda: self._end_driver(signal.SIGTERM)),
+            "checkpoint damaged": (2, self._damage_a_checkpoint),
+        }
+        name = self.random.choices(list(kinds), [weight for weight, _ in kinds.values()])[0]
+        if kinds[name][1]():
+            self.faults[name] += 1
+            print(f"{time.strftime('%X')} {name}; {len(self.job.done())} done", flush=True)
+
+    def wake(self, all_of_them: bool = False) -> None:
+        """Lets hung workers go on after a while: late, and harmless."""
+        for pid, since in list(self.hung.items()):
+            if all_of_them or time.monotonic() - since > HANG_S:
+                del self.hung[pid]
+                try:
+                    os.kill(pid, signal.SIGCONT)
+                except ProcessLookupError:
+                    continue
+
+    def end(self) -> tuple[int, str]:
+        """Lets it end in peace."""
+        self.wake(all_of_them=True)
+        self.nodes.complete()
+        if self.process.poll() not in (None, 0):
+            self.process.communicate()
+            self.run()
+        code, out = ended(self.process, seconds=3600)
+        self.redone += self._redone_of_this_run()
+        return code, out
+
+    def _signal(self, name: str, number: signal.Signals) -> bool:
+        found = processes(name)
+        if found:
+            self.random.choice(found).send_signal(number)
+        return bool(found)
+
+    def _hang(self) -> bool:
+        found = [worker for worker in processes("RayTrainWorker") if worker.pid not in self.hung]
+        if found:
+            worker = self.random.choice(found)
+            worker.suspend()
+            self.hung[worker.pid] = time.monotonic()
+        return bool(found)
+
+    def _lose_a_node(self) -> bool:
+        self.nodes.kill(self.random.randrange(len(self.nodes.workers)))
+        self.nodes.add()
+        return True
+
+    def _end_driver(self, number: signal.Signals) -> bool:
+        self.process.send_signal(number)
+        self.process.communicate(timeout=120)
+        self.run()
+        return True
+
+    def _damage_a_checkpoint(self) -> bool:
+        found = self.job.checkpoints()
+        if found:
+            self.job.store.write_concept(self.random.choice(found), "checkpoint.safetensors", b"garbage")
+        return bool(found)
+
+    def _redone_of_this_run(self) -> int:
+        log = self.job.log()
+        new, self._log_read = log[self._log_read :], len(log)
+        return max(map(int, re.findall(r"(\d+) steps had to be taken again", new)), default=0)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--concepts", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--json", metavar="PATH")
+    arguments = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="chaos-"))
+    nodes = Nodes(arguments.workers)
+    try:
+        overrides = (f"training.steps={arguments.steps}", f"service.workers={arguments.workers}")
+        # Each attempt that a fault costs counts while the concept doesn't get further: here that may be often.
+        job = jobs.make(folder, nodes.address, arguments.concepts, *overrides, "service.max_attempts=20")
+        began = time.monotonic()
+        chaos = Chaos(job, nodes, arguments.seed)
+        deadline = began + 60 * arguments.minutes
+        while time.monotonic() < deadline and chaos.process.poll() is None:
+            pause = time.monotonic() + chaos.random.uniform(*PAUSE_S)
+            while time.monotonic() < pause:
+                time.sleep(0.2)
+                chaos.wake()
+            if chaos.process.poll() is None:
+                chaos.disturb()
+        code, out = chaos.end()
+        seconds = time.monotonic() - began
+        print(out)
+        if code:
+            raise AssertionError(f"exit code {code}")
+        job.assert_all_done(jobs.words(folder, job.settings))
+    finally:
+        nodes.close()
+    figures = {
+        "seed": arguments.seed,
+        "minutes": round(seconds / 60, 1),
+        "concepts": arguments.concepts,
+        "faults": dict(chaos.faults),
+        "runs of the command": chaos.runs,
+        "steps needed": arguments.concepts * arguments.steps,
+        "steps taken again": chaos.redone,
+        "redone, per cent": round(100 * chaos.redone / (arguments.concepts * arguments.steps), 2),
+    }
+    print(json.dumps(figures, indent=1))
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(figures, indent=1) + "\n")
+    shutil.rmtree(folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,220 @@
+"""What the service costs: a job of many rows whose steps take no time.
+
+    python benchmarks/scale.py --rows 100000
+
+Real are the manifest, Ray Data, the feed, the leases, the workers' loop and the store. Simulated are the learning
+and the pictures: a stand-in for the pack, so that all the time is the service's. Prints one line per figure, and
+all as JSON with --json PATH.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+os.environ["RAY_AUTH_MODE"] = "disabled"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import torch
+
+from textinv_ray import manifest as manifests
+from textinv_ray.concept import Concept
+from textinv_ray.config import JobConfig
+from textinv_ray.inversion.review import Review
+from textinv_ray.service import fleet, models, outcome, plan, results, worker
+from textinv_ray.service.fleet import Size
+from textinv_ray.service.preparation import Preparation
+from textinv_ray.service.store import Store
+
+STEPS = 20
+PICTURE = np.zeros((1, 16, 16, 3), np.uint8)
+
+
+class SimulatedTask:
+    """As much of a ConceptTask as the service sees. Its word is its seed."""
+
+    failed = None
+
+    def __init__(self, concept: Concept, backbone: object, config: JobConfig) -> None:
+        self.concept, self.steps, self.step = concept, concept.steps, 0
+        self.vectors = torch.full((1, 16), float(concept.seed % 1000))
+
+    @property
+    def done(self) -> bool:
+        return self.step >= self.steps
+
+    @property
+    def loss_history(self) -> torch.Tensor:
+        return torch.ones(self.step)
+
+    def to_bytes(self) -> bytes:
+        return b"state" + bytes(512)
+
+    def restore(self, state: bytes) -> None:
+        raise ValueError("simulated")
+
+
+class SimulatedPack:
+    """A Pack whose steps take no time."""
+
+    def __init__(self, backbone: object, config: JobConfig, size: int) -> None:
+        self.size, self.tasks = size, []
+
+    @property
+    def free(self) -> int:
+        return self.size - len(self.tasks)
+
+    def add(self, task: SimulatedTask) -> None:
+        self.tasks.append(task)
+
+    def remove(self, task: SimulatedTask) -> None:
+        self.tasks.remove(task)
+
+    def step(self) -> list[SimulatedTask]:
+        for task in self.tasks:
+            task.step += 1
+        leavers = [task for task in self.tasks if task.done]
+        self.tasks = [task for task in self.tasks if not task.done]
+        return leavers
+
+
+@ray.remote(num_cpus=0)
+def work(feed: Any, output: str, config: dict[str, Any]) -> None:
+    """One worker."""
+    torch.set_num_threads(1)
+    worker.ConceptTask, worker.Pack = SimulatedTask, SimulatedPack  # type: ignore[misc]
+    worker.choose_pack_size = lambda *_: 16
+    worker.review = lambda _b, _s, subjects, _c: [
+        Review({"a photo of {}": PICTURE}, 0.5, 0.25) for _ in subjects
+    ]
+    outcome.nearest_words = lambda *_: ["cat"]
+    worker.Worker(feed, Store(output), None, None, JobConfig.from_dict(config)).run()  # type: ignore[arg-type]
+
+
+def write_manifest(folder: Path, rows: int) -> Path:
+    """Concepts of three pictures, the same three for all."""
+    from PIL import Image
+
+    names = [f"{number}.png" for number in range(3)]
+    for number, name in enumerate(names):
+        Image.new("RGB", (64, 64), (80 * number, 90, 100)).save(folder / name)
+    ids = [f"concept-{index:07d}" for index in range(rows)]
+    columns = {"concept_id": ids, "images": [names] * rows, "initializer_token": ["character"] * rows}
+    pq.write_table(pa.table(columns), folder / "manifest.parquet")
+    return folder / "manifest.parquet"
+
+
+def feed_process() -> psutil.Process:
+    for child in psutil.Process().children(recursive=True):
+        if child.name().startswith("ray::Feed"):
+            return child
+    raise RuntimeError("no feed")
+
+
+def learn(path: Path, output: Path, config: JobConfig, workers: int) -> dict[str, float]:
+    """Runs the job. Returns seconds and memory."""
+    opened, facts, store = manifests.open(str(path)), models.facts(config.model), Store(str(output))
+    began = time.perf_counter()
+    opened.check(config)
+    checked = time.perf_counter()
+    todo = plan.make(opened, config, facts, store)
+    planned = time.perf_counter()
+    size = Size(workers, 1.0, 0.0, 0.1)
+    rows = Preparation(opened, config, facts, store.uri, (), size.prepare_cpus)
+    feed = fleet.start_feed(rows, todo.todo, store.uri, config, size)
+    workers_running = [work.remote(feed, store.uri, config.to_dict()) for _ in range(workers)]
+    cursor, first, memory = 0, 0.0, []
+    while True:
+        status = ray.get(feed.status.remote(cursor))
+        cursor = status.cursor
+        if status.done and not first:
+            first, done_at_first = time.perf_counter(), status.done
+            process = feed_process()
+        if first:
+            memory.append((process.memory_info().rss, psutil.Process().memory_info().rss))
+        if status.over or status.problem:
+            break
+        ray.get(ray.wait(workers_running, timeout=0)[0])  # raises what a worker died of
+        time.sleep(0.5)
+    end = time.perf_counter()
+    ray.get(workers_running)
+    if status.problem or status.done != len(todo.todo):
+        raise SystemExit(f"it went wrong: {status}")
+    late = memory[len(memory) // 2 :]
+    ray.kill(feed)
+    return {
+        "check the manifest, s": checked - began,
+        "plan an empty store, s": planned - checked,
+        "concepts per second": (status.done - done_at_first) / (end - first),
+        "overhead per concept, ms of one worker": 1000
+        * workers
+        * (end - first)
+        / (status.done - done_at_first),
+        "feed memory at most, MB": max(feed for feed, _ in memory) / 2**20,
+        "feed memory, second half minus first quarter, MB": (
+            statistics.mean(feed for feed, _ in late)
+            - statistics.mean(f for f, _ in memory[: len(memory) // 4 + 1])
+        )
+        / 2**20,
+        "driver memory at most, MB": max(driver for _, driver in memory) / 2**20,
+    }
+
+
+def again(path: Path, output: Path, config: JobConfig) -> dict[str, float]:
+    """What it takes to find that all is done, to list the store, and to write results.parquet."""
+    store = Store(str(output))
+    start = time.perf_counter()
+    opened = manifests.open(str(path))
+    opened.check(config)
+    todo = plan.make(opened, config, models.facts(config.model), store)
+    restarted = time.perf_counter()
+    if todo.todo:
+        raise SystemExit(f"{len(todo.todo)} concepts are not recognised as done")
+    listed = sum(1 for _ in store.results())
+    at_list = time.perf_counter()
+    written = results.write(store)
+    at_end = time.perf_counter()
+    if not listed == written == len(todo.done):
+        raise SystemExit(f"{len(todo.done)} done, {listed} listed, {written} in results.parquet")
+    return {
+        "restart on the finished store, s": restarted - start,
+        "list the store, s": at_list - restarted,
+        "write results.parquet, s": at_end - at_list,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--json", metavar="PATH")
+    arguments = parser.parse_args()
+    settings = [f"training.steps={STEPS}", "review.sample_at=[1.0]", "service.checkpoint_every_s=600"]
+    config = JobConfig.load("mini", settings)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_manifest(Path(folder), arguments.rows)
+        figures = {"rows": arguments.rows, "workers": arguments.workers}
+        figures |= learn(path, Path(folder) / "out", config, arguments.workers)
+        figures |= again(path, Path(folder) / "out", config)
+    for name, value in figures.items():
+        print(f"{name:50} {value:,.1f}")
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

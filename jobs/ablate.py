@@ -1,0 +1,60 @@
+"""Compare the variants of textual inversion on the concepts of a manifest.
+
+    python jobs/ablate.py manifest.parquet --variants progressive,regularized --seeds 3 --output outputs/ablation
+    ray job submit --working-dir . -- python jobs/ablate.py s3://.../manifest.parquet --config sd15 --output s3://...
+
+All runs are concepts of one job, so the same command goes on where it was stopped. The output gets ablation.parquet
+and ablation.png, which MLflow's run of the job has, too.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+# In a submitted job the package lies beside this folder, and need not be installed.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import typer
+
+from textinv_ray.cli import ConfigOption, ManifestArgument, SetOption
+from textinv_ray.config import JobConfig
+from textinv_ray.errors import UserError
+
+
+def ablate(
+    manifest: ManifestArgument,
+    config: ConfigOption = None,
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="URI", help="Where results go.")
+    ] = "outputs/ablation",
+    variants: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,NAME", help="Which variants. Default: all. `base` is always among them."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each variant and concept.")] = 3,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many concepts.")] = None,
+    overrides: SetOption = None,
+) -> None:
+    """Learn every variant of every concept, and compare reconstruction and editability."""
+    from textinv_ray.service import ablation
+
+    names = [name.strip() for name in (variants or "").split(",") if name.strip()]
+    try:
+        code = ablation.ablate(
+            manifest,
+            JobConfig.load(config, overrides or ()),
+            output=output,
+            variants=names,
+            seeds=seeds,
+            limit=limit,
+        )
+    except UserError as error:
+        typer.echo(f"error: {error}", err=True)
+        code = 2
+    raise typer.Exit(code)
+
+
+if __name__ == "__main__":
+    typer.run(ablate)

@@ -1,0 +1,19 @@
+"""Draw pictures with learned words, of a table of prompts.
+
+    ray job submit --working-dir . -- python jobs/generate_many.py prompts.parquet --words s3://.../results
+
+The same as `textinv generate-many`; `--help` tells the rest.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+# In a submitted job the package lies beside this folder, and need not be installed.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from textinv_ray.cli import main
+
+if __name__ == "__main__":
+    main(["generate-many", *sys.argv[1:]])

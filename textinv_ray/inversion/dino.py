@@ -1,0 +1,52 @@
+"""DINO features (Caron et al. 2021; Oquab et al. 2023): how alike pictures look, with no text involved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import AutoImageProcessor, AutoModel
+
+from textinv_ray.errors import UserError
+from textinv_ray.inversion.backbone import choose_device, choose_dtype
+
+_BATCH_SIZE = 64
+
+
+@dataclass(eq=False, repr=False)
+class Dino:
+    """A vision transformer with a class token, such as facebook/dino-vits16 or facebook/dinov2-base."""
+
+    model: Any
+    processor: Any
+
+    def __post_init__(self) -> None:
+        self.model.requires_grad_(False).eval()
+
+    @classmethod
+    def load(cls, path: str, *, device: str = "auto", dtype: str = "auto") -> Dino:
+        """Loads a folder or Hub id of a ViT or DINO model with its image processor. Raises UserError."""
+        place = choose_device(device)
+        try:
+            model = AutoModel.from_pretrained(path, use_safetensors=True, dtype=choose_dtype(dtype, place))
+            # By Pillow even where torchvision is installed: scores must not depend on that.
+            processor = AutoImageProcessor.from_pretrained(path, backend="pil")
+        except (OSError, ValueError) as error:
+            message = str(error).strip().splitlines()[0]
+            raise UserError(f"the DINO model {path!r} can't be loaded: {message}") from error
+        return cls(model.to(place), processor)
+
+    @torch.no_grad()
+    def image_features(self, images: np.ndarray) -> Tensor:
+        """The class token after the last layer: uint8 (n, H, W, 3) -> float32 (n, d) of length 1."""
+        batches = []
+        for start in range(0, len(images), _BATCH_SIZE):
+            batch = list(images[start : start + _BATCH_SIZE])
+            pixels = self.processor(images=batch, return_tensors="pt", input_data_format="channels_last")
+            pixels = pixels["pixel_values"].to(self.model.device, self.model.dtype)
+            batches.append(self.model(pixels).last_hidden_state[:, 0])
+        return F.normalize(torch.cat(batches).float(), dim=-1)

@@ -1,0 +1,105 @@
+"""Pictures to order: prompts with any learned words, negative prompts, seeds, sizes, guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from textinv_ray.config import ReviewConfig
+from textinv_ray.inversion import words
+from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.sampling import sample_ids
+
+
+@dataclass(frozen=True)
+class Request:
+    """Pictures of one prompt."""
+
+    prompt: str
+    words: tuple[str, ...] = ()
+    """Placeholder tokens that mean learned words in `prompt` and `negative_prompt`; others' don't."""
+    negative_prompt: str = ""
+    seed: int = 0
+    count: int = 1
+    """How many pictures: of the seeds `seed`, `seed` + 1, ..."""
+    size: int | None = None
+    """Side in pixels, a multiple of 8; none: the model's own."""
+    guidance_scale: float | None = None
+    """None: the configuration's."""
+
+    @property
+    def seeds(self) -> range:
+        """A seed per picture."""
+        return range(self.seed, self.seed + self.count)
+
+
+def generate(
+    backbone: Backbone,
+    vectors_by_token: Mapping[str, Tensor],
+    requests: Sequence[Request],
+    config: ReviewConfig,
+) -> list[np.ndarray]:
+    """Each request's pictures, uint8 (count, H, W, 3), batched over requests of one size and guidance.
+
+    vectors_by_token: at least the words of all requests, each (V, D). A picture depends on its request and
+    its seed alone; what else is in the batch changes at most the rounding of a pixel.
+    Raises ValueError for a prompt that is so long that a word would be cut off.
+    """
+    first_row, count = {}, 0
+    for token, vectors in vectors_by_token.items():
+        first_row[token] = count
+        count += len(vectors)
+    rows = torch.cat(list(vectors_by_token.values())) if vectors_by_token else None
+    sizes = {token: len(vectors) for token, vectors in vectors_by_token.items()}
+    groups: dict[tuple[int, float], list[tuple[int, int]]] = {}
+    for index, request in enumerate(requests):
+        guidance = config.guidance_scale if request.guidance_scale is None else request.guidance_scale
+        group = groups.setdefault((request.size or backbone.resolution, guidance), [])
+        group += [(index, seed) for seed in request.seeds]
+    lines = [
+        [_tokenize(backbone, text, request.words, sizes, first_row) for text in _texts(request)]
+        for request in requests
+    ]
+    pictures: list[list[np.ndarray]] = [[] for _ in requests]
+    for (side, guidance), wanted in groups.items():
+        images = sample_ids(
+            backbone,
+            torch.cat([lines[index][0] for index, _ in wanted]),
+            rows,
+            [seed for _, seed in wanted],
+            config.model_copy(update={"guidance_scale": guidance}),
+            negative_ids=torch.cat([lines[index][1] for index, _ in wanted]),
+            side=side,
+        )
+        for (index, _), image in zip(wanted, images, strict=True):
+            pictures[index].append(image)
+    return [np.stack(images) for images in pictures]
+
+
+def _texts(request: Request) -> tuple[str, str]:
+    return request.prompt, request.negative_prompt
+
+
+def _tokenize(
+    backbone: Backbone,
+    text: str,
+    tokens: Sequence[str],
+    sizes: Mapping[str, int],
+    first_row: Mapping[str, int],
+) -> Tensor:
+    """int64 (1, L), with `vocabulary_size` + row of the shared table for learned words.
+
+    With the request's own words only: a word of another request in the batch must not mean anything here.
+    """
+    line = words.tokenize(backbone, [text], {token: sizes[token] for token in tokens})
+    own_first = backbone.vocabulary_size
+    shared = line.clone()
+    for token in tokens:
+        own = (line >= own_first) & (line < own_first + sizes[token])
+        shared = torch.where(own, line - own_first + backbone.vocabulary_size + first_row[token], shared)
+        own_first += sizes[token]
+    return shared

@@ -1,0 +1,78 @@
+"""Where learning starts: a word or phrase, the vocabulary's mean, another word, or what fits the images best."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from textinv_ray.concept import Concept
+from textinv_ray.inversion import words
+from textinv_ray.inversion.backbone import Backbone
+
+AUTO_SAMPLES = 8
+"""Noisy latents that each candidate of "auto" is tried on: the same for all, so that they can be compared."""
+
+
+def initial_vectors(backbone: Backbone, concept: Concept, count: int) -> Tensor:
+    """(count, D) in `word_dtype` on the device, as `Concept.init_from` says; "auto" was resolved before.
+
+    Raises ValueError for an initializer without a token and for another word of another model's width.
+    """
+    if concept.init_from == "vocabulary_mean":
+        embeddings = backbone.vocabulary_mean[None]
+    elif concept.init_from == "text_encoder":
+        embeddings = encoded(backbone, concept.initializer_token)
+    elif concept.initial_vectors:
+        embeddings = torch.tensor(concept.initial_vectors, device=backbone.device, dtype=backbone.word_dtype)
+        if embeddings.shape[1] != backbone.embedding_dim:
+            raise ValueError(
+                f"init_from {concept.init_from}: its vectors have {embeddings.shape[1]} numbers, "
+                f"this model's have {backbone.embedding_dim}; it was learned for another model"
+            )
+    else:
+        embeddings = words.token_embeddings(backbone, concept.initializer_token)
+    return words.spread(embeddings, count)
+
+
+@torch.no_grad()
+def encoded(backbone: Backbone, text: str) -> Tensor:
+    """The text encoder's output at the tokens of `text`: (tokens, D), Cross Initialization (Pang et al. 2023).
+
+    They observe that learned words end up near outputs of the encoder rather than its inputs, and start there.
+    """
+    count = len(words.token_embeddings(backbone, text))
+    ids = words.tokenize(backbone, [text]).to(backbone.device)
+    return backbone.encode_prompts(ids)[0, 1 : 1 + count].to(backbone.word_dtype)
+
+
+@torch.no_grad()
+def choose_initializer(backbone: Backbone, concept: Concept, latent_means: Tensor) -> str:
+    """The candidate under which the model predicts the noise in the concept's images best.
+
+    That is eq. (2) of Gal et al. 2022 with candidates in place of v, on a fixed batch: latents in turn,
+    timesteps evenly spread, noise by the concept's seed. latent_means: (N * A * F, C, h, w) of N images.
+    Raises ValueError when no candidate has a token.
+    """
+    known = [text for text in concept.initializer_candidates if _has_token(backbone, text)]
+    if not known:
+        raise ValueError("init_from auto: no candidate gives a token of the model's vocabulary")
+    samples = torch.arange(AUTO_SAMPLES)
+    images = len(concept.images)
+    latents = latent_means[(samples % images * (len(latent_means) // images)).to(latent_means.device)]
+    generator = torch.Generator().manual_seed(concept.seed)
+    noise = torch.randn(latents.shape, generator=generator).to(latents)
+    steps = int(backbone.scheduler.config.num_train_timesteps)
+    timesteps = ((2 * samples + 1) * steps // (2 * AUTO_SAMPLES)).to(backbone.device)
+    templates = [concept.templates[index % len(concept.templates)] for index in samples.tolist()]
+
+    def loss(text: str) -> float:
+        ids = words.tokenize(backbone, [words.fill(template, text) for template in templates])
+        hidden_states = backbone.encode_prompts(ids.to(backbone.device))
+        return float(backbone.denoising_loss(latents, noise, timesteps, hidden_states).mean())
+
+    return min(known, key=loss)
+
+
+def _has_token(backbone: Backbone, text: str) -> bool:
+    ids = backbone.tokenizer(text, add_special_tokens=False).input_ids
+    return any(token != backbone.tokenizer.unk_token_id for token in ids)

@@ -1,0 +1,169 @@
+"""What an ablation found: means with confidence intervals by variant, as a table, as text and as a plot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from scipy.stats import t as student
+
+CONFIDENCE = 0.95
+AXES = ("reconstruction", "editability")
+"""clip_image_similarity and clip_text_similarity: raw cosines, see inversion/scoring.py."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One run of a variant, or a reference for one concept."""
+
+    kind: str
+    """ "variant" or "reference"."""
+    name: str
+    """Of the variant or reference."""
+    concept: str
+    """The source manifest's concept_id."""
+    seed: str
+    """Empty for references."""
+    reconstruction: float
+    editability: float
+    seconds: float | None = None
+    """Of a worker's time."""
+
+
+_INTERVALS = [f"{axis}{what}" for what in ("", "_difference") for axis in AXES]
+SCHEMA = pa.schema(
+    [
+        ("kind", pa.string()),
+        ("name", pa.string()),
+        ("concepts", pa.int32()),
+        ("runs", pa.int32()),
+        *((f"{name}{end}", pa.float64()) for name in _INTERVALS for end in ("", "_low", "_high")),
+        ("seconds", pa.float64()),
+    ]
+)
+"""`<axis>_difference`: to the base variant, paired by concept and seed. `_low`, `_high`: the 95 % interval."""
+
+
+def interval(values: Sequence[float]) -> tuple[float | None, float | None, float | None]:
+    """(mean, low, high) of the mean's 95 % confidence interval by Student's t; no bounds for one value."""
+    if not values:
+        return None, None, None
+    mean = float(np.mean(values))
+    if len(values) == 1:
+        return mean, None, None
+    error = float(np.std(values, ddof=1)) / len(values) ** 0.5
+    half = float(student.ppf(0.5 + CONFIDENCE / 2, len(values) - 1)) * error
+    return mean, mean - half, mean + half
+
+
+def table(scores: Sequence[Score], base: str) -> pa.Table:
+    """A row per variant and reference, in the order of their first score.
+
+    The concepts are the sample: seeds of a concept are averaged first, since they aren't independent draws from
+    what people will invert. Differences are taken run by run, so that noise common to both cancels out.
+    """
+    groups: dict[tuple[str, str], list[Score]] = {}
+    for score in scores:
+        groups.setdefault((score.kind, score.name), []).append(score)
+    by_run = {(score.concept, score.seed): score for score in groups.get(("variant", base), [])}
+    rows = []
+    for (kind, name), group in groups.items():
+        seconds = [score.seconds for score in group if score.seconds is not None]
+        row: dict[str, object] = {
+            "kind": kind,
+            "name": name,
+            "concepts": len({score.concept for score in group}),
+            "runs": len(group),
+            "seconds": float(np.mean(seconds)) if seconds else None,
+        }
+        for axis in AXES:
+            values = {(score.concept, score.seed): getattr(score, axis) for score in group}
+            _put(row, axis, values)
+            if kind == "variant" and name != base:
+                paired = {
+                    key: value - getattr(by_run[key], axis) for key, value in values.items() if key in by_run
+                }
+                _put(row, f"{axis}_difference", paired)
+        rows.append(row)
+    return pa.Table.from_pylist(rows, SCHEMA)
+
+
+def _put(row: dict[str, object], name: str, values: Mapping[tuple[str, str], float]) -> None:
+    by_concept: dict[str, list[float]] = {}
+    for (concept, _), value in values.items():
+        by_concept.setdefault(concept, []).append(value)
+    means = [float(np.mean(seeds)) for seeds in by_concept.values()]
+    for end, bound in zip(("", "_low", "_high"), interval(means), strict=True):
+        row[name + end] = bound
+
+
+def text(found: pa.Table) -> str:
+    """The table for a terminal: means with half the width of their intervals."""
+
+    def cell(row: Mapping[str, float | None], name: str, sign: str = "") -> str:
+        mean, high = row[name], row[f"{name}_high"]
+        if mean is None:
+            return ""
+        return f"{mean:{sign}.3f}" + ("" if high is None else f" ± {high - mean:.3f}")
+
+    lines = [["", *AXES, *(f"{axis} - base" for axis in AXES), "concepts", "runs"]]
+    for row in found.to_pylist():
+        cells = [cell(row, axis) for axis in AXES]
+        cells += [cell(row, f"{axis}_difference", "+") for axis in AXES]
+        lines.append([row["name"], *cells, str(row["concepts"]), str(row["runs"])])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    shown = [
+        line[0].ljust(widths[0])
+        + "".join(f"  {text:>{width}}" for text, width in zip(line[1:], widths[1:], strict=True))
+        for line in lines
+    ]
+    note = f"(mean ± half of the {CONFIDENCE:.0%} confidence interval over concepts)"
+    return "\n".join([*shown, note])
+
+
+def plot(found: pa.Table, path: Path) -> None:
+    """Reconstruction against editability: a point with its intervals per variant, squares for references."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 6), dpi=120)
+    colors = pyplot.get_cmap("tab20")
+    for number, row in enumerate(found.to_pylist()):
+        bars: dict[str, Any] = {}
+        for axis, name in zip(("yerr", "xerr"), AXES, strict=True):
+            low, high = row[f"{name}_low"], row[f"{name}_high"]
+            if low is not None and high is not None:
+                bars[axis] = [[row[name] - low], [high - row[name]]]
+        reference = row["kind"] == "reference"
+        axes.errorbar(
+            row["editability"],
+            row["reconstruction"],
+            **bars,
+            fmt="s" if reference else "o",
+            color="black" if reference else colors(number % 20),
+            markersize=6,
+            elinewidth=0.8,
+            alpha=0.9,
+        )
+        axes.annotate(
+            row["name"],
+            (row["editability"], row["reconstruction"]),
+            xytext=(6, 4),
+            textcoords="offset points",
+            fontsize=8,
+        )
+    axes.set_xlabel("editability (CLIP text similarity)")
+    axes.set_ylabel("reconstruction (CLIP image similarity)")
+    axes.set_title(
+        f"Mean and {CONFIDENCE:.0%} confidence interval over concepts; squares: references", fontsize=9
+    )
+    axes.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path)
+    pyplot.close(figure)

@@ -10,7 +10,7 @@ TEAM = $(BIN)/torchrun --standalone --nproc-per-node $$($(BIN)/python -c "import
 export RAY_USAGE_STATS_ENABLED = 0
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help install demo test test-quick lint train-mini eval-mini examples bench clean
+.PHONY: help install demo test test-quick test-faults lint train-mini eval-mini examples bench clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -29,7 +29,10 @@ demo: install    ## learn the eight example concepts with the bundled model
 	$(BIN)/python jobs/invert_many.py examples/manifest.parquet --output outputs/demo
 
 test: install lint   ## everything that must pass
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -m 'not faults'
+
+test-faults: install ## processes and nodes that die, hang or refuse, on a Ray of three nodes
+	$(BIN)/python -m pytest tests -m faults
 
 test-quick: install  ## what is worth running after every change
 	$(BIN)/python -m pytest tests -m 'not slow'

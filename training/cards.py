@@ -118,14 +118,11 @@ characters and nothing else. It exists so that textual inversion can be tried, t
 
 ## Recipe and compute
 
-Preset `small`, on 2 CPU cores that other work shared, no GPU, about 100 minutes in all: VAE {
-        samples_seen("vae", 32)
-    } images; the text
-encoder first alone on 86,000 captions (`training/text.py`), then with the UNet, {
-        samples_seen("unet", 32)
-    } samples in all. These weights are
-not one clean run of `make train-mini`: the UNet saw 110,000 of its samples beside a text encoder that taught it little, before
-that stage was put in. While it trained, the vector of a name was computed from the identity's features by a small network
+Preset `small`, on 2 CPU cores that other work shared, no GPU, about 160 minutes in all. VAE: 32,000 images in batches of 32, then
+36,000 in batches of 8. Text encoder: alone on 86,000 captions first (`training/text.py`), then with the UNet. UNet: 136,000 samples on
+the latents of the VAE as it was half way, 110,000 of them beside a text encoder that taught it little, before that stage was put
+in; then 106,000 on the present latents. So these weights are not one clean run of `make train-mini`, which goes on from them.
+While it trained, the vector of a name was computed from the identity's features by a small network
 (`training/naming.py`), so that every image taught every name; the vectors of the 2,400 names were then written into the embedding
 table. Embeddings are kept at norm 0.4 or below, the scale of CLIP ViT-L/14's.
 
@@ -152,11 +149,10 @@ table. Embeddings are kept at norm 0.4 or below, the scale of CLIP ViT-L/14's.
 
 ## Limits
 
-It draws what its data shows: heads and shoulders in these drawing styles. Fine detail (eyes, small accessories) is rough.
-Faces are smudges. What limits it is compute: {
-        samples_seen("unet", 32)
-    } samples are a fraction of what it needs, and the VAE was stopped
-early. `training/` has a larger preset for a GPU, and the UNet goes on from these weights (`python -m training.unet`).
+It draws what its data shows: heads and shoulders in these drawing styles. Colours, hair and outlines follow the caption; eyes, mouths and
+small accessories are often smudged. What limits it is compute: the loss was still falling, and 106,000 samples on the present latents are
+a fraction of what it needs. More hours lift it (`make train-mini` goes on from these weights), or minutes of a GPU: `training/` has a
+larger preset for one.
 """
 
 

@@ -23,7 +23,7 @@ from tests.service import examples, jobs
 from tests.service.jobs import Job, Nodes, ended, processes, wait_for
 from tests.service.s3 import BUCKET, S3Server
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(900)]
 COUNT = 5
 
 

@@ -31,7 +31,7 @@ demo: install    ## learn the eight example concepts with the bundled model
 test: install lint   ## everything that must pass
 	$(BIN)/python -m pytest tests -m 'not faults'
 
-test-faults: install ## processes and nodes that die, hang or refuse, on a Ray of three nodes
+test-faults: install ## nodes and processes that come, go, die or hang, on a Ray of several nodes
 	$(BIN)/python -m pytest tests -m faults
 
 test-quick: install  ## what is worth running after every change

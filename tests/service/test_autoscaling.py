@@ -28,7 +28,7 @@ MACHINES = 2
 MEMORY = 150_000_000  # bytes of each node's object store
 _LISTS = ("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands")
 _LISTS += ("head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 
 class Head:

@@ -196,6 +196,7 @@ def measure_inversion(
         "batch_size": config.training.batch_size,
         "learning_rate": config.training.learning_rate,
         "seconds_per_concept": round(seconds, 1),
+        "cpu_threads": torch.get_num_threads(),
     }
     result |= judge_characters(judge, heldout, identities, pixels, seeds)
     result |= judge_styles(judge, heldout, seeds)

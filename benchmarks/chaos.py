@@ -2,9 +2,10 @@
 
     python benchmarks/chaos.py --seed 1 --minutes 10
 
-A Ray of a head and a few nodes with a worker each, the bundled model, real processes. Until the minutes are over,
-something is killed, stopped, damaged or run again every few seconds; then the job may end in peace. Every concept
-must then be there once, complete, and with the word of an undisturbed run. Exit code 1 when that isn't so.
+A Ray of a head and a few nodes with a worker each, the bundled model, an S3 server for the output, real processes.
+Until the minutes are over, something is killed, stopped, damaged, refused or run again every few seconds; then the
+job may end in peace. Every concept must then be there once, complete, and with the word of an undisturbed run. Exit
+code 1 when that isn't so.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import random
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,23 +29,47 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 from tests.service import jobs
 from tests.service.jobs import Job, Nodes, ended, processes
+from tests.service.s3 import BUCKET, S3Server
 
-PAUSE_S = (3.0, 20.0)  # between faults
+PAUSE_S = (4.0, 30.0)  # between faults
 HANG_S = 15.0  # longer than a lease lives
+AWAY_S = 20.0
+# In the workers: the next step after such a file appears fails, once.
+FAILING_STEPS = """
+import torch
+ERRORS = {{
+    "raise": RuntimeError("CUDA error: an illegal memory access was encountered"),
+    "memory": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+}}
+real = Pack._losses_and_gradient
+def compute(self):
+    for name, error in ERRORS.items():
+        if len(self.tasks) > 1 or name != "memory":
+            try:
+                os.unlink(os.path.join({folder!r}, name))
+            except FileNotFoundError:
+                continue
+            raise error
+    return real(self)
+Pack._losses_and_gradient = compute
+"""
 
 
 class Chaos:
     """A job, and what is done to it."""
 
-    def __init__(self, job: Job, nodes: Nodes, seed: int) -> None:
+    def __init__(self, job: Job, nodes: Nodes, server: S3Server, seed: int) -> None:
         self.job = job
         self.nodes = nodes
+        self.server = server
+        self.job.inject(FAILING_STEPS.format(folder=str(job.folder)))
         self.random = random.Random(seed)
         self.faults: Counter[str] = Counter()
         self.runs = 0
-        self.process: subprocess.Popen[str]
+        self.process: jobs.Command
         self.hung: dict[int, float] = {}
         self.redone = 0
+        self.damaged_results = False
         self._log_read = 0
         self.run()
 
@@ -66,7 +90,13 @@ class Chaos:
             "node killed, another comes": (2, self._lose_a_node),
             "driver killed, run again": (1, lambda: self._end_driver(signal.SIGKILL)),
             "SIGTERM, run again": (1, lambda: self._end_driver(signal.SIGTERM)),
+            "worker raised": (2, lambda: self._fail_a_step("raise")),
+            "out of memory": (2, lambda: self._fail_a_step("memory")),
             "checkpoint damaged": (2, self._damage_a_checkpoint),
+            "result damaged": (1, self._damage_a_result),
+            "store away for 20 s": (1, self._lose_the_store),
+            "store throttled": (1, self._throttle),
+            "another job refused": (1, self._start_another_job),
         }
         name = self.random.choices(list(kinds), [weight for weight, _ in kinds.values()])[0]
         if kinds[name][1]():
@@ -88,11 +118,21 @@ class Chaos:
         self.wake(all_of_them=True)
         self.nodes.complete()
         if self.process.poll() not in (None, 0):
-            self.process.communicate()
             self.run()
         code, out = ended(self.process, seconds=3600)
         self.redone += self._redone_of_this_run()
+        if code == 0 and self.damaged_results:
+            self.damaged_results = False
+            self.run()
+            return self.end()
         return code, out
+
+    def wait(self, seconds: float) -> None:
+        """Waits, but not longer than the job lives."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and self.process.poll() is None:
+            time.sleep(0.2)
+            self.wake()
 
     def _signal(self, name: str, number: signal.Signals) -> bool:
         found = processes(name)
@@ -115,7 +155,7 @@ class Chaos:
 
     def _end_driver(self, number: signal.Signals) -> bool:
         self.process.send_signal(number)
-        self.process.communicate(timeout=120)
+        self.process.wait(120)
         self.run()
         return True
 
@@ -124,6 +164,34 @@ class Chaos:
         if found:
             self.job.store.write_concept(self.random.choice(found), "checkpoint.safetensors", b"garbage")
         return bool(found)
+
+    def _damage_a_result(self) -> bool:
+        """The running job has counted it: one more run learns the rest of it."""
+        found = sorted(self.job.done())
+        if found:
+            self.job.store.write_concept(self.random.choice(found), "result.json", b"{")
+            self.damaged_results = True
+        return bool(found)
+
+    def _fail_a_step(self, name: str) -> bool:
+        (self.job.folder / name).touch()
+        return True
+
+    def _lose_the_store(self) -> bool:
+        self.server.stop()
+        self.wait(AWAY_S)
+        self.server.start()
+        return True
+
+    def _throttle(self) -> bool:
+        self.server.fail("slow down", times=20)
+        return True
+
+    def _start_another_job(self) -> bool:
+        code, out = self.job.run()
+        if code != 2 and self.process.poll() is None:
+            raise AssertionError(f"a second job was let in: {out}")
+        return True
 
     def _redone_of_this_run(self) -> int:
         log = self.job.log()
@@ -141,19 +209,23 @@ def main() -> int:
     parser.add_argument("--json", metavar="PATH")
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
+    server = S3Server()
+    os.environ.update(server.environment)  # for the nodes, whose workers write there
     nodes = Nodes(arguments.workers)
-    try:
-        overrides = (f"training.steps={arguments.steps}", f"service.workers={arguments.workers}")
+    overrides = (
+        f"training.steps={arguments.steps}",
+        f"service.workers={arguments.workers}",
+        "service.checkpoint_every_s=1",
         # Each attempt that a fault costs counts while the concept doesn't get further: here that may be often.
-        job = jobs.make(folder, nodes.address, arguments.concepts, *overrides, "service.max_attempts=20")
+        "service.max_attempts=20",
+    )
+    try:
+        job = jobs.make(folder, nodes.address, arguments.concepts, *overrides, output=f"s3://{BUCKET}/chaos")
         began = time.monotonic()
-        chaos = Chaos(job, nodes, arguments.seed)
+        chaos = Chaos(job, nodes, server, arguments.seed)
         deadline = began + 60 * arguments.minutes
         while time.monotonic() < deadline and chaos.process.poll() is None:
-            pause = time.monotonic() + chaos.random.uniform(*PAUSE_S)
-            while time.monotonic() < pause:
-                time.sleep(0.2)
-                chaos.wake()
+            chaos.wait(chaos.random.uniform(*PAUSE_S))
             if chaos.process.poll() is None:
                 chaos.disturb()
         code, out = chaos.end()
@@ -164,6 +236,7 @@ def main() -> int:
         job.assert_all_done(jobs.words(folder, job.settings))
     finally:
         nodes.close()
+        server.stop()
     figures = {
         "seed": arguments.seed,
         "minutes": round(seconds / 60, 1),

@@ -28,7 +28,7 @@ from textinv_ray.service.store import Store
 
 def double(folder: Path) -> Backbone:
     """float64, so that equal mathematics gives equal numbers."""
-    backbone = Backbone.load(str(folder), device="cpu")
+    backbone = Backbone.load(str(folder), device="cpu", dtype="float32")
     for model in (backbone.text_encoder, backbone.unet, backbone.vae):
         model.to(torch.float64)
     return backbone
@@ -60,7 +60,7 @@ def test_per_layer_words_with_equal_vectors_are_plain_words(tiny_sd: Path) -> No
 
 
 def test_a_layer_reads_its_own_vector_of_each_word(tiny_sd: Path) -> None:
-    backbone = PerLayerBackbone.of(Backbone.load(str(tiny_sd), device="cpu"))
+    backbone = PerLayerBackbone.of(Backbone.load(str(tiny_sd), device="cpu", dtype="float32"))
     first, end = backbone.vocabulary_size, backbone.tokenizer.eos_token_id
     read = backbone.read_by(2, words.tokenize(backbone, ["a <x> in <y>"], {"<x>": 4, "<y>": 4}))[0].tolist()
     a, within = (backbone.tokenizer(text, add_special_tokens=False).input_ids[0] for text in ("a", "in"))
@@ -92,7 +92,7 @@ def test_per_layer_words_are_learned_in_packs_as_alone(tiny_sd: Path) -> None:
 
 
 def test_clip_words_are_the_nearest_of_the_vocabulary(tiny_sd: Path, tiny_clip: Path) -> None:
-    backbone, scorer = Backbone.load(str(tiny_sd), device="cpu"), Scorer.load(str(tiny_clip))
+    backbone, scorer = Backbone.load(str(tiny_sd), device="cpu", dtype="float32"), Scorer.load(str(tiny_clip))
     concept = tiny.concept()
     nearest = ClipWords(backbone, scorer).nearest(concept, 30)
     assert {"cat", "dog", "red"} <= set(nearest)

@@ -32,6 +32,9 @@ class Nodes:
     def __init__(self, workers: int) -> None:
         from ray.cluster_utils import Cluster
 
+        # Nodes have two cores each so that one worker fits, and share those of this machine: threads that wait
+        # for one another, and spin meanwhile, would take most of the time.
+        os.environ["OMP_NUM_THREADS"] = "1"
         self._options = {"object_store_memory": 100 * 2**20, "dashboard_agent_listen_port": 0}
         self._cluster = Cluster(
             initialize_head=True,
@@ -78,6 +81,19 @@ class Nodes:
         self._cluster.shutdown()
 
 
+class Command(subprocess.Popen[str]):
+    """A process that prints into a file: a pipe that nobody reads would stop it once it is full."""
+
+    def __init__(self, command: list[str], said: Path, **options: Any) -> None:
+        self._said = said
+        with said.open("w") as out:
+            super().__init__(command, stdout=out, stderr=subprocess.STDOUT, text=True, **options)
+
+    def said(self) -> str:
+        """What it has printed."""
+        return self._said.read_text()
+
+
 class Job:
     """A command, its folder, and what it says."""
 
@@ -88,7 +104,7 @@ class Job:
         self.settings = list(settings)
         self.output = output
         self.environment: dict[str, str] = {}
-        self._started: list[subprocess.Popen[str]] = []
+        self._started: list[Command] = []
         self.store = Store(output if "://" in output else str(folder / output))
 
     def inject(self, fault: str) -> None:
@@ -99,25 +115,22 @@ class Job:
         (inject / "sitecustomize.py").write_text(_SITECUSTOMIZE.replace("    ...", body))
         self.environment["PYTHONPATH"] = f"{inject}:{os.environ.get('PYTHONPATH', '')}"
 
-    def start(self, *options: str) -> subprocess.Popen[str]:
+    def start(self, *options: str) -> Command:
         settings = [part for setting in self.settings for part in ("--set", setting)]
         environment = {
             **os.environ,
             "RAY_ADDRESS": self.address,
-            "OMP_NUM_THREADS": "1",
             "RAY_DEDUP_LOGS": "0",
             **self.environment,
         }
-        process = subprocess.Popen(
+        process = Command(
             [
                 *(sys.executable, str(REPOSITORY / "jobs" / "invert_many.py"), "data/manifest.parquet"),
                 *("-o", self.output, *settings, *options),
             ],
+            self.folder / f"said-{len(self._started)}.log",
             cwd=self.folder,
             env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
         )
         self._started.append(process)
         return process
@@ -127,7 +140,7 @@ class Job:
         for process in self._started:
             if process.poll() is None:
                 process.kill()
-                process.communicate()
+                process.wait()
 
     def run(self, *options: str) -> tuple[int, str]:
         """(exit code, what it printed)."""
@@ -238,7 +251,7 @@ def processes(name: str) -> list[psutil.Process]:
     return found
 
 
-def wait_for(process: subprocess.Popen[str], condition: Callable[[], Any], seconds: float = 400) -> Any:
+def wait_for(process: Command, condition: Callable[[], Any], seconds: float = 400) -> Any:
     """What the condition gives once it is true. Fails when the process ends before."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -246,20 +259,20 @@ def wait_for(process: subprocess.Popen[str], condition: Callable[[], Any], secon
         if found:
             return found
         if process.poll() is not None:
-            raise AssertionError(f"it ended: {process.communicate()}")
+            raise AssertionError(f"it ended: {process.said()}")
         time.sleep(0.02)
     raise AssertionError("waited in vain")
 
 
-def ended(process: subprocess.Popen[str], seconds: float = 400) -> tuple[int, str]:
+def ended(process: Command, seconds: float = 400) -> tuple[int, str]:
     """(exit code, what it printed)."""
     try:
-        out, _ = process.communicate(timeout=seconds)
+        process.wait(seconds)
     except subprocess.TimeoutExpired:
         process.terminate()
-        out, _ = process.communicate(timeout=60)
-        raise AssertionError(f"it didn't end: {out}") from None
-    return process.returncode, out
+        process.wait(60)
+        raise AssertionError(f"it didn't end: {process.said()}") from None
+    return process.returncode, process.said()
 
 
 def make(folder: Path, address: str, count: int, *overrides: str, output: str = "out") -> Job:

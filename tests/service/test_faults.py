@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from tests.service import examples, jobs
-from tests.service.jobs import Job, Nodes, ended, processes, wait_for
+from tests.service.jobs import Command, Job, Nodes, ended, processes, wait_for
 from tests.service.s3 import BUCKET, S3Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(900)]
@@ -62,7 +62,7 @@ def job(make_job: Callable[..., Job]) -> Job:
     return make_job()
 
 
-def begun(job: Job, process: subprocess.Popen[str]) -> list[psutil.Process]:
+def begun(job: Job, process: Command) -> list[psutil.Process]:
     """The workers, once they all learn and some concept has a checkpoint."""
     wait_for(process, lambda: job.checkpoints() and len(processes("RayTrainWorker")) == 2)
     return processes("RayTrainWorker")
@@ -193,7 +193,7 @@ def test_the_driver_is_killed_and_run_again(job: Job, words: dict[str, np.ndarra
     process = job.start()
     wait_for(process, lambda: job.done() and job.checkpoints())
     process.kill()
-    process.communicate(timeout=60)
+    process.wait(60)
     before, marks = job.done(), len(job.begun())
     code, out = job.run()
     assert code == 0, out

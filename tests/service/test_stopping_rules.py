@@ -32,7 +32,7 @@ CLIP = ("stopping={rule: clip, min_steps: 4, clip: {every: 3, patience: 1}}", "s
 
 @pytest.fixture(scope="module")
 def backbone(tiny_sd: Path) -> Backbone:
-    return Backbone.load(str(tiny_sd))
+    return Backbone.load(str(tiny_sd), dtype="float32")
 
 
 @pytest.fixture(scope="module")

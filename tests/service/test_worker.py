@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("local_ray")
 
 @pytest.fixture(scope="module")
 def backbone(tiny_sd: Path) -> Backbone:
-    return Backbone.load(str(tiny_sd))
+    return Backbone.load(str(tiny_sd), dtype="float32")
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_two_workers_learn_the_same_as_one(bench: Bench, tiny_sd: Path) -> None:
     concepts = [tiny.concept(index, steps=4 + index % 3) for index in range(8)]
     feed = bench.feed(concepts)
     other = Bench(
-        Backbone.load(str(tiny_sd)), bench.scorer, bench.config, bench.store
+        Backbone.load(str(tiny_sd), dtype="float32"), bench.scorer, bench.config, bench.store
     )  # as in another process
     threads = [threading.Thread(target=each.worker(feed).run) for each in (bench, other)]
     for thread in threads:

@@ -10,12 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from textinv_ray.errors import UserError
 
+# On CPUs the backward pass of torch's fused attention is slower than that of two matrix products and a softmax,
+# which keep the weights of the attention in memory: for few latents (this many per side).
+_PLAIN_ATTENTION_UP_TO = 32
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -50,10 +54,12 @@ class Backbone:
     ) -> Backbone:
         """Loads a diffusers pipeline folder or Hub id, from safetensors only, without its safety checker.
 
-        `device` "auto" is CUDA when there is one; `dtype` "auto" is float16 on CUDA and float32 elsewhere.
+        `device` "auto" is CUDA when there is one. `dtype` "auto" is float16 on CUDA, bfloat16 on CPUs with
+        matrix units for it, and float32 elsewhere.
         Raises UserError when it can't be loaded or isn't a text-to-image Stable Diffusion 1.x / 2.x.
         """
-        place, precision = choose_device(device), choose_dtype(dtype, choose_device(device))
+        place = choose_device(device)
+        precision = choose_dtype(dtype, place, on_cpu=fastest_on_cpu())
         source: dict[str, Any] = {"pretrained_model_name_or_path": path, "revision": revision}
         weights = {**source, "variant": variant, "use_safetensors": True}
         try:
@@ -72,6 +78,8 @@ class Backbone:
         except (OSError, ValueError) as error:
             message = str(error).strip().splitlines()[0]
             raise UserError(f"the model {path!r} can't be loaded: {message}") from error
+        if place.type == "cpu" and unet_config["sample_size"] <= _PLAIN_ATTENTION_UP_TO:
+            backbone.unet.set_attn_processor(AttnProcessor())
         return backbone.to(place)
 
     def to(self, device: torch.device | str) -> Backbone:
@@ -192,8 +200,13 @@ def choose_device(name: str) -> torch.device:
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """ "auto" is float16 on CUDA and float32 elsewhere (bfloat16 gains nothing on CPUs at these sizes)."""
+def choose_dtype(name: str, device: torch.device, on_cpu: torch.dtype = torch.float32) -> torch.dtype:
+    """ "auto" is float16 on CUDA and `on_cpu` elsewhere."""
     if name == "auto":
-        return torch.float16 if device.type == "cuda" else torch.float32
+        return torch.float16 if device.type == "cuda" else on_cpu
     return DTYPES[name]
+
+
+def fastest_on_cpu() -> torch.dtype:
+    """bfloat16 where the CPU multiplies matrices of it (Intel AMX: twice the speed); else float32."""
+    return torch.bfloat16 if torch.cpu.get_capabilities().get("amx_bf16") else torch.float32

@@ -32,9 +32,6 @@ class Nodes:
     def __init__(self, workers: int) -> None:
         from ray.cluster_utils import Cluster
 
-        # Nodes have two cores each so that one worker fits, and share those of this machine: threads that wait
-        # for one another, and spin meanwhile, would take most of the time.
-        os.environ["OMP_NUM_THREADS"] = "1"
         self._options = {"object_store_memory": 100 * 2**20, "dashboard_agent_listen_port": 0}
         self._cluster = Cluster(
             initialize_head=True,
@@ -120,6 +117,7 @@ class Job:
         environment = {
             **os.environ,
             "RAY_ADDRESS": self.address,
+            "OMP_NUM_THREADS": "1",
             "RAY_DEDUP_LOGS": "0",
             **self.environment,
         }
@@ -228,7 +226,9 @@ def quick(*overrides: str) -> list[str]:
         "review.num_inference_steps=2",
         "pack.size=2",
         "service.workers=2",
-        "service.cpus_per_worker=2",
+        # One per node of two cores and none on the head, with one thread: all of them share this machine's
+        # cores, and threads that wait for one another spin meanwhile.
+        "service.cpus_per_worker=1.1",
         "service.heartbeat_s=0.3",
         "service.lease_timeout_s=10",
         "service.checkpoint_every_s=0.2",

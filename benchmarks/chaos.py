@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import random
 import re
@@ -203,11 +204,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--concepts", type=int, default=100)
+    parser.add_argument("--concepts", type=int, default=150)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--json", metavar="PATH")
     arguments = parser.parse_args()
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # the store's server names every request
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     server = S3Server()
     os.environ.update(server.environment)  # for the nodes, whose workers write there

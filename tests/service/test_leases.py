@@ -222,6 +222,21 @@ def test_steps_that_had_to_be_taken_again() -> None:
     assert leases.steps_redone == 9
 
 
+def test_who_may_write() -> None:
+    """Whoever learns a concept, until it is over or another's."""
+    leases, clock = make(2)
+    leases.take("late", 1)
+    assert leases.may_write("late", "c0")
+    clock.now += 11
+    assert leases.may_write("late", "c0"), "nobody else has it"
+    leases.take("other", 1)
+    assert not leases.may_write("late", "c0")
+    assert leases.may_write("other", "c0")
+    leases.ack("other", "c0")
+    assert not leases.may_write("other", "c0")
+    assert leases.may_write("late", "from a feed before"), "not known here yet"
+
+
 def test_steps_for_the_progress_line() -> None:
     leases, _ = make(2)
     leases.take("w", 2)

@@ -152,6 +152,11 @@ class Feed:
     def _is_stopped(self) -> bool:
         return bool(self._stopping or self._problem)
 
+    def may_write(self, worker: str, concept_id: str) -> bool:
+        """To ask before a write: a worker that was stopped for a while may have lost the concept."""
+        with self._changed:
+            return self._leases.may_write(worker, concept_id)
+
     def saved(self, worker: str, concept_id: str, step: int) -> None:
         """A checkpoint is in the store."""
         with self._changed:

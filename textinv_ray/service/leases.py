@@ -202,6 +202,12 @@ class Leases:
         elif concept_id not in self.known and not self.closed:
             me.claims.add(concept_id)
 
+    def may_write(self, worker: str, concept_id: str) -> bool:
+        """Whether a concept that the worker learns is neither over nor another's by now."""
+        if concept_id not in self._entries:
+            return concept_id not in self.known  # learned by a lease of this table's predecessor
+        return not any(concept_id in me.holds for name, me in self._workers.items() if name != worker)
+
     def saved(self, worker: str, concept_id: str, step: int) -> None:
         """A checkpoint at `step` is in the store: the concept got further, whatever happened before."""
         entry = self._entries.get(concept_id)

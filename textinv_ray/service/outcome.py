@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import fields
@@ -21,10 +22,33 @@ from textinv_ray.config import JobConfig
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.service.history import History, Point
-from textinv_ray.service.store import TRAINING_COLUMNS
+from textinv_ray.service.store import TRAINING_COLUMNS, Store
+
+logger = logging.getLogger(__name__)
 
 OPTIONS = ("init_from", "vectors_added_at", *prepare.OPTIONS)
 _TRAINING_SIDE = 256  # pixels; larger training images are shown smaller
+
+
+def history_of(store: Store, task: ConceptTask, config: JobConfig) -> History:
+    """The stored history up to the task's step if it is of the same optimisation, else a new one."""
+    concept = task.concept
+    new = History(concept.state_fingerprint, review_fingerprint(concept, config))
+    data = store.read_concept(concept.concept_id, "history.parquet") if task.step else None
+    try:
+        stored = History.from_bytes(data) if data else new
+    except ValueError as error:
+        logger.warning("%s: %s", concept.concept_id, error)
+        stored = new
+    if stored.state_fingerprint != new.state_fingerprint or not stored.points:
+        stored = new
+    stored.cut(task.step)
+    if stored.review_fingerprint != new.review_fingerprint:
+        stored.forget_reviews()
+        stored.review_fingerprint = new.review_fingerprint
+    if not stored.points:
+        stored.at(0)
+    return stored
 
 
 def result(

@@ -201,6 +201,10 @@ class Store:
         self.write_concept(concept_id, "history.parquet", history)
         self.write_concept(concept_id, "checkpoint.safetensors", state)
 
+    def remove_checkpoint(self, concept_id: str) -> None:
+        """Of a concept that is over."""
+        self.remove(_concept(concept_id, "checkpoint.safetensors"))
+
     # Concepts when they are over
 
     def finish(self, concept_id: str, result: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
@@ -212,7 +216,7 @@ class Store:
         for name, data in files.items():
             self.write_concept(concept_id, name, data)
         self.write_concept(concept_id, "result.json", _dump(result))
-        self.remove(_concept(concept_id, "checkpoint.safetensors"))
+        self.remove_checkpoint(concept_id)
         self.remove(_failed(concept_id))
         kept = {sample_name(step) for step in result["sample_steps"]}
         for name in self.names(_concept(concept_id, "samples")):

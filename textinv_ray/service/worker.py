@@ -171,6 +171,7 @@ class Worker:
         if lease.attempt > 1:  # a worker may have been lost between its last write and its word of it
             result = self._store.result(lease.concept_id)
             if result and result["fingerprint"] == concept.fingerprint:
+                self._store.remove_checkpoint(lease.concept_id)
                 ray.get(self._feed.ack.remote(self.name, lease.concept_id))
                 return None
         try:
@@ -184,7 +185,8 @@ class Worker:
             self._lacks_memory_for(lease.concept_id)
             return None
         self._restore(task)
-        item = Item(task, images_stamp, self._history(task), outcome.review_steps(concept, self._config))
+        history = outcome.history_of(self._store, task, self._config)
+        item = Item(task, images_stamp, history, outcome.review_steps(concept, self._config))
         item.history.at(task.step, time.monotonic() - start)
         self._items[concept.concept_id] = item
         self._write(
@@ -205,26 +207,6 @@ class Worker:
                 return
             except ValueError as error:
                 logger.warning("%s/%s is not continued: %s", task.concept.concept_id, name, error)
-
-    def _history(self, task: ConceptTask) -> History:
-        """The stored history up to the task's step if it is of the same optimisation, else a new one."""
-        concept = task.concept
-        new = History(concept.state_fingerprint, outcome.review_fingerprint(concept, self._config))
-        data = self._store.read_concept(concept.concept_id, "history.parquet") if task.step else None
-        try:
-            stored = History.from_bytes(data) if data else new
-        except ValueError as error:
-            logger.warning("%s: %s", concept.concept_id, error)
-            stored = new
-        if stored.state_fingerprint != new.state_fingerprint or not stored.points:
-            stored = new
-        stored.cut(task.step)
-        if stored.review_fingerprint != new.review_fingerprint:
-            stored.forget_reviews()
-            stored.review_fingerprint = new.review_fingerprint
-        if not stored.points:
-            stored.at(0)
-        return stored
 
     # Learning
 
@@ -385,8 +367,9 @@ class Worker:
         self, concept_id: str, result: dict[str, Any], files: dict[str, bytes]
     ) -> Callable[[], None]:
         def finish() -> None:
-            self._store.finish(concept_id, result, files)
-            ray.get(self._feed.ack.remote(self.name, concept_id))
+            if self._may_write(concept_id):
+                self._store.finish(concept_id, result, files)
+                ray.get(self._feed.ack.remote(self.name, concept_id))
             self._items.pop(concept_id, None)
 
         return finish
@@ -427,10 +410,14 @@ class Worker:
 
     def _saver(self, concept_id: str, state: bytes, history: bytes, step: int) -> Callable[[], None]:
         def save() -> None:
-            self._store.checkpoint(concept_id, state, history)
-            ray.get(self._feed.saved.remote(self.name, concept_id, step))
+            if self._may_write(concept_id):
+                self._store.checkpoint(concept_id, state, history)
+                ray.get(self._feed.saved.remote(self.name, concept_id, step))
 
         return save
+
+    def _may_write(self, concept_id: str) -> bool:
+        return bool(ray.get(self._feed.may_write.remote(self.name, concept_id)))
 
     def _write(self, item: Item, write: Callable[[], None]) -> Future[None]:
         written = self._writer.submit(write)

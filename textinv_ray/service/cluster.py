@@ -18,20 +18,24 @@ from textinv_ray.errors import UserError
 logger = logging.getLogger(__name__)
 
 
-def connect(config: JobConfig, console: Console) -> None:
-    """Joins RAY_ADDRESS's cluster or one started on this machine by `ray start`; else starts a local Ray."""
+def connect(config: JobConfig, console: Console) -> bool:
+    """Joins RAY_ADDRESS's cluster or one started on this machine by `ray start`; else starts a local Ray.
+
+    Returns whether there was one to join.
+    """
     address = os.environ.get("RAY_ADDRESS") or _running()
     options: dict[str, Any] = {"configure_logging": False, "runtime_env": _package_path()}
     if address and address != "local":
         _init(address=address, **options)
         nodes = sum(1 for node in ray.nodes() if node["Alive"])
         console.print(f"Ray: the running cluster, {nodes} node{'s' if nodes > 1 else ''}")
-        return
+        return True
     service = config.service
     workers = 1 if service.workers == "auto" else service.workers
     cpus = max(os.cpu_count() or 1, math.ceil(workers * service.cpus_per_worker))
     _init(address="local", num_cpus=cpus, include_dashboard=False, **options)
     console.print("Ray: started on this machine for this job")
+    return False
 
 
 def _init(**options: Any) -> None:

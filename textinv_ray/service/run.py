@@ -36,6 +36,7 @@ from textinv_ray.service.tracking import View, default_uri
 logger = logging.getLogger(__name__)
 
 _POLL_S = 0.5
+_LEAVING_S = 10.0  # So long trainers with nothing to do are waited for at the end.
 _TRACKING_S = 30.0  # So long an MLflow or a log that can't be written is waited for at the end.
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -135,7 +136,7 @@ class _Job:
 
         scratch = tempfile.mkdtemp(prefix="textinv-")
         try:
-            cluster.connect(self._config, self._console)
+            is_shared = cluster.connect(self._config, self._console)
             self._stopping.listen()
             size = Size.of(self._config, ray.cluster_resources(), len(self._plan.todo))
             messages.print_fleet(self._console, size)
@@ -149,7 +150,10 @@ class _Job:
             )
             feed = start_feed(rows, self._plan.todo, self._store.uri, self._config, size)
             fleet = start_fleet(size, self._config, feed, self._store.uri, scratch)
-            return self._watch(feed, fleet, tracker)
+            problem = self._watch(feed, fleet, tracker)
+            if is_shared:
+                self._wait_for_trainers(fleet)
+            return problem
         finally:
             ray.shutdown()
             shutil.rmtree(scratch, ignore_errors=True)
@@ -200,6 +204,17 @@ class _Job:
 
         end = time.monotonic() + self._stopping.grace_s
         while ray.get(feed.status.remote(0)).running and time.monotonic() < end:
+            time.sleep(0.1)
+
+    def _wait_for_trainers(self, fleet: Any) -> None:
+        """Until those have ended that can: some may wait for a node that never comes.
+
+        Ray's autoscaler (2.60) may count a node as busy for good whose worker was killed with its job.
+        """
+        import ray
+
+        end = time.monotonic() + (0 if self._stopping.signal else _LEAVING_S)
+        while ray.get(fleet.state.remote())[0] and time.monotonic() < end:
             time.sleep(0.1)
 
     # MLflow

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
 from tests import tiny
 from textinv_ray.errors import UserError
+from textinv_ray.inversion import backbone as backbones
 from textinv_ray.inversion import words
 from textinv_ray.inversion.backbone import Backbone
 
@@ -110,12 +112,6 @@ def test_latent_moments(backbone: Backbone) -> None:
     assert means.shape == (5, *tiny.LATENT_SHAPE)
 
 
-def test_attention_is_scaled_dot_product_attention(backbone: Backbone) -> None:
-    processors = {type(processor).__name__ for processor in backbone.unet.attn_processors.values()}
-    assert processors == {"AttnProcessor2_0"}
-    assert backbone.text_encoder.config._attn_implementation == "sdpa"
-
-
 def test_everything_is_frozen(backbone: Backbone) -> None:
     trained = (
         copy.deepcopy(backbone.text_encoder),
@@ -134,6 +130,28 @@ def test_half_precision_by_choice(tiny_sd: Path) -> None:
     backbone = Backbone.load(str(tiny_sd), device="cpu", dtype="bfloat16")
     assert {backbone.dtype, backbone.text_encoder.dtype, backbone.vae.dtype} == {torch.bfloat16}
     assert backbone.word_dtype == torch.float32
+
+
+def test_the_fastest_precision_of_a_cpu(tiny_sd: Path) -> None:
+    has_units = torch.cpu.get_capabilities().get("amx_bf16")
+    expected = torch.bfloat16 if has_units else torch.float32
+    assert Backbone.load(str(tiny_sd), device="cpu").dtype == expected
+
+
+def test_plain_attention_gives_what_fused_attention_does(
+    backbone: Backbone, tiny_sd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plain on a CPU with few latents; fused elsewhere."""
+    assert {type(found) for found in backbone.unet.attn_processors.values()} == {AttnProcessor}
+    monkeypatch.setattr(backbones, "_PLAIN_ATTENTION_UP_TO", 0)
+    fused = Backbone.load(str(tiny_sd), device="cpu", dtype="float32")
+    assert {type(found) for found in fused.unet.attn_processors.values()} == {AttnProcessor2_0}
+    assert fused.text_encoder.config._attn_implementation == "sdpa"
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(2, *tiny.LATENT_SHAPE, generator=generator)
+    hidden_states = torch.randn(2, 16, backbone.unet.config.cross_attention_dim, generator=generator)
+    inputs = (latents, torch.tensor([1, 900]), hidden_states)
+    torch.testing.assert_close(backbone.predict(*inputs), fused.predict(*inputs), atol=1e-5, rtol=1e-4)
 
 
 def test_unusable_models_are_refused(tiny_sd: Path, tmp_path: Path) -> None:

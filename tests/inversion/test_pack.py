@@ -229,17 +229,20 @@ def test_running_out_of_memory_changes_nothing(backbone: Backbone, monkeypatch: 
     assert [task.step for task in tasks] == [2, 1]
 
 
-def test_half_precision(tiny_sd: Path, learned_alone: list[ConceptTask]) -> None:
+@pytest.mark.parametrize(("dtype", "scale", "share"), [("float16", 2.0**16, 0.1), ("bfloat16", 1, 0.3)])
+def test_half_precision(
+    tiny_sd: Path, learned_alone: list[ConceptTask], dtype: str, scale: float, share: float
+) -> None:
     """With loss scale, in float16: about the same words; the table stays float32."""
-    backbone = Backbone.load(str(tiny_sd), device="cpu", dtype="float16")
+    backbone = Backbone.load(str(tiny_sd), device="cpu", dtype=dtype)
     tasks = [ConceptTask(concept, backbone, CONFIG) for concept in CONCEPTS[:3]]
-    assert {task.tensors["loss_scale"].item() for task in tasks} == {2.0**16}
+    assert {task.tensors["loss_scale"].item() for task in tasks} == {scale}
     run(tasks, backbone, 2)
     for task, expected in zip(tasks, learned_alone, strict=False):
         assert task.tensors["vectors"].dtype == torch.float32
         assert task.tensors["updates"].item() == task.steps
         moved = expected.vectors - ConceptTask(expected.concept, backbone, CONFIG).vectors
-        assert (task.vectors - expected.vectors).norm() < 0.1 * moved.norm()
+        assert (task.vectors - expected.vectors).norm() < share * moved.norm()
 
 
 def test_images_of_another_resolution(backbone64: Backbone) -> None:

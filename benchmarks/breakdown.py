@@ -161,7 +161,7 @@ def of_concept(config: JobConfig, limit: int | None) -> list[dict[str, Any]]:
     from textinv_ray.service.worker import Worker
 
     parts: Parts = [
-        ("choosing the pack size", worker, "choose_pack_size"),
+        ("choosing the pack size", worker, "pack_size"),
         ("latents, prompts, initial state", Worker, "_begin"),
         ("steps", Pack, "step"),
         ("refilling the pack", Pack, "add"),

@@ -106,7 +106,7 @@ def simulate(feed: Any, output: str, config: dict[str, Any], pack_size: int, ste
     torch.set_num_threads(1)
     worker.ConceptTask, worker.Pack = SimulatedTask, SimulatedPack  # type: ignore[misc]
     SimulatedPack.step_s = step_s
-    worker.choose_pack_size = lambda *_: pack_size
+    worker.pack_size = lambda *_: pack_size
     worker.review = lambda _backbone, _scorer, subjects, *_: [
         Review({"a photo of {}": PICTURE}, 0.5, 0.25) for _ in subjects
     ]

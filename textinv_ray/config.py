@@ -73,7 +73,7 @@ class PackConfig(Strict):
     """How many concepts share one forward and backward pass."""
 
     size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    """Concepts learned side by side on one worker. `auto`: a short measured trial at start."""
+    """Concepts learned side by side on one worker. `auto`: by a short trial of the first worker on such a device."""
     max_size: int = Field(64, ge=1)
     """The most that `auto` tries."""
 

@@ -23,7 +23,7 @@ from textinv_ray.concept import Concept
 from textinv_ray.config import JobConfig
 from textinv_ray.inversion import words
 from textinv_ray.inversion.backbone import Backbone
-from textinv_ray.inversion.pack import Pack, choose_pack_size, is_out_of_memory
+from textinv_ray.inversion.pack import Pack, is_out_of_memory
 from textinv_ray.inversion.review import Pictures, Review, Subject, review, without_prompts
 from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.inversion.task import ConceptTask
@@ -32,6 +32,7 @@ from textinv_ray.service.feed import Answer
 from textinv_ray.service.heart import Heart
 from textinv_ray.service.history import History
 from textinv_ray.service.leases import Lease
+from textinv_ray.service.pack_sizes import pack_size
 from textinv_ray.service.store import Store, StoreError, sample_name
 
 logger = logging.getLogger(__name__)
@@ -143,7 +144,7 @@ class Worker:
             return False
         new = [item for item in map(self._begin, answer.leases) if item]
         if new and self._pack is None:
-            size = choose_pack_size(self._backbone, new[0].task, self._config)
+            size = pack_size(self._store, self._backbone, new[0].task, self._config)
             logger.info("%d concepts share a pass", size)
             self._pack = Pack(self._backbone, self._config, size)
         self._review(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import math
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.service import examples
@@ -22,6 +24,25 @@ def test_seconds_add_up() -> None:
     history.at(1, 0.5)
     assert [point.seconds for point in history.points] == [3.0, 3.5]
     assert history.seconds == 3.5
+
+
+def test_reviews_are_part_of_the_seconds() -> None:
+    history = History("state", "review")
+    history.at(0)
+    history.add_review(1.0)
+    history.at(1, 2.0)
+    history.add_review(0.5)
+    assert (history.seconds, history.review_seconds) == (3.5, 1.5)
+    assert [point.review_seconds for point in history.points] == [1.0, 1.5]
+
+
+def test_a_history_of_before_there_were_times_of_reviews() -> None:
+    history = History("state", "review")
+    history.at(1, 2.0)
+    table = pq.read_table(io.BytesIO(history.to_bytes())).drop_columns(["review_seconds"])
+    old = io.BytesIO()
+    pq.write_table(table, old)
+    assert History.from_bytes(old.getvalue()) == history
 
 
 def test_no_way_back() -> None:

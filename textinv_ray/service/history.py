@@ -19,6 +19,7 @@ SCHEMA = pa.schema(
         ("step", pa.int32()),  # optimizer steps done
         ("time_ms", pa.int64()),  # since the epoch
         ("seconds", pa.float64()),  # this concept's share of a worker's time so far
+        ("review_seconds", pa.float64()),  # what of it went into samples and scores
         ("loss", pa.float32()),  # of the last of these steps; null at step 0
         ("clip_image_similarity", pa.float64()),  # null where it wasn't evaluated
         ("clip_text_similarity", pa.float64()),
@@ -38,6 +39,7 @@ class Point:
     clip_image_similarity: float | None = None
     clip_text_similarity: float | None = None
     sampled: bool = False
+    review_seconds: float = 0.0
 
 
 @dataclass
@@ -55,15 +57,26 @@ class History:
         """The concept's share of a worker's time so far."""
         return self.points[-1].seconds if self.points else 0.0
 
+    @property
+    def review_seconds(self) -> float:
+        """What of it went into samples and scores."""
+        return self.points[-1].review_seconds if self.points else 0.0
+
     def at(self, step: int, seconds: float = 0.0) -> Point:
         """The point of `step`, the last or a new one, `seconds` of work after the one before."""
         if not self.points or self.points[-1].step < step:
-            self.points.append(Point(step, time.time_ns() // 1_000_000, self.seconds))
+            now = time.time_ns() // 1_000_000
+            self.points.append(Point(step, now, self.seconds, review_seconds=self.review_seconds))
         point = self.points[-1]
         if point.step != step:
             raise ValueError(f"the history is at step {point.step}, not {step}")
         point.seconds += seconds
         return point
+
+    def add_review(self, seconds: float) -> None:
+        """Time that samples or scores of the last point took."""
+        self.points[-1].seconds += seconds
+        self.points[-1].review_seconds += seconds
 
     def forget_reviews(self) -> None:
         """Takes out samples and scores, which were made otherwise than they would be now."""
@@ -103,11 +116,15 @@ class History:
         try:
             table = pq.read_table(io.BytesIO(data))
             metadata = table.schema.metadata or {}
+            # Of before there were times of reviews, too
+            columns = [
+                name for name in SCHEMA.names if name in table.schema.names or name != "review_seconds"
+            ]
             fingerprints = [metadata[name].decode() for name in (b"state_fingerprint", b"review_fingerprint")]
             return cls(
                 fingerprints[0],
                 fingerprints[1],
-                [Point(**row) for row in table.select(SCHEMA.names).to_pylist()],
+                [Point(**row) for row in table.select(columns).to_pylist()],
             )
         except (pa.ArrowException, KeyError, TypeError) as error:
             raise ValueError(f"not a history: {error}") from None

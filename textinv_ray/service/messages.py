@@ -113,8 +113,11 @@ def print_results(
         console.print(table)
         if len(results) > _SHOWN_ROWS:
             console.print(f"(the {_SHOWN_ROWS} least similar of {len(results)}; results.parquet has all)")
+        seconds = sum(result["seconds"] for result in results)
+        share = sum(result.get("review_seconds", 0.0) for result in results) / seconds if seconds else 0.0
         console.print(
-            "(similarity of the initializer word -> of the learned word; seconds: of a worker's time)"
+            "(similarity of the initializer word -> of the learned word; seconds: of a worker's time, "
+            f"{share:.0%} of it for pictures and scores)"
         )
     console.print()
     took = duration(time.monotonic() - started)

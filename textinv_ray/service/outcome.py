@@ -87,6 +87,7 @@ def result(
         "norms": [round(float(norm), 6) for norm in vectors.norm(dim=1)],
         "nearest_words": nearest_words(backbone, vectors),
         "seconds": round(history.seconds, 3),
+        "review_seconds": round(history.review_seconds, 3),
         "finished_at": time.time(),
         "sample_steps": [point.step for point in history.points if point.sampled],
         "sample_prompts": list(samples),

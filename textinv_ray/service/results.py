@@ -52,6 +52,7 @@ def schema(dims: set[int]) -> pa.Schema:
             ("nearest_concept", pa.string()),
             ("nearest_concept_cosine", pa.float64()),
             ("seconds", pa.float64()),
+            ("review_seconds", pa.float64()),
             ("tags", pa.map_(pa.string(), pa.string())),
             ("error", pa.string()),
         ]

@@ -335,7 +335,7 @@ class Worker:
             return {concept_id: found for reviews in apart for concept_id, found in reviews.items()}
         share = (time.monotonic() - start) / len(items)
         for item in items:
-            item.history.points[-1].seconds += share
+            item.history.add_review(share)
         return {item.concept_id: found for item, found in zip(items, reviews, strict=True)}
 
     def _write_samples(self, item: Item, step: int, found: Review) -> None:

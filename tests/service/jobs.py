@@ -23,7 +23,9 @@ from textinv_ray.service import models
 from textinv_ray.service.store import Store
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-ATOL = 1e-4  # of words of norm 0.4: another pack size changes the order of float32 sums
+# Of a word's norm. Another pack size changes the order of float32 sums, which Adam makes visible where a gradient is
+# next to zero: 0.0004 was seen. A single step more or less is 0.03 and more.
+TOLERANCE = 0.003
 
 
 class Nodes:
@@ -186,7 +188,8 @@ class Job:
         assert list(self.store.failures()) == []
         assert self.checkpoints() == []
         for concept_id, vectors in words.items():
-            np.testing.assert_allclose(self.vectors(concept_id), vectors, atol=ATOL, err_msg=concept_id)
+            difference = np.linalg.norm(self.vectors(concept_id) - vectors) / np.linalg.norm(vectors)
+            assert difference < TOLERANCE, f"{concept_id}: {difference:.4f} of its norm away"
 
 
 def words(folder: Path, settings: Iterable[str], only: Collection[str] = ()) -> dict[str, np.ndarray]:

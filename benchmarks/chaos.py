@@ -122,7 +122,7 @@ class Chaos:
             self.run()
         code, out = ended(self.process, seconds=3600)
         self.redone += self._redone_of_this_run()
-        if code == 0 and self.damaged_results:
+        if code in (0, 1) and self.damaged_results:
             self.damaged_results = False
             self.run()
             return self.end()
@@ -167,7 +167,7 @@ class Chaos:
         return bool(found)
 
     def _damage_a_result(self) -> bool:
-        """The running job has counted it: one more run learns the rest of it."""
+        """The running job has counted it, and may end with exit code 1: one more run learns the rest of it."""
         found = sorted(self.job.done())
         if found:
             self.job.store.write_concept(self.random.choice(found), "result.json", b"{")

@@ -81,6 +81,21 @@ def test_progress_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) ->
     ]
 
 
+def test_progress_when_the_feed_was_restarted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counts steps anew, and finds what is done only after a while."""
+    now = 100.0
+    monkeypatch.setattr(consoles.time, "monotonic", lambda: now)
+    out = io.StringIO()
+    with Progress(Console(file=out, width=120), concepts=10, steps=1000) as progress:
+        for now, done, steps in ((100, 0, 10), (116, 5, 500), (132, 0, 4), (148, 6, 324)):
+            progress.show(done, 0, 2, steps, 700)
+    assert out.getvalue().splitlines() == [
+        "5 of 10 concepts done, 2 running · 30.6 steps/s · 10 s left",
+        "5 of 10 concepts done, 2 running",
+        "6 of 10 concepts done, 2 running · 20.0 steps/s · 15 s left",
+    ]
+
+
 def test_progress_on_a_terminal() -> None:
     out = io.StringIO()
     with Progress(Console(file=out, width=120, force_terminal=True), concepts=10, steps=1000) as progress:

@@ -133,6 +133,7 @@ class Progress:
         self._console = console
         self._concepts = concepts
         self._steps = steps
+        self._done = 0
         self._seen: deque[tuple[float, int, int]] = deque()
         self._printed = time.monotonic()
         self._live = (
@@ -151,10 +152,13 @@ class Progress:
     def show(self, done: int, failed: int, running: int, steps_computed: int, steps_reached: int) -> None:
         """The present state: printed anew on a terminal, and every 15 s elsewhere."""
         now = time.monotonic()
+        if self._seen and steps_computed < self._seen[-1][1]:
+            self._seen.clear()  # a feed that was restarted counts anew
+        self._done = max(self._done, done)  # and has yet to find in the store what is done
         self._seen.append((now, steps_computed, steps_reached))
         while now - self._seen[0][0] > _RATE_OVER_S and len(self._seen) > 2:
             self._seen.popleft()
-        line = f"{done} of {self._concepts} concepts done"
+        line = f"{self._done} of {self._concepts} concepts done"
         if failed:
             line += f", {failed} failed"
         line += f", {running} running"

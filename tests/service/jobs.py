@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -38,7 +39,12 @@ class Nodes:
         self._cluster = Cluster(
             initialize_head=True,
             # With the dashboard, as clusters have it: Train asks it which of its controllers live.
-            head_node_args={"num_cpus": 1, "include_dashboard": True, **self._options},
+            head_node_args={
+                "num_cpus": 1,
+                "include_dashboard": True,
+                "dashboard_port": _free_port(),
+                **self._options,
+            },
         )
         self._wanted = workers
         self.workers: list[Any] = []
@@ -78,6 +84,12 @@ class Nodes:
 
     def close(self) -> None:
         self._cluster.shutdown()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 class Command(subprocess.Popen[str]):

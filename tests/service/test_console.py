@@ -87,7 +87,8 @@ def test_progress_when_the_feed_was_restarted(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(consoles.time, "monotonic", lambda: now)
     out = io.StringIO()
     with Progress(Console(file=out, width=120), concepts=10, steps=1000) as progress:
-        for now, done, steps in ((100, 0, 10), (116, 5, 500), (132, 0, 4), (148, 6, 324)):
+        for later, done, steps in ((0, 0, 10), (16, 5, 500), (16, 0, 4), (16, 6, 324)):
+            now += later
             progress.show(done, 0, 2, steps, 700)
     assert out.getvalue().splitlines() == [
         "5 of 10 concepts done, 2 running · 30.6 steps/s · 10 s left",

@@ -65,7 +65,7 @@ def test_the_scorer_shares_no_weight_with_what_it_scores(pipeline: StableDiffusi
 
 
 def test_a_word_draws_the_same_in_a_plain_script(pipeline: StableDiffusionPipeline, tmp_path: Path) -> None:
-    backbone, config = Backbone.load(str(SD)), JobConfig.load("mini").review
+    backbone, config = Backbone.load(str(SD), dtype="float32"), JobConfig.load("mini").review
     vectors = initial_vectors(backbone, "ginger hair", 2) + 0.01
     (tmp_path / "learned_embeds.safetensors").write_bytes(save_learned_embeds("<it>", vectors))
     ours = sample_images(backbone, {"<it>": vectors}, ["a photo of a <it> on a blue background"], [7], config)

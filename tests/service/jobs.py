@@ -132,7 +132,6 @@ class Job:
             **os.environ,
             "RAY_ADDRESS": self.address,
             "OMP_NUM_THREADS": "1",
-            "RAY_DEDUP_LOGS": "0",
             **self.environment,
         }
         process = Command(

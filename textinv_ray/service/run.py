@@ -41,6 +41,7 @@ _TRACKING_S = 30.0  # So long an MLflow or a log that can't be written is waited
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_COLOR_PREFIX": "0",
+    "RAY_DEDUP_LOGS": "0",  # job.log has a line of each concept, however alike they are
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "false",

@@ -21,7 +21,8 @@ import pytest
 import yaml
 
 from tests.service import examples
-from tests.service.test_cluster import RAY, REPOSITORY, free_ports
+from tests.service.jobs import free_ports
+from tests.service.test_cluster import RAY, REPOSITORY
 
 HEAD_ID = "f" * 51 + "00000"  # the fake provider's name for its head
 MACHINES = 2

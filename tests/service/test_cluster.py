@@ -16,21 +16,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.service import examples
+from tests.service.jobs import free_ports
 from textinv_ray.errors import UserError
 from textinv_ray.service import cluster
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RAY = str(Path(sys.executable).with_name("ray"))
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def test_no_running_ray(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,16 @@ def test_measured_once(tiny_sd: Path, tmp_path: Path, measured: list[int]) -> No
     assert measured == [4, 2, 4]
 
 
+def test_no_credentials_in_the_store(tiny_sd: Path, tmp_path: Path, measured: list[int]) -> None:
+    backbone, store = Backbone.load(str(tiny_sd), device="cpu"), Store(str(tmp_path))
+    config = JobConfig.from_dict({"model": {"path": "s3://me:secret@bucket/model"}})
+    pack_sizes.pack_size(store, backbone, ConceptTask(tiny.concept(0), backbone, config), config)
+    written = store.read(pack_sizes.FILE)
+    assert written is not None
+    assert b"bucket/model" in written
+    assert b"secret" not in written
+
+
 @pytest.mark.parametrize("damaged", [b"{", b"[1]", b'{"x": "many"}'])
 def test_a_damaged_file_is_measured_again(
     tiny_sd: Path, tmp_path: Path, measured: list[int], damaged: bytes

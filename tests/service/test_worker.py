@@ -189,12 +189,14 @@ def test_lost_between_the_result_and_its_word_of_it(bench: Bench) -> None:
     concept = tiny.concept(0)
     bench.learn([concept])
     before = bench.store.result("concept-0")
+    bench.store.write_concept("concept-0", "checkpoint.safetensors", b"left behind")
     feed = bench.feed([concept])
     wait_for(lambda: ray.get(feed.take.remote("first", 1)).leases or ray.get(feed.status.remote(0)).running)
     ray.get(feed.leave.remote("first", "killed"))
     bench.worker(feed).run()
     assert over(feed).done == 1
     assert bench.store.result("concept-0") == before
+    assert "checkpoint.safetensors" not in bench.store.names("concepts/concept-0")
 
 
 def test_told_to_stop_it_leaves_checkpoints(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import platform
 
 import torch
 
+from textinv_ray import uris
 from textinv_ray.config import JobConfig
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.pack import choose_pack_size
@@ -42,7 +43,7 @@ def _key(backbone: Backbone, task: ConceptTask, config: JobConfig) -> str:
         device = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
     size = "x".join(map(str, task.tensors["latent_means"].shape[1:]))
     return (
-        f"{device}; {config.model.path}, {str(backbone.dtype).removeprefix('torch.')}; "
+        f"{device}; {uris.shown(config.model.path)}, {str(backbone.dtype).removeprefix('torch.')}; "
         f"latents {size}; batch size {task.concept.batch_size}; at most {config.pack.max_size}"
     )
 

@@ -214,8 +214,8 @@ class _Job:
         """
         import ray
 
-        end = time.monotonic() + (0 if self._stopping.signal else _LEAVING_S)
-        while ray.get(fleet.state.remote())[0] and time.monotonic() < end:
+        end = time.monotonic() + _LEAVING_S
+        while not self._stopping.signal and time.monotonic() < end and ray.get(fleet.state.remote())[0]:
             time.sleep(0.1)
 
     # MLflow

@@ -209,5 +209,6 @@ def choose_dtype(name: str, device: torch.device, on_cpu: torch.dtype = torch.fl
 
 def fastest_on_cpu() -> torch.dtype:
     """bfloat16 where the CPU multiplies matrices of it (Intel AMX: twice the speed); else float32."""
-    known = getattr(torch.cpu, "get_capabilities", dict)  # older versions of torch don't have it
-    return torch.bfloat16 if known().get("amx_bf16") else torch.float32
+    if not hasattr(torch.cpu, "get_capabilities"):  # an older torch
+        return torch.float32
+    return torch.bfloat16 if torch.cpu.get_capabilities().get("amx_bf16") else torch.float32

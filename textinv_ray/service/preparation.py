@@ -51,8 +51,13 @@ class Preparation:
         """The same as a Dataset."""
         import ray
 
+        from textinv_ray.service.unhurried import Unhurried
+
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
+        # The feed may not ask for a row for hours, and that is no fault.
+        context.execution_no_progress_timeout_s = -1
+        context.custom_execution_callback_classes = [Unhurried]
         context.use_datasource_v2 = False  # its listing of files takes a whole CPU, whatever is asked for
         uri = self.manifest.uri
         if "://" not in uri:  # relative to the driver's working directory, which isn't the feed's

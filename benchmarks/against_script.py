@@ -1,24 +1,28 @@
 """The public script against our job: same concepts, same model, same scorer, in one run.
 
     python benchmarks/against_script.py --script textual_inversion.py [--manifest PATH] [--seeds 3] [--json PATH]
-                                        [-- OPTIONS OF THE SCRIPT]
+                                        [--keep FOLDER] [-- OPTIONS OF THE SCRIPT]
 
 The script is examples/textual_inversion/textual_inversion.py of huggingface/diffusers, at the tag of the installed
 diffusers (or the newest before it); it is run once per concept, with the settings of its README. Our job learns all
 concepts at once, several times, evenly between the script's runs, so that a machine's moods meet both. Both words of
 each concept are then scored with the same prompts and noise. Full runs of the script take long: --script-steps for
-a trial.
+a trial, and with --keep the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
+import shutil
 import statistics
 import sys
 import tempfile
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -35,6 +39,8 @@ from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.service import models
 
 SCORES = {"clip_image_similarity": "CLIP image similarity", "clip_text_similarity": "CLIP text similarity"}
+
+R = TypeVar("R", ScriptRun, job.Run)
 
 
 def with_seeds(concepts: list[Concept], seeds: int) -> list[Concept]:
@@ -61,22 +67,55 @@ def manifest_of(concepts: list[Concept], folder: Path) -> Path:
     return job.write_manifest(folder, rows)
 
 
+def once(folder: Path, kind: type[R], run: Callable[[Path], R]) -> R:
+    """Runs in `folder`, or takes what was written there when the same command ran before and was stopped."""
+    path = folder / "run.json"
+    if not path.exists():
+        shutil.rmtree(folder, ignore_errors=True)  # half of a run would spare the next one some of its time
+        folder.mkdir(parents=True)
+        path.write_text(json.dumps(dataclasses.asdict(run(folder))))
+    return kind(**json.loads(path.read_text()))
+
+
 def run_both(
     script: PublicScript, concepts: list[Concept], options: argparse.Namespace, model: str, folder: Path
 ) -> tuple[dict[str, ScriptRun], list[job.Run]]:
     """The script for each concept, and our job `repeats` times: first, and evenly between."""
     manifest, theirs, ours = manifest_of(concepts, folder), {}, []
     pause = -(-len(concepts) // max(1, options.repeats - 1))
+
+    def our_job(place: Path) -> job.Run:
+        return job.run(manifest, place / "output", options.config, options.set)
+
+    def run_ours() -> None:
+        ours.append(once(folder / f"ours-{len(ours)}", job.Run, our_job))
+        print(f"our job: {ours[-1].seconds:.0f} s for {len(concepts)} concepts", flush=True)
+
     for number, concept in enumerate(concepts):
         if number % pause == 0:
-            ours.append(job.run(manifest, folder / f"ours-{len(ours)}", options.config, options.set))
-            print(f"our job: {ours[-1].seconds:.0f} s for {len(concepts)} concepts", flush=True)
-        theirs[concept.concept_id] = script.run(concept, model, folder / "script" / concept.concept_id)
+            run_ours()
+
+        def learn(place: Path, concept: Concept = concept) -> ScriptRun:
+            return script.run(concept, model, place)
+
+        theirs[concept.concept_id] = once(folder / "script" / concept.concept_id, ScriptRun, learn)
         print(f"the script: {theirs[concept.concept_id].seconds:.0f} s for {concept.concept_id}", flush=True)
     while len(ours) < options.repeats:
-        ours.append(job.run(manifest, folder / f"ours-{len(ours)}", options.config, options.set))
-        print(f"our job: {ours[-1].seconds:.0f} s for {len(concepts)} concepts", flush=True)
+        run_ours()
     return theirs, ours
+
+
+def keep(folder: Path, options: argparse.Namespace) -> Path:
+    """The folder for runs, made unless it is there. Raises SystemExit when its runs are of another command."""
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {
+        name: value for name, value in vars(options).items() if name not in ("json", "keep", "images")
+    }
+    command, path = json.dumps(settings, default=str, indent=1), folder / "command.json"
+    if path.exists() and path.read_text() != command:
+        raise SystemExit(f"{folder} has runs of other settings ({path}): give another --keep")
+    path.write_text(command)
+    return folder.resolve()
 
 
 def scores(
@@ -151,6 +190,7 @@ def main() -> None:
     parser.add_argument("--script-steps", type=int, default=STEPS)
     parser.add_argument("--repeats", type=int, default=3, help="runs of our job")
     parser.add_argument("--images", type=int, default=8, help="samples per prompt to score")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where runs stay, and are not run again")
     parser.add_argument("--json", type=Path)
     parser.add_argument("script_options", nargs="*", help="after --: more options for the script")
     options = parser.parse_args()
@@ -160,7 +200,8 @@ def main() -> None:
     concepts = with_seeds(job.concepts_of(options.manifest, config, options.limit), options.seeds)
     model = models.resolve(config.model.path)
     print(f"{len(concepts)} words on {measure.machine_line()}", flush=True)
-    with tempfile.TemporaryDirectory() as folder:
+    kept = nullcontext(keep(options.keep, options)) if options.keep else tempfile.TemporaryDirectory()
+    with kept as folder:
         theirs, ours = run_both(script, concepts, options, model, Path(folder))
         words = {
             "initializer": dict.fromkeys(theirs),
@@ -190,7 +231,7 @@ def main() -> None:
             "settings": options.set,
             "seeds": options.seeds,
             "table": rows,
-            "script": [{**dataclasses.asdict(run), "vectors": None} for run in runs],
+            "script": [dataclasses.asdict(run) for run in runs],
             "ours": [dataclasses.asdict(run) for run in ours],
             "scores": quality,
         },

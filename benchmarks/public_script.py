@@ -46,8 +46,14 @@ class Run:
     """From the end of its first step to the end of its last one."""
     memory_bytes: int
     device_bytes: int
-    vectors: Tensor
-    """(V, D)"""
+    word: str
+    """Path of its learned_embeds.safetensors"""
+
+    @property
+    def vectors(self) -> Tensor:
+        """(V, D)"""
+        (vectors,) = read_words(Path(self.word)).values()
+        return vectors
 
     @property
     def steps_per_second(self) -> float:
@@ -135,8 +141,8 @@ class PublicScript:
         seconds = time.perf_counter() - began
         if code:
             raise SystemExit(f"{self.path} ended with exit code {code}:\n{progress.text[-3000:]}")
-        (vectors,) = read_words(output / "learned_embeds.safetensors").values()
-        return Run(self.steps, seconds, progress.learning_seconds, memory.bytes, memory.device_bytes, vectors)
+        word = str(output / "learned_embeds.safetensors")
+        return Run(self.steps, seconds, progress.learning_seconds, memory.bytes, memory.device_bytes, word)
 
 
 def write_images(concept: Concept, folder: Path) -> list[str]:

@@ -121,7 +121,9 @@ def test_the_parts_of_a_concept(settings: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.slow  # starts Ray
-def test_against_script(manifest: str, settings: list[str], tmp_path: Path) -> None:
+def test_against_script(
+    manifest: str, settings: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     options = [
@@ -130,6 +132,7 @@ def test_against_script(manifest: str, settings: list[str], tmp_path: Path) -> N
         "--script-steps=6",
         "--repeats=1",
         "--images=1",
+        f"--keep={tmp_path / 'kept'}",
     ]
     found = command("against_script.py", *options, *settings, str(tmp_path / "f.json"))
     table = {row[""]: row for row in found["table"]}
@@ -137,6 +140,13 @@ def test_against_script(manifest: str, settings: list[str], tmp_path: Path) -> N
     assert table["steps per concept"]["ours"] == 4
     assert table["steps per second"]["ours"] > 0
     assert set(found["scores"]) == {"initializer", "script", "ours"}
+
+    script.write_text("import sys; sys.exit('--help' not in sys.argv)")  # what was kept isn't run again
+    again = command("against_script.py", *options, *settings, str(tmp_path / "g.json"))
+    assert (again["script"], again["ours"]) == (found["script"], found["ours"])
+    with pytest.raises(subprocess.CalledProcessError):
+        command("against_script.py", *options, "--seeds=2", *settings, str(tmp_path / "h.json"))
+    assert "has runs of other settings" in capfd.readouterr().err
 
 
 @pytest.mark.slow  # starts Ray, three times

@@ -339,8 +339,12 @@ class Worker:
         return {item.concept_id: found for item, found in zip(items, reviews, strict=True)}
 
     def _write_samples(self, item: Item, step: int, found: Review) -> None:
-        grid = outcome.sample_grid(found.samples)
-        self._write(item, lambda: self._store.write_concept(item.concept_id, sample_name(step), grid))
+        self._write(
+            item,
+            lambda: self._store.write_concept(
+                item.concept_id, sample_name(step), outcome.sample_grid(found.samples)
+            ),
+        )
 
     # Ending
 

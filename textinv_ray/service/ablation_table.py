@@ -125,6 +125,9 @@ def text(found: pa.Table, base: str) -> str:
     return "\n".join([*shown, note])
 
 
+_MARKERS = ("o", "^", "D")
+
+
 def plot(found: pa.Table, path: Path) -> None:
     """Reconstruction against editability: a point with its intervals per variant, squares for references."""
     import matplotlib
@@ -132,8 +135,8 @@ def plot(found: pa.Table, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(8, 6), dpi=120)
-    colors = pyplot.get_cmap("tab20")
+    figure, axes = pyplot.subplots(figsize=(9, 6), dpi=120)
+    colors = pyplot.get_cmap("tab10")
     for number, row in enumerate(found.to_pylist()):
         bars: dict[str, Any] = {}
         for axis, name in zip(("yerr", "xerr"), AXES, strict=True):
@@ -141,23 +144,29 @@ def plot(found: pa.Table, path: Path) -> None:
             if low is not None and high is not None:
                 bars[axis] = [[row[name] - low], [high - row[name]]]
         reference = row["kind"] == "reference"
-        axes.errorbar(
+        drawn = axes.errorbar(
             row["editability"],
             row["reconstruction"],
             **bars,
-            fmt="s" if reference else "o",
-            color="black" if reference else colors(number % 20),
-            markersize=6,
-            elinewidth=0.8,
+            fmt="s" if reference else _MARKERS[number // 10 % len(_MARKERS)],
+            color="black" if reference else colors(number % 10),
+            markersize=7,
+            elinewidth=0.6,
             alpha=0.9,
+            label=None if reference else row["name"],
         )
-        axes.annotate(
-            row["name"],
-            (row["editability"], row["reconstruction"]),
-            xytext=(6, 4),
-            textcoords="offset points",
-            fontsize=8,
-        )
+        for bar in drawn.lines[2]:
+            bar.set_alpha(0.4)  # in the middle of the plot many cross
+        if reference:  # they stand apart; variants are often too near to each other for words
+            axes.annotate(
+                row["name"],
+                (row["editability"], row["reconstruction"]),
+                xytext=(-6, -12 if row["name"] == "initializer" else 6),  # a prompt without a word is near it
+                textcoords="offset points",
+                horizontalalignment="right",
+                fontsize=8,
+            )
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     axes.set_xlabel("editability (CLIP text similarity)")
     axes.set_ylabel("reconstruction (CLIP image similarity)")
     axes.set_title(

@@ -159,15 +159,14 @@ class Laboratory:
     def start(self, method: str, concept: Concept) -> Concept:
         """The concept as a method learns it."""
         if method == "text-encoder":
-            return dataclasses.replace(concept, init_from="text_encoder")
+            return _starting_at(concept, "encoder", encoded(self.backbone, concept.initializer_token))
         if method == "clip-word":
             (word,) = self.clip.nearest(concept, 1)
             return dataclasses.replace(concept, initializer_token=word)
         if method == "clip-words":
             nearest = self.clip.nearest(concept, CLIP_WORDS)
             vectors = torch.cat([words.token_embeddings(self.backbone, word) for word in nearest])
-            start = tuple(map(tuple, vectors.tolist()))  # the mean of them, as for a phrase
-            return dataclasses.replace(concept, init_from="clip", initial_vectors=start)
+            return _starting_at(concept, "clip", vectors)  # at the mean of them, as for a phrase
         if method == "per-layer":
             return dataclasses.replace(concept, num_vectors=self.per_layer.layers)
         return concept
@@ -241,6 +240,20 @@ class Laboratory:
         if found.clip_image_similarity is None or found.clip_text_similarity is None:
             raise SystemExit("nothing was scored: the configuration has no prompts to score")
         return found.clip_image_similarity, found.clip_text_similarity
+
+
+def _starting_at(concept: Concept, name: str, vectors: Tensor) -> Concept:
+    return dataclasses.replace(
+        concept, init_from=name, initializer_token="", initial_vectors=tuple(map(tuple, vectors.tolist()))
+    )
+
+
+@torch.no_grad()
+def encoded(backbone: Backbone, text: str) -> Tensor:
+    """The text encoder's output at the tokens of `text`: (tokens, D)."""
+    count = len(words.token_embeddings(backbone, text))
+    ids = words.tokenize(backbone, [text]).to(backbone.device)
+    return backbone.encode_prompts(ids)[0, 1 : 1 + count].to(backbone.word_dtype)
 
 
 def _seconds(action: Callable[[], Any]) -> float:

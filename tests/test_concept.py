@@ -277,8 +277,6 @@ def test_templates_of_the_configuration() -> None:
         ({"init_from": "auto"}, [], ("auto", "")),
         ({"initializer_token": None}, ["training.init_from=auto"], ("auto", "")),
         ({"initializer_token": None}, [], ("", "character")),
-        ({"init_from": "text_encoder"}, [], ("text_encoder", "dog")),
-        ({"initializer_token": None, "init_from": "text_encoder"}, [], ("text_encoder", "character")),
         ({"init_from": "vocabulary_mean"}, ["training.init_from=auto"], ("vocabulary_mean", "")),
     ],
 )

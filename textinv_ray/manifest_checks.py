@@ -190,7 +190,7 @@ def _initializers(batch: _Batch, training: TrainingConfig, vocabulary: Vocabular
         start = batch.column("init_from")
         start = pa.nulls(len(batch), pa.string()) if start is None else start
         start = pc.fill_null(start, training.init_from or "")
-        needed = pc.is_in(start, pa.array(["", "text_encoder"]))
+        needed = pc.equal(start, "")
         for index in _where(pc.and_(pc.is_null(column), needed)):
             yield (
                 index,

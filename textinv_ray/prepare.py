@@ -100,7 +100,7 @@ def is_uri(init_from: str | None) -> bool:
 
 
 def start_of(row: Mapping[str, Any], config: JobConfig) -> tuple[str, str]:
-    """(init_from, initializer_token) of a plain row; one is empty, unless "text_encoder" needs the other.
+    """(init_from, initializer_token) of a plain row; one of them is empty.
 
     The row's init_from, the row's initializer_token, the configuration's init_from, its initializer_token: the
     first of them that is there. Raises ValueError when none is.
@@ -108,11 +108,11 @@ def start_of(row: Mapping[str, Any], config: JobConfig) -> tuple[str, str]:
     training = config.training
     token = row.get("initializer_token", training.initializer_token) or ""
     start = row.get("init_from") or ("" if row.get("initializer_token") else training.init_from) or ""
-    if not token and start in ("", "text_encoder"):
+    if not token and not start:
         raise ValueError(
             f"{row['concept_id']}: the row has no initializer_token, and the configuration no default"
         )
-    return start, token if start in ("", "text_encoder") else ""
+    return start, "" if start else token
 
 
 def files(row: Mapping[str, Any], config: JobConfig) -> list[str | Mapping[str, Any]]:

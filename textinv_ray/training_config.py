@@ -12,7 +12,7 @@ from textinv_ray.errors import UserError
 LearnableProperty = Literal["object", "style"]
 Prompt = Annotated[str, Field(pattern=r"\{\}")]
 NORM_CONTROLS = ("none", "rescale", "regularize")
-INIT_FROM = ("auto", "vocabulary_mean", "text_encoder")
+INIT_FROM = ("auto", "vocabulary_mean")
 """Values of `training.init_from` that aren't the URI of a learned word."""
 
 
@@ -81,8 +81,8 @@ class TrainingConfig(Strict):
     """Word or phrase that rows without the column start from; none: every row must name one."""
     init_from: str | None = Field(None, min_length=1)
     """What rows that name neither this nor an initializer_token start from, in its place: `auto` (the candidate
-    word with the lowest denoising loss), `vocabulary_mean`, `text_encoder` (its output for the
-    initializer_token), or another word's learned_embeds.safetensors (a URI, or a path from the manifest on)."""
+    word with the lowest denoising loss), `vocabulary_mean`, or another word's learned_embeds.safetensors (a URI,
+    or a path from the manifest on)."""
     initializer_candidates: WordsByProperty = _CANDIDATES
     """What `init_from: auto` chooses from: words that the model knows. Each costs as much as a step of batch 4."""
     vectors_added_at: tuple[Annotated[int, Field(ge=1)], ...] = ()

@@ -31,7 +31,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "norm": {"norm_control": "regularize", "norm_weight": 0.3},
     "captions": {"captions": ("a red {}", "a {} on the beach")},
     "mean": {"init_from": "vocabulary_mean", "initializer_token": ""},
-    "text encoder": {"init_from": "text_encoder"},
     "neighbour": {"init_from": "a.safetensors", "initializer_token": "", "initial_vectors": NEIGHBOUR},
     "auto": {"init_from": "auto", "initializer_token": "", "initializer_candidates": CANDIDATES},
     "all": {
@@ -313,14 +312,6 @@ def test_the_vocabularys_mean(backbone64: Backbone) -> None:
     table = backbone64.text_encoder.get_input_embeddings().weight.data
     torch.testing.assert_close(task.tensors["vectors"], table.mean(dim=0).expand(2, -1))
     assert task.start is not None, "there is no text to compare with"
-
-
-def test_the_encoders_output(backbone64: Backbone) -> None:
-    task = ConceptTask(
-        concept("text encoder", initializer_token="red cat", num_vectors=2), backbone64, CONFIG
-    )
-    hidden = backbone64.encode_prompts(words.tokenize(backbone64, ["red cat"]))
-    torch.testing.assert_close(task.tensors["vectors"], hidden[0, 1:3])
 
 
 def test_another_word(backbone64: Backbone) -> None:

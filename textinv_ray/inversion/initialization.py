@@ -20,8 +20,6 @@ def initial_vectors(backbone: Backbone, concept: Concept, count: int) -> Tensor:
     """
     if concept.init_from == "vocabulary_mean":
         embeddings = backbone.vocabulary_mean[None]
-    elif concept.init_from == "text_encoder":
-        embeddings = encoded(backbone, concept.initializer_token)
     elif concept.initial_vectors:
         embeddings = torch.tensor(concept.initial_vectors, device=backbone.device, dtype=backbone.word_dtype)
         if embeddings.shape[1] != backbone.embedding_dim:
@@ -32,17 +30,6 @@ def initial_vectors(backbone: Backbone, concept: Concept, count: int) -> Tensor:
     else:
         embeddings = words.token_embeddings(backbone, concept.initializer_token)
     return words.spread(embeddings, count)
-
-
-@torch.no_grad()
-def encoded(backbone: Backbone, text: str) -> Tensor:
-    """The text encoder's output at the tokens of `text`: (tokens, D), Cross Initialization (Pang et al. 2023).
-
-    They observe that learned words end up near outputs of the encoder rather than its inputs, and start there.
-    """
-    count = len(words.token_embeddings(backbone, text))
-    ids = words.tokenize(backbone, [text]).to(backbone.device)
-    return backbone.encode_prompts(ids)[0, 1 : 1 + count].to(backbone.word_dtype)
 
 
 @torch.no_grad()

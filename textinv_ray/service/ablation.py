@@ -62,7 +62,6 @@ VARIANTS: dict[str, Callable[[int, float], Columns]] = {
     "captions": lambda steps, rate: {},
     "vocabulary-mean": lambda steps, rate: {"init_from": "vocabulary_mean"},
     "auto": lambda steps, rate: {"init_from": "auto"},
-    "text-encoder": lambda steps, rate: {"init_from": "text_encoder"},
     "norm-rescaled": lambda steps, rate: {"norm_control": "rescale"},
     "norm-regularized": lambda steps, rate: {"norm_control": "regularize"},
 }

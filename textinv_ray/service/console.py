@@ -23,6 +23,8 @@ _PLAIN_EVERY_S = 15.0  # Between progress lines where there is no terminal.
 _RATE_OVER_S = 90.0
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _LONGEST_LINE = 2**20  # bytes
+_NOISE = b"Failed to query Ray Train Controller actor state"
+"""Said every second by each trainer of a Ray without a dashboard, as a local one is; fleet.py does what it can't."""
 
 
 @contextlib.contextmanager
@@ -119,6 +121,8 @@ class _Pump:
         self._write(rest)
 
     def _write(self, data: bytes) -> None:
+        if _NOISE in data:
+            data = b"".join(line for line in data.splitlines(keepends=True) if _NOISE not in line)
         clean = uris.shown_in(data.decode(errors="replace")).encode()
         for target in self._targets:
             with contextlib.suppress(OSError), os.fdopen(os.dup(target), "wb") as file:

@@ -172,7 +172,7 @@ def export(
         typer.echo(f"{word.file}: write {word.in_prompt}")
     if len(exported) > SHOWN_WORDS:
         typer.echo(f"... and {len(exported) - SHOWN_WORDS} more")
-    typer.echo(f"{len(exported)} words in {target.shown}, listed in {exporting.LIST}")
+    typer.echo(f"{len(exported)} word{"s" * (len(exported) != 1)} in {target.shown}, listed in {exporting.LIST}")
 
 
 def evaluate(

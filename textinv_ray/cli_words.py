@@ -172,7 +172,8 @@ def export(
         typer.echo(f"{word.file}: write {word.in_prompt}")
     if len(exported) > SHOWN_WORDS:
         typer.echo(f"... and {len(exported) - SHOWN_WORDS} more")
-    typer.echo(f"{len(exported)} word{"s" * (len(exported) != 1)} in {target.shown}, listed in {exporting.LIST}")
+    number = "1 word" if len(exported) == 1 else f"{len(exported)} words"
+    typer.echo(f"{number} in {target.shown}, listed in {exporting.LIST}")
 
 
 def evaluate(

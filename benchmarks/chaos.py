@@ -42,7 +42,7 @@ ERRORS = {{
     "raise": RuntimeError("CUDA error: an illegal memory access was encountered"),
     "memory": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
 }}
-real = Pack._losses_and_gradient
+real = Pack.losses_and_gradient
 def compute(self):
     for name, error in ERRORS.items():
         if len(self.tasks) > 1 or name != "memory":
@@ -52,7 +52,7 @@ def compute(self):
                 continue
             raise error
     return real(self)
-Pack._losses_and_gradient = compute
+Pack.losses_and_gradient = compute
 """
 
 

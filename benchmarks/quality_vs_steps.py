@@ -28,10 +28,11 @@ from benchmarks.against_script import SCORES, with_seeds
 from textinv_ray.concept import Concept
 from textinv_ray.config import JobConfig
 from textinv_ray.inversion.backbone import Backbone
-from textinv_ray.inversion.pack import Pack, choose_pack_size
+from textinv_ray.inversion.pack import Pack
 from textinv_ray.inversion.review import Subject, review
 from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.inversion.task import ConceptTask
+from textinv_ray.inversion.tuning import choose_pack_size
 from textinv_ray.service import models
 
 

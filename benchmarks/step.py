@@ -29,8 +29,10 @@ from benchmarks import measure, random_models
 from textinv_ray.concept import Concept
 from textinv_ray.config import JobConfig
 from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.compiled import CompiledUNet
 from textinv_ray.inversion.pack import Pack, is_out_of_memory
 from textinv_ray.inversion.task import ConceptTask
+from textinv_ray.inversion.tuning import compile_step
 from textinv_ray.prompts import templates
 from textinv_ray.tokenizer import BUNDLED
 
@@ -42,7 +44,7 @@ class Case:
     """One line of the table."""
 
     dtype: str
-    compiled: bool
+    compiled: CompiledUNet | None
     pack: Pack
     batch_size: int
     memory_mb: float = 0.0
@@ -54,6 +56,7 @@ class Case:
 
     def take_turn(self, seconds: float) -> None:
         """Steps for about so long, and notes the samples per second."""
+        self.pack.backbone.compiled = self.compiled
         start, steps = measure.now(), 0
         while steps < 2 or time.perf_counter() - start < seconds:
             self.pack.step()
@@ -142,7 +145,10 @@ def cases_of(
     dtype = str(backbone.dtype).removeprefix("torch.")
     while size <= max_pack:
         try:
-            case = Case(dtype, compiled, filled(backbone, config, size, batch_size), batch_size)
+            pack, backbone.compiled = filled(backbone, config, size, batch_size), None
+            if compiled and not compile_step(backbone, pack.tasks[0], size, config):
+                break
+            case = Case(dtype, backbone.compiled, pack, batch_size)
             warm_up(case)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -173,14 +179,14 @@ def main() -> None:
     options = parser.parse_args()
 
     # Random weights may overflow half precision: no concept may leave for that.
-    config = JobConfig.from_dict({"training": {"max_nonfinite_steps": 10**9}})
+    training = {"max_nonfinite_steps": 10**9, "batch_size": options.batch_size}
+    config = JobConfig.from_dict({"training": training})
+    torch._dynamo.config.recompile_limit = 100  # beyond it nothing is compiled, without a word
     print(f"{options.model}, batch size {options.batch_size}, on {measure.machine_line()}")
     flop, cases = 0.0, []
     for dtype, compiled in product(options.dtypes.split(","), options.compile.split(",")):
         backbone = load(options.model, dtype)
         flop = flop or flop_per_sample(backbone, config)
-        if compiled == "on":
-            backbone.unet.compile(dynamic=False)
         cases += cases_of(backbone, config, compiled == "on", options.max_pack, options.batch_size)
     if not cases:
         raise SystemExit("nothing fits into memory")

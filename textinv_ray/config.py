@@ -76,6 +76,10 @@ class PackConfig(Strict):
     """Concepts learned side by side on one worker. `auto`: by a short trial of the first worker on such a device."""
     max_size: int = Field(64, ge=1)
     """The most that `auto` tries."""
+    compile: bool = False
+    """Compile the UNet for the step (torch.compile), where its gradient is then the same: a minute or more at each
+    worker's start, for faster steps. A pack with free slots costs as much as a full one; one with more samples than
+    its size x `training.batch_size` (rows with their own) isn't compiled. On CPUs it gains nothing."""
 
 
 class PromptByProperty(Strict):

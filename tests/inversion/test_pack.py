@@ -15,9 +15,8 @@ from torch import Tensor
 from tests import tiny
 from textinv_ray.concept import Concept
 from textinv_ray.config import JobConfig, TrainingConfig
-from textinv_ray.inversion import pack as pack_module
 from textinv_ray.inversion.backbone import Backbone
-from textinv_ray.inversion.pack import LOSS_SCALE_GROWTH_STEPS, Pack, choose_pack_size, update
+from textinv_ray.inversion.pack import LOSS_SCALE_GROWTH_STEPS, Pack, update
 from textinv_ray.inversion.task import ConceptTask, learning_rate
 
 CONFIG = JobConfig.from_dict(
@@ -375,46 +374,3 @@ def test_without_scaling_there_is_no_scale() -> None:
 
 
 # --- The size of a pack ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("seconds_per_step", "max_size", "expected"),
-    [
-        ({1: 1.0, 2: 1.0, 4: 1.0, 8: 1.0}, 8, 8),
-        ({1: 1.0, 2: 1.0, 4: 1.0, 8: 1.0, 16: 1.0}, 12, 8),
-        ({1: 1.0, 2: 1.1, 4: 2.15}, 64, 2),
-        ({1: 1.0, 2: 1.1, 4: math.inf}, 64, 2),
-        ({1: 1.0}, 1, 1),
-    ],
-)
-def test_pack_size_is_the_last_that_gained(
-    backbone: Backbone,
-    monkeypatch: pytest.MonkeyPatch,
-    seconds_per_step: dict[int, float],
-    max_size: int,
-    expected: int,
-) -> None:
-    def measured(_backbone: Backbone, _task: ConceptTask, _config: JobConfig, size: int) -> float:
-        if seconds_per_step[size] == math.inf:
-            raise torch.OutOfMemoryError
-        return 1 / seconds_per_step[size]
-
-    monkeypatch.setattr(pack_module, "_steps_per_second", measured)
-    config = JobConfig.from_dict({"pack": {"max_size": max_size}})
-    task = ConceptTask(CONCEPTS[0], backbone, config)
-    assert choose_pack_size(backbone, task, config) == expected
-
-
-def test_pack_size_by_configuration(backbone: Backbone) -> None:
-    config = JobConfig.from_dict({"pack": {"size": 7}})
-    assert choose_pack_size(backbone, ConceptTask(CONCEPTS[0], backbone, config), config) == 7
-
-
-def test_the_trial_leaves_the_task_alone(backbone: Backbone) -> None:
-    config = JobConfig.from_dict({"pack": {"max_size": 2}})
-    task = ConceptTask(CONCEPTS[0], backbone, config)
-    before = task.to_bytes()
-    assert choose_pack_size(backbone, task, config) in (1, 2)
-    assert task.to_bytes() == before
-    run([task], backbone, 1)
-    assert_same(task, alone(CONCEPTS[0], backbone), 0)

@@ -18,8 +18,9 @@ from textinv_ray.concept import Concept
 from textinv_ray.config import JobConfig
 from textinv_ray.inversion import stopping
 from textinv_ray.inversion.backbone import Backbone
-from textinv_ray.inversion.pack import Pack, choose_pack_size
+from textinv_ray.inversion.pack import Pack
 from textinv_ray.inversion.task import ConceptTask
+from textinv_ray.inversion.tuning import choose_pack_size
 from textinv_ray.training_config import StoppingConfig
 
 

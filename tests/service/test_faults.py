@@ -125,12 +125,12 @@ def test_out_of_memory(job: Job, words: dict[str, np.ndarray]) -> None:
     job.inject(
         """
 import torch
-real = Pack._losses_and_gradient
+real = Pack.losses_and_gradient
 def compute(self):
     if len(self.tasks) > 1 and self.tasks[0].step >= 5:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
     return real(self)
-Pack._losses_and_gradient = compute
+Pack.losses_and_gradient = compute
 """
     )
     code, out = job.run()

@@ -279,7 +279,7 @@ def test_a_store_that_refuses_ends_the_job_and_loses_nothing(
 
 def run_out_of_memory(monkeypatch: pytest.MonkeyPatch, at: int) -> list[int]:
     """Lets passes of `at` or more concepts fail as a full device does. Returns the sizes of those that ran."""
-    real, sizes = Pack._losses_and_gradient, []
+    real, sizes = Pack.losses_and_gradient, []
 
     def allocate(pack: Pack) -> Any:
         if len(pack.tasks) >= at and pack.tasks[0].step >= 3:
@@ -287,7 +287,7 @@ def run_out_of_memory(monkeypatch: pytest.MonkeyPatch, at: int) -> list[int]:
         sizes.append(len(pack.tasks))
         return real(pack)
 
-    monkeypatch.setattr(Pack, "_losses_and_gradient", allocate)
+    monkeypatch.setattr(Pack, "losses_and_gradient", allocate)
     return sizes
 
 
@@ -303,6 +303,16 @@ def test_out_of_memory_makes_the_pack_smaller(bench: Bench, monkeypatch: pytest.
     assert max(sizes[full + 4 :]) == 2
     for concept, vectors in zip(concepts, alone, strict=True):
         np.testing.assert_allclose(bench.vectors(concept.concept_id), vectors, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_compiler_changes_no_word(bench: Bench) -> None:
+    concepts = [tiny.concept(index, steps=4) for index in range(3)]
+    alone = [bench.alone(concept) for concept in concepts]
+    bench.config = bench.config.override(["pack.size=2", "pack.compile=true"])
+    assert bench.learn(concepts).done == 3
+    for concept, vectors in zip(concepts, alone, strict=True):
+        np.testing.assert_allclose(bench.vectors(concept.concept_id), vectors, atol=1e-4)
 
 
 def test_out_of_memory_alone_fails_the_concept(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from textinv_ray.errors import UserError
+from textinv_ray.inversion.compiled import CompiledUNet
 
 # On CPUs the backward pass of torch's fused attention is slower than that of two matrix products and a softmax,
 # which keep the weights of the attention in memory: for few latents (this many per side).
@@ -33,6 +34,8 @@ class Backbone:
     vae: AutoencoderKL
     scheduler: DDPMScheduler
     """The forward process, Ho et al. 2020; its config also makes the samplers."""
+    compiled: CompiledUNet | None = None
+    """What predicts noise where gradients are wanted, in place of `unet`; see `compiled.py`."""
     _encoding: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -162,7 +165,10 @@ class Backbone:
 
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, hidden_states: Tensor) -> Tensor:
         """eps_theta(z_t, t, c), or v_theta for v-prediction: (B, C, h, w) in the model's dtype."""
-        return self.unet(noisy_latents.to(self.dtype), timesteps, hidden_states, return_dict=False)[0]
+        noisy_latents = noisy_latents.to(self.dtype)
+        if self.compiled and torch.is_grad_enabled() and len(timesteps) <= self.compiled.samples:
+            return self.compiled(noisy_latents, timesteps, hidden_states)
+        return self.unet(noisy_latents, timesteps, hidden_states, return_dict=False)[0]
 
     def denoising_loss(
         self, latents: Tensor, noise: Tensor, timesteps: Tensor, hidden_states: Tensor

@@ -7,11 +7,6 @@ learning rate, clipping, loss scale, the check for non-finite values) is batched
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-import time
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -19,10 +14,9 @@ from textinv_ray.config import JobConfig
 from textinv_ray.inversion import penalties
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.task import ConceptTask, learning_rate
-from textinv_ray.training_config import StoppingConfig, TrainingConfig
+from textinv_ray.training_config import TrainingConfig
 
 LOSS_SCALE_GROWTH_STEPS = 2000
-_TRIAL_SECONDS = 30  # no further size is tried after this
 _CHECK_EVERY = 10  # steps between looks at the device for failed concepts: each look waits for the device
 
 
@@ -66,7 +60,7 @@ class Pack:
         stopped = self._look()
         if stopped:
             return stopped
-        losses, gradient = self._losses_and_gradient()
+        losses, gradient = self.losses_and_gradient()
         tasks, tensors = self.tasks, self._tensors
         rates = [
             learning_rate(task.step, task.steps, task.concept.learning_rate, self.training) for task in tasks
@@ -94,7 +88,7 @@ class Pack:
         self._steps_taken += 1
         return self._leavers()
 
-    def _losses_and_gradient(self) -> tuple[Tensor, Tensor]:
+    def losses_and_gradient(self) -> tuple[Tensor, Tensor]:
         """Each concept's mean loss (K,), and the gradient of their scaled sum by all word vectors (R, D)."""
         draws = [task.draw() for task in self.tasks]
         latents_at = torch.cat([draw.latents for draw in draws]) + self._first_latent
@@ -339,62 +333,8 @@ def adam(
     return vectors - rate / correction1 * exp_avg / denominator, exp_avg, exp_avg_sq
 
 
-def choose_pack_size(backbone: Backbone, sample_task: ConceptTask, config: JobConfig) -> int:
-    """The configured size; for "auto", the one whose doubling gains less than 5 % in samples per second.
-
-    Measured with copies of a task, which itself isn't touched. Sizes that don't fit in memory don't count.
-    """
-    if config.pack.size != "auto":
-        return config.pack.size
-    best, best_speed, size = 1, 0.0, 1
-    start = time.perf_counter()
-    while size <= config.pack.max_size and time.perf_counter() - start < _TRIAL_SECONDS:
-        try:
-            speed = _steps_per_second(backbone, sample_task, config, size) * size
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
-            break
-        if speed < 1.05 * best_speed:
-            break
-        best, best_speed, size = size, speed, size * 2
-    return best
-
-
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed, on the device or (where torch has no class for it) on the CPU."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )
-
-
-def _steps_per_second(
-    backbone: Backbone, task: ConceptTask, config: JobConfig, size: int, seconds: float = 1.0
-) -> float:
-    """Steps per second of a pack of `size` copies: one to warm up, then two or more for about `seconds`."""
-    pack = Pack(backbone, config.model_copy(update={"stopping": StoppingConfig()}), size)
-    for copied in _copies(task, size):
-        pack.add(copied)
-    pack.step()
-    steps, start = 0, _now(backbone)
-    while steps < 2 or (_now(backbone) - start < seconds and steps < 30):
-        pack.step()
-        steps += 1
-    return steps / (_now(backbone) - start)
-
-
-def _copies(task: ConceptTask, count: int) -> Sequence[ConceptTask]:
-    copies = []
-    for _ in range(count):
-        copied = copy.copy(task)
-        copied.concept = dataclasses.replace(task.concept, steps=1000)
-        copied.step = 0
-        copied.tensors = {**task.tensors, "losses": task.tensors["losses"].new_zeros(1000)}
-        copies.append(copied)
-    return copies
-
-
-def _now(backbone: Backbone) -> float:
-    """Seconds, when the device has done all it was given."""
-    if backbone.device.type == "cuda":
-        torch.cuda.synchronize(backbone.device)
-    return time.perf_counter()

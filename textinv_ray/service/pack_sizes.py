@@ -11,8 +11,8 @@ import torch
 from textinv_ray import uris
 from textinv_ray.config import JobConfig
 from textinv_ray.inversion.backbone import Backbone
-from textinv_ray.inversion.pack import choose_pack_size
 from textinv_ray.inversion.task import ConceptTask
+from textinv_ray.inversion.tuning import choose_pack_size
 from textinv_ray.service.store import Store
 
 logger = logging.getLogger(__name__)

@@ -27,6 +27,7 @@ from textinv_ray.inversion.pack import Pack, is_out_of_memory
 from textinv_ray.inversion.review import Pictures, Review, Subject, review, without_prompts
 from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.inversion.task import ConceptTask
+from textinv_ray.inversion.tuning import compile_step
 from textinv_ray.service import console, loading, outcome
 from textinv_ray.service.feed import Answer
 from textinv_ray.service.heart import Heart
@@ -146,6 +147,8 @@ class Worker:
         if new and self._pack is None:
             size = pack_size(self._store, self._backbone, new[0].task, self._config)
             logger.info("%d concepts share a pass", size)
+            if self._config.pack.compile:
+                compile_step(self._backbone, new[0].task, size, self._config)
             self._pack = Pack(self._backbone, self._config, size)
         self._review(
             [item for item in new if 0 in item.reviews and not item.history.points[0].sampled], first=True

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.inversion.test_pack import CONCEPTS, CONFIG, alone, assert_same, run
+from textinv_ray.config import JobConfig
+from textinv_ray.inversion import tuning
+from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.sampling import sample_images
+from textinv_ray.inversion.task import ConceptTask
+from textinv_ray.inversion.tuning import choose_pack_size, compile_step
+
+
+@pytest.mark.parametrize(
+    ("seconds_per_step", "max_size", "expected"),
+    [
+        ({1: 1.0, 2: 1.0, 4: 1.0, 8: 1.0}, 8, 8),
+        ({1: 1.0, 2: 1.0, 4: 1.0, 8: 1.0, 16: 1.0}, 12, 8),
+        ({1: 1.0, 2: 1.1, 4: 2.15}, 64, 2),
+        ({1: 1.0, 2: 1.1, 4: math.inf}, 64, 2),
+        ({1: 1.0}, 1, 1),
+    ],
+)
+def test_pack_size_is_the_last_that_gained(
+    backbone: Backbone,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds_per_step: dict[int, float],
+    max_size: int,
+    expected: int,
+) -> None:
+    def measured(_backbone: Backbone, _task: ConceptTask, _config: JobConfig, size: int) -> float:
+        if seconds_per_step[size] == math.inf:
+            raise torch.OutOfMemoryError
+        return 1 / seconds_per_step[size]
+
+    monkeypatch.setattr(tuning, "_steps_per_second", measured)
+    config = JobConfig.from_dict({"pack": {"max_size": max_size}})
+    task = ConceptTask(CONCEPTS[0], backbone, config)
+    assert choose_pack_size(backbone, task, config) == expected
+
+
+def test_pack_size_by_configuration(backbone: Backbone) -> None:
+    config = JobConfig.from_dict({"pack": {"size": 7}})
+    assert choose_pack_size(backbone, ConceptTask(CONCEPTS[0], backbone, config), config) == 7
+
+
+def test_the_trial_leaves_the_task_alone(backbone: Backbone) -> None:
+    config = JobConfig.from_dict({"pack": {"max_size": 2}})
+    task = ConceptTask(CONCEPTS[0], backbone, config)
+    before = task.to_bytes()
+    assert choose_pack_size(backbone, task, config) in (1, 2)
+    assert task.to_bytes() == before
+    run([task], backbone, 1)
+    assert_same(task, alone(CONCEPTS[0], backbone), 0)
+
+
+def ignoring_gradients(module: torch.fx.GraphModule, _inputs: list[Tensor]) -> Callable[..., Any]:
+    """A compiler as torch's is on some CPUs: the result is right, the gradient is zero."""
+
+    def without(*inputs: Tensor) -> Any:
+        nothing = sum(0 * part.sum() for part in inputs if part.requires_grad)
+        return [out.detach() + nothing for out in module(*inputs)]
+
+    return without
+
+
+def broken(_module: torch.fx.GraphModule, _inputs: list[Tensor]) -> Callable[..., Any]:
+    """A compiler that isn't installed."""
+    raise RuntimeError("no C++ compiler\nwhat to install")
+
+
+@pytest.fixture
+def compilable(backbone64: Backbone) -> Iterator[Backbone]:
+    """A backbone that isn't compiled when the test is over."""
+    yield backbone64
+    backbone64.compiled = None
+    torch._dynamo.reset()
+
+
+def test_what_needs_no_gradient_is_not_compiled(compilable: Backbone) -> None:
+    config = CONFIG.override(["stopping.rule=dvar", "stopping.dvar.every=1"])
+    task = ConceptTask(CONCEPTS[0], compilable, config)
+    assert compile_step(compilable, task, 2, config, backend="aot_eager")
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert before > 0
+    run([task], compilable, 2, config)
+    sample_images(compilable, {"<x>": task.vectors}, ["a <x>"], [0], config.review)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before
+
+
+@pytest.mark.parametrize(
+    ("compiler", "warning"),
+    [(ignoring_gradients, "the gradient is off by 100%"), (broken, "no C++ compiler")],
+)
+def test_a_compiler_that_is_wrong_or_missing_is_not_used(
+    compilable: Backbone, caplog: pytest.LogCaptureFixture, compiler: Any, warning: str
+) -> None:
+    task = ConceptTask(CONCEPTS[0], compilable, CONFIG)
+    before = task.to_bytes()
+    assert not compile_step(compilable, task, 2, CONFIG, backend=compiler)
+    assert compilable.compiled is None
+    assert warning in caplog.text
+    assert "what to install" not in caplog.text
+    assert task.to_bytes() == before
+    run([task], compilable, 1)
+    assert_same(task, alone(CONCEPTS[0], compilable), 0)

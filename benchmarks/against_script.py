@@ -5,8 +5,8 @@
 
 The script is examples/textual_inversion/textual_inversion.py of huggingface/diffusers, at the tag of the installed
 diffusers (or the newest before it); it is run once per concept, with the settings of its README. Our job learns all
-concepts at once, several times, evenly between the script's runs, so that a machine's moods meet both. Both words of
-each concept are then scored with the same prompts and noise. Full runs of the script take long: --script-steps for
+concepts at once, several times, evenly between the script's timed runs, so that a machine's moods meet both. Both words
+of each concept are then scored with the same prompts and noise. Full runs of the script take long: --script-steps for
 a trial, and with --keep the same command goes on where it was stopped.
 """
 
@@ -20,6 +20,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
@@ -79,10 +80,9 @@ def once(folder: Path, kind: type[R], run: Callable[[Path], R]) -> R:
 
 def run_both(
     script: PublicScript, concepts: list[Concept], options: argparse.Namespace, model: str, folder: Path
-) -> tuple[dict[str, ScriptRun], list[job.Run]]:
-    """The script for each concept, and our job `repeats` times: first, and evenly between."""
+) -> tuple[dict[str, ScriptRun], list[str], list[job.Run]]:
+    """The script for each concept, the names of those that are timed, and our job `repeats` times, evenly between."""
     manifest, theirs, ours = manifest_of(concepts, folder), {}, []
-    pause = -(-len(concepts) // max(1, options.repeats - 1))
 
     def our_job(place: Path) -> job.Run:
         return job.run(manifest, place / "output", options.config, options.set)
@@ -91,31 +91,51 @@ def run_both(
         ours.append(once(folder / f"ours-{len(ours)}", job.Run, our_job))
         print(f"our job: {ours[-1].seconds:.0f} s for {len(concepts)} concepts", flush=True)
 
-    for number, concept in enumerate(concepts):
-        if number % pause == 0:
-            run_ours()
-
-        def learn(place: Path, concept: Concept = concept) -> ScriptRun:
-            return script.run(concept, model, place)
-
-        theirs[concept.concept_id] = once(folder / "script" / concept.concept_id, ScriptRun, learn)
+    def run_script(concept: Concept) -> None:
+        place = folder / "script" / concept.concept_id
+        theirs[concept.concept_id] = once(place, ScriptRun, lambda path: script.run(concept, model, path))
         print(f"the script: {theirs[concept.concept_id].seconds:.0f} s for {concept.concept_id}", flush=True)
+
+    timed = concepts[-options.timed :] if options.timed else concepts
+    part = max(1, -(-len(timed) // max(1, options.repeats - 1)))
+    with ThreadPoolExecutor(options.at_once) as pool:
+        list(pool.map(run_script, concepts[: len(concepts) - len(timed)]))
+        for start in range(0, len(timed), part):
+            if len(ours) < options.repeats:
+                run_ours()
+            list(pool.map(run_script, timed[start : start + part]))
     while len(ours) < options.repeats:
         run_ours()
-    return theirs, ours
+    return theirs, [concept.concept_id for concept in timed], ours
 
 
 def keep(folder: Path, options: argparse.Namespace) -> Path:
-    """The folder for runs, made unless it is there. Raises SystemExit when its runs are of another command."""
+    """The folder for runs, made unless it is there. Forgets runs of our job that had other settings.
+
+    Raises SystemExit when the script's runs had other settings.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    settings = {
-        name: value for name, value in vars(options).items() if name not in ("json", "keep", "images")
-    }
-    command, path = json.dumps(settings, default=str, indent=1), folder / "command.json"
-    if path.exists() and path.read_text() != command:
-        raise SystemExit(f"{folder} has runs of other settings ({path}): give another --keep")
-    path.write_text(command)
+    script = ("script", "manifest", "limit", "seeds", "script_steps", "script_options", "at_once")
+    if not _same(folder / "script.json", {name: getattr(options, name) for name in script}):
+        if any(folder.glob("script/*")):
+            raise SystemExit(
+                f"{folder} has runs of other settings ({folder / 'script.json'}): give another --keep"
+            )
+        _note(folder / "script.json", {name: getattr(options, name) for name in script})
+    own = {"config": options.config, "set": options.set}
+    if not _same(folder / "ours.json", own):
+        for run in folder.glob("ours-*"):
+            shutil.rmtree(run)
+        _note(folder / "ours.json", own)
     return folder.resolve()
+
+
+def _same(path: Path, settings: dict[str, Any]) -> bool:
+    return path.exists() and path.read_text() == json.dumps(settings, default=str, indent=1)
+
+
+def _note(path: Path, settings: dict[str, Any]) -> None:
+    path.write_text(json.dumps(settings, default=str, indent=1))
 
 
 def scores(
@@ -140,23 +160,27 @@ def scores(
 
 def rows_of(
     theirs: list[ScriptRun],
+    at_once: int,
     ours: list[job.Run],
     batch_size: int,
     quality: dict[str, dict[str, dict[str, float]]],
 ) -> list[dict[str, Any]]:
-    """The table: the script's figures, ours, and their ratio or difference."""
+    """The table: the script's figures, ours, and their ratio or difference. `theirs`: the runs that were timed."""
 
     def row(name: str, script: float, own: float) -> dict[str, Any]:
         return {"": name, "script": script, "ours": own, "ours / script": own / script}
 
     seconds = [
-        statistics.median(run.seconds for run in theirs),
+        statistics.median(run.seconds for run in theirs) / at_once,
         statistics.median(run.seconds / run.concepts for run in ours),
     ]
     steps = [statistics.median(run.steps_per_second for run in side) for side in (theirs, ours)]
+    steps[0] *= at_once
     samples = [steps[0] * BATCH_SIZE, steps[1] * batch_size]
     memory = [max(run.memory_bytes for run in side) / measure.MEGABYTE for side in (theirs, ours)]
     device = [max(run.device_bytes for run in side) / measure.MEGABYTE for side in (theirs, ours)]
+    memory[0] *= at_once
+    device[0] *= at_once
     rows = [
         row("steps per concept", theirs[0].steps, ours[0].steps / ours[0].concepts),
         row("seconds per concept", *seconds),
@@ -188,6 +212,10 @@ def main() -> None:
     parser.add_argument("--config", default="mini", help="our job's")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE")
     parser.add_argument("--script-steps", type=int, default=STEPS)
+    parser.add_argument(
+        "--at-once", type=int, default=1, help="runs of the script side by side, which share the cores"
+    )
+    parser.add_argument("--timed", type=int, help="take the script's time from its last so many runs only")
     parser.add_argument("--repeats", type=int, default=3, help="runs of our job")
     parser.add_argument("--images", type=int, default=8, help="samples per prompt to score")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where runs stay, and are not run again")
@@ -196,27 +224,28 @@ def main() -> None:
     options = parser.parse_args()
 
     config = JobConfig.load(options.config, options.set)
-    script = PublicScript(options.script, options.script_steps, options.script_options)
+    script = PublicScript(options.script, options.script_steps, options.script_options, options.at_once)
     concepts = with_seeds(job.concepts_of(options.manifest, config, options.limit), options.seeds)
     model = models.resolve(config.model.path)
     print(f"{len(concepts)} words on {measure.machine_line()}", flush=True)
     kept = nullcontext(keep(options.keep, options)) if options.keep else tempfile.TemporaryDirectory()
     with kept as folder:
-        theirs, ours = run_both(script, concepts, options, model, Path(folder))
+        theirs, timed, ours = run_both(script, concepts, options, model, Path(folder))
         words = {
             "initializer": dict.fromkeys(theirs),
             "script": {name: run.vectors for name, run in theirs.items()},
             "ours": job.words(ours[-1]),
         }
     quality = scores(concepts, words, config.override([f"scoring.num_images={options.images}"]), model)
-    runs = list(theirs.values())
-    rows = rows_of(runs, ours, config.training.batch_size, quality)
+    runs = [theirs[name] for name in timed]
+    rows = rows_of(runs, options.at_once, ours, config.training.batch_size, quality)
     print(measure.table(rows))
     print(
-        "(medians of all runs; scores: mean ± standard error over concepts; last column: of their paired differences)"
+        "(medians of the timed runs; scores: mean ± standard error over concepts, last of their paired differences)"
     )
     if options.script_steps != STEPS:
         full = statistics.median(run.seconds + (STEPS - run.steps) / run.steps_per_second for run in runs)
+        full /= options.at_once
         print(
             f"A TRIAL: {options.script_steps} of the script's {STEPS} steps, so its time and its scores are not"
         )
@@ -230,8 +259,10 @@ def main() -> None:
             "config": options.config,
             "settings": options.set,
             "seeds": options.seeds,
+            "at_once": options.at_once,
+            "timed": timed,
             "table": rows,
-            "script": [dataclasses.asdict(run) for run in runs],
+            "script": [dataclasses.asdict(theirs[concept.concept_id]) for concept in concepts],
             "ours": [dataclasses.asdict(run) for run in ours],
             "scores": quality,
         },

@@ -88,11 +88,16 @@ class Progress:
 class PublicScript:
     """A user's copy of the script."""
 
-    def __init__(self, path: Path, steps: int, more_options: Sequence[str] = ()) -> None:
-        """Raises SystemExit, saying what to do, when it doesn't run with the packages that are installed."""
+    def __init__(self, path: Path, steps: int, more_options: Sequence[str] = (), at_once: int = 1) -> None:
+        """`at_once`: runs that share the machine's cores.
+
+        Raises SystemExit, saying what to do, when it doesn't run with the packages that are installed.
+        """
         if not path.is_file():
             raise SystemExit(f"{path} doesn't exist: fetch the script from {_URL.format('<a release tag>')}")
         self.path, self.steps, self.more_options = path, steps, tuple(more_options)
+        threads = max(1, len(os.sched_getaffinity(0)) // at_once)
+        self._environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         self.uses_stand_in = importlib.util.find_spec("torchvision") is None
         self._command = [sys.executable, str(path)]
         if self.uses_stand_in:
@@ -132,7 +137,9 @@ class PublicScript:
             *self.more_options,
         ]
         progress, began = Progress(self.steps), time.perf_counter()
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=self._environment
+        )
         assert process.stderr is not None
         with PeakMemory(process.pid) as memory:
             while text := os.read(process.stderr.fileno(), 65536):

@@ -130,6 +130,9 @@ def test_against_script(
         f"--script={script}",
         f"--manifest={manifest}",
         "--script-steps=6",
+        "--seeds=2",
+        "--at-once=2",
+        "--timed=2",
         "--repeats=1",
         "--images=1",
         f"--keep={tmp_path / 'kept'}",
@@ -140,12 +143,15 @@ def test_against_script(
     assert table["steps per concept"]["ours"] == 4
     assert table["steps per second"]["ours"] > 0
     assert set(found["scores"]) == {"initializer", "script", "ours"}
+    assert found["timed"] == ["two-seed0", "two-seed1"]
+    timed = [run["seconds"] for run in found["script"][2:]]
+    assert table["seconds per concept"]["script"] == pytest.approx(sum(timed) / 4)  # two share the machine
 
     script.write_text("import sys; sys.exit('--help' not in sys.argv)")  # what was kept isn't run again
     again = command("against_script.py", *options, *settings, str(tmp_path / "g.json"))
     assert (again["script"], again["ours"]) == (found["script"], found["ours"])
     with pytest.raises(subprocess.CalledProcessError):
-        command("against_script.py", *options, "--seeds=2", *settings, str(tmp_path / "h.json"))
+        command("against_script.py", *options, "--seeds=1", *settings, str(tmp_path / "h.json"))
     assert "has runs of other settings" in capfd.readouterr().err
 
 

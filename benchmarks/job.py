@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -52,10 +53,13 @@ class Run:
 
 
 def concepts_of(manifest: str, config: JobConfig, limit: int | None = None) -> list[Concept]:
-    """The rows of a manifest with their images, prepared as the job would."""
+    """The rows of a manifest with their images, prepared as the job would; captions, which few have, are left out."""
     opened, facts = manifests.open(manifest), models.facts(config.model)
     opened.check(config)
-    rows = [row for _, row in zip(range(limit or 10**9), opened.rows(), strict=False)]
+    rows = [
+        {name: value for name, value in row.items() if name != "captions"}
+        for row in itertools.islice(opened.rows(), limit)
+    ]
     return [
         prepare.make(
             row, config, base=opened.base, resolution=facts.resolution, model_identity=facts.identity

@@ -13,10 +13,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
-from benchmarks import against_script, breakdown, measure, quality_vs_steps, step
+from benchmarks import against_script, breakdown, fewer_steps, measure, quality_vs_steps, step
 from benchmarks.public_script import Progress
+from tests import tiny
+from textinv_ray.config import JobConfig
+from textinv_ray.inversion.backbone import Backbone
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = """
@@ -194,3 +198,31 @@ def test_progress_is_read_from_what_tqdm_writes() -> None:
 def test_a_table_is_aligned_and_shows_what_is_missing() -> None:
     rows = [{"": "a", "x": 1234.5}, {"": "long name", "x": None}]
     assert measure.table(rows).splitlines() == ["               x", "a          1,234", "long name      -"]
+
+
+def test_fewer_steps(figures: Callable[..., dict[str, Any]], manifest: str, settings: list[str]) -> None:
+    variants = "averaged-half,stratified,stratified-images,rate-2,cosine-1,batch-2"
+    options = ["--at=1,3", "--set", "scoring.num_images=1", f"--manifest={manifest}", *settings]
+    found = figures(fewer_steps, f"--variants={variants}", *options)
+    assert {(row[""], row["step"]) for row in found["table"]} == {
+        (name, step) for name in ("base", *variants.split(",")) for step in (1, 3)
+    }
+    scores = found["scores"]
+    assert scores["averaged-half/1"] == scores["base/1"]  # of one iterate
+    assert scores["averaged-half/3"] != scores["base/3"]
+    assert len({json.dumps(one) for name, one in scores.items() if name.endswith("/3")}) == 7
+
+
+def test_stratified_draws_are_spread_and_still_uniform(tiny_sd: Path) -> None:
+    backbone, config = Backbone.load(str(tiny_sd), device="cpu", dtype="float32"), JobConfig()
+    images = np.zeros((4, 1, tiny.RESOLUTION, tiny.RESOLUTION, 3), dtype=np.uint8)
+    concept = tiny.concept(batch_size=4, images=images, steps=400)
+    task = fewer_steps.StratifiedImages(concept, backbone, config)
+    seen = []
+    for task.step in range(400):
+        draws = task.draw()
+        assert (draws.timesteps // 250).tolist() == [0, 1, 2, 3]
+        per_image = len(task.tensors["latent_means"]) // 4
+        assert sorted((draws.latents // per_image).tolist()) == [0, 1, 2, 3]
+        seen.append(draws.timesteps)
+    assert torch.stack(seen).float().mean().item() == pytest.approx(499.5, abs=10)

@@ -75,23 +75,34 @@ def write_manifest(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     return path
 
 
+def command(manifest: Path, output: Path, config: str, settings: Sequence[str]) -> list[str]:
+    """What users type."""
+    started = [sys.executable, str(REPOSITORY / "jobs" / "invert_many.py"), str(manifest)]
+    chosen = ["--config", config, "--output", str(output)]
+    return [*started, *chosen, *(part for setting in settings for part in ("--set", setting))]
+
+
+def environment() -> dict[str, str]:
+    """With a Ray of the job's own."""
+    return {**os.environ, "RAY_ADDRESS": "local", "RAY_AUTH_MODE": "disabled"}
+
+
 def run(manifest: Path, output: Path, config: str, settings: Sequence[str]) -> Run:
     """Runs jobs/invert_many.py on a Ray of its own. Raises SystemExit, with what it said, when it fails."""
-    command = [sys.executable, str(REPOSITORY / "jobs" / "invert_many.py"), str(manifest)]
-    command += ["--config", config, "--output", str(output)]
-    command += [part for setting in settings for part in ("--set", setting)]
-    environment = {**os.environ, "RAY_ADDRESS": "local", "RAY_AUTH_MODE": "disabled"}
     began, log = time.time(), output.with_suffix(".log")
     with open(log, "wb") as out:
-        process = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command(manifest, output, config, settings),
+            env=environment(),
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
         with PeakMemory(process.pid) as memory:
             code = process.wait()
     seconds = time.time() - began
     if code:
         raise SystemExit(f"the job ended with exit code {code}:\n{log.read_text()[-3000:]}")
-    store = Store(str(output))
-    results = list(store.results())
-    first = min(_first_step(store, found["concept_id"]) for found in results)
+    results, first = list(Store(str(output)).results()), first_step(output)
     return Run(
         output=str(output),
         concepts=len(results),
@@ -104,11 +115,14 @@ def run(manifest: Path, output: Path, config: str, settings: Sequence[str]) -> R
     )
 
 
-def _first_step(store: Store, concept_id: str) -> float:
-    """When a concept's first step was over, in seconds since the epoch."""
-    data = store.read_concept(concept_id, "history.parquet")
-    assert data is not None
-    return History.from_bytes(data).points[1].time_ms / 1000
+def first_step(output: Path) -> float:
+    """When the first step of all was over, in seconds since the epoch."""
+    store, found = Store(str(output)), []
+    for result in store.results():
+        data = store.read_concept(result["concept_id"], "history.parquet")
+        assert data is not None
+        found.append(History.from_bytes(data).points[1].time_ms / 1000)
+    return min(found)
 
 
 def words(run: Run) -> dict[str, Any]:

@@ -168,6 +168,18 @@ def test_scaling(settings: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.slow  # starts Ray
+def test_startup(manifest: str, settings: list[str], tmp_path: Path) -> None:
+    found = command(
+        "startup.py", f"--manifest={manifest}", "--repeats=1", *settings, str(tmp_path / "f.json")
+    )
+    *moments, nothing = found["table"]
+    assert [row["since the command"] for row in moments] == sorted(
+        row["since the command"] for row in moments
+    )
+    assert 0 < nothing["seconds"] < moments[-1]["since the command"]
+
+
+@pytest.mark.slow  # starts Ray
 def test_scale(tmp_path: Path) -> None:
     found = command("scale.py", "--rows=300", "--workers=1", str(tmp_path / "f.json"))
     assert found["concepts per second"] > 0

@@ -141,12 +141,15 @@ def test_the_fastest_precision_of_a_cpu(tiny_sd: Path) -> None:
 def test_plain_attention_gives_what_fused_attention_does(
     backbone: Backbone, tiny_sd: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Plain on a CPU with few latents; fused elsewhere."""
+    """Plain on a CPU: for prompts, and in the UNet for few latents. Fused elsewhere."""
     assert {type(found) for found in backbone.unet.attn_processors.values()} == {AttnProcessor}
     monkeypatch.setattr(backbones, "_PLAIN_ATTENTION_UP_TO", 0)
     fused = Backbone.load(str(tiny_sd), device="cpu", dtype="float32")
     assert {type(found) for found in fused.unet.attn_processors.values()} == {AttnProcessor2_0}
-    assert fused.text_encoder.config._attn_implementation == "sdpa"
+    assert backbone.text_encoder.config._attn_implementation == "eager"
+    fused.text_encoder.set_attn_implementation("sdpa")
+    ids = torch.randint(0, 50, (2, backbone.max_tokens), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(backbone.encode_prompts(ids), fused.encode_prompts(ids), atol=1e-5, rtol=1e-4)
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(2, *tiny.LATENT_SHAPE, generator=generator)
     hidden_states = torch.randn(2, 16, backbone.unet.config.cross_attention_dim, generator=generator)

@@ -19,7 +19,7 @@ from textinv_ray.errors import UserError
 from textinv_ray.inversion.compiled import CompiledUNet
 
 # On CPUs the backward pass of torch's fused attention is slower than that of two matrix products and a softmax,
-# which keep the weights of the attention in memory: for few latents (this many per side).
+# which keep the weights of the attention in memory: for prompts, and for few latents (this many per side).
 _PLAIN_ATTENTION_UP_TO = 32
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -81,8 +81,10 @@ class Backbone:
         except (OSError, ValueError) as error:
             message = str(error).strip().splitlines()[0]
             raise UserError(f"the model {path!r} can't be loaded: {message}") from error
-        if place.type == "cpu" and unet_config["sample_size"] <= _PLAIN_ATTENTION_UP_TO:
-            backbone.unet.set_attn_processor(AttnProcessor())
+        if place.type == "cpu":
+            backbone.text_encoder.set_attn_implementation("eager")
+            if unet_config["sample_size"] <= _PLAIN_ATTENTION_UP_TO:
+                backbone.unet.set_attn_processor(AttnProcessor())
         return backbone.to(place)
 
     def to(self, device: torch.device | str) -> Backbone:

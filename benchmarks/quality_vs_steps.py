@@ -135,7 +135,13 @@ def main() -> None:
 
     at = sorted({int(step) for step in options.at.split(",")})
     plain = JobConfig.load(
-        options.config, [*options.set, f"training.steps={at[-1]}", f"scoring.num_images={options.images}"]
+        options.config,
+        [
+            *options.set,
+            "stopping.rule=none",
+            f"training.steps={at[-1]}",
+            f"scoring.num_images={options.images}",
+        ],
     )
     model = models.resolve(plain.model.path)
     backbone, scorer = (

@@ -47,7 +47,8 @@ def ablate(
     from textinv_ray.service import set_sizes as sizes
 
     try:
-        settings = JobConfig.load(config, overrides or ())
+        # What is compared has taken the same steps, unless somebody wants it otherwise.
+        settings = JobConfig.load(config, ["stopping.rule=none", *(overrides or ())])
         if set_sizes is not None:
             if variants:
                 raise UserError("--set-sizes is an experiment of its own: leave --variants out")

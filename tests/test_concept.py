@@ -118,9 +118,7 @@ def digests(concept: Concept) -> tuple[str, str, str]:
         {"overrides": ["training.init_from=auto", "training.vectors_added_at=[]"]},  # the row names a word
         {"overrides": ["training.initializer_candidates.object=[tree]"]},  # nobody chooses
         {"overrides": ["model.path=/elsewhere/mini-sd"]},
-        {
-            "overrides": ["stopping.rule=none", "stopping.dvar.window=9", "stopping.min_steps=5"]
-        },  # nobody stops
+        {"overrides": ["stopping.clip.patience=9"]},  # of another rule
     ],
 )
 def test_fingerprints_ignore_what_changes_nothing(same: dict[str, Any]) -> None:
@@ -170,7 +168,7 @@ def test_fingerprints_know_what_matters(other: dict[str, Any]) -> None:
         {"placeholder_token": "<y>"},
         {"overrides": ["review.images_per_prompt=1"]},
         {"overrides": ["scoring.model=other"]},
-        {"overrides": ["stopping.rule=dvar"]},  # the state itself knows whether it lies beyond the end
+        {"overrides": ["stopping.rule=none"]},  # the state itself knows whether it lies beyond the end
     ],
 )
 def test_a_state_can_be_continued_when_only_what_comes_after_changes(other: dict[str, Any]) -> None:

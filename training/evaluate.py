@@ -310,7 +310,7 @@ def main() -> None:
     options = parser.parse_args()
     wanted = options.only.split(",")
 
-    config, heldout = JobConfig.load("mini"), Heldout()
+    config, heldout = JobConfig.load("mini", ["stopping.rule=none"]), Heldout()
     scorer = Scorer.load(str(MODELS / "mini-clip"))
     figures: dict[str, Any] = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
     backbone = Backbone.load(str(MODELS / "mini-sd"))

@@ -86,6 +86,7 @@ def settings(sd: Path, clip: Path, *overrides: str) -> list[str]:
         "training.batch_size=2",
         "review.num_inference_steps=2",
         "review.sample_at=[0, 0.5, 1]",
+        "stopping.rule=none",
         "pack.size=2",
         *overrides,
     ]

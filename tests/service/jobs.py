@@ -238,6 +238,8 @@ def quick(*overrides: str) -> list[str]:
     """Settings of --set: the bundled model, seconds of work, and everything that notices faults soon."""
     return [
         "training.steps=40",
+        "stopping.rule=none",
+        "pack.size=4",
         "training.batch_size=1",
         "model.dtype=float32",
         "scoring.num_images=1",

@@ -239,7 +239,6 @@ def quick(*overrides: str) -> list[str]:
     return [
         "training.steps=40",
         "stopping.rule=none",
-        "pack.size=4",
         "training.batch_size=1",
         "model.dtype=float32",
         "scoring.num_images=1",

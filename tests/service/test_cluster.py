@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from ray.job_submission import JobSubmissionClient
 
 from tests.service import examples
 from tests.service.jobs import free_ports
@@ -92,25 +93,12 @@ def submit(head: str, folder: Path, options: list[str], *more: str) -> subproces
     )
 
 
-def of_the_job(head: str, command: str, submission: str) -> str:
-    """What `ray job stop` or `ray job logs` prints."""
-    done = subprocess.run(
-        [RAY, "job", command, "--address", head, submission],
-        env={**os.environ, "RAY_AUTH_MODE": "disabled"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 @pytest.mark.slow
 def test_a_submitted_job(head: str, tmp_path: Path, tiny_sd: Path, tiny_clip: Path) -> None:
     """The command of the README's first line, on a cluster that is running; stopped, and submitted again."""
     examples.write_manifest(tmp_path / "data", 3)
     options = examples.settings(
-        tiny_sd, tiny_clip, "service.workers=2", "service.checkpoint_every_s=0.2", "training.steps=400"
+        tiny_sd, tiny_clip, "service.workers=2", "service.checkpoint_every_s=0.2", "training.steps=1000"
     )
     begun = submit(head, tmp_path, options, "--no-wait", "--submission-id", "first")
     assert begun.returncode == 0, begun.stdout + begun.stderr
@@ -118,19 +106,24 @@ def test_a_submitted_job(head: str, tmp_path: Path, tiny_sd: Path, tiny_clip: Pa
     while not list((tmp_path / "out").glob("concepts/*/checkpoint.safetensors")):
         assert time.monotonic() < deadline, "no checkpoint"
         time.sleep(0.05)
-    of_the_job(head, "stop", "first")
+    # At once: in the seconds that `ray job stop` takes to start, a thousand steps are soon taken.
+    jobs = JobSubmissionClient(head)
+    assert jobs.stop_job("first")
+    while not jobs.get_job_status("first").is_terminal():
+        assert time.monotonic() < deadline, "the job goes on"
+        time.sleep(0.05)
     log = (tmp_path / "out" / "job.log").read_text()
     assert "stopping: the workers write checkpoints" in log
 
     done = submit(head, tmp_path, options, "--submission-id", "second")
     assert done.returncode == 0, done.stdout + done.stderr
     # Not what `ray job submit` prints: it may close its stream of the log before the last lines came.
-    printed = of_the_job(head, "logs", "second")
+    printed = jobs.get_job_logs("second")
     assert "Ray: the running cluster, 1 node" in printed
     assert re.search(r"\d of \d concepts? learned in .* 0 failed", printed)
     assert pq.read_table(tmp_path / "out" / "results.parquet").num_rows == 3
     again = (tmp_path / "out" / "job.log").read_text()[len(log) :]
-    assert re.search(r"from step [1-9]\d* of 400", again), "something went on from a checkpoint"
+    assert re.search(r"from step [1-9]\d* of 1000", again), "something went on from a checkpoint"
 
 
 def test_a_ray_that_does_not_come_up(monkeypatch: pytest.MonkeyPatch) -> None:

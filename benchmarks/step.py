@@ -1,7 +1,9 @@
-"""How fast the packed step is: pack sizes 1, 2, 4, ... by precision, with and without torch.compile.
+"""How fast the packed step is: pack sizes 1, 2, 4, ... by precision, with and without torch.compile
+and activation checkpointing.
 
     python benchmarks/step.py [--model mini-sd|sd15|sdxl|FOLDER] [--batch-size 4] [--max-pack 16]
-                              [--dtypes float32,bfloat16] [--compile off,on] [--repeats 3] [--json PATH]
+                              [--dtypes float32,bfloat16] [--compile off,on] [--checkpointing off,on]
+                              [--repeats 3] [--json PATH]
 
 One process, no Ray, no network. All variants are held in memory side by side and take turns, so that a machine's
 moods meet all of them; a figure is the median of its turns. Ratios within one run are what counts.
@@ -173,6 +175,7 @@ def main() -> None:
         "--dtypes", default="auto", help="auto, float32, float16, bfloat16; several with commas"
     )
     parser.add_argument("--compile", default="off", help="off, on, or off,on")
+    parser.add_argument("--checkpointing", default="off", help="of activations: off, on, or off,on")
     parser.add_argument("--seconds", type=float, default=2.0, help="of one turn")
     parser.add_argument("--repeats", type=int, default=3, help="turns of each variant")
     parser.add_argument("--json", type=Path)
@@ -184,9 +187,12 @@ def main() -> None:
     torch._dynamo.config.recompile_limit = 100  # beyond it nothing is compiled, without a word
     print(f"{options.model}, batch size {options.batch_size}, on {measure.machine_line()}")
     flop, cases = 0.0, []
-    for dtype, compiled in product(options.dtypes.split(","), options.compile.split(",")):
+    variants = (options.dtypes, options.checkpointing, options.compile)
+    for dtype, checkpointing, compiled in product(*(names.split(",") for names in variants)):
         backbone = load(options.model, dtype)
         flop = flop or flop_per_sample(backbone, config)
+        if checkpointing == "on":
+            backbone.checkpoint_activations()
         cases += cases_of(backbone, config, compiled == "on", options.max_pack, options.batch_size)
     if not cases:
         raise SystemExit("nothing fits into memory")
@@ -201,6 +207,7 @@ def main() -> None:
         {
             "dtype": case.dtype,
             "compile": "on" if case.compiled else "off",
+            "checkpointing": "on" if case.pack.backbone.checkpoints_activations else "off",
             "pack": case.pack.size,
             "samples/s": case.samples_per_second,
             "to the first": case.samples_per_second / cases[0].samples_per_second,

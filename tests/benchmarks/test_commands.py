@@ -96,6 +96,8 @@ def test_step(figures: Callable[..., dict[str, Any]]) -> None:
         ("bfloat16", 2),
     ]
     assert all(row["samples/s"] > 0 and 0 < row["share of peak"] < 1 for row in found["steps"])
+    found = figures(step, "--model=tiny", "--max-pack=1", "--seconds=0.01", "--checkpointing=off,on")
+    assert [row["checkpointing"] for row in found["steps"]] == ["off", "on"]
 
 
 def test_quality_vs_steps(

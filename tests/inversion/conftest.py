@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,3 +30,10 @@ def backbone64(tiny_sd: Path) -> Backbone:
     for model in (backbone.text_encoder, backbone.unet, backbone.vae):
         model.to(torch.float64)
     return backbone
+
+
+@pytest.fixture
+def checkpointing(backbone: Backbone) -> Iterator[Backbone]:
+    """The float32 backbone, which keeps all activations again when the test is over."""
+    yield backbone
+    backbone.unet.disable_gradient_checkpointing()

@@ -228,6 +228,29 @@ def test_running_out_of_memory_changes_nothing(backbone: Backbone, monkeypatch: 
     assert [task.step for task in tasks] == [2, 1]
 
 
+def test_checkpointed_activations_need_less_memory_and_change_nothing(checkpointing: Backbone) -> None:
+    def learned() -> tuple[list[bytes], int]:
+        tasks = [ConceptTask(concept, checkpointing, CONFIG) for concept in CONCEPTS]
+        kept: dict[int, int] = {}
+
+        def note(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        weights = {weight.untyped_storage().data_ptr() for weight in checkpointing.unet.parameters()}
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            run(tasks, checkpointing, 3)
+        activations = [size for place, size in kept.items() if place not in weights]
+        return [task.to_bytes() for task in tasks], sum(activations)
+
+    words, memory = learned()
+    checkpointing.checkpoint_activations()
+    words_again, less_memory = learned()
+    assert words_again == words
+    assert less_memory < memory / 2
+
+
 @pytest.mark.parametrize(("dtype", "scale", "share"), [("float16", 2.0**16, 0.1), ("bfloat16", 1, 0.3)])
 def test_half_precision(
     tiny_sd: Path, learned_alone: list[ConceptTask], dtype: str, scale: float, share: float

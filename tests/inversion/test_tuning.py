@@ -12,6 +12,7 @@ from tests.inversion.test_pack import CONCEPTS, CONFIG, alone, assert_same, run
 from textinv_ray.config import JobConfig
 from textinv_ray.inversion import tuning
 from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.pack import Pack
 from textinv_ray.inversion.sampling import sample_images
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.inversion.tuning import choose_pack_size, compile_step
@@ -43,6 +44,34 @@ def test_pack_size_is_the_last_that_gained(
     config = JobConfig.from_dict({"pack": {"max_size": max_size}})
     task = ConceptTask(CONCEPTS[0], backbone, config)
     assert choose_pack_size(backbone, task, config) == expected
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError(), MemoryError()])
+def test_activations_are_checkpointed_when_not_even_one_concept_fits(
+    checkpointing: Backbone, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    real, sizes = Pack.losses_and_gradient, []
+
+    def allocate(pack: Pack) -> Any:
+        if len(pack.tasks) > (2 if checkpointing.checkpoints_activations else 0):
+            raise error
+        sizes.append(len(pack.tasks))
+        return real(pack)
+
+    monkeypatch.setattr(Pack, "losses_and_gradient", allocate)
+    task = ConceptTask(CONCEPTS[0], checkpointing, CONFIG)
+    assert choose_pack_size(checkpointing, task, CONFIG) == max(sizes)
+    assert checkpointing.checkpoints_activations
+
+
+def test_only_a_lack_of_memory_is_no_error(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_pack: Pack) -> Any:
+        raise RuntimeError("device-side assert")
+
+    monkeypatch.setattr(Pack, "losses_and_gradient", broken)
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        choose_pack_size(backbone, ConceptTask(CONCEPTS[0], backbone, CONFIG), CONFIG)
+    assert not backbone.checkpoints_activations
 
 
 def test_pack_size_by_configuration(backbone: Backbone) -> None:
@@ -81,6 +110,17 @@ def compilable(backbone64: Backbone) -> Iterator[Backbone]:
     yield backbone64
     backbone64.compiled = None
     torch._dynamo.reset()
+
+
+def test_nothing_is_compiled_where_it_does_not_fit(
+    compilable: Backbone, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(_pack: Pack) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(Pack, "losses_and_gradient", full)
+    assert not compile_step(compilable, ConceptTask(CONCEPTS[0], compilable, CONFIG), 2, CONFIG)
+    assert "CUDA out of memory" in caplog.text
 
 
 def test_what_needs_no_gradient_is_not_compiled(compilable: Backbone) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from textinv_ray.errors import UserError
@@ -93,6 +94,21 @@ class Backbone:
         for model in (self.text_encoder, self.unet, self.vae):
             model.to(device)
         return self
+
+    @property
+    def checkpoints_activations(self) -> bool:
+        """Whether steps keep only some of the UNet's activations."""
+        return bool(self.unet.is_gradient_checkpointing)
+
+    def checkpoint_activations(self) -> None:
+        """From now on the backward pass computes most of the UNet's activations again: Chen et al. 2016.
+
+        Gradients stay what they are, to the bit where kernels are deterministic.
+        """
+        # No random numbers are drawn in the UNet, so their generators' states needn't be kept either
+        self.unet.enable_gradient_checkpointing(
+            partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+        )
 
     @property
     def device(self) -> torch.device:

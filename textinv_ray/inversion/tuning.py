@@ -12,7 +12,7 @@ import torch
 from textinv_ray.config import JobConfig
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.compiled import CompiledUNet
-from textinv_ray.inversion.pack import Pack
+from textinv_ray.inversion.pack import Pack, is_out_of_memory
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.training_config import StoppingConfig
 
@@ -26,21 +26,21 @@ _MOST_DIFFERENCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 0.0
 def choose_pack_size(backbone: Backbone, sample_task: ConceptTask, config: JobConfig) -> int:
     """The configured size; for "auto", the one whose doubling gains less than 5 % in samples per second.
 
-    Measured with copies of a task, which itself isn't touched. Sizes that don't fit in memory don't count.
+    Measured with copies of a task, which itself isn't touched. Sizes that don't fit in memory don't count; if not
+    even one concept does, activations are checkpointed from then on.
     """
     if config.pack.size != "auto":
         return config.pack.size
     best, best_speed, size = 1, 0.0, 1
     start = time.perf_counter()
     while size <= config.pack.max_size and time.perf_counter() - start < _TRIAL_SECONDS:
-        try:
-            speed = _steps_per_second(backbone, sample_task, config, size) * size
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
+        speed = _concepts_per_second(backbone, sample_task, config, size)
+        if speed is None and size == 1 and not backbone.checkpoints_activations:
+            backbone.checkpoint_activations()
+        elif speed is None or speed < 1.05 * best_speed:
             break
-        if speed < 1.05 * best_speed:
-            break
-        best, best_speed, size = size, speed, size * 2
+        else:
+            best, best_speed, size = size, speed, size * 2
     return best
 
 
@@ -57,11 +57,11 @@ def compile_step(
     task.concept = dataclasses.replace(task.concept, batch_size=batch_size)
     pack = _pack_of_copies(backbone, task, config, size)
     backbone.compiled = None
-    _, expected = pack.losses_and_gradient()
-    backbone.compiled = CompiledUNet(backbone.unet, size * batch_size, backend)
     try:
+        _, expected = pack.losses_and_gradient()
+        backbone.compiled = CompiledUNet(backbone.unet, size * batch_size, backend)
         _, gradient = pack.losses_and_gradient()
-    except RuntimeError as error:  # which a missing compiler is, too
+    except (RuntimeError, MemoryError) as error:  # a missing compiler, too little memory
         problem = " ".join(str(error).split("\n")[:2])
     else:
         difference = float((gradient - expected).norm() / expected.norm())
@@ -71,6 +71,17 @@ def compile_step(
     backbone.compiled = None
     logger.warning("torch.compile is of no use here, steps are taken without it: %s", problem)
     return False
+
+
+def _concepts_per_second(backbone: Backbone, task: ConceptTask, config: JobConfig, size: int) -> float | None:
+    """Steps per second times concepts; None when they don't fit in memory."""
+    try:
+        return size * _steps_per_second(backbone, task, config, size)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    torch.cuda.empty_cache()  # here, where the error's traceback holds no tensors any more
+    return None
 
 
 def _steps_per_second(

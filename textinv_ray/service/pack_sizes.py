@@ -29,7 +29,9 @@ def pack_size(store: Store, backbone: Backbone, task: ConceptTask, config: JobCo
         return config.pack.size
     sizes, key = _read(store), _key(backbone, task, config)
     if key not in sizes:
-        sizes[key] = choose_pack_size(backbone, task, config)
+        size = choose_pack_size(backbone, task, config)
+        key = _key(backbone, task, config)  # activations may be checkpointed now
+        sizes[key] = size
         store.write(FILE, (json.dumps(_read(store) | {key: sizes[key]}, indent=1) + "\n").encode())
     return sizes[key]
 
@@ -45,6 +47,7 @@ def _key(backbone: Backbone, task: ConceptTask, config: JobConfig) -> str:
     return (
         f"{device}; {uris.shown(config.model.path)}, {str(backbone.dtype).removeprefix('torch.')}; "
         f"latents {size}; batch size {task.concept.batch_size}; at most {config.pack.max_size}"
+        + ("; activations checkpointed" if backbone.checkpoints_activations else "")
     )
 
 

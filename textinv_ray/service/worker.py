@@ -13,7 +13,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -31,7 +30,7 @@ from textinv_ray.inversion.tuning import compile_step
 from textinv_ray.service import console, loading, outcome
 from textinv_ray.service.feed import Answer
 from textinv_ray.service.heart import Heart
-from textinv_ray.service.history import History
+from textinv_ray.service.item import Item
 from textinv_ray.service.leases import Lease
 from textinv_ray.service.pack_sizes import pack_size
 from textinv_ray.service.store import Store, StoreError, sample_name
@@ -39,25 +38,6 @@ from textinv_ray.service.store import Store, StoreError, sample_name
 logger = logging.getLogger(__name__)
 
 _IDLE_S = 0.5
-
-
-@dataclass
-class Item:
-    """A concept in work."""
-
-    task: ConceptTask
-    images_stamp: str
-    """See plan.images_stamp."""
-    history: History
-    reviews: dict[int, bool]
-    """Steps at which there are samples to make, and whether to score them too."""
-    writes: list[Future[None]] = field(default_factory=list)
-    checkpoint: Future[None] | None = None
-    """The last one, as soon as it was asked for."""
-
-    @property
-    def concept_id(self) -> str:
-        return self.task.concept.concept_id
 
 
 def learn(setup: dict[str, Any]) -> None:
@@ -145,11 +125,7 @@ class Worker:
             return False
         new = [item for item in map(self._begin, answer.leases) if item]
         if new and self._pack is None:
-            size = pack_size(self._store, self._backbone, new[0].task, self._config)
-            logger.info("%d concepts share a pass", size)
-            if self._config.pack.compile:
-                compile_step(self._backbone, new[0].task, size, self._config)
-            self._pack = Pack(self._backbone, self._config, size)
+            self._pack = Pack(self._backbone, self._config, self._fitting_size(new[0].task))
         self._review(
             [item for item in new if 0 in item.reviews and not item.history.points[0].sampled], first=True
         )
@@ -159,6 +135,14 @@ class Worker:
                 self._pack.add(item.task)
         self._finish([item for item in new if item.concept_id in self._items and item.task.done])
         return bool(answer.leases) or not answer.over
+
+    def _fitting_size(self, task: ConceptTask) -> int:
+        """How many concepts share a pass from now on, for which it is compiled, if it is."""
+        size = pack_size(self._store, self._backbone, task, self._config)
+        logger.info("%d concepts share a pass", size)
+        if self._config.pack.compile:
+            compile_step(self._backbone, task, size, self._config)
+        return size
 
     def _begin(self, lease: Lease) -> Item | None:
         """Makes a leased concept ready, continuing where its last state in the store ends."""
@@ -221,11 +205,13 @@ class Worker:
         start = time.monotonic()
         tasks = list(pack.tasks)
         before = [task.step for task in tasks]
+        leavers = None
         try:
             leavers = pack.step()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
+        if leavers is None:  # and the error is gone, whose traceback held the step's tensors
             self._shrink(pack)
             return
         share = (time.monotonic() - start) / len(tasks)
@@ -261,12 +247,18 @@ class Worker:
     def _shrink(self, pack: Pack) -> None:
         """After a step that ran out of memory (and changed nothing): half the concepts go on, the others later.
 
-        They keep what they have learned, in checkpoints, and wait for a free slot of any worker.
+        They keep what they have learned, in checkpoints, and wait for a free slot of any worker. A concept that was
+        alone goes on with checkpointed activations, or fails when they are already.
         """
-        if self._backbone.device.type == "cuda":
-            torch.cuda.empty_cache()
-        if len(pack.tasks) == 1:
-            self._lacks_memory_for(pack.tasks[0].concept.concept_id)
+        torch.cuda.empty_cache()
+        alone = pack.tasks[0] if len(pack.tasks) == 1 else None
+        if alone and self._backbone.checkpoints_activations:
+            self._lacks_memory_for(alone.concept.concept_id)
+            return
+        if alone:
+            logger.warning("out of memory: from now on activations are computed again in the backward pass")
+            self._backbone.checkpoint_activations()
+            pack.size = self._fitting_size(alone)
             return
         pack.size = len(pack.tasks) // 2
         logger.warning("out of memory: %d concepts share a pass from now on", pack.size)
@@ -274,6 +266,8 @@ class Worker:
             pack.remove(item.task)
             self._save([item])
             self._write(item, self._returner(item.concept_id))
+        if self._config.pack.compile:  # what was compiled pads to the size that was too large
+            compile_step(self._backbone, pack.tasks[0], pack.size, self._config)
 
     def _returner(self, concept_id: str) -> Callable[[], None]:
         def give_back() -> None:
@@ -405,7 +399,7 @@ class Worker:
     def _save_sometimes(self) -> None:
         if time.monotonic() - self._saved_at >= self._config.service.checkpoint_every_s:
             # While the store is away, one checkpoint waits for it, not a queue of them.
-            self._save(item for item in self._items.copy().values() if not _is_pending(item.checkpoint))
+            self._save(item for item in self._items.copy().values() if not item.is_saving)
             self._saved_at = time.monotonic()
 
     def _save(self, items: Iterable[Item]) -> None:
@@ -435,11 +429,4 @@ class Worker:
     def _check_writes(self) -> None:
         """Raises what went wrong in the writing thread."""
         for item in list(self._items.values()):
-            for written in item.writes:
-                if written.done():
-                    written.result()
-            item.writes = [written for written in item.writes if not written.done()]
-
-
-def _is_pending(written: Future[None] | None) -> bool:
-    return written is not None and not written.done()
+            item.check_writes()

@@ -29,7 +29,7 @@ from textinv_ray.concept import Concept
 from textinv_ray.config import JobConfig
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.pack import Pack
-from textinv_ray.inversion.review import Subject, review
+from textinv_ray.inversion.review import Subject, looks, review
 from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.inversion.tuning import choose_pack_size
@@ -48,8 +48,20 @@ class Word:
     """The concept's share of the time so far"""
 
 
-def learn(backbone: Backbone, concepts: list[Concept], config: JobConfig, at: set[int]) -> list[Word]:
+def learn(
+    backbone: Backbone, scorer: Scorer, concepts: list[Concept], config: JobConfig, at: set[int]
+) -> list[Word]:
     """Words at the steps `at`, and at their end."""
+
+    def look(tasks: list[ConceptTask]) -> None:
+        start, due = measure.now(), [task for task in tasks if task.look_due]
+        subjects = [Subject(task.concept, task.vectors) for task in due]
+        for task, score in zip(due, looks(backbone, scorer, subjects, config) if due else [], strict=True):
+            task.looked(score)
+        for task in due:
+            seconds[task.concept.concept_id] += (measure.now() - start) / len(due)
+
+    by_clip = config.stopping.rule == "clip"
     words, waiting, seconds = [], list(reversed(concepts)), {concept.concept_id: 0.0 for concept in concepts}
     pack: Pack | None = None
     while waiting or (pack and pack.tasks):
@@ -60,13 +72,25 @@ def learn(backbone: Backbone, concepts: list[Concept], config: JobConfig, at: se
             pack = pack or Pack(backbone, config, choose_pack_size(backbone, task, config))
             pack.add(task)
         assert pack is not None
+        leavers = []
+        if by_clip:
+            due = [task for task in pack.tasks if task.look_due]
+            look(due)
+            for task in due:
+                task.judge()
+                if task.done:
+                    pack.remove(task)
+                    leavers.append(task)
         start, tasks = measure.now(), list(pack.tasks)
-        leavers = pack.step()
-        share = (measure.now() - start) / len(tasks)
+        leavers += pack.step() if tasks else []
+        share = (measure.now() - start) / max(1, len(tasks))
         for task in tasks:
             if task.failed:
                 raise SystemExit(f"{task.concept.concept_id} failed: {task.failed}")
             seconds[task.concept.concept_id] += share
+        if by_clip:
+            look([task for task in leavers if task.done])
+        for task in dict.fromkeys([*tasks, *leavers]):
             if task.step in at or task in leavers:
                 words.append(Word(task.concept, task.vectors, task.step, seconds[task.concept.concept_id]))
         for task in leavers:
@@ -153,7 +177,7 @@ def main() -> None:
     def learned(config: JobConfig) -> list[Word]:
         concepts = with_seeds(job.concepts_of(options.manifest, config, options.limit), options.seeds)
         longest = [dataclasses.replace(concept, steps=at[-1]) for concept in concepts]
-        return learn(backbone, longest, config, set(at))
+        return learn(backbone, scorer, longest, config, set(at))
 
     words = learned(plain)
     initial = [

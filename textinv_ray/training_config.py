@@ -123,11 +123,13 @@ class DvarConfig(Strict):
 
 
 class ClipConfig(Strict):
-    """`stopping.rule: clip`: the CLIP image similarity no longer rises."""
+    """`stopping.rule: clip`: the CLIP image similarity no longer rises. The word is that of its best look."""
 
     every: int = Field(100, ge=1)
-    """Steps between looks, from this step on. A look renders scoring.num_images samples of scoring.image_prompt,
-    by `review`'s sampler and settings."""
+    """Steps between looks, from this step on. A look renders samples of scoring.image_prompt, by `review`'s sampler and
+    settings, from other noise than the scores': a result isn't praised for the pictures it was chosen by."""
+    num_images: int = Field(8, ge=1, le=1024)
+    """Samples of a look."""
     patience: int = Field(3, ge=1)
     """Learning ends when this many looks in a row were no better than the best before them."""
 
@@ -137,9 +139,10 @@ class StoppingConfig(Strict):
 
     rule: Literal["none", "dvar", "clip"] = "none"
     """`dvar`: by the loss on a fixed batch; `clip`: by CLIP image similarity, dearer. Learning rate schedules stay
-    those of `steps`. The word is what it was at the look that ended learning. Raising `steps` later learns no more
-    for a concept that a rule has ended; another rule (or other settings of it) takes up what was learned so far
-    where it would have come to the same point, and begins anew where it wouldn't."""
+    those of `steps`. With `dvar` the word is what it was at the look that ended learning, with `clip` what it was at
+    its best look. Raising `steps` later learns no more for a concept that a rule has ended; another rule (or other
+    settings of it) takes up what was learned so far where it would have come to the same point, and begins anew
+    where it wouldn't."""
     min_steps: int = Field(100, ge=0)
     """No rule ends learning before this step, nor before the last of `vectors_added_at`. At least the warm-up."""
     dvar: DvarConfig = DvarConfig()

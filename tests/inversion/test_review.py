@@ -11,7 +11,7 @@ from textinv_ray.config import JobConfig
 from textinv_ray.inversion import review as review_module
 from textinv_ray.inversion import scoring
 from textinv_ray.inversion.backbone import Backbone
-from textinv_ray.inversion.review import Review, Subject, review
+from textinv_ray.inversion.review import Review, Subject, looks, review
 from textinv_ray.inversion.sampling import sample_images
 from textinv_ray.inversion.scoring import Scorer
 
@@ -142,3 +142,19 @@ def test_crops_all_count_as_reference(backbone: Backbone, scorer: Scorer) -> Non
     reference = scorer.image_features(images.reshape(6, 16, 16, 3))
     expected = scoring.image_similarity(scorer.image_features(samples), reference)
     assert result.clip_image_similarity == pytest.approx(expected, abs=1e-3)
+
+
+def test_looks_are_the_image_similarity_of_other_pictures(backbone: Backbone, scorer: Scorer) -> None:
+    config = CONFIG.model_copy(
+        update={"stopping": JobConfig.from_dict({"stopping": {"clip": {"num_images": 2}}}).stopping}
+    )
+    found = looks(backbone, scorer, SUBJECTS, config)
+    for subject, score in zip(SUBJECTS, found, strict=True):
+        assert looks(backbone, scorer, [subject], config) == [pytest.approx(score, abs=1e-3)]
+    word, concept = SUBJECTS[0].vectors, SUBJECTS[0].concept
+    assert word is not None
+    prompts, seeds = ["a photo of <c0>"] * 2, [1_000_000, 1_000_001]
+    pictures = sample_images(backbone, {"<c0>": word}, prompts, seeds, config.review)
+    reference = scorer.image_features(concept.images[:, 0])
+    expected = scoring.image_similarity(scorer.image_features(pictures), reference)
+    assert found[0] == pytest.approx(expected, abs=1e-3)

@@ -64,6 +64,20 @@ def learned_alone(backbone64: Backbone) -> list[ConceptTask]:
     return found
 
 
+@settings(deadline=None)
+@given(
+    st.lists(st.sampled_from([0.1, 0.2, 0.3, math.nan, math.inf]), max_size=12),
+    st.sampled_from([(), (7, 11)]),
+)
+def test_the_best_look(scores: list[float], added_at: tuple[int, ...]) -> None:
+    section = StoppingConfig.model_validate({"rule": "clip", "clip": {"every": 3}})
+    found = stopping.best_step(np.array(scores), tiny.concept(vectors_added_at=added_at), section)
+    counted = {3 * n: score for n, score in enumerate(scores) if 3 * n >= max(0, *added_at, 0)}
+    counted = {step: score for step, score in counted.items() if math.isfinite(score)}
+    assert found == next((step for step, one in counted.items() if one == max(counted.values())), None)
+    assert stopping.best_step(np.array(scores), tiny.concept(), dvar().stopping) is None
+
+
 losses = st.lists(st.floats(0.001, 100), min_size=0, max_size=40)
 
 
@@ -395,7 +409,9 @@ def test_looks_of_another_kind_are_not_gone_on_with(
 @pytest.mark.parametrize(
     ("other", "same"),
     [
-        ({"scoring": {"num_images": 9}}, False),
+        ({"scoring": {"num_images": 9}}, True),
+        ({"stopping": {"clip": {"num_images": 9}}}, False),
+        ({"stopping": {"clip": {"every": 9}}}, False),
         ({"scoring": {"model": "another"}}, False),
         ({"review": {"guidance_scale": 2}}, False),
         ({"scoring": {"image_prompt": {"object": "{}"}}}, False),
@@ -418,34 +434,3 @@ def test_a_state_with_a_look_too_few_is_refused(backbone: Backbone) -> None:
     state = task.state_dict()
     with pytest.raises(ValueError, match="at step 3 with 1 looks"):
         ConceptTask(LONG, backbone, CONFIG).load_state_dict({**state, "looks": state["looks"][:1]})
-
-
-# --- CLIP image similarity: whoever has a scorer looks -----------------------------------------------------
-
-
-def test_a_concept_ends_when_its_scores_rise_no_more(backbone: Backbone) -> None:
-    section = {"rule": "clip", "min_steps": 0, "clip": {"every": 2, "patience": 2}}
-    config = JobConfig.from_dict({"stopping": section})
-    task, pack = ConceptTask(tiny.concept(steps=20), backbone, config), Pack(backbone, config, 1)
-    scores = {2: 0.5, 4: 0.7, 6: 0.6, 8: 0.7, 10: 0.9}
-    pack.add(task)
-    while not task.done:
-        if task.look_due:
-            task.looked(scores[task.step])
-            task.judge()
-            assert not task.look_due
-            task = restarted(task, pack, backbone, config)
-        if not task.done:
-            pack.step()
-    assert (task.step, task.stopped) == (8, "clip")
-
-
-def restarted(task: ConceptTask, pack: Pack, backbone: Backbone, config: JobConfig) -> ConceptTask:
-    """The task from its file, in its place."""
-    pack.remove(task)
-    again = ConceptTask(task.concept, backbone, config)
-    again.restore(task.to_bytes())
-    assert (again.stopped, again.look_due) == (task.stopped, False)
-    if not again.done:
-        pack.add(again)
-    return again

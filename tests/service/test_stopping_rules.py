@@ -16,7 +16,7 @@ from textinv_ray.concept import Concept
 from textinv_ray.config import JobConfig
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.pack import Pack
-from textinv_ray.inversion.review import Subject, review
+from textinv_ray.inversion.review import Subject, looks
 from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.service.store import Store
@@ -27,7 +27,7 @@ DVAR = (
     "stopping={rule: dvar, min_steps: 3, dvar: {every: 2, batch_size: 3, window: 3, threshold: 0.08}}",
     "pack.size=2",
 )
-CLIP = ("stopping={rule: clip, min_steps: 4, clip: {every: 3, patience: 1}}", "scoring.num_images=2")
+CLIP = ("stopping={rule: clip, min_steps: 4, clip: {every: 3, patience: 1, num_images: 2}}",)
 
 
 @pytest.fixture(scope="module")
@@ -69,13 +69,13 @@ def results(bench: Bench) -> list[dict[str, Any]]:
 
 
 def alone_by_clip(bench: Bench, concept: Concept) -> ConceptTask:
-    """As in a notebook: one concept, scored before every third step."""
+    """As in a notebook: one concept, looked at after every third step."""
     pack, task = Pack(bench.backbone, bench.config, 1), ConceptTask(concept, bench.backbone, bench.config)
     pack.add(task)
-    while not task.done:
+    while not task.done or task.look_due:
         if task.look_due:
-            (found,) = review(bench.backbone, bench.scorer, [Subject(concept, task.vectors)], bench.config)
-            task.looked(found.clip_image_similarity)
+            (score,) = looks(bench.backbone, bench.scorer, [Subject(concept, task.vectors)], bench.config)
+            task.looked(score)
             task.judge()
         if not task.done:
             pack.step()
@@ -126,16 +126,20 @@ def test_a_lost_worker_changes_no_end(
 @pytest.mark.parametrize("size", [1, 3])
 def test_concepts_that_end_by_clip_similarity(benches: Benches, size: int) -> None:
     bench = benches((*CLIP, f"pack.size={size}"))
-    concepts = [tiny.concept(index, steps=21) for index in range(5)]
+    concepts = [tiny.concept(index, steps=21 if index else 3) for index in range(5)]
     status = bench.learn(concepts)
     found = results(bench)
     assert "clip" in {result["stopped"] for result in found}
     assert len({result["steps"] for result in found}) > 1
     assert status.steps_computed == sum(result["steps"] for result in found)
+    best = []
     for concept, result in zip(concepts, found, strict=True):
         alone = alone_by_clip(bench, concept)
+        best.append(alone.best_step)
         assert (result["steps"], result["stopped"]) == (alone.step, alone.stopped or "steps")
         np.testing.assert_allclose(bench.vectors(concept.concept_id), alone.vectors, atol=1e-6)
+    assert best[0] == 3, "its last word was looked at"
+    assert any(step < result["steps"] for step, result in zip(best, found, strict=True))
 
 
 def test_more_steps_learn_no_more_after_the_end(benches: Benches) -> None:

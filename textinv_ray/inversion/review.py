@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -43,6 +43,8 @@ Pictures = dict[tuple[int, str, int], np.ndarray]
 INITIALIZER = -1
 KEPT_PICTURES = 256
 """200 MB at 512 pixels."""
+_FIRST_LOOK_SEED = 1_000_000
+"""Beyond all seeds of samples and scores."""
 
 
 def review(
@@ -92,9 +94,26 @@ def review(
     return reviews
 
 
-def without_prompts(subject: Subject) -> Subject:
-    """The subject with nothing to look at or edit: its review is `clip_image_similarity`, as in a full one."""
-    return replace(subject, concept=replace(subject.concept, prompts=(), edit_prompts=()))
+def looks(backbone: Backbone, scorer: Scorer, subjects: Sequence[Subject], config: JobConfig) -> list[float]:
+    """What `stopping.rule: clip` sees of each subject: its CLIP image similarity, from noise that no score is from.
+
+    Raises ValueError for a prompt that is so long that a word would be cut off.
+    """
+    seeds = range(_FIRST_LOOK_SEED, _FIRST_LOOK_SEED + config.stopping.clip.num_images)
+    wanted = [
+        (index, _image_prompt(subject.concept, config), seed)
+        for index, subject in enumerate(subjects)
+        for seed in seeds
+    ]
+    rendered = _render(backbone, subjects, wanted, config)
+    return [
+        scoring.image_similarity(scorer.image_features(pictures), _reference(scorer, subject.concept))
+        for subject, pictures in zip(subjects, np.split(rendered, len(subjects)), strict=True)
+    ]
+
+
+def _reference(scorer: Scorer, concept: Concept) -> Tensor:
+    return scorer.image_features(concept.images.reshape(-1, *concept.images.shape[2:]))
 
 
 def _key(index: int, subject: Subject, prompt: str, seed: int) -> tuple[int, str, int]:
@@ -156,9 +175,9 @@ def _scores(
     scorer: Scorer, concept: Concept, pictures: dict[str, np.ndarray], config: JobConfig
 ) -> tuple[float, float | None]:
     """(clip_image_similarity, clip_text_similarity or None without edit prompts)."""
-    reference = scorer.image_features(concept.images.reshape(-1, *concept.images.shape[2:]))
     features = {prompt: scorer.image_features(images) for prompt, images in pictures.items()}
-    image_score = scoring.image_similarity(features[_image_prompt(concept, config)], reference)
+    images = features[_image_prompt(concept, config)]
+    image_score = scoring.image_similarity(images, _reference(scorer, concept))
     if not concept.edit_prompts:
         return image_score, None
     texts = scorer.text_features([scoring.without_word(prompt) for prompt in concept.edit_prompts])

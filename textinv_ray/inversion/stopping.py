@@ -34,7 +34,7 @@ def count(steps: int, stopping: StoppingConfig) -> int:
 
 
 def is_due(step: int, stopping: StoppingConfig) -> bool:
-    """Whether there is a look at this step. The pictures of a word that wasn't learned yet say nothing."""
+    """Whether there is a look at this step. The pictures of a word before its first step say nothing."""
     return stopping.rule != "none" and step % every(stopping) == 0 and (step > 0 or stopping.rule == "dvar")
 
 
@@ -48,7 +48,7 @@ def kind(concept: Concept, config: JobConfig) -> str:
     else:
         prompt = scoring.image_prompt.of(concept.learnable_property)
         sampling = [review.sampler, review.num_inference_steps, review.guidance_scale]
-        depends = [scoring.model, prompt, scoring.num_images, *sampling]
+        depends = [scoring.model, prompt, stopping.clip.num_images, *sampling]
     return hashlib.sha256(json.dumps([stopping.rule, every(stopping), *depends]).encode()).hexdigest()
 
 
@@ -68,6 +68,18 @@ def ends_at(looks: np.ndarray, concept: Concept, stopping: StoppingConfig) -> in
     # A word whose vectors aren't all there yet isn't learned.
     found = steps[ends & (steps >= max(stopping.min_steps, *concept.vectors_added_at, 0))]
     return int(found[0]) if len(found) else None
+
+
+def best_step(looks: np.ndarray, concept: Concept, stopping: StoppingConfig) -> int | None:
+    """The step whose word is the best that `rule: clip` has seen so far; none: it has seen none, or doesn't apply.
+
+    looks: as for `ends_at`. A word whose vectors aren't all there yet doesn't count; of equals the first does.
+    """
+    if stopping.rule != "clip":
+        return None
+    steps = np.arange(len(looks)) * every(stopping)
+    scores = np.where(np.isfinite(looks) & (steps >= max((0, *concept.vectors_added_at))), looks, -np.inf)
+    return int(steps[scores.argmax()]) if (scores > -np.inf).any() else None
 
 
 def variance_ratios(losses: np.ndarray, window: int) -> np.ndarray:

@@ -17,8 +17,9 @@ from textinv_ray.concept import Concept
 from textinv_ray.config import JobConfig, TrainingConfig
 from textinv_ray.inversion import initialization, penalties, stopping, words
 from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.training_config import StoppingConfig
 
-STATE_FORMAT = "textinv_ray.concept_task.3"
+STATE_FORMAT = "textinv_ray.concept_task.4"
 INITIAL_LOSS_SCALE = 2.0**16
 
 
@@ -62,7 +63,7 @@ class ConceptTask:
         self.concept = concept
         """What is learned; with the initializer_token that "auto" chose."""
         self.tensors = {
-            **_initial_state(concept, backbone, stopping.count(concept.steps, config.stopping)),
+            **_initial_state(concept, backbone, config.stopping),
             **latents,
             "prompt_ids": _prompt_ids(concept, backbone),
         }
@@ -92,14 +93,27 @@ class ConceptTask:
 
     @property
     def look_due(self) -> bool:
-        """Whether the stopping rule has to look at the word before the next step."""
-        return stopping.is_due(self.step, self._stopping) and self._looked_at != self.step and not self.done
+        """Whether the stopping rule has to look at the word before the next step.
+
+        With `rule: clip` the word of the last step is looked at too: it may be the best one.
+        """
+        if self.stopped or self._looked_at == self.step or not stopping.is_due(self.step, self._stopping):
+            return False
+        return self.step < self.steps or self._stopping.rule == "clip"
 
     def looked(self, value: float | None = None) -> None:
         """Notes that the look of this step was taken. `value`: what it gave, if it isn't in `tensors` yet."""
         if value is not None:
             self.tensors["looks"][stopping.count(self.step, self._stopping) - 1] = value
+            if self.best_step == self.step:
+                self.tensors["best"].copy_(self.tensors["vectors"])
         self._looked_at = self.step
+
+    @property
+    def best_step(self) -> int | None:
+        """With `rule: clip`, the step of the best look so far, if there was one. Waits for the device."""
+        looks = self.tensors["looks"][: stopping.count(self.step, self._stopping)]
+        return stopping.best_step(looks.cpu().numpy(), self.concept, self._stopping)
 
     def judge(self) -> None:
         """Ends learning if the stopping rule says so after the look of this step. Waits for the device."""
@@ -112,12 +126,16 @@ class ConceptTask:
         end = stopping.ends_at(looks.cpu().double().numpy(), self.concept, self._stopping)
         if end is not None and end < step:
             raise ValueError(f"the state is at step {step}, where learning ends at step {end}")
-        self.stopped = self._stopping.rule if end == step else None
+        self.stopped = self._stopping.rule if end == step < self.steps else None
 
     @property
     def vectors(self) -> Tensor:
-        """The word as it is now: float32 (V, D) on the CPU, a copy. V grows at `vectors_added_at`."""
-        return self._word(self.tensors["vectors"], self.stage)
+        """The word as it is now, or when learning and looking are over, what the best look of `rule: clip` saw.
+
+        float32 (V, D) on the CPU, a copy. V grows at `vectors_added_at`.
+        """
+        chosen = self.done and not self.look_due and self.best_step is not None
+        return self._word(self.tensors["best" if chosen else "vectors"], self.stage)
 
     @property
     def initial_vectors(self) -> Tensor:
@@ -199,7 +217,9 @@ class ConceptTask:
             raise ValueError(f"the state is at step {step} of {self.steps} with {losses} losses")
         if len(looks) != stopping.count(step, self._stopping):
             raise ValueError(f"the state is at step {step} with {len(looks)} looks of the stopping rule")
-        if not all(torch.isfinite(state[name]).all() for name in ("vectors", "exp_avg", "exp_avg_sq")):
+        if not all(
+            torch.isfinite(state[name]).all() for name in ("vectors", "exp_avg", "exp_avg_sq", "best")
+        ):
             raise ValueError("the state has values that are not finite")
         if float(state["loss_scale"]) == 1:
             # From a run in full precision: half precision must begin with a scale of its own.
@@ -236,7 +256,8 @@ class ConceptTask:
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"not a state file: {error}") from error
         if not self._look_kind:  # what others looked at makes no difference
-            state["looks"], origin["look_kind"] = self.tensors["looks"], ""
+            origin["look_kind"] = ""
+            state |= {name: self.tensors[name] for name in ("looks", "best")}
         for name, expected in self._origin().items():
             if origin.get(name) != expected:
                 raise ValueError(f"the state's {name} is {origin.get(name)!r}, not {expected!r}")
@@ -255,14 +276,15 @@ _STATE = (
     "failed_at",
     "losses",
     "looks",
+    "best",
 )
 _GROWING = ("losses", "looks")
 """One entry per step, or per look of the stopping rule, so far."""
 
 
-def _initial_state(concept: Concept, backbone: Backbone, looks: int) -> dict[str, Tensor]:
-    """Vectors, moments and where vectors started, all (R, D); counters (1,) and, of each vector, (R,); losses
-    (steps,) and looks (looks,), in which those not yet taken are NaN.
+def _initial_state(concept: Concept, backbone: Backbone, rule: StoppingConfig) -> dict[str, Tensor]:
+    """Vectors, moments, where vectors started, all (R, D); counters (1,) and, of each vector, (R,); losses (steps,)
+    and looks (looks,), in which those not yet taken are NaN; and the best look's vectors, (R, D) or none (0, D).
 
     The R rows: the word's vectors in the order in which they join, then one for each image that has a word of
     its own. These start at the vocabulary's mean, which says nothing yet.
@@ -290,7 +312,8 @@ def _initial_state(concept: Concept, backbone: Backbone, looks: int) -> dict[str
         "nonfinite_steps": count.clone(),
         "failed_at": count - 1,
         "losses": vectors.new_full((concept.steps,), math.nan),
-        "looks": vectors.new_full((looks,), math.nan),
+        "looks": vectors.new_full((stopping.count(concept.steps, rule),), math.nan),
+        "best": vectors.clone() if rule.rule == "clip" else vectors[:0].clone(),
     }
 
 

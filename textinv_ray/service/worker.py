@@ -13,7 +13,8 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import ray
 import torch
@@ -23,7 +24,7 @@ from textinv_ray.config import JobConfig
 from textinv_ray.inversion import words
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.pack import Pack, is_out_of_memory
-from textinv_ray.inversion.review import Pictures, Review, Subject, review, without_prompts
+from textinv_ray.inversion.review import Pictures, Review, Subject, looks, review
 from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.inversion.tuning import compile_step
@@ -36,6 +37,8 @@ from textinv_ray.service.pack_sizes import pack_size
 from textinv_ray.service.store import Store, StoreError, sample_name
 
 logger = logging.getLogger(__name__)
+
+Found = TypeVar("Found")
 
 _IDLE_S = 0.5
 
@@ -58,7 +61,7 @@ class Worker:
     """Learns leased concepts until the feed has no more for it."""
 
     def __init__(
-        self, feed: Any, store: Store, backbone: Backbone, scorer: Scorer | None, config: JobConfig
+        self, feed: Any, store: Store, backbone: Backbone, scorer: Scorer, config: JobConfig
     ) -> None:
         """`feed`: handle of the Feed actor."""
         self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
@@ -227,22 +230,27 @@ class Worker:
         due = [item for item in due if item.task.step in item.reviews]
         for scored in (False, True):
             self._review([item for item in due if item.reviews[item.task.step] == scored], scored=scored)
-        self._finish([self._item(task) for task in leavers if not task.failed])
+        self._finish(self._looked([self._item(task) for task in leavers if not task.failed]))
 
     def _look(self, pack: Pack) -> None:
-        """With `stopping.rule: clip`, scores the words that are due before their next step; some may end by it."""
-        items = [self._item(task) for task in pack.tasks if task.look_due]
-        if self._config.stopping.rule != "clip" or not items:
+        """With `stopping.rule: clip`, looks at the words that are due before their next step; some may end by it."""
+        if self._config.stopping.rule != "clip":
             return
-        subjects = [without_prompts(Subject(item.task.concept, item.task.vectors)) for item in items]
-        reviews = self._render(items, subjects, self._scorer)
-        looked = [item for item in items if item.concept_id in reviews]
-        for item in looked:
-            item.task.looked(reviews[item.concept_id].clip_image_similarity)
+        items = self._looked([self._item(task) for task in pack.tasks if task.look_due])
+        for item in items:
             item.task.judge()
             if item.task.done:
                 pack.remove(item.task)
-        self._finish([item for item in looked if item.task.done])
+        self._finish([item for item in items if item.task.done])
+
+    def _looked(self, items: Sequence[Item]) -> list[Item]:
+        """Looks at the pictures of those that are due. Returns all but those that failed by it."""
+        due = {item.concept_id: item for item in items if item.task.look_due}
+        subjects = [Subject(item.task.concept, item.task.vectors) for item in due.values()]
+        render = partial(looks, self._backbone, self._scorer, config=self._config)
+        for concept_id, score in self._rendered(list(due.values()), subjects, render).items():
+            due[concept_id].task.looked(score)
+        return [item for item in items if not item.task.look_due]
 
     def _shrink(self, pack: Pack) -> None:
         """After a step that ran out of memory (and changed nothing): half the concepts go on, the others later.
@@ -302,7 +310,9 @@ class Worker:
         subjects = [
             Subject(item.task.concept, item.task.start if first else item.task.vectors) for item in items
         ]
-        reviews = self._render(items, subjects, self._scorer if scored else None)
+        scorer, kept = self._scorer if scored else None, self._initializer_pictures
+        render = partial(review, self._backbone, scorer, config=self._config, initializers=kept)
+        reviews = self._rendered(items, subjects, render)
         for item in [item for item in items if item.concept_id in reviews]:
             found = reviews[item.concept_id]
             point = item.history.points[0] if first else item.history.points[-1]
@@ -310,16 +320,19 @@ class Worker:
             self._write_samples(item, point.step, found)
         return reviews
 
-    def _render(
-        self, items: Sequence[Item], subjects: Sequence[Subject], scorer: Scorer | None
-    ) -> dict[str, Review]:
-        """The reviews of items by one subject of each; an item that has none has failed."""
+    def _rendered(
+        self,
+        items: Sequence[Item],
+        subjects: Sequence[Subject],
+        render: Callable[[Sequence[Subject]], Sequence[Found]],
+    ) -> dict[str, Found]:
+        """What `render` finds in one subject of each item; an item for which it finds nothing has failed."""
         if not items:
             return {}
         start = time.monotonic()
         self._heart.tick()
         try:
-            reviews = review(self._backbone, scorer, subjects, self._config, self._initializer_pictures)
+            found = render(subjects)
         except (ValueError, RuntimeError, MemoryError) as error:
             if not isinstance(error, ValueError) and not is_out_of_memory(error):
                 raise
@@ -327,13 +340,14 @@ class Worker:
                 self._fail(items[0].concept_id, str(error))
                 return {}
             apart = [
-                self._render([item], [subject], scorer) for item, subject in zip(items, subjects, strict=True)
+                self._rendered([item], [subject], render)
+                for item, subject in zip(items, subjects, strict=True)
             ]
-            return {concept_id: found for reviews in apart for concept_id, found in reviews.items()}
+            return {concept_id: one for some in apart for concept_id, one in some.items()}
         share = (time.monotonic() - start) / len(items)
         for item in items:
             item.history.add_review(share)
-        return {item.concept_id: found for item, found in zip(items, reviews, strict=True)}
+        return {item.concept_id: one for item, one in zip(items, found, strict=True)}
 
     def _write_samples(self, item: Item, step: int, found: Review) -> None:
         self._write(

@@ -1,0 +1,97 @@
+"""`stopping.rule: clip`: who has a scorer looks; the word is that of the best look."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests import tiny
+from textinv_ray.config import JobConfig
+from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.pack import Pack
+from textinv_ray.inversion.task import ConceptTask
+
+SCORES = {2: 0.5, 4: 0.7, 6: 0.6, 8: 0.7, 10: 0.9}
+
+
+def clip(patience: int) -> JobConfig:
+    section = {"rule": "clip", "min_steps": 0, "clip": {"every": 2, "patience": patience}}
+    return JobConfig.from_dict({"stopping": section})
+
+
+def learned_by(
+    scores: dict[int, float], task: ConceptTask, backbone: Backbone, config: JobConfig, *, interrupted: bool
+) -> tuple[ConceptTask, dict[int, torch.Tensor]]:
+    """The task at its end, when its looks give these scores; and its word at each look."""
+    pack, seen = Pack(backbone, config, 1), {}
+    if not task.done:
+        pack.add(task)
+    while not task.done or task.look_due:
+        if task.look_due:
+            seen[task.step] = task.vectors
+            task.looked(scores[task.step])
+            task.judge()
+            assert not task.look_due
+            if interrupted:
+                task = restarted(task, pack, backbone, config)
+        if not task.done:
+            pack.step()
+    return task, seen
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_concept_ends_when_its_scores_rise_no_more(backbone: Backbone, interrupted: bool) -> None:
+    config = clip(patience=2)
+    task = ConceptTask(tiny.concept(steps=20), backbone, config)
+    task, seen = learned_by(SCORES, task, backbone, config, interrupted=interrupted)
+    assert (task.step, task.stopped, task.best_step) == (8, "clip", 4)
+    assert list(seen) == [2, 4, 6, 8]
+    assert torch.equal(task.vectors, seen[4]), "its best word"
+    assert not torch.equal(seen[8], seen[4])
+
+
+@pytest.mark.parametrize(("steps", "best"), [(10, 10), (9, 4), (5, 4), (1, None)])
+def test_the_last_word_is_looked_at_too(backbone: Backbone, steps: int, best: int | None) -> None:
+    config = clip(patience=9)
+    task = ConceptTask(tiny.concept(steps=steps), backbone, config)
+    task, seen = learned_by(SCORES, task, backbone, config, interrupted=False)
+    assert (task.step, task.stopped, task.best_step) == (steps, None, best)
+    assert list(seen) == [step for step in SCORES if step <= steps]
+    last = task.tensors["vectors"]
+    assert torch.equal(task.vectors, last if best is None else seen[best])
+
+
+@pytest.mark.parametrize("first", [4, 5, 6])
+def test_more_steps_go_on_from_the_last_word_not_the_best(backbone: Backbone, first: int) -> None:
+    config = clip(patience=9)
+    at_once, _ = learned_by(
+        SCORES, ConceptTask(tiny.concept(steps=11), backbone, config), backbone, config, interrupted=False
+    )
+    short, _ = learned_by(
+        SCORES, ConceptTask(tiny.concept(steps=first), backbone, config), backbone, config, interrupted=False
+    )
+    more = ConceptTask(tiny.concept(steps=11), backbone, config)
+    more.restore(short.to_bytes())
+    more, _ = learned_by(SCORES, more, backbone, config, interrupted=False)
+    assert more.to_bytes() == at_once.to_bytes()
+    assert torch.equal(more.vectors, at_once.vectors)
+
+
+def test_a_word_that_still_grows_is_not_the_best(backbone: Backbone) -> None:
+    config = clip(patience=9)
+    concept = tiny.concept(steps=9, vectors_added_at=(5,))
+    task = ConceptTask(concept, backbone, config)
+    task, seen = learned_by(SCORES, task, backbone, config, interrupted=True)
+    assert (task.best_step, task.vectors.shape) == (8, (2, 32))
+    assert torch.equal(task.vectors, seen[8])
+
+
+def restarted(task: ConceptTask, pack: Pack, backbone: Backbone, config: JobConfig) -> ConceptTask:
+    """The task from its file, in its place."""
+    pack.remove(task)
+    again = ConceptTask(task.concept, backbone, config)
+    again.restore(task.to_bytes())
+    assert (again.stopped, again.look_due) == (task.stopped, False)
+    if not again.done:
+        pack.add(again)
+    return again

@@ -118,7 +118,7 @@ def digests(concept: Concept) -> tuple[str, str, str]:
         {"overrides": ["training.init_from=auto", "training.vectors_added_at=[]"]},  # the row names a word
         {"overrides": ["training.initializer_candidates.object=[tree]"]},  # nobody chooses
         {"overrides": ["model.path=/elsewhere/mini-sd"]},
-        {"overrides": ["stopping.clip.patience=9"]},  # of another rule
+        {"overrides": ["stopping.dvar.window=9"]},  # of another rule
     ],
 )
 def test_fingerprints_ignore_what_changes_nothing(same: dict[str, Any]) -> None:

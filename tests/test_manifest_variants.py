@@ -17,11 +17,11 @@ from textinv_ray.config import JobConfig
     [
         (
             "vectors_added_at",
-            [150],
-            "150 is not a step between 1 and 149, the last at which a vector can join",
+            [200],
+            "200 is not a step between 1 and 199, the last at which a vector can join",
         ),
-        ("vectors_added_at", [5, 0], "0 is not a step between 1 and 149"),
-        ("vectors_added_at", [None], "None is not a step between 1 and 149"),
+        ("vectors_added_at", [5, 0], "0 is not a step between 1 and 199"),
+        ("vectors_added_at", [None], "None is not a step between 1 and 199"),
         ("vectors_added_at", [1] * 64, "makes 65 vectors; a word has at most 64"),
         ("regularization_weight", -0.5, "-0.5 is out of range; give a number >= 0"),
         ("per_image_probability", 1.5, "1.5 is out of range; give a number >= 0 and <= 1"),

@@ -166,6 +166,7 @@ def of_concept(config: JobConfig, limit: int | None) -> list[dict[str, Any]]:
         ("steps", Pack, "step"),
         ("refilling the pack", Pack, "add"),
         ("samples and scores", worker, "review"),
+        ("looks at pictures", worker, "looks"),
         ("grids of pictures", outcome, "sample_grid"),
         ("results and histories", Worker, "_finish"),
         ("checkpoints", Worker, "_save"),

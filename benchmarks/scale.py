@@ -107,7 +107,7 @@ def simulate(feed: Any, output: str, config: dict[str, Any], pack_size: int, ste
     worker.ConceptTask, worker.Pack = SimulatedTask, SimulatedPack  # type: ignore[misc]
     SimulatedPack.step_s = step_s
     worker.pack_size = lambda *_: pack_size
-    worker.review = lambda _backbone, _scorer, subjects, *_: [
+    worker.review = lambda _backbone, _scorer, subjects, **_: [
         Review({"a photo of {}": PICTURE}, 0.5, 0.25) for _ in subjects
     ]
     outcome.nearest_words = lambda *_: ["cat"]

@@ -1,29 +1,25 @@
 """The public script against our job: same concepts, same model, same scorer, in one run.
 
     python benchmarks/against_script.py --script textual_inversion.py [--manifest PATH] [--seeds 3] [--json PATH]
-                                        [--keep FOLDER] [-- OPTIONS OF THE SCRIPT]
+                                        [--words FOLDER] [-- OPTIONS OF THE SCRIPT]
 
 The script is examples/textual_inversion/textual_inversion.py of huggingface/diffusers, at the tag of the installed
 diffusers (or the newest before it); it is run once per concept, with the settings of its README. Our job learns all
 concepts at once, several times, evenly between the script's timed runs, so that a machine's moods meet both. Both words
 of each concept are then scored with the same prompts and noise. Full runs of the script take long: --script-steps for
-a trial, and with --keep the same command goes on where it was stopped.
+a trial, and with --words no word is learned again that was learned before.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import shutil
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -35,21 +31,20 @@ from benchmarks.public_script import Run as ScriptRun
 from textinv_ray.concept import Concept
 from textinv_ray.config import JobConfig
 from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.formats import read_words
 from textinv_ray.inversion.review import Subject, review
 from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.service import models
 
 SCORES = {"clip_image_similarity": "CLIP image similarity", "clip_text_similarity": "CLIP text similarity"}
 
-R = TypeVar("R", ScriptRun, job.Run)
-
 
 def with_seeds(concepts: list[Concept], seeds: int) -> list[Concept]:
-    """Each concept once per seed, under names of their own."""
+    """Each concept `seeds` times, under names and with seeds of their own: no two words share their chance."""
     return [
         dataclasses.replace(concept, concept_id=f"{concept.concept_id}-seed{seed}", seed=seed)
-        for concept in concepts
-        for seed in range(seeds)
+        for number, concept in enumerate(concepts)
+        for seed in range(number * seeds, (number + 1) * seeds)
     ]
 
 
@@ -68,81 +63,52 @@ def manifest_of(concepts: list[Concept], folder: Path) -> Path:
     return job.write_manifest(folder, rows)
 
 
-def once(folder: Path, kind: type[R], run: Callable[[Path], R]) -> R:
-    """Runs in `folder`, or takes what was written there when the same command ran before and was stopped."""
-    path = folder / "run.json"
-    if not path.exists():
-        shutil.rmtree(folder, ignore_errors=True)  # half of a run would spare the next one some of its time
-        folder.mkdir(parents=True)
-        path.write_text(json.dumps(dataclasses.asdict(run(folder))))
-    return kind(**json.loads(path.read_text()))
+def learn(
+    script: PublicScript,
+    concepts: list[Concept],
+    options: argparse.Namespace,
+    config: JobConfig,
+    folder: Path,
+) -> tuple[dict[str, Path], dict[str, ScriptRun], list[job.Run]]:
+    """The script's words, those of its runs that are timed, and our job's runs.
 
-
-def run_both(
-    script: PublicScript, concepts: list[Concept], options: argparse.Namespace, model: str, folder: Path
-) -> tuple[dict[str, ScriptRun], list[str], list[job.Run]]:
-    """The script for each concept, the names of those that are timed, and our job `repeats` times, evenly between."""
-    manifest, theirs, ours = manifest_of(concepts, folder), {}, []
-
-    def our_job(place: Path) -> job.Run:
-        return job.run(manifest, place / "output", options.config, options.set)
-
-    def run_ours() -> None:
-        ours.append(once(folder / f"ours-{len(ours)}", job.Run, our_job))
-        print(f"our job: {ours[-1].seconds:.0f} s for {len(concepts)} concepts", flush=True)
+    First the script's words that are neither timed nor in `options.words`, then our job, half of the timed ones, our
+    job, the other half, our job: so for three repeats.
+    """
+    facts, model = models.facts(config.model), models.resolve(config.model.path)
+    manifest, shelf = manifest_of(concepts, folder), options.words or folder
+    others, timed = concepts[: -options.timed], concepts[-options.timed :]
+    words = {one.concept_id: shelf / script.name_of(one, facts.identity) for one in others}
+    words |= {one.concept_id: folder / script.name_of(one, facts.identity) for one in timed}
+    theirs: dict[str, ScriptRun] = {}
+    ours: list[job.Run] = []
 
     def run_script(concept: Concept) -> None:
-        place = folder / "script" / concept.concept_id
-        theirs[concept.concept_id] = once(place, ScriptRun, lambda path: script.run(concept, model, path))
-        print(f"the script: {theirs[concept.concept_id].seconds:.0f} s for {concept.concept_id}", flush=True)
+        found = script.run(concept, model, words[concept.concept_id])
+        theirs[concept.concept_id] = found
+        print(f"the script: {found.seconds:.0f} s for {concept.concept_id}", flush=True)
 
-    timed = concepts[-options.timed :] if options.timed else concepts
-    part = max(1, -(-len(timed) // max(1, options.repeats - 1)))
+    def run_ours() -> None:
+        ours.append(job.run(manifest, folder / f"ours-{len(ours)}", options.config, options.set))
+        print(f"our job: {ours[-1].seconds:.0f} s for {len(concepts)} concepts", flush=True)
+
     with ThreadPoolExecutor(options.at_once) as pool:
-        list(pool.map(run_script, concepts[: len(concepts) - len(timed)]))
+        list(pool.map(run_script, [one for one in others if not words[one.concept_id].exists()]))
+        part = max(1, -(-len(timed) // max(1, options.repeats - 1)))
         for start in range(0, len(timed), part):
             if len(ours) < options.repeats:
                 run_ours()
             list(pool.map(run_script, timed[start : start + part]))
     while len(ours) < options.repeats:
         run_ours()
-    return theirs, [concept.concept_id for concept in timed], ours
-
-
-def keep(folder: Path, options: argparse.Namespace) -> Path:
-    """The folder for runs, made unless it is there. Forgets runs of our job that had other settings.
-
-    Raises SystemExit when the script's runs had other settings.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    script = ("script", "manifest", "limit", "seeds", "script_steps", "script_options", "at_once")
-    if not _same(folder / "script.json", {name: getattr(options, name) for name in script}):
-        if any(folder.glob("script/*")):
-            raise SystemExit(
-                f"{folder} has runs of other settings ({folder / 'script.json'}): give another --keep"
-            )
-        _note(folder / "script.json", {name: getattr(options, name) for name in script})
-    own = {"config": options.config, "set": options.set}
-    if not _same(folder / "ours.json", own):
-        for run in folder.glob("ours-*"):
-            shutil.rmtree(run)
-        _note(folder / "ours.json", own)
-    return folder.resolve()
-
-
-def _same(path: Path, settings: dict[str, Any]) -> bool:
-    return path.exists() and path.read_text() == json.dumps(settings, default=str, indent=1)
-
-
-def _note(path: Path, settings: dict[str, Any]) -> None:
-    path.write_text(json.dumps(settings, default=str, indent=1))
+    return words, {one.concept_id: theirs[one.concept_id] for one in timed}, ours
 
 
 def scores(
-    concepts: list[Concept], words: dict[str, dict[str, Tensor | None]], config: JobConfig, model: str
+    concepts: list[Concept], words: dict[str, dict[str, Tensor | None]], config: JobConfig
 ) -> dict[str, dict[str, dict[str, float]]]:
     """By side, concept (seeds averaged) and score: the same prompts and noise for all sides."""
-    backbone = Backbone.load(model, dtype=config.model.dtype)
+    backbone = Backbone.load(models.resolve(config.model.path), dtype=config.model.dtype)
     scorer = Scorer.load(models.resolve(config.scoring.model))
     pictures: dict[Any, Any] = {}
     found: dict[str, dict[str, dict[str, float]]] = {}
@@ -215,10 +181,17 @@ def main() -> None:
     parser.add_argument(
         "--at-once", type=int, default=1, help="runs of the script side by side, which share the cores"
     )
-    parser.add_argument("--timed", type=int, help="take the script's time from its last so many runs only")
+    parser.add_argument(
+        "--timed", type=int, default=4, help="runs of the script that time is taken from: the last"
+    )
     parser.add_argument("--repeats", type=int, default=3, help="runs of our job")
     parser.add_argument("--images", type=int, default=8, help="samples per prompt to score")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where runs stay, and are not run again")
+    parser.add_argument(
+        "--words",
+        type=Path,
+        metavar="FOLDER",
+        help="where words of the script stay, and aren't learned again",
+    )
     parser.add_argument("--json", type=Path)
     parser.add_argument("script_options", nargs="*", help="after --: more options for the script")
     options = parser.parse_args()
@@ -226,18 +199,16 @@ def main() -> None:
     config = JobConfig.load(options.config, options.set)
     script = PublicScript(options.script, options.script_steps, options.script_options, options.at_once)
     concepts = with_seeds(job.concepts_of(options.manifest, config, options.limit), options.seeds)
-    model = models.resolve(config.model.path)
     print(f"{len(concepts)} words on {measure.machine_line()}", flush=True)
-    kept = nullcontext(keep(options.keep, options)) if options.keep else tempfile.TemporaryDirectory()
-    with kept as folder:
-        theirs, timed, ours = run_both(script, concepts, options, model, Path(folder))
+    with tempfile.TemporaryDirectory() as folder:
+        files, theirs, ours = learn(script, concepts, options, config, Path(folder))
         words = {
-            "initializer": dict.fromkeys(theirs),
-            "script": {name: run.vectors for name, run in theirs.items()},
+            "initializer": dict.fromkeys(files),
+            "script": {name: next(iter(read_words(path).values())) for name, path in files.items()},
             "ours": job.words(ours[-1]),
         }
-    quality = scores(concepts, words, config.override([f"scoring.num_images={options.images}"]), model)
-    runs = [theirs[name] for name in timed]
+    quality = scores(concepts, words, config.override([f"scoring.num_images={options.images}"]))
+    runs = list(theirs.values())
     rows = rows_of(runs, options.at_once, ours, config.training.batch_size, quality)
     print(measure.table(rows))
     print(
@@ -260,9 +231,8 @@ def main() -> None:
             "settings": options.set,
             "seeds": options.seeds,
             "at_once": options.at_once,
-            "timed": timed,
             "table": rows,
-            "script": [dataclasses.asdict(theirs[concept.concept_id]) for concept in concepts],
+            "script": {name: dataclasses.asdict(run) for name, run in theirs.items()},
             "ours": [dataclasses.asdict(run) for run in ours],
             "scores": quality,
         },

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
-from torch import Tensor
 
 from benchmarks.measure import PeakMemory
 from textinv_ray.concept import Concept
-from textinv_ray.inversion.formats import read_words
 
 STEPS = 3000
 BATCH_SIZE = 4
@@ -46,14 +48,6 @@ class Run:
     """From the end of its first step to the end of its last one."""
     memory_bytes: int
     device_bytes: int
-    word: str
-    """Path of its learned_embeds.safetensors"""
-
-    @property
-    def vectors(self) -> Tensor:
-        """(V, D)"""
-        (vectors,) = read_words(Path(self.word)).values()
-        return vectors
 
     @property
     def steps_per_second(self) -> float:
@@ -120,22 +114,41 @@ class PublicScript:
         *_, error = re.split(r"\n(?=\w+(?:Error|Exit)\b)", "\n" + tried.stderr.strip())
         return error.strip() or "no reason given"
 
-    def run(self, concept: Concept, model: str, folder: Path) -> Run:
-        """Learns one concept from its prepared images. Raises SystemExit, with what it said, when it fails."""
-        images, output = folder / "images", folder / "output"
-        write_images(concept, images)
-        command = [
-            *(*self._command, *OPTIONS, f"--max_train_steps={self.steps}"),
-            f"--pretrained_model_name_or_path={model}",
-            f"--train_data_dir={images}",
-            f"--learnable_property={concept.learnable_property}",
-            f"--placeholder_token={concept.placeholder_token}",
-            f"--initializer_token={concept.initializer_token}",
-            f"--resolution={concept.images.shape[2]}",
-            f"--seed={concept.seed % 2**32}",
-            f"--output_dir={output}",
-            *self.more_options,
-        ]
+    def name_of(self, concept: Concept, model_identity: str) -> str:
+        """A file name for a concept's word: another one wherever script, settings, images or model are others."""
+        settings = [*OPTIONS, self.steps, *self.more_options, model_identity, concept.seed]
+        settings += [concept.initializer_token, concept.learnable_property, *concept.images.shape]
+        digest = hashlib.sha256(self.path.read_bytes())
+        digest.update(json.dumps(settings).encode() + concept.images.tobytes())
+        return f"{concept.concept_id}-{digest.hexdigest()[:12]}.safetensors"
+
+    def run(self, concept: Concept, model: str, word: Path) -> Run:
+        """Learns one concept from its prepared images; its learned_embeds.safetensors becomes `word`.
+
+        Raises SystemExit, with what the script said, when it fails.
+        """
+        word.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            images, output = Path(folder) / "images", Path(folder) / "output"
+            write_images(concept, images)
+            command = [
+                *(*self._command, *OPTIONS, f"--max_train_steps={self.steps}"),
+                f"--pretrained_model_name_or_path={model}",
+                f"--train_data_dir={images}",
+                f"--learnable_property={concept.learnable_property}",
+                f"--placeholder_token={concept.placeholder_token}",
+                f"--initializer_token={concept.initializer_token}",
+                f"--resolution={concept.images.shape[2]}",
+                f"--seed={concept.seed % 2**32}",
+                f"--output_dir={output}",
+                *self.more_options,
+            ]
+            found = self._measured(command)
+            shutil.copy(output / "learned_embeds.safetensors", partial := word.with_suffix(".partial"))
+            partial.rename(word)
+        return found
+
+    def _measured(self, command: list[str]) -> Run:
         progress, began = Progress(self.steps), time.perf_counter()
         process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=self._environment
@@ -148,8 +161,7 @@ class PublicScript:
         seconds = time.perf_counter() - began
         if code:
             raise SystemExit(f"{self.path} ended with exit code {code}:\n{progress.text[-3000:]}")
-        word = str(output / "learned_embeds.safetensors")
-        return Run(self.steps, seconds, progress.learning_seconds, memory.bytes, memory.device_bytes, word)
+        return Run(self.steps, seconds, progress.learning_seconds, memory.bytes, memory.device_bytes)
 
 
 def write_images(concept: Concept, folder: Path) -> list[str]:

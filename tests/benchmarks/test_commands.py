@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -127,9 +128,7 @@ def test_the_parts_of_a_concept(settings: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.slow  # starts Ray
-def test_against_script(
-    manifest: str, settings: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_against_script(manifest: str, settings: list[str], tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     options = [
@@ -141,7 +140,7 @@ def test_against_script(
         "--timed=2",
         "--repeats=1",
         "--images=1",
-        f"--keep={tmp_path / 'kept'}",
+        f"--words={tmp_path / 'words'}",
     ]
     found = command("against_script.py", *options, *settings, str(tmp_path / "f.json"))
     table = {row[""]: row for row in found["table"]}
@@ -149,16 +148,18 @@ def test_against_script(
     assert table["steps per concept"]["ours"] == 4
     assert table["steps per second"]["ours"] > 0
     assert set(found["scores"]) == {"initializer", "script", "ours"}
-    assert found["timed"] == ["two-seed0", "two-seed1"]
-    timed = [run["seconds"] for run in found["script"][2:]]
+    timed = [run["seconds"] for run in found["script"].values()]
+    assert list(found["script"]) == ["two-seed2", "two-seed3"]
     assert table["seconds per concept"]["script"] == pytest.approx(sum(timed) / 4)  # two share the machine
 
-    script.write_text("import sys; sys.exit('--help' not in sys.argv)")  # what was kept isn't run again
-    again = command("against_script.py", *options, *settings, str(tmp_path / "g.json"))
-    assert (again["script"], again["ours"]) == (found["script"], found["ours"])
-    with pytest.raises(subprocess.CalledProcessError):
-        command("against_script.py", *options, "--seeds=1", *settings, str(tmp_path / "h.json"))
-    assert "has runs of other settings" in capfd.readouterr().err
+    learned = set((tmp_path / "words").iterdir())
+    assert {path.name.rpartition("-")[0] for path in learned} == {"one-seed0", "one-seed1"}
+    began = time.time()
+    command("against_script.py", *options, *settings, str(tmp_path / "g.json"))
+    assert all(path.stat().st_mtime < began for path in learned)  # learned once
+    script.write_text(SCRIPT + "# another script, so other words")
+    command("against_script.py", *options, *settings, str(tmp_path / "h.json"))
+    assert len(set((tmp_path / "words").iterdir()) - learned) == 2
 
 
 @pytest.mark.slow  # starts Ray, three times

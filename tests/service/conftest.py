@@ -8,7 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.service import examples
+from tests.service.bench import Bench
 from tests.service.mlflow import Server
+from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.scoring import Scorer
+from textinv_ray.service.store import Store
 
 # A token that a test's Ray leaves in the home folder would lock people out of the Ray they start next.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -23,6 +28,24 @@ def local_ray() -> Iterator[None]:
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def backbone(tiny_sd: Path) -> Backbone:
+    """The model of the tests, which all share: whoever changes it takes a copy."""
+    return Backbone.load(str(tiny_sd), dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def scorer(tiny_clip: Path) -> Scorer:
+    return Scorer.load(str(tiny_clip))
+
+
+@pytest.fixture
+def bench(backbone: Backbone, scorer: Scorer, tiny_sd: Path, tiny_clip: Path, tmp_path: Path) -> Bench:
+    """Whose workers are soon missed when they are silent."""
+    quick = ["service.heartbeat_s=0.1", "service.lease_timeout_s=1", "service.checkpoint_every_s=0.05"]
+    return Bench(backbone, scorer, examples.config(tiny_sd, tiny_clip, *quick), Store(str(tmp_path)))
 
 
 @pytest.fixture(scope="session")

@@ -30,16 +30,6 @@ DVAR = (
 CLIP = ("stopping={rule: clip, min_steps: 4, clip: {every: 3, patience: 1, num_images: 2}}",)
 
 
-@pytest.fixture(scope="module")
-def backbone(tiny_sd: Path) -> Backbone:
-    return Backbone.load(str(tiny_sd), dtype="float32")
-
-
-@pytest.fixture(scope="module")
-def scorer(tiny_clip: Path) -> Scorer:
-    return Scorer.load(str(tiny_clip))
-
-
 class Benches:
     """Benches whose stores lie side by side."""
 

@@ -2,65 +2,23 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import threading
 import time
-import weakref
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from tests import tiny
-from tests.service import examples
 from tests.service.bench import Bench, over, wait_for
-from textinv_ray.config import JobConfig
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.pack import Pack
-from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.inversion.task import ConceptTask
-from textinv_ray.inversion.tuning import compile_step
-from textinv_ray.service import worker as workers
 from textinv_ray.service.store import Store, StoreError
 from textinv_ray.service.worker import Worker
 
 pytestmark = pytest.mark.usefixtures("local_ray")
-
-
-@pytest.fixture(scope="module")
-def backbone(tiny_sd: Path) -> Backbone:
-    return Backbone.load(str(tiny_sd), dtype="float32")
-
-
-@pytest.fixture(scope="module")
-def scorer(tiny_clip: Path) -> Scorer:
-    return Scorer.load(str(tiny_clip))
-
-
-@pytest.fixture
-def config(tiny_sd: Path, tiny_clip: Path) -> JobConfig:
-    return examples.config(
-        tiny_sd,
-        tiny_clip,
-        "service.heartbeat_s=0.1",
-        "service.lease_timeout_s=1",
-        "service.checkpoint_every_s=0.05",
-    )
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(str(tmp_path))
-
-
-@pytest.fixture
-def bench(backbone: Backbone, scorer: Scorer, config: JobConfig, store: Store) -> Bench:
-    return Bench(backbone, scorer, config, store)
 
 
 def test_everything_that_is_kept(bench: Bench) -> None:
@@ -284,102 +242,6 @@ def test_a_store_that_refuses_ends_the_job_and_loses_nothing(
     assert over(feed).done == 1
 
 
-def run_out_of_memory(monkeypatch: pytest.MonkeyPatch, at: int) -> list[int]:
-    """Lets passes of `at` or more concepts fail as a full device does. Returns the sizes of those that ran."""
-    real, sizes = Pack.losses_and_gradient, []
-
-    def allocate(pack: Pack) -> Any:
-        if len(pack.tasks) >= at and pack.tasks[0].step >= 3:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        sizes.append(len(pack.tasks))
-        return real(pack)
-
-    monkeypatch.setattr(Pack, "losses_and_gradient", allocate)
-    return sizes
-
-
-def test_out_of_memory_makes_the_pack_smaller(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    concepts = [tiny.concept(index, steps=8) for index in range(6)]
-    alone = [bench.alone(concept) for concept in concepts]
-    bench.config = bench.config.model_copy(update={"pack": bench.config.pack.model_copy(update={"size": 4})})
-    sizes = run_out_of_memory(monkeypatch, at=3)
-    status = bench.learn(concepts)
-    assert (status.done, status.failed) == (6, 0)
-    assert status.steps_computed == 6 * 8, "nothing was learned twice"
-    full = sizes.index(4)
-    assert max(sizes[full + 4 :]) == 2
-    for concept, vectors in zip(concepts, alone, strict=True):
-        np.testing.assert_allclose(bench.vectors(concept.concept_id), vectors, atol=1e-6)
-
-
-@pytest.fixture
-def compiling(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    """Packs of two through a compiler that is right on every CPU, which torch's default isn't for this model."""
-    monkeypatch.setattr(workers, "compile_step", partial(compile_step, backend="aot_eager"))
-    bench.backbone = copy.copy(bench.backbone)
-    bench.config = bench.config.override(["pack.size=2", "pack.compile=true"])
-    yield bench
-    torch._dynamo.reset()
-
-
-def test_a_compiler_changes_no_word(compiling: Bench) -> None:
-    concepts = [tiny.concept(index, steps=4) for index in range(3)]
-    alone = [compiling.alone(concept) for concept in concepts]
-    assert compiling.learn(concepts).done == 3
-    assert compiling.backbone.compiled is not None
-    for concept, vectors in zip(concepts, alone, strict=True):
-        np.testing.assert_allclose(compiling.vectors(concept.concept_id), vectors, atol=1e-4)
-
-
-def test_out_of_memory_compiles_for_the_smaller_pack(
-    compiling: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run_out_of_memory(monkeypatch, at=2)
-    assert compiling.learn([tiny.concept(index, steps=6) for index in range(2)]).done == 2
-    assert compiling.backbone.compiled is not None
-    assert compiling.backbone.compiled.samples == compiling.config.training.batch_size
-
-
-def test_out_of_memory_alone_checkpoints_activations(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    concepts = [tiny.concept(index, steps=8) for index in range(3)]
-    alone = [bench.alone(concept) for concept in concepts]
-    bench.backbone = dataclasses.replace(bench.backbone, unet=copy.deepcopy(bench.backbone.unet))
-    bench.config = bench.config.override(["pack.size=2"])
-    real, tensors, sizes = Pack.losses_and_gradient, [], []
-
-    def allocate(pack: Pack) -> Any:
-        allocated = torch.zeros(1)
-        if not pack.backbone.checkpoints_activations and pack.tasks[0].step >= 3:
-            tensors.append(weakref.ref(allocated))
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        sizes.append(len(pack.tasks))
-        return real(pack)
-
-    def checkpoint_activations(backbone: Backbone) -> None:
-        assert all(reference() is None for reference in tensors), "what the failed step allocated is freed"
-        checkpoint(backbone)
-
-    checkpoint = Backbone.checkpoint_activations
-    monkeypatch.setattr(Backbone, "checkpoint_activations", checkpoint_activations)
-    monkeypatch.setattr(Pack, "losses_and_gradient", allocate)
-    status = bench.learn(concepts)
-    assert (status.done, status.failed) == (3, 0)
-    assert status.steps_computed == 3 * 8, "nothing was learned twice"
-    assert len(tensors) == 2
-    assert sizes[:4] == [1, 2, 2, 2], "after the third the pack is as large again as it was"
-    for concept, vectors in zip(concepts, alone, strict=True):
-        np.testing.assert_allclose(bench.vectors(concept.concept_id), vectors, atol=1e-6)
-
-
-def test_out_of_memory_alone_fails_the_concept(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench.backbone = dataclasses.replace(bench.backbone, unet=copy.deepcopy(bench.backbone.unet))
-    run_out_of_memory(monkeypatch, at=1)
-    status = bench.learn([tiny.concept(0, steps=8), tiny.concept(1, steps=2)])
-    assert (status.done, status.failed) == (1, 1)
-    (failure,) = bench.store.failures()
-    assert "out of memory, though it was alone" in failure["error"]
-
-
 def test_released_when_nothing_is_left_but_what_others_learn(bench: Bench) -> None:
     import ray
 
@@ -423,7 +285,7 @@ def test_while_the_store_is_away_steps_go_on_and_one_checkpoint_waits(
     assert over(feed).done == 1
 
 
-def test_variants_through_the_service(bench: Bench, store: Store) -> None:
+def test_variants_through_the_service(bench: Bench) -> None:
     """What each started from and ended with is in its result, and what it is compared with was sampled."""
     neighbour = tuple(tuple(row) for row in np.full((2, 32), 0.125).tolist())
     concepts = [
@@ -435,7 +297,7 @@ def test_variants_through_the_service(bench: Bench, store: Store) -> None:
         ),
     ]
     assert bench.learn(concepts).done == 4
-    found = [store.result(concept.concept_id) for concept in concepts]
+    found = [bench.store.result(concept.concept_id) for concept in concepts]
     assert [result["num_vectors"] for result in found if result] == [3, 1, 1, 2]
     starts = [result["initializer_token"] for result in found if result]
     assert (starts[:2], starts[3]) == (["cat", "vocabulary_mean"], "a.safetensors")

@@ -1,4 +1,4 @@
-"""A Ray that the tests of this folder share."""
+"""What the tests of this folder share: a Ray, models, an MLflow."""
 
 from __future__ import annotations
 

@@ -45,10 +45,14 @@ def test_nothing_comes_from_elsewhere(store: Store) -> None:
 
 
 def test_what_ended_by_a_rule_says_so(store: Store) -> None:
-    examples.finish(store, "a", steps=2, stopped="clip")
-    examples.finish(store, "b", steps=2, stopped="steps")
+    examples.finish(store, "a", steps=2, stopped="clip", best_step=1)
+    examples.finish(store, "b", steps=2, stopped="steps", best_step=2)
+    examples.finish(store, "c", steps=2, stopped="dvar", best_step=None)
+    examples.finish(store, "d", steps=2, stopped="steps", best_step=None)
     page = written(store)
-    assert page.count('data-v="2">2<br><small>by clip</small></td>') == 1
+    assert page.count('data-v="2">2<br><small>by clip, best at 1</small></td>') == 1
+    assert page.count('data-v="2">2<br><small>best at 2</small></td>') == 1
+    assert page.count('data-v="2">2<br><small>by dvar</small></td>') == 1
     assert page.count('data-v="2">2</td>') == 1
 
 

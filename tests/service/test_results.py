@@ -26,11 +26,12 @@ def read(store: Store) -> pa.Table:
 
 
 def test_why_learning_ended(store: Store) -> None:
-    examples.finish(store, "a", stopped="dvar")
+    examples.finish(store, "a", stopped="clip", best_step=1)
     examples.finish(store, "b")  # of an older version
     store.fail("c", {"error": "image c-1.png: is truncated"})
     results.write(store)
-    assert read(store)["stopped"].to_pylist() == ["dvar", "steps", None]
+    assert read(store)["stopped"].to_pylist() == ["clip", "steps", None]
+    assert read(store)["best_step"].to_pylist() == [1, None, None]
 
 
 def test_one_row_per_concept(store: Store) -> None:

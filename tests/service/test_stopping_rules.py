@@ -126,6 +126,7 @@ def test_concepts_that_end_by_clip_similarity(benches: Benches, size: int) -> No
     for concept, result in zip(concepts, found, strict=True):
         alone = alone_by_clip(bench, concept)
         best.append(alone.best_step)
+        assert result["best_step"] == alone.best_step
         assert (result["steps"], result["stopped"]) == (alone.step, alone.stopped or "steps")
         np.testing.assert_allclose(bench.vectors(concept.concept_id), alone.vectors, atol=1e-6)
     assert best[0] == 3, "its last word was looked at"

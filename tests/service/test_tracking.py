@@ -48,7 +48,7 @@ def write_view(store: Store, database: Database) -> View:
 
 
 def test_a_finished_concept(store: Store, database: Database) -> None:
-    examples.finish(store, "a", stopped="dvar")
+    examples.finish(store, "a", stopped="clip", best_step=1)
     view = write_view(store, database)
     found = database.content()
     parent = next(run for run in database.runs() if run.info.run_id == view.parent_id)
@@ -57,7 +57,8 @@ def test_a_finished_concept(store: Store, database: Database) -> None:
     assert child["status"] == "FINISHED"
     assert child["start"] == 1_700_000_000_000
     assert child["params"]["initializer_token"] == "cat"
-    assert (child["params"]["steps"], child["params"]["stopped"]) == ("2", "dvar")
+    shown = [child["params"][name] for name in ("steps", "stopped", "best_step")]
+    assert shown == ["2", "clip", "1"]
     assert child["metrics"]["loss"] == [(1, 1.0, 1_700_000_001_000), (2, 0.5, 1_700_000_002_000)]
     assert [point[:2] for point in child["metrics"]["clip_image_similarity"]] == [(0, 0.5), (2, 0.75)]
     assert child["metrics"]["seconds"] == [(2, 12.5, 1_700_000_000_500)]

@@ -70,6 +70,7 @@ def result(
         "embedding_dim": vectors.shape[1],
         "steps": task.step,
         "stopped": task.stopped or "steps",
+        "best_step": task.best_step,
         "learning_rate": concept.learning_rate,
         "batch_size": concept.batch_size,
         "seed": concept.seed,

@@ -115,8 +115,10 @@ def _row(store: Store, result: Mapping[str, Any], embed: bool) -> str:
 
 
 def _steps(result: Mapping[str, Any]) -> str:
-    rule = result.get("stopped", "steps")
-    return str(result["steps"]) + ("" if rule == "steps" else f"<br><small>by {html.escape(rule)}</small>")
+    rule, best = result.get("stopped", "steps"), result.get("best_step")
+    notes = [] if rule == "steps" else [f"by {html.escape(rule)}"]
+    notes += [] if best is None else [f"best at {best}"]
+    return str(result["steps"]) + (f"<br><small>{', '.join(notes)}</small>" if notes else "")
 
 
 def _failed_row(failure: Mapping[str, Any]) -> str:

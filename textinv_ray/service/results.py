@@ -44,6 +44,7 @@ def schema(dims: set[int]) -> pa.Schema:
             ("num_vectors", pa.int32()),
             ("steps", pa.int32()),
             ("stopped", pa.string()),
+            ("best_step", pa.int32()),
             *((name, pa.float64()) for name in _SCORES),
             ("final_loss", pa.float64()),
             ("vectors", pa.list_(vector)),

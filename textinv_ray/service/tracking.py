@@ -140,6 +140,8 @@ class View:
         if result:
             params = {name: result[name] for name in _PARAMS} | result.get("options", {})
             params["stopped"] = result.get("stopped", "steps")
+            if result.get("best_step") is not None:
+                params["best_step"] = result["best_step"]
             tags = {**result["tags"], "status": "done"}
             metrics += self._result_metrics(result)
         elif failure:

@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import against_script, breakdown, fewer_steps, measure, quality_vs_steps, step
+from benchmarks import against_script, breakdown, clip_rule, fewer_steps, measure, quality_vs_steps, step
 from benchmarks.public_script import Progress
 from tests import tiny
 from textinv_ray.config import JobConfig
@@ -226,6 +226,27 @@ def test_fewer_steps(figures: Callable[..., dict[str, Any]], manifest: str, sett
     assert scores["averaged-half/1"] == scores["base/1"]  # of one iterate
     assert scores["averaged-half/3"] != scores["base/3"]
     assert len({json.dumps(one) for name, one in scores.items() if name.endswith("/3")}) == 7
+
+
+def test_clip_rule(figures: Callable[..., dict[str, Any]], manifest: str, settings: list[str]) -> None:
+    options = ["--steps=4", "--every=1", "--images=1", f"--manifest={manifest}", *settings]
+    found = figures(clip_rule, "--rules=1/9/4,1/1/4,2/1/2", *options)
+    assert [row["every/patience/steps"] for row in found["table"]] == ["1/9/4", "1/1/4", "2/1/2"]
+    assert [row["looks"] for row in found["table"]][::2] == [4, 1]
+    best = [1 + max(range(4), key=looks.__getitem__) for looks in found["looks"]]
+    assert found["table"][0]["best"] == round(sum(best) / len(best))
+    with pytest.raises(SystemExit, match="2"):
+        figures(clip_rule, "--rules=3/1/4", "--every=2", *options[2:])
+
+
+@pytest.mark.parametrize(
+    ("rule", "best", "end"),
+    [("1/2/5", 2, 4), ("1/9/5", 5, 5), ("1/9/4", 2, 4), ("2/1/4", 2, 4), ("2/1/5", 2, 4)],
+)
+def test_a_rule_is_applied_to_what_it_would_have_seen(rule: str, best: int, end: int) -> None:
+    series, stopping = np.array([np.nan, 0.1, 0.3, 0.2, 0.25, 0.4]), JobConfig().stopping
+    stopping = stopping.model_copy(update={"min_steps": 1})
+    assert clip_rule.Rule.parse(rule).applied(series, 1, tiny.concept(), stopping) == (best, end)
 
 
 def test_stratified_draws_are_spread_and_still_uniform(tiny_sd: Path) -> None:

@@ -1,0 +1,188 @@
+"""How often should `stopping.rule: clip` look, how long be patient, and how many steps may there be at most?
+
+    python benchmarks/clip_rule.py [--steps 600] [--every 20] [--rules 20/4/200,20/8/400,...] [--seeds 1]
+                                   [--manifest PATH] [--limit N] [--images 8] [--config mini]
+                                   [--set SECTION.FIELD=VALUE ...] [--json PATH]
+
+A rule is EVERY/PATIENCE/STEPS: `stopping.clip.every` (a multiple of --every), `stopping.clip.patience` and
+`training.steps`. Every word is learned once to --steps and looked at every --every steps; each rule is then applied to
+the same looks, and the words that it would have kept are scored, with noise that no look has seen. Below the first
+rule's scores stand differences to it, paired by concept. Seconds: a rule's steps and looks, at the speed of this run.
+One process, no Ray.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+from torch import Tensor
+
+from benchmarks import fewer_steps, job, measure
+from benchmarks.against_script import SCORES, with_seeds
+from textinv_ray.concept import Concept
+from textinv_ray.config import JobConfig
+from textinv_ray.inversion import stopping
+from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.review import Pictures, Subject, looks
+from textinv_ray.inversion.scoring import Scorer
+from textinv_ray.inversion.task import ConceptTask
+from textinv_ray.service import models
+from textinv_ray.training_config import StoppingConfig
+
+RULES = "20/3/200,20/4/200,20/6/400,20/8/400,20/10/600,20/30/600,40/15/600"
+CONCEPTS_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A setting of the rule, as on the command line."""
+
+    every: int
+    patience: int
+    steps: int
+
+    @classmethod
+    def parse(cls, text: str) -> Rule:
+        """Raises ValueError for what isn't three numbers above 0."""
+        every, patience, steps = (int(part) for part in text.split("/"))
+        if min(every, patience, steps) <= 0:
+            raise ValueError(text)
+        return cls(every, patience, steps)
+
+    def __str__(self) -> str:
+        return f"{self.every}/{self.patience}/{self.steps}"
+
+    def applied(
+        self, series: np.ndarray, apart: int, concept: Concept, base: StoppingConfig
+    ) -> tuple[int, int]:
+        """(the step whose word is kept, the step where learning ends). series: the looks at 0, apart, 2 apart, ..."""
+        clip = base.clip.model_copy(update={"every": self.every, "patience": self.patience})
+        settings = base.model_copy(update={"rule": "clip", "clip": clip})
+        seen = series[:: self.every // apart][: self.steps // self.every + 1]
+        end = stopping.ends_at(seen, concept, settings)
+        if end is not None:
+            seen = seen[: end // self.every + 1]
+        best = stopping.best_step(seen, concept, settings)
+        assert best is not None, "a rule has at least one look"
+        return best, self.steps if end is None else end
+
+
+def looked_at(
+    backbone: Backbone,
+    scorer: Scorer,
+    concepts: Sequence[Concept],
+    words: Sequence[Tensor],
+    config: JobConfig,
+) -> list[float]:
+    """A look at each concept's word."""
+    found: list[float] = []
+    for start in range(0, len(concepts), CONCEPTS_AT_ONCE):
+        part = slice(start, start + CONCEPTS_AT_ONCE)
+        subjects = [Subject(*pair) for pair in zip(concepts[part], words[part], strict=True)]
+        found += looks(backbone, scorer, subjects, config)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--every", type=int, default=20, help="steps between looks")
+    parser.add_argument("--rules", default=RULES)
+    parser.add_argument("--manifest", default=str(job.EXAMPLES))
+    parser.add_argument("--limit", type=int, help="take the first rows only")
+    parser.add_argument("--seeds", type=int, default=1, help="words learned for each concept")
+    parser.add_argument("--images", type=int, default=8, help="samples per prompt to score")
+    parser.add_argument("--config", default="mini")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+
+    rules = []
+    for text in options.rules.split(","):
+        try:
+            rule = Rule.parse(text)
+        except ValueError:
+            parser.error(f"{text!r} isn't EVERY/PATIENCE/STEPS")
+        if rule.every % options.every or not rule.every <= rule.steps <= options.steps:
+            parser.error(
+                f"{rule}: needs a multiple of --every {options.every} and at most --steps {options.steps}"
+            )
+        rules.append(rule)
+    given = JobConfig.load(options.config, [*options.set, f"scoring.num_images={options.images}"])
+    config = given.override(["stopping.rule=none", f"training.steps={options.steps}"])
+    backbone = Backbone.load(models.resolve(config.model.path), dtype=config.model.dtype)
+    scorer = Scorer.load(models.resolve(config.scoring.model))
+    print(f"{options.config} on {measure.machine_line()}", flush=True)
+
+    concepts = with_seeds(job.concepts_of(options.manifest, config, options.limit), options.seeds)
+    concepts = [dataclasses.replace(concept, steps=options.steps) for concept in concepts]
+    at = range(options.every, options.steps + 1, options.every)
+    start = measure.now()
+    iterates = fewer_steps.learn(backbone, concepts, config, ConceptTask, at)
+    step_seconds = (measure.now() - start) / len(concepts) / options.steps
+    words = {step: [iterates[concept.concept_id, step][-1] for concept in concepts] for step in at}
+    print(f"learned: {1000 * step_seconds:.0f} ms a step of a concept", flush=True)
+    start, series = measure.now(), np.full((len(at) + 1, len(concepts)), np.nan)
+    for number, step in enumerate(at, 1):
+        series[number] = looked_at(backbone, scorer, concepts, words[step], given)
+    look_seconds = (measure.now() - start) / len(concepts) / len(at)
+    print(f"looked at: {1000 * look_seconds:.0f} ms a look", flush=True)
+
+    seen: Pictures = {}
+    rows: list[dict[str, Any]] = []
+    first: fewer_steps.Scores = {}
+    for rule in rules:
+        applied = [
+            rule.applied(series[:, number], options.every, concept, given.stopping)
+            for number, concept in enumerate(concepts)
+        ]
+        kept = [
+            (concept, words[best][number])
+            for number, (concept, (best, _)) in enumerate(zip(concepts, applied, strict=True))
+        ]
+        found = fewer_steps.score(backbone, scorer, kept, config, seen)
+        first = first or found
+        steps, count = (statistics.mean(end / by for _, end in applied) for by in (1, rule.every))
+        row: dict[str, Any] = {
+            "every/patience/steps": str(rule),
+            "steps": round(steps),
+            "looks": round(count, 1),
+        }
+        row |= {
+            "seconds": round(steps * step_seconds + count * look_seconds, 2),
+            "best": round(statistics.mean(best for best, _ in applied)),
+        }
+        for number, title in enumerate(SCORES.values()):
+            row[title] = measure.with_error([one[number] for one in found.values()])
+            gained = [found[name][number] - first[name][number] for name in found]
+            row[f"{title} - first"] = measure.with_error(gained, "+") if rows else None
+        rows.append(row)
+        print(measure.table([row]), flush=True)
+    print(measure.table(rows))
+    print("(means over words; scores: ± standard error over concepts, differences paired by concept)")
+    measure.write_json(
+        options.json,
+        {
+            **vars(options),
+            "table": rows,
+            "ms_per_step": 1000 * step_seconds,
+            "ms_per_look": 1000 * look_seconds,
+            "looks": series[1:].T.tolist(),
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

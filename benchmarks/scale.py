@@ -46,7 +46,7 @@ PICTURE = np.zeros((1, 16, 16, 3), np.uint8)
 class SimulatedTask:
     """As much of a ConceptTask as the service sees. Its word is its seed."""
 
-    failed = start = stopped = None
+    failed = start = stopped = best_step = None
     look_due = False
 
     def __init__(self, concept: Concept, backbone: object, config: JobConfig) -> None:

@@ -1,11 +1,11 @@
 """A manifest of characters, and with --styles of drawing styles, that no training saw.
 
-    python -m training.heldout -n 20 [--views 5] [--styles] -o build/heldout.parquet
+    python -m training.heldout -n 20 [--first 0] [--views 5] [--styles] -o build/heldout.parquet
 
 The images are those that `training.build` made, and lie in the manifest; characters are taken evenly from all
-styles. Of a character there are eight; more views are drawn (which needs Node.js, as `training.build` says). Each
-image has a caption, and each concept a person's description as its tag `description`: all that jobs/ablate.py and
-jobs/evaluate_many.py can use.
+styles, and with another --first others. Of a character there are eight; more views are drawn (which needs Node.js, as
+`training.build` says). Each image has a caption, and each concept a person's description as its tag `description`:
+all that jobs/ablate.py and jobs/evaluate_many.py can use.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ View = tuple[np.ndarray, dict[str, Any]]
 """uint8 (64, 64, 3), and what `training.build.row_of` says of it."""
 
 
-def characters(heldout: Heldout, count: int, views: int) -> list[dict[str, Any]]:
-    """Rows of the manifest for `count` characters with so many images each."""
+def characters(heldout: Heldout, count: int, views: int, first: int = 0) -> list[dict[str, Any]]:
+    """Rows of the manifest for `count` characters from the first on, with so many images each."""
     numbers = sorted(heldout.characters)
     rows = []
-    for number in numbers[:: max(1, len(numbers) // count)][:count]:
+    for number in numbers[first :: max(1, len(numbers) // count)][:count]:
         found = _views(heldout, heldout.characters[number][:views])
         found += more_views(number, views - len(found)) if len(found) < views else []
         known = found[0][1]
@@ -137,13 +137,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("-n", "--characters", type=int, default=20)
+    parser.add_argument("--first", type=int, default=0, help="number of the first character")
     parser.add_argument("--views", type=int, default=5, help="images of each character")
     parser.add_argument("--styles", action="store_true", help="the held-out styles, too")
     parser.add_argument("-o", "--out", type=Path, default=Path("build/heldout.parquet"))
     options = parser.parse_args(arguments)
 
     heldout = Heldout()
-    rows = characters(heldout, options.characters, options.views) if options.characters else []
+    rows = []
+    if options.characters:
+        rows = characters(heldout, options.characters, options.views, options.first)
     rows += styles(heldout) if options.styles else []
     options.out.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows, manifest_build.schema(embed=True)), options.out)

@@ -18,8 +18,8 @@ from training.world import HELDOUT_STYLES
 
 
 @pytest.fixture
-def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What `training.heldout` writes of all held-out views, with pixels that tell the views apart."""
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """All held-out views, with pixels that tell the views apart."""
     folder = tmp_path / "drawings" / "heldout"
     folder.mkdir(parents=True)
     views = list(heldout_views())
@@ -29,9 +29,24 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with open(folder / "rows.jsonl", "w") as lines:
         lines.writelines(json.dumps(row_of(*view)) + "\n" for view in views)
     monkeypatch.setattr(evaluate, "BUILD", tmp_path)
-    path = tmp_path / "heldout.parquet"
+    return tmp_path
+
+
+@pytest.fixture
+def written(data: Path) -> Path:
+    """A manifest of all of it."""
+    path = data / "heldout.parquet"
     heldout.main(["-n", "100", "--styles", "-o", str(path)])
     return path
+
+
+def test_with_another_first_others_are_taken(data: Path) -> None:
+    taken = []
+    for first in (0, 2):
+        heldout.main(["-n", "24", "--first", str(first), "-o", str(data / "part.parquet")])
+        taken.append({row["concept_id"] for row in manifest.open(str(data / "part.parquet")).rows()})
+    assert [len(ids) for ids in taken] == [24, 24]
+    assert not taken[0] & taken[1]
 
 
 def test_the_manifest_is_sound_and_every_caption_fits(written: Path) -> None:

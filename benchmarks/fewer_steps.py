@@ -9,6 +9,8 @@
                         Juditsky 1992): costs no run of its own
     stratified          the timesteps of a batch are spread, one to each part of the schedule
     stratified-images   and so are its images: as few twice as can be
+    common-noise        all samples of a step get the same noise, at different timesteps
+    antithetic-noise    a sample's noise is minus that of another one of its batch
     rate-X              the learning rate times X (rate-0.5, rate-2, rate-4)
     cosine-X            the same, falling to 0 by half a cosine at the last step
     batch-N             samples per step (batch-2, batch-8)
@@ -45,8 +47,8 @@ from textinv_ray.service import models
 BASE = "base"
 AVERAGES = {"averaged-half": 0.5, "averaged-quarter": 0.25}
 VARIANTS = (
-    *(BASE, *AVERAGES, "stratified", "stratified-images", "rate-0.5", "rate-2", "rate-4"),
-    *("cosine-1", "cosine-2", "cosine-4", "batch-2", "batch-8"),
+    *(BASE, *AVERAGES, "stratified", "stratified-images", "common-noise", "antithetic-noise"),
+    *("rate-0.5", "rate-2", "rate-4", "cosine-1", "cosine-2", "cosine-4", "batch-2", "batch-8"),
 )
 FIRST_SEED = 100
 
@@ -76,6 +78,25 @@ class StratifiedImages(Stratified):
     images = True
 
 
+class CommonNoise(ConceptTask):
+    """Draws whose noise of the forward process is the same for the whole batch."""
+
+    def draw(self) -> Draws:
+        plain = super().draw()
+        posterior, noise = plain.noise
+        return dataclasses.replace(plain, noise=torch.stack([posterior, noise[:1].expand_as(noise)]))
+
+
+class AntitheticNoise(ConceptTask):
+    """Draws in which the second half of the batch has minus the noise of the first one's forward process."""
+
+    def draw(self) -> Draws:
+        plain = super().draw()
+        posterior, noise = plain.noise
+        noise = torch.cat([noise[: -(-len(noise) // 2)], -noise[: len(noise) // 2]])
+        return dataclasses.replace(plain, noise=torch.stack([posterior, noise]))
+
+
 def settings_of(variant: str, config: JobConfig) -> tuple[list[str], type[ConceptTask]]:
     """Overrides of the configuration, and the tasks, of a variant."""
     kind, _, value = variant.partition("-")
@@ -90,6 +111,10 @@ def settings_of(variant: str, config: JobConfig) -> tuple[list[str], type[Concep
             return [f"training.batch_size={int(value)}"], ConceptTask
         case "stratified":
             return [], StratifiedImages if value else Stratified
+        case "common":
+            return [], CommonNoise
+        case "antithetic":
+            return [], AntitheticNoise
         case _:
             return [], ConceptTask
 

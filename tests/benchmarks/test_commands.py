@@ -22,6 +22,7 @@ from benchmarks.public_script import Progress
 from tests import tiny
 from textinv_ray.config import JobConfig
 from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.task import ConceptTask
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = """
@@ -216,7 +217,9 @@ def test_a_table_is_aligned_and_shows_what_is_missing() -> None:
 
 
 def test_fewer_steps(figures: Callable[..., dict[str, Any]], manifest: str, settings: list[str]) -> None:
-    variants = "averaged-half,stratified,stratified-images,rate-2,cosine-1,batch-2"
+    variants = (
+        "averaged-half,stratified,stratified-images,common-noise,antithetic-noise,rate-2,cosine-1,batch-2"
+    )
     options = ["--at=1,3", "--set", "scoring.num_images=1", f"--manifest={manifest}", *settings]
     found = figures(fewer_steps, f"--variants={variants}", *options)
     assert {(row[""], row["step"]) for row in found["table"]} == {
@@ -225,7 +228,7 @@ def test_fewer_steps(figures: Callable[..., dict[str, Any]], manifest: str, sett
     scores = found["scores"]
     assert scores["averaged-half/1"] == scores["base/1"]  # of one iterate
     assert scores["averaged-half/3"] != scores["base/3"]
-    assert len({json.dumps(one) for name, one in scores.items() if name.endswith("/3")}) == 7
+    assert len({json.dumps(one) for name, one in scores.items() if name.endswith("/3")}) == 9
 
 
 def test_clip_rule(figures: Callable[..., dict[str, Any]], manifest: str, settings: list[str]) -> None:
@@ -262,3 +265,22 @@ def test_stratified_draws_are_spread_and_still_uniform(tiny_sd: Path) -> None:
         assert sorted((draws.latents // per_image).tolist()) == [0, 1, 2, 3]
         seen.append(draws.timesteps)
     assert torch.stack(seen).float().mean().item() == pytest.approx(499.5, abs=10)
+
+
+@pytest.mark.parametrize("size", [1, 4, 5])
+def test_noise_of_a_batch_is_shared_or_mirrored(tiny_sd: Path, size: int) -> None:
+    backbone, config = Backbone.load(str(tiny_sd), device="cpu", dtype="float32"), JobConfig()
+    concept = tiny.concept(batch_size=size)
+    plain, common, antithetic = (
+        make(concept, backbone, config).draw()
+        for make in (ConceptTask, fewer_steps.CommonNoise, fewer_steps.AntitheticNoise)
+    )
+    for draws in (common, antithetic):
+        assert torch.equal(draws.noise[0], plain.noise[0])
+        assert draws.noise.shape == plain.noise.shape
+        assert torch.equal(draws.noise[1, 0], plain.noise[1, 0])
+        assert torch.equal(draws.timesteps, plain.timesteps)
+    assert all(torch.equal(one, plain.noise[1, 0]) for one in common.noise[1])
+    half = size // 2
+    assert torch.equal(antithetic.noise[1, size - half :], -plain.noise[1, :half])
+    assert torch.equal(antithetic.noise[1, : size - half], plain.noise[1, : size - half])

@@ -144,17 +144,22 @@ def test_crops_all_count_as_reference(backbone: Backbone, scorer: Scorer) -> Non
     assert result.clip_image_similarity == pytest.approx(expected, abs=1e-3)
 
 
-def test_looks_are_the_image_similarity_of_other_pictures(backbone: Backbone, scorer: Scorer) -> None:
+@pytest.mark.parametrize("steps", [None, 1, 3])
+def test_looks_are_the_image_similarity_of_other_pictures(
+    backbone: Backbone, scorer: Scorer, steps: int | None
+) -> None:
+    clip = {"num_images": 2, "num_inference_steps": steps}
     config = CONFIG.model_copy(
-        update={"stopping": JobConfig.from_dict({"stopping": {"clip": {"num_images": 2}}}).stopping}
+        update={"stopping": JobConfig.from_dict({"stopping": {"clip": clip}}).stopping}
     )
+    sampling = config.review.model_copy(update={} if steps is None else {"num_inference_steps": steps})
     found = looks(backbone, scorer, SUBJECTS, config)
     for subject, score in zip(SUBJECTS, found, strict=True):
         assert looks(backbone, scorer, [subject], config) == [pytest.approx(score, abs=1e-3)]
     word, concept = SUBJECTS[0].vectors, SUBJECTS[0].concept
     assert word is not None
     prompts, seeds = ["a photo of <c0>"] * 2, [1_000_000, 1_000_001]
-    pictures = sample_images(backbone, {"<c0>": word}, prompts, seeds, config.review)
+    pictures = sample_images(backbone, {"<c0>": word}, prompts, seeds, sampling)
     reference = scorer.image_features(concept.images[:, 0])
     expected = scoring.image_similarity(scorer.image_features(pictures), reference)
     assert found[0] == pytest.approx(expected, abs=1e-3)

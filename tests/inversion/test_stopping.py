@@ -412,6 +412,8 @@ def test_looks_of_another_kind_are_not_gone_on_with(
         ({"scoring": {"num_images": 9}}, True),
         ({"stopping": {"clip": {"num_images": 9}}}, False),
         ({"stopping": {"clip": {"every": 9}}}, False),
+        ({"stopping": {"clip": {"num_inference_steps": 9}}}, False),
+        ({"stopping": {"clip": {"num_inference_steps": 20}}}, True),  # those of review
         ({"scoring": {"model": "another"}}, False),
         ({"review": {"guidance_scale": 2}}, False),
         ({"scoring": {"image_prompt": {"object": "{}"}}}, False),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from textinv_ray.concept import Concept
-from textinv_ray.config import JobConfig
+from textinv_ray.config import JobConfig, ReviewConfig
 from textinv_ray.inversion import scoring, words
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.sampling import sample_ids
@@ -77,7 +77,9 @@ def review(
         for prompt, seed in samples[index] + scored[index]
     }
     missing = {key: picture for key, picture in wanted.items() if key not in kept}
-    rendered = dict(zip(missing, _render(backbone, subjects, list(missing.values()), config), strict=True))
+    rendered = dict(
+        zip(missing, _render(backbone, subjects, list(missing.values()), config.review), strict=True)
+    )
     pictures = {key: (rendered if key in rendered else kept)[key] for key in wanted}
     kept.update({key: picture for key, picture in rendered.items() if key[0] == INITIALIZER})
     for key in list(kept)[:-KEPT_PICTURES]:
@@ -99,13 +101,16 @@ def looks(backbone: Backbone, scorer: Scorer, subjects: Sequence[Subject], confi
 
     Raises ValueError for a prompt that is so long that a word would be cut off.
     """
-    seeds = range(_FIRST_LOOK_SEED, _FIRST_LOOK_SEED + config.stopping.clip.num_images)
+    clip, settings = config.stopping.clip, config.review
+    if clip.num_inference_steps is not None:
+        settings = settings.model_copy(update={"num_inference_steps": clip.num_inference_steps})
+    seeds = range(_FIRST_LOOK_SEED, _FIRST_LOOK_SEED + clip.num_images)
     wanted = [
         (index, _image_prompt(subject.concept, config), seed)
         for index, subject in enumerate(subjects)
         for seed in seeds
     ]
-    rendered = _render(backbone, subjects, wanted, config)
+    rendered = _render(backbone, subjects, wanted, settings)
     return [
         scoring.image_similarity(scorer.image_features(pictures), _reference(scorer, subject.concept))
         for subject, pictures in zip(subjects, np.split(rendered, len(subjects)), strict=True)
@@ -134,7 +139,7 @@ def _render(
     backbone: Backbone,
     subjects: Sequence[Subject],
     wanted: Sequence[tuple[int, str, int]],
-    config: JobConfig,
+    settings: ReviewConfig,
 ) -> np.ndarray:
     """One picture for each (subject, prompt, seed): uint8 (n, H, W, 3)."""
     first_rows, rows, count = [], [], 0
@@ -150,7 +155,7 @@ def _render(
         lines.append(torch.where(line >= backbone.vocabulary_size, line + first_rows[index], line))
     ids = torch.cat(lines) if lines else torch.zeros((0, backbone.max_tokens), dtype=torch.int64)
     seeds = [seed for _, _, seed in wanted]
-    return sample_ids(backbone, ids, torch.cat(rows) if rows else None, seeds, config.review)
+    return sample_ids(backbone, ids, torch.cat(rows) if rows else None, seeds, settings)
 
 
 def _tokenize(backbone: Backbone, subject: Subject, prompt: str) -> Tensor:

@@ -47,7 +47,8 @@ def kind(concept: Concept, config: JobConfig) -> str:
         depends: list[object] = [stopping.dvar.batch_size]
     else:
         prompt = scoring.image_prompt.of(concept.learnable_property)
-        sampling = [review.sampler, review.num_inference_steps, review.guidance_scale]
+        steps = stopping.clip.num_inference_steps or review.num_inference_steps
+        sampling = [review.sampler, steps, review.guidance_scale]
         depends = [scoring.model, prompt, stopping.clip.num_images, *sampling]
     return hashlib.sha256(json.dumps([stopping.rule, every(stopping), *depends]).encode()).hexdigest()
 

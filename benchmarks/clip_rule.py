@@ -1,14 +1,14 @@
 """How often should `stopping.rule: clip` look, how long be patient, and how many steps may there be at most?
 
-    python benchmarks/clip_rule.py [--steps 600] [--every 20] [--rules 20/4/200,20/8/400,...] [--seeds 1]
+    python benchmarks/clip_rule.py [--steps 600] [--every 20] [--rules 20/4/200,20/8/400/10,...] [--seeds 1]
                                    [--manifest PATH] [--limit N] [--images 8] [--config mini]
                                    [--set SECTION.FIELD=VALUE ...] [--json PATH]
 
-A rule is EVERY/PATIENCE/STEPS: `stopping.clip.every` (a multiple of --every), `stopping.clip.patience` and
-`training.steps`. Every word is learned once to --steps and looked at every --every steps; each rule is then applied to
-the same looks, and the words that it would have kept are scored, with noise that no look has seen. Below the first
-rule's scores stand differences to it, paired by concept. Seconds: a rule's steps and looks, at the speed of this run.
-One process, no Ray.
+A rule is EVERY/PATIENCE/STEPS[/SAMPLING]: `stopping.clip.every` (a multiple of --every), `stopping.clip.patience`,
+`training.steps` and `stopping.clip.num_inference_steps`. Every word is learned once to --steps and looked at as often
+as any rule wants; all rules are then applied to the same looks, and the words that they would have kept are scored,
+with noise that no look has seen. Below the first rule's scores stand differences to it, paired by concept. Seconds: a
+rule's steps and looks, at the speed of this run. One process, no Ray.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.service import models
 from textinv_ray.training_config import StoppingConfig
 
-RULES = "20/3/200,20/4/200,20/6/400,20/8/400,20/10/600,20/30/600,40/15/600"
+RULES = "20/6/400,20/6/400/10,20/3/200,20/4/200,20/8/400,20/10/600,20/30/600"
 CONCEPTS_AT_ONCE = 16
 
 
@@ -50,17 +50,24 @@ class Rule:
     every: int
     patience: int
     steps: int
+    sampling: int
 
     @classmethod
-    def parse(cls, text: str) -> Rule:
-        """Raises ValueError for what isn't three numbers above 0."""
-        every, patience, steps = (int(part) for part in text.split("/"))
-        if min(every, patience, steps) <= 0:
+    def parse(cls, text: str, sampling: int) -> Rule:
+        """`sampling`: what it is unless the text says it. Raises ValueError for what isn't 3 or 4 numbers above 0."""
+        every, patience, steps, *last = (int(part) for part in text.split("/"))
+        (own,) = last or [sampling]
+        if min(every, patience, steps, own) <= 0:
             raise ValueError(text)
-        return cls(every, patience, steps)
+        return cls(every, patience, steps, own)
 
     def __str__(self) -> str:
-        return f"{self.every}/{self.patience}/{self.steps}"
+        return f"{self.every}/{self.patience}/{self.steps}/{self.sampling}"
+
+    @property
+    def looks_at(self) -> set[tuple[int, int]]:
+        """All (sampling, step) that it may want a look of."""
+        return {(self.sampling, step) for step in range(self.every, self.steps + 1, self.every)}
 
     def applied(
         self, series: np.ndarray, apart: int, concept: Concept, base: StoppingConfig
@@ -109,18 +116,19 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
 
+    given = JobConfig.load(options.config, [*options.set, f"scoring.num_images={options.images}"])
+    sampling = given.stopping.clip.num_inference_steps or given.review.num_inference_steps
     rules = []
     for text in options.rules.split(","):
         try:
-            rule = Rule.parse(text)
+            rule = Rule.parse(text, sampling)
         except ValueError:
-            parser.error(f"{text!r} isn't EVERY/PATIENCE/STEPS")
+            parser.error(f"{text!r} isn't EVERY/PATIENCE/STEPS[/SAMPLING]")
         if rule.every % options.every or not rule.every <= rule.steps <= options.steps:
             parser.error(
                 f"{rule}: needs a multiple of --every {options.every} and at most --steps {options.steps}"
             )
         rules.append(rule)
-    given = JobConfig.load(options.config, [*options.set, f"scoring.num_images={options.images}"])
     config = given.override(["stopping.rule=none", f"training.steps={options.steps}"])
     backbone = Backbone.load(models.resolve(config.model.path), dtype=config.model.dtype)
     scorer = Scorer.load(models.resolve(config.scoring.model))
@@ -134,39 +142,46 @@ def main() -> None:
     step_seconds = (measure.now() - start) / len(concepts) / options.steps
     words = {step: [iterates[concept.concept_id, step][-1] for concept in concepts] for step in at}
     print(f"learned: {1000 * step_seconds:.0f} ms a step of a concept", flush=True)
-    start, series = measure.now(), np.full((len(at) + 1, len(concepts)), np.nan)
-    for number, step in enumerate(at, 1):
-        series[number] = looked_at(backbone, scorer, concepts, words[step], given)
-    look_seconds = (measure.now() - start) / len(concepts) / len(at)
-    print(f"looked at: {1000 * look_seconds:.0f} ms a look", flush=True)
+    wanted = set[tuple[int, int]]().union(*(rule.looks_at for rule in rules))
+    series, look_seconds = {}, {}
+    for sampling in sorted({sampling for sampling, _ in wanted}):
+        own = given.override([f"stopping.clip.num_inference_steps={sampling}"])
+        series[sampling] = np.full((len(at) + 1, len(concepts)), np.nan)
+        steps_of = sorted(step for one, step in wanted if one == sampling)
+        start = measure.now()
+        for step in steps_of:
+            found = looked_at(backbone, scorer, concepts, words[step], own)
+            series[sampling][step // options.every] = found
+        look_seconds[sampling] = (measure.now() - start) / len(concepts) / len(steps_of)
+        print(f"{sampling} sampling steps: {1000 * look_seconds[sampling]:.0f} ms a look", flush=True)
 
     seen: Pictures = {}
     rows: list[dict[str, Any]] = []
     first: fewer_steps.Scores = {}
     for rule in rules:
         applied = [
-            rule.applied(series[:, number], options.every, concept, given.stopping)
+            rule.applied(series[rule.sampling][:, number], options.every, concept, given.stopping)
             for number, concept in enumerate(concepts)
         ]
         kept = [
             (concept, words[best][number])
             for number, (concept, (best, _)) in enumerate(zip(concepts, applied, strict=True))
         ]
-        found = fewer_steps.score(backbone, scorer, kept, config, seen)
-        first = first or found
+        scores = fewer_steps.score(backbone, scorer, kept, config, seen)
+        first = first or scores
         steps, count = (statistics.mean(end / by for _, end in applied) for by in (1, rule.every))
         row: dict[str, Any] = {
-            "every/patience/steps": str(rule),
+            "every/patience/steps/sampling": str(rule),
             "steps": round(steps),
             "looks": round(count, 1),
         }
         row |= {
-            "seconds": round(steps * step_seconds + count * look_seconds, 2),
+            "seconds": round(steps * step_seconds + count * look_seconds[rule.sampling], 2),
             "best": round(statistics.mean(best for best, _ in applied)),
         }
         for number, title in enumerate(SCORES.values()):
-            row[title] = measure.with_error([one[number] for one in found.values()])
-            gained = [found[name][number] - first[name][number] for name in found]
+            row[title] = measure.with_error([one[number] for one in scores.values()])
+            gained = [scores[name][number] - first[name][number] for name in scores]
             row[f"{title} - first"] = measure.with_error(gained, "+") if rows else None
         rows.append(row)
         print(measure.table([row]), flush=True)
@@ -178,8 +193,11 @@ def main() -> None:
             **vars(options),
             "table": rows,
             "ms_per_step": 1000 * step_seconds,
-            "ms_per_look": 1000 * look_seconds,
-            "looks": series[1:].T.tolist(),
+            "ms_per_look": {sampling: 1000 * seconds for sampling, seconds in look_seconds.items()},
+            "looks": {
+                sampling: np.where(np.isnan(found), None, found).T.tolist()
+                for sampling, found in series.items()
+            },
         },
     )
 

@@ -233,10 +233,13 @@ def test_fewer_steps(figures: Callable[..., dict[str, Any]], manifest: str, sett
 
 def test_clip_rule(figures: Callable[..., dict[str, Any]], manifest: str, settings: list[str]) -> None:
     options = ["--steps=4", "--every=1", "--images=1", f"--manifest={manifest}", *settings]
-    found = figures(clip_rule, "--rules=1/9/4,1/1/4,2/1/2", *options)
-    assert [row["every/patience/steps"] for row in found["table"]] == ["1/9/4", "1/1/4", "2/1/2"]
+    found = figures(clip_rule, "--rules=1/9/4,1/1/4/2,2/1/2,2/9/4/1", *options)
+    rules = [row["every/patience/steps/sampling"] for row in found["table"]]
+    assert rules == ["1/9/4/5", "1/1/4/2", "2/1/2/5", "2/9/4/1"]  # mini's looks take 5
     assert [row["looks"] for row in found["table"]][::2] == [4, 1]
-    best = [1 + max(range(4), key=looks.__getitem__) for looks in found["looks"]]
+    looked = {steps: [looks[1:] for looks in series] for steps, series in found["looks"].items()}
+    assert [[score is None for score in looks] for looks in looked["1"]] == 2 * [[True, False, True, False]]
+    best = [1 + max(range(4), key=looks.__getitem__) for looks in looked["5"]]
     assert found["table"][0]["best"] == round(sum(best) / len(best))
     with pytest.raises(SystemExit, match="2"):
         figures(clip_rule, "--rules=3/1/4", "--every=2", *options[2:])
@@ -249,7 +252,7 @@ def test_clip_rule(figures: Callable[..., dict[str, Any]], manifest: str, settin
 def test_a_rule_is_applied_to_what_it_would_have_seen(rule: str, best: int, end: int) -> None:
     series, stopping = np.array([np.nan, 0.1, 0.3, 0.2, 0.25, 0.4]), JobConfig().stopping
     stopping = stopping.model_copy(update={"min_steps": 1})
-    assert clip_rule.Rule.parse(rule).applied(series, 1, tiny.concept(), stopping) == (best, end)
+    assert clip_rule.Rule.parse(rule, 10).applied(series, 1, tiny.concept(), stopping) == (best, end)
 
 
 def test_stratified_draws_are_spread_and_still_uniform(tiny_sd: Path) -> None:

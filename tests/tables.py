@@ -8,7 +8,7 @@ from typing import Any
 from textinv_ray import manifest
 from textinv_ray.config import JobConfig
 
-CONFIG = JobConfig.load("mini")
+CONFIG = JobConfig.load("mini", ["training.steps=200"])
 WITHOUT_DEFAULT = JobConfig.load("mini", ["training.initializer_token=null"])
 Write = Callable[..., str]
 

@@ -47,7 +47,7 @@ class Learned:
 
 @pytest.fixture(scope="module")
 def learned() -> Learned:
-    config = JobConfig.load("mini")
+    config = JobConfig.load("mini", ["training.steps=200"])  # nobody looks at the pack of this test
     backbone = Backbone.load(models.resolve("mini-sd"))
     source = manifest.open("examples/manifest.parquet")
     concepts = {

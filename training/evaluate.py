@@ -310,7 +310,8 @@ def main() -> None:
     options = parser.parse_args()
     wanted = options.only.split(",")
 
-    config, heldout = JobConfig.load("mini", ["stopping.rule=none"]), Heldout()
+    # So that the figures of all versions of the model are of the same learning
+    config, heldout = JobConfig.load("mini", ["stopping.rule=none", "training.steps=200"]), Heldout()
     scorer = Scorer.load(str(MODELS / "mini-clip"))
     figures: dict[str, Any] = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
     backbone = Backbone.load(str(MODELS / "mini-sd"))

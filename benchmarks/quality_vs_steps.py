@@ -1,17 +1,19 @@
 """How good words are after how many steps and seconds, with and without stopping early: as a table and a plot.
 
     python benchmarks/quality_vs_steps.py [--at 10,25,50,100,200,400] [--seeds 1] [--manifest PATH] [--config mini]
-                                          [--stopping SECTION.FIELD=VALUE ...] [--plot PATH.png] [--json PATH]
+                                          [--stopping "SECTION.FIELD=VALUE ..." ...] [--plot PATH.png] [--json PATH]
 
-Every word is learned once to the last of --at and scored at each of them; scoring isn't part of the seconds. With
---stopping (settings that make words stop early; may be repeated) all are learned a second time with those settings,
-and the mean of where they stopped is a point of its own. One process, no Ray.
+Every word is learned once to the last of --at and scored at each of them; scoring isn't part of the seconds. With each
+--stopping (settings under which words stop by themselves, such as "stopping.rule=clip") all are learned once more, and
+the mean of where they stopped is a point of its own. One process, no Ray.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
+import shlex
 import statistics
 import sys
 import time
@@ -34,6 +36,8 @@ from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.inversion.tuning import choose_pack_size
 from textinv_ray.service import models
+
+SHOWN = ("", "steps", "seconds", *SCORES.values())
 
 
 @dataclass(frozen=True)
@@ -118,8 +122,8 @@ def point(
     return row
 
 
-def plot(path: Path, curve: list[dict[str, Any]], stopped: dict[str, Any] | None) -> None:
-    """Both scores against steps and against seconds; a star where words stopped by themselves."""
+def plot(path: Path, curve: list[dict[str, Any]], stopped: list[dict[str, Any]]) -> None:
+    """Both scores against steps and against seconds; a mark for each rule, where words stopped by themselves."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -130,12 +134,12 @@ def plot(path: Path, curve: list[dict[str, Any]], stopped: dict[str, Any] | None
         for number, (score, title) in enumerate(SCORES.items()):
             line = [(row[by], *row[score]) for row in curve]
             axis.errorbar(*zip(*line, strict=True), label=title, color=f"C{number}", marker=".", capsize=2)
-            if stopped:
-                mean, error = stopped[score]
-                axis.errorbar(stopped[by], mean, error, color=f"C{number}", marker="*", markersize=14)
+            for row, marker in zip(stopped, itertools.cycle("*DPX")):
+                mark = {"color": f"C{number}", "marker": marker, "ms": 9, "mec": "black", "ls": ""}
+                axis.errorbar(row[by], *row[score], **mark, label=row[""] if number else None)
         axis.set_xlabel(f"{by} per concept")
         axis.grid(alpha=0.3)
-    axes[0].set_ylabel("cosine" + (" (star: stopped early)" if stopped else ""))
+    axes[0].set_ylabel("cosine")
     axes[0].legend()
     figure.savefig(path, dpi=120)
     print(f"plot: {path}")
@@ -151,7 +155,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="words learned for each concept")
     parser.add_argument("--config", default="mini")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE")
-    parser.add_argument("--stopping", action="append", default=[], metavar="SECTION.FIELD=VALUE")
+    parser.add_argument("--stopping", action="append", default=[], metavar="'SECTION.FIELD=VALUE ...'")
     parser.add_argument("--images", type=int, default=8, help="samples per prompt to score")
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--json", type=Path)
@@ -187,20 +191,24 @@ def main() -> None:
     for step in at:
         reached = [word for word in words if word.step == step]
         curve.append(point("", reached, backbone, scorer, plain))
-    stopped, last = None, []
-    if options.stopping:
-        config = plain.override(options.stopping)
-        ends = {word.concept.concept_id: word for word in learned(config)}
-        last = sorted(word.step for word in ends.values())
-        stopped = point("stopped early", list(ends.values()), backbone, scorer, plain)
-    rows = curve + ([stopped] if stopped else [])
-    print(measure.table([{name: row[name] for name in row if name not in SCORES} for row in rows]))
+    stopped = []
+    for settings in options.stopping:
+        config = plain.override(shlex.split(settings))
+        ends = list({word.concept.concept_id: word for word in learned(config)}.values())
+        steps = sorted(word.step for word in ends)
+        name = f"stopped by {config.stopping.rule}"
+        print(
+            f"{name} ({settings}): after {steps[0]} to {steps[-1]} steps, median {statistics.median(steps):g}"
+        )
+        stopped.append(
+            {**point(name, ends, backbone, scorer, plain), "settings": settings, "stopped_at": steps}
+        )
+    rows = curve + stopped
+    print(measure.table([{name: row[name] for name in SHOWN} for row in rows]))
     print("(means over words; scores: ± standard error over concepts)")
-    if last:
-        print(f"stopped early after {last[0]} to {last[-1]} steps, median {statistics.median(last):g}")
     if options.plot:
         plot(options.plot, curve, stopped)
-    measure.write_json(options.json, {**vars(options), "points": rows, "stopped_at": last})
+    measure.write_json(options.json, {**vars(options), "points": rows})
 
 
 if __name__ == "__main__":

@@ -107,9 +107,13 @@ def test_quality_vs_steps(
 ) -> None:
     plot = tmp_path / "plot.png"
     options = ["--at=1,3", "--seeds=2", "--images=1", f"--manifest={manifest}", f"--plot={plot}", *settings]
-    # Fewer steps stand for a rule that stops early.
-    found = figures(quality_vs_steps, *options, "--stopping=training.learning_rate=1e-3")
-    assert [row["steps"] for row in found["points"]] == [0, 1, 3, 3]
+    rule = "stopping.rule=clip stopping.min_steps=1 stopping.clip.every=1 stopping.clip.patience=1"
+    early = "training.learning_rate=1e-30"  # no look is better than the first
+    found = figures(quality_vs_steps, *options, f"--stopping={rule}", f"--stopping={rule} {early}")
+    assert [row["steps"] for row in found["points"][:3]] == [0, 1, 3]
+    rules = found["points"][3:]
+    assert [len(row["stopped_at"]) for row in rules] == [4, 4]
+    assert rules[1]["stopped_at"] == [2, 2, 2, 2]
     assert plot.stat().st_size > 0
 
 

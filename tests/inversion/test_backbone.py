@@ -133,8 +133,8 @@ def test_half_precision_by_choice(tiny_sd: Path) -> None:
 
 
 def test_the_fastest_precision_of_a_cpu(tiny_sd: Path) -> None:
-    has_units = torch.cpu.get_capabilities().get("amx_bf16")
-    expected = torch.bfloat16 if has_units else torch.float32
+    able = torch.cpu.get_capabilities()
+    expected = torch.bfloat16 if able.get("amx_bf16") or able.get("avx512_bf16") else torch.float32
     assert Backbone.load(str(tiny_sd), device="cpu").dtype == expected
 
 

@@ -59,7 +59,7 @@ class Backbone:
         """Loads a diffusers pipeline folder or Hub id, from safetensors only, without its safety checker.
 
         `device` "auto" is CUDA when there is one. `dtype` "auto" is float16 on CUDA, bfloat16 on CPUs with
-        matrix units for it, and float32 elsewhere.
+        instructions for it, and float32 elsewhere.
         Raises UserError when it can't be loaded or isn't a text-to-image Stable Diffusion 1.x / 2.x.
         """
         place = choose_device(device)
@@ -233,7 +233,8 @@ def choose_dtype(name: str, device: torch.device, on_cpu: torch.dtype = torch.fl
 
 
 def fastest_on_cpu() -> torch.dtype:
-    """bfloat16 where the CPU multiplies matrices of it (Intel AMX: twice the speed); else float32."""
+    """bfloat16 where the CPU multiplies in it (AMX, AVX512_BF16: twice the speed of float32); else float32."""
     if not hasattr(torch.cpu, "get_capabilities"):  # an older torch
         return torch.float32
-    return torch.bfloat16 if torch.cpu.get_capabilities().get("amx_bf16") else torch.float32
+    able = torch.cpu.get_capabilities()
+    return torch.bfloat16 if able.get("amx_bf16") or able.get("avx512_bf16") else torch.float32

@@ -64,17 +64,16 @@ class Rule:
     def __str__(self) -> str:
         return f"{self.every}/{self.patience}/{self.steps}/{self.sampling}"
 
-    @property
-    def looks_at(self) -> set[tuple[int, int]]:
+    def looks_at(self, base: StoppingConfig) -> set[tuple[int, int]]:
         """All (sampling, step) that it may want a look of."""
-        return {(self.sampling, step) for step in range(self.every, self.steps + 1, self.every)}
+        at = range(0, self.steps + 1, self.every)
+        return {(self.sampling, step) for step in at if stopping.is_due(step, self.steps, self._set(base))}
 
     def applied(
         self, series: np.ndarray, apart: int, concept: Concept, base: StoppingConfig
     ) -> tuple[int, int]:
         """(the step whose word is kept, the step where learning ends). series: the looks at 0, apart, 2 apart, ..."""
-        clip = base.clip.model_copy(update={"every": self.every, "patience": self.patience})
-        settings = base.model_copy(update={"rule": "clip", "clip": clip})
+        settings = self._set(base)
         seen = series[:: self.every // apart][: self.steps // self.every + 1]
         end = stopping.ends_at(seen, concept, settings)
         if end is not None:
@@ -82,6 +81,10 @@ class Rule:
         best = stopping.best_step(seen, concept, settings)
         assert best is not None, "a rule has at least one look"
         return best, self.steps if end is None else end
+
+    def _set(self, base: StoppingConfig) -> StoppingConfig:
+        clip = base.clip.model_copy(update={"every": self.every, "patience": self.patience})
+        return base.model_copy(update={"rule": "clip", "clip": clip})
 
 
 def looked_at(
@@ -142,7 +145,7 @@ def main() -> None:
     step_seconds = (measure.now() - start) / len(concepts) / options.steps
     words = {step: [iterates[concept.concept_id, step][-1] for concept in concepts] for step in at}
     print(f"learned: {1000 * step_seconds:.0f} ms a step of a concept", flush=True)
-    wanted = set[tuple[int, int]]().union(*(rule.looks_at for rule in rules))
+    wanted = set[tuple[int, int]]().union(*(rule.looks_at(given.stopping) for rule in rules))
     series, look_seconds = {}, {}
     for sampling in sorted({sampling for sampling, _ in wanted}):
         own = given.override([f"stopping.clip.num_inference_steps={sampling}"])
@@ -169,7 +172,9 @@ def main() -> None:
         ]
         scores = fewer_steps.score(backbone, scorer, kept, config, seen)
         first = first or scores
-        steps, count = (statistics.mean(end / by for _, end in applied) for by in (1, rule.every))
+        steps = statistics.mean(end for _, end in applied)
+        looks_at = [step for _, step in rule.looks_at(given.stopping)]
+        count = statistics.mean(sum(step <= end for step in looks_at) for _, end in applied)
         row: dict[str, Any] = {
             "every/patience/steps/sampling": str(rule),
             "steps": round(steps),

@@ -126,8 +126,9 @@ class ClipConfig(Strict):
     """`stopping.rule: clip`: the CLIP image similarity no longer rises. The word is that of its best look."""
 
     every: int = Field(100, ge=1)
-    """Steps between looks, from this step on. A look renders samples of scoring.image_prompt, by `review`'s sampler,
-    from other noise than the scores': a result isn't praised for the pictures it was chosen by."""
+    """Steps between looks, from the first multiple of it at or after `min_steps` on. A look renders samples of
+    scoring.image_prompt, by `review`'s sampler, from other noise than the scores': a result isn't praised for the
+    pictures it was chosen by."""
     num_images: int = Field(8, ge=1, le=1024)
     """Samples of a look."""
     num_inference_steps: Annotated[int, Field(ge=1, le=1000)] | None = None

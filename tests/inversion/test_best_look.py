@@ -14,8 +14,8 @@ from textinv_ray.inversion.task import ConceptTask
 SCORES = {2: 0.5, 4: 0.7, 6: 0.6, 8: 0.7, 10: 0.9}
 
 
-def clip(patience: int) -> JobConfig:
-    section = {"rule": "clip", "min_steps": 0, "clip": {"every": 2, "patience": patience}}
+def clip(patience: int, min_steps: int = 0) -> JobConfig:
+    section = {"rule": "clip", "min_steps": min_steps, "clip": {"every": 2, "patience": patience}}
     return JobConfig.from_dict({"stopping": section})
 
 
@@ -61,9 +61,21 @@ def test_the_last_word_is_looked_at_too(backbone: Backbone, steps: int, best: in
     assert torch.equal(task.vectors, last if best is None else seen[best])
 
 
+@pytest.mark.parametrize(("steps", "best"), [(20, 8), (6, 6), (4, None)])
+def test_nobody_looks_before_there_may_be_an_end(backbone: Backbone, steps: int, best: int | None) -> None:
+    config = clip(patience=1, min_steps=5)
+    task = ConceptTask(tiny.concept(steps=steps), backbone, config)
+    task, seen = learned_by({6: 0.6, 8: 0.7, 10: 0.7}, task, backbone, config, interrupted=steps > 6)
+    assert (task.step, task.best_step) == (min(steps, 10), best)
+    assert list(seen) == [step for step in (6, 8, 10) if step <= steps]
+
+
+@pytest.mark.parametrize("min_steps", [0, 6])
 @pytest.mark.parametrize("first", [4, 5, 6])
-def test_more_steps_go_on_from_the_last_word_not_the_best(backbone: Backbone, first: int) -> None:
-    config = clip(patience=9)
+def test_more_steps_go_on_from_the_last_word_not_the_best(
+    backbone: Backbone, first: int, min_steps: int
+) -> None:
+    config = clip(patience=9, min_steps=min_steps)
     at_once, _ = learned_by(
         SCORES, ConceptTask(tiny.concept(steps=11), backbone, config), backbone, config, interrupted=False
     )

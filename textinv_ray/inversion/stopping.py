@@ -33,9 +33,15 @@ def count(steps: int, stopping: StoppingConfig) -> int:
     return steps // every(stopping) + 1 if stopping.rule != "none" else 0
 
 
-def is_due(step: int, stopping: StoppingConfig) -> bool:
-    """Whether there is a look at this step. The pictures of a word before its first step say nothing."""
-    return stopping.rule != "none" and step % every(stopping) == 0 and (step > 0 or stopping.rule == "dvar")
+def is_due(step: int, steps: int, stopping: StoppingConfig) -> bool:
+    """Whether there is a look at this step, of `steps` in all.
+
+    DVAR compares with all that was before, and a loss after the last step ends nothing. Pictures of words that are
+    hardly learned yet are worth no look; the last word's are, as it may be the best.
+    """
+    if stopping.rule == "none" or step % every(stopping):
+        return False
+    return step < steps if stopping.rule == "dvar" else step >= max(1, stopping.min_steps)
 
 
 def kind(concept: Concept, config: JobConfig) -> str:

@@ -93,13 +93,10 @@ class ConceptTask:
 
     @property
     def look_due(self) -> bool:
-        """Whether the stopping rule has to look at the word before the next step.
-
-        With `rule: clip` the word of the last step is looked at too: it may be the best one.
-        """
-        if self.stopped or self._looked_at == self.step or not stopping.is_due(self.step, self._stopping):
+        """Whether the stopping rule has to look at the word before the next step, or after the last."""
+        if self.stopped or self._looked_at == self.step:
             return False
-        return self.step < self.steps or self._stopping.rule == "clip"
+        return stopping.is_due(self.step, self.steps, self._stopping)
 
     def looked(self, value: float | None = None) -> None:
         """Notes that the look of this step was taken. `value`: what it gave, if it isn't in `tensors` yet."""

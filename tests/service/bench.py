@@ -14,6 +14,7 @@ from textinv_ray.concept import Concept
 from textinv_ray.config import JobConfig
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.pack import Pack
+from textinv_ray.inversion.review import Subject, looks
 from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.service.feed import Feed
@@ -104,12 +105,21 @@ class Bench:
 
     def alone(self, concept: Concept) -> np.ndarray:
         """What the engine learns without any service."""
+        return self.learned_alone(concept).vectors.numpy()
+
+    def learned_alone(self, concept: Concept) -> ConceptTask:
+        """As in a notebook: one concept, without any service."""
         pack = Pack(self.backbone, self.config, 1)
         task = ConceptTask(concept, self.backbone, self.config)
         pack.add(task)
-        while pack.tasks:
-            pack.step()
-        return task.vectors.numpy()
+        while not task.done or task.look_due:
+            if self.config.stopping.rule == "clip" and task.look_due:
+                (score,) = looks(self.backbone, self.scorer, [Subject(concept, task.vectors)], self.config)
+                task.looked(score)
+                task.judge()
+            if not task.done:
+                pack.step()
+        return task
 
     def history(self, concept_id: str) -> History:
         data = self.store.read_concept(concept_id, "history.parquet")

@@ -120,6 +120,7 @@ def result(concept_id: str, **changes: Any) -> dict[str, Any]:
         "nearest_words": ["cat", "dog"],
         "seconds": 12.5,
         "review_seconds": 2.5,
+        "look_seconds": 0.0,
         "finished_at": 1_700_000_000.5,
         "sample_steps": [0, 2],
         "sample_prompts": ["a photo of {}"],

@@ -12,13 +12,9 @@ from tests import tiny
 from tests.service import examples
 from tests.service.bench import Bench, over
 from tests.service.test_worker import Crash, crash_at
-from textinv_ray.concept import Concept
 from textinv_ray.config import JobConfig
 from textinv_ray.inversion.backbone import Backbone
-from textinv_ray.inversion.pack import Pack
-from textinv_ray.inversion.review import Subject, looks
 from textinv_ray.inversion.scoring import Scorer
-from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.service.store import Store
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -27,7 +23,7 @@ DVAR = (
     "stopping={rule: dvar, min_steps: 3, dvar: {every: 2, batch_size: 3, window: 3, threshold: 0.08}}",
     "pack.size=2",
 )
-CLIP = ("stopping={rule: clip, min_steps: 4, clip: {every: 3, patience: 1, num_images: 2}}",)
+CLIP = ("stopping={rule: clip, min_steps: 3, clip: {every: 3, patience: 1, num_images: 2}}",)
 
 
 class Benches:
@@ -58,20 +54,6 @@ def results(bench: Bench) -> list[dict[str, Any]]:
     return list(bench.store.results())
 
 
-def alone_by_clip(bench: Bench, concept: Concept) -> ConceptTask:
-    """As in a notebook: one concept, looked at after every third step."""
-    pack, task = Pack(bench.backbone, bench.config, 1), ConceptTask(concept, bench.backbone, bench.config)
-    pack.add(task)
-    while not task.done or task.look_due:
-        if task.look_due:
-            (score,) = looks(bench.backbone, bench.scorer, [Subject(concept, task.vectors)], bench.config)
-            task.looked(score)
-            task.judge()
-        if not task.done:
-            pack.step()
-    return task
-
-
 def test_concepts_that_end_by_dvar(benches: Benches) -> None:
     bench = benches(DVAR)
     concepts = [tiny.concept(index, steps=40, batch_size=1) for index in range(4)]
@@ -88,6 +70,7 @@ def test_concepts_that_end_by_dvar(benches: Benches) -> None:
         assert [point.step for point in history.points] == list(range(result["steps"] + 1))
         assert result["sample_steps"][-1] == result["steps"], "its last word was reviewed"
         assert history.points[-1].clip_image_similarity == result["clip_image_similarity"]
+        assert result["look_seconds"] == 0, "a look at the loss is part of a step"
 
 
 @pytest.mark.parametrize("rule", [DVAR, CLIP])
@@ -124,10 +107,11 @@ def test_concepts_that_end_by_clip_similarity(benches: Benches, size: int) -> No
     assert status.steps_computed == sum(result["steps"] for result in found)
     best = []
     for concept, result in zip(concepts, found, strict=True):
-        alone = alone_by_clip(bench, concept)
+        alone = bench.learned_alone(concept)
         best.append(alone.best_step)
         assert result["best_step"] == alone.best_step
         assert (result["steps"], result["stopped"]) == (alone.step, alone.stopped or "steps")
+        assert 0 < result["look_seconds"] < result["seconds"] - result["review_seconds"]
         np.testing.assert_allclose(bench.vectors(concept.concept_id), alone.vectors, atol=1e-6)
     assert best[0] == 3, "its last word was looked at"
     assert any(step < result["steps"] for step, result in zip(best, found, strict=True))

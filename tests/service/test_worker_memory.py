@@ -15,6 +15,7 @@ import torch
 
 from tests import tiny
 from tests.service.bench import Bench
+from textinv_ray.config import JobConfig
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.pack import Pack
 from textinv_ray.inversion.tuning import compile_step
@@ -68,6 +69,33 @@ def test_a_compiler_changes_no_word(compiling: Bench) -> None:
     assert compiling.backbone.compiled is not None
     for concept, vectors in zip(concepts, alone, strict=True):
         np.testing.assert_allclose(compiling.vectors(concept.concept_id), vectors, atol=1e-4)
+
+
+STOPPING = {
+    "dvar": {"rule": "dvar", "min_steps": 3, "dvar": {"every": 2, "window": 3, "threshold": 0.2}},
+    "clip": {"rule": "clip", "min_steps": 3, "clip": {"every": 3, "patience": 1, "num_images": 2}},
+}
+
+
+@pytest.mark.parametrize("rule", ["dvar", "clip"])
+def test_packed_equals_alone_with_everything_switched_on(compiling: Bench, rule: str) -> None:
+    """A compiled step with free slots, checkpointed activations, words that end early and others in their slots."""
+    concepts = [tiny.concept(index, steps=20, batch_size=2 - index % 2) for index in range(4)]
+    settings = compiling.config.override(["training.batch_size=2"]).to_dict() | {"stopping": STOPPING[rule]}
+    compiling.config = JobConfig.from_dict(settings)
+    alone = [compiling.learned_alone(concept) for concept in concepts]
+    compiling.backbone = dataclasses.replace(compiling.backbone, unet=copy.deepcopy(compiling.backbone.unet))
+    compiling.backbone.checkpoint_activations()
+    assert compiling.learn(concepts).done == 4
+    assert compiling.backbone.compiled is not None
+    for concept, task in zip(concepts, alone, strict=True):
+        result = compiling.store.result(concept.concept_id)
+        assert result is not None
+        assert (result["steps"], result["best_step"]) == (task.step, task.best_step)
+        assert result["stopped"] == (task.stopped or "steps")
+        np.testing.assert_allclose(compiling.vectors(concept.concept_id), task.vectors, atol=1e-4)
+    assert rule in {task.stopped for task in alone}
+    assert len({task.step for task in alone}) > 1, "slots got free at different times"
 
 
 def test_out_of_memory_compiles_for_the_smaller_pack(

@@ -20,6 +20,7 @@ SCHEMA = pa.schema(
         ("time_ms", pa.int64()),  # since the epoch
         ("seconds", pa.float64()),  # this concept's share of a worker's time so far
         ("review_seconds", pa.float64()),  # what of it went into samples and scores
+        ("look_seconds", pa.float64()),  # what of it went into looks of the stopping rule
         ("loss", pa.float32()),  # of the last of these steps; null at step 0
         ("clip_image_similarity", pa.float64()),  # null where it wasn't evaluated
         ("clip_text_similarity", pa.float64()),
@@ -40,6 +41,7 @@ class Point:
     clip_text_similarity: float | None = None
     sampled: bool = False
     review_seconds: float = 0.0
+    look_seconds: float = 0.0
 
 
 @dataclass
@@ -62,11 +64,17 @@ class History:
         """What of it went into samples and scores."""
         return self.points[-1].review_seconds if self.points else 0.0
 
+    @property
+    def look_seconds(self) -> float:
+        """What of it went into pictures that `stopping.rule: clip` looked at."""
+        return self.points[-1].look_seconds if self.points else 0.0
+
     def at(self, step: int, seconds: float = 0.0) -> Point:
         """The point of `step`, the last or a new one, `seconds` of work after the one before."""
         if not self.points or self.points[-1].step < step:
-            now = time.time_ns() // 1_000_000
-            self.points.append(Point(step, now, self.seconds, review_seconds=self.review_seconds))
+            new = Point(step, time.time_ns() // 1_000_000, self.seconds)
+            new.review_seconds, new.look_seconds = self.review_seconds, self.look_seconds
+            self.points.append(new)
         point = self.points[-1]
         if point.step != step:
             raise ValueError(f"the history is at step {point.step}, not {step}")
@@ -77,6 +85,11 @@ class History:
         """Time that samples or scores of the last point took."""
         self.points[-1].seconds += seconds
         self.points[-1].review_seconds += seconds
+
+    def add_look(self, seconds: float) -> None:
+        """Time that a look of the stopping rule took."""
+        self.points[-1].seconds += seconds
+        self.points[-1].look_seconds += seconds
 
     def forget_reviews(self) -> None:
         """Takes out samples and scores, which were made otherwise than they would be now."""
@@ -116,10 +129,9 @@ class History:
         try:
             table = pq.read_table(io.BytesIO(data))
             metadata = table.schema.metadata or {}
-            # Of before there were times of reviews, too
-            columns = [
-                name for name in SCHEMA.names if name in table.schema.names or name != "review_seconds"
-            ]
+            # Of before there were times of reviews or of looks, too
+            later = {"review_seconds", "look_seconds"} - set(table.schema.names)
+            columns = [name for name in SCHEMA.names if name not in later]
             fingerprints = [metadata[name].decode() for name in (b"state_fingerprint", b"review_fingerprint")]
             return cls(
                 fingerprints[0],

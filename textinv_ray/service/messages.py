@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,11 +113,10 @@ def print_results(
         console.print(table)
         if len(results) > _SHOWN_ROWS:
             console.print(f"(the {_SHOWN_ROWS} least similar of {len(results)}; results.parquet has all)")
-        seconds = sum(result["seconds"] for result in results)
-        share = sum(result.get("review_seconds", 0.0) for result in results) / seconds if seconds else 0.0
         console.print(
             "(similarity of the initializer word -> of the learned word; seconds: of a worker's time, "
-            f"{share:.0%} of it for pictures and scores)"
+            + " and ".join(f"{share:.0%} of it for {what}" for what, share in _shares(results).items())
+            + ")"
         )
     console.print()
     took = duration(time.monotonic() - started)
@@ -162,6 +161,17 @@ def _output_hint(store: Store, config: JobConfig) -> str:
     if store.is_local and relative and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         return " (in the job's copy of the working directory: give --output an absolute path or a URI)"
     return ""
+
+
+def _shares(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """What of the workers' time wasn't learning; that looks were taken is said only where it's so."""
+    seconds = sum(result["seconds"] for result in results)
+
+    def share(name: str) -> float:
+        return sum(result.get(name, 0.0) for result in results) / seconds if seconds else 0.0
+
+    shares = {"samples and scores": share("review_seconds"), "choosing the best word": share("look_seconds")}
+    return {what: value for what, value in shares.items() if value or what == "samples and scores"}
 
 
 def _steps(result: Mapping[str, Any]) -> str:

@@ -89,6 +89,7 @@ def result(
         "nearest_words": nearest_words(backbone, vectors),
         "seconds": round(history.seconds, 3),
         "review_seconds": round(history.review_seconds, 3),
+        "look_seconds": round(history.look_seconds, 3),
         "finished_at": time.time(),
         "sample_steps": [point.step for point in history.points if point.sampled],
         "sample_prompts": list(samples),

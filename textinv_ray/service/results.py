@@ -54,6 +54,7 @@ def schema(dims: set[int]) -> pa.Schema:
             ("nearest_concept_cosine", pa.float64()),
             ("seconds", pa.float64()),
             ("review_seconds", pa.float64()),
+            ("look_seconds", pa.float64()),
             ("tags", pa.map_(pa.string(), pa.string())),
             ("error", pa.string()),
         ]

@@ -31,6 +31,7 @@ from textinv_ray.inversion.tuning import compile_step
 from textinv_ray.service import console, loading, outcome
 from textinv_ray.service.feed import Answer
 from textinv_ray.service.heart import Heart
+from textinv_ray.service.history import History
 from textinv_ray.service.item import Item
 from textinv_ray.service.leases import Lease
 from textinv_ray.service.pack_sizes import pack_size
@@ -248,7 +249,8 @@ class Worker:
         due = {item.concept_id: item for item in items if item.task.look_due}
         subjects = [Subject(item.task.concept, item.task.vectors) for item in due.values()]
         render = partial(looks, self._backbone, self._scorer, config=self._config)
-        for concept_id, score in self._rendered(list(due.values()), subjects, render).items():
+        scores = self._rendered(list(due.values()), subjects, render, History.add_look)
+        for concept_id, score in scores.items():
             due[concept_id].task.looked(score)
         return [item for item in items if not item.task.look_due]
 
@@ -312,7 +314,7 @@ class Worker:
         ]
         scorer, kept = self._scorer if scored else None, self._initializer_pictures
         render = partial(review, self._backbone, scorer, config=self._config, initializers=kept)
-        reviews = self._rendered(items, subjects, render)
+        reviews = self._rendered(items, subjects, render, History.add_review)
         for item in [item for item in items if item.concept_id in reviews]:
             found = reviews[item.concept_id]
             point = item.history.points[0] if first else item.history.points[-1]
@@ -325,6 +327,7 @@ class Worker:
         items: Sequence[Item],
         subjects: Sequence[Subject],
         render: Callable[[Sequence[Subject]], Sequence[Found]],
+        note_seconds: Callable[[History, float], None],
     ) -> dict[str, Found]:
         """What `render` finds in one subject of each item; an item for which it finds nothing has failed."""
         if not items:
@@ -340,13 +343,13 @@ class Worker:
                 self._fail(items[0].concept_id, str(error))
                 return {}
             apart = [
-                self._rendered([item], [subject], render)
+                self._rendered([item], [subject], render, note_seconds)
                 for item, subject in zip(items, subjects, strict=True)
             ]
             return {concept_id: one for some in apart for concept_id, one in some.items()}
         share = (time.monotonic() - start) / len(items)
         for item in items:
-            item.history.add_review(share)
+            note_seconds(item.history, share)
         return {item.concept_id: one for item, one in zip(items, found, strict=True)}
 
     def _write_samples(self, item: Item, step: int, found: Review) -> None:

@@ -127,9 +127,11 @@ def main() -> None:
             rule = Rule.parse(text, sampling)
         except ValueError:
             parser.error(f"{text!r} isn't EVERY/PATIENCE/STEPS[/SAMPLING]")
-        if rule.every % options.every or not rule.every <= rule.steps <= options.steps:
+        looks_at = rule.looks_at(given.stopping)
+        if rule.every % options.every or rule.steps > options.steps or not looks_at:
             parser.error(
-                f"{rule}: needs a multiple of --every {options.every} and at most --steps {options.steps}"
+                f"{rule}: needs a multiple of --every {options.every}, at most --steps {options.steps}, "
+                f"and a look at step {given.stopping.min_steps} (stopping.min_steps) or later"
             )
         rules.append(rule)
     config = given.override(["stopping.rule=none", f"training.steps={options.steps}"])

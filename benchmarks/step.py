@@ -1,9 +1,9 @@
-"""How fast the packed step is: pack sizes 1, 2, 4, ... by precision, with and without torch.compile
-and activation checkpointing.
+"""How fast the packed step is: pack sizes 1, 2, 4, ... by precision, with and without torch.compile,
+channels-last weights and activation checkpointing.
 
     python benchmarks/step.py [--model mini-sd|sd15|sdxl|FOLDER] [--batch-size 4] [--max-pack 16]
-                              [--dtypes float32,bfloat16] [--compile off,on] [--checkpointing off,on]
-                              [--repeats 3] [--json PATH]
+                              [--dtypes float32,tf32,bfloat16] [--compile off,on] [--channels-last off,on]
+                              [--checkpointing off,on] [--repeats 3] [--json PATH]
 
 One process, no Ray, no network. All variants are held in memory side by side and take turns, so that a machine's
 moods meet all of them; a figure is the median of its turns. Ratios within one run are what counts.
@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import measure, random_models
 from textinv_ray.concept import Concept
 from textinv_ray.config import JobConfig
-from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.backbone import DTYPES, Backbone
 from textinv_ray.inversion.compiled import CompiledUNet
 from textinv_ray.inversion.pack import Pack, is_out_of_memory
 from textinv_ray.inversion.task import ConceptTask
@@ -39,6 +39,8 @@ from textinv_ray.prompts import templates
 from textinv_ray.tokenizer import BUNDLED
 
 WARM_UP_STEPS = 3
+TF32 = "tf32"
+"""Float32, but for matrix products on a GPU; its convolutions are in TensorFloat-32 by torch's default."""
 
 
 @dataclass
@@ -47,6 +49,7 @@ class Case:
 
     dtype: str
     compiled: CompiledUNet | None
+    channels_last: bool
     pack: Pack
     batch_size: int
     memory_mb: float = 0.0
@@ -58,6 +61,7 @@ class Case:
 
     def take_turn(self, seconds: float) -> None:
         """Steps for about so long, and notes the samples per second."""
+        use(self.dtype)
         self.pack.backbone.compiled = self.compiled
         start, steps = measure.now(), 0
         while steps < 2 or time.perf_counter() - start < seconds:
@@ -93,8 +97,15 @@ def concept(number: int, resolution: int, batch_size: int) -> Concept:
     )
 
 
+def use(dtype: str) -> None:
+    """Lets a GPU's matrix products of float32 have the precision of TensorFloat-32, or not: torch's default."""
+    torch.set_float32_matmul_precision("high" if dtype == TF32 else "highest")
+
+
 def load(model: str, dtype: str) -> Backbone:
     """A model of random weights by its size's name, a bundled one, or one from a folder."""
+    use(dtype)
+    dtype = "float32" if dtype == TF32 else dtype
     if model in random_models.SIZES:
         return random_models.load(model, dtype)
     return Backbone.load(str(BUNDLED / model) if (BUNDLED / model).is_dir() else model, dtype=dtype)
@@ -140,17 +151,23 @@ def run(pack: Pack, steps: int) -> None:
 
 
 def cases_of(
-    backbone: Backbone, config: JobConfig, compiled: bool, max_pack: int, batch_size: int
+    backbone: Backbone,
+    config: JobConfig,
+    dtype: str,
+    max_pack: int,
+    batch_size: int,
+    *,
+    compiled: bool,
+    channels_last: bool,
 ) -> list[Case]:
     """Warmed-up packs of 1, 2, 4, ... concepts, as far as they fit into memory."""
     cases, size = [], 1
-    dtype = str(backbone.dtype).removeprefix("torch.")
     while size <= max_pack:
         try:
             pack, backbone.compiled = filled(backbone, config, size, batch_size), None
             if compiled and not compile_step(backbone, pack.tasks[0], size, config):
                 break
-            case = Case(dtype, backbone.compiled, pack, batch_size)
+            case = Case(dtype, backbone.compiled, channels_last, pack, batch_size)
             warm_up(case)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -172,9 +189,10 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--max-pack", type=int, default=16)
     parser.add_argument(
-        "--dtypes", default="auto", help="auto, float32, float16, bfloat16; several with commas"
+        "--dtypes", default="auto", help="auto, float32, tf32, float16, bfloat16; several with commas"
     )
     parser.add_argument("--compile", default="off", help="off, on, or off,on")
+    parser.add_argument("--channels-last", default="off", help="weights of the UNet: off, on, or off,on")
     parser.add_argument("--checkpointing", default="off", help="of activations: off, on, or off,on")
     parser.add_argument("--seconds", type=float, default=2.0, help="of one turn")
     parser.add_argument("--repeats", type=int, default=3, help="turns of each variant")
@@ -187,45 +205,57 @@ def main() -> None:
     torch._dynamo.config.recompile_limit = 100  # beyond it nothing is compiled, without a word
     print(f"{options.model}, batch size {options.batch_size}, on {measure.machine_line()}")
     flop, cases = 0.0, []
-    variants = (options.dtypes, options.checkpointing, options.compile)
-    for dtype, checkpointing, compiled in product(*(names.split(",") for names in variants)):
+    variants = (options.dtypes, options.channels_last, options.checkpointing, options.compile)
+    for dtype, channels_last, checkpointing, compiled in product(*(names.split(",") for names in variants)):
         backbone = load(options.model, dtype)
         flop = flop or flop_per_sample(backbone, config)
+        if channels_last == "on":
+            backbone.unet.to(memory_format=torch.channels_last)
         if checkpointing == "on":
             backbone.checkpoint_activations()
-        cases += cases_of(backbone, config, compiled == "on", options.max_pack, options.batch_size)
+        cases += cases_of(
+            backbone,
+            config,
+            dtype if dtype == TF32 else str(backbone.dtype).removeprefix("torch."),
+            options.max_pack,
+            options.batch_size,
+            compiled=compiled == "on",
+            channels_last=channels_last == "on",
+        )
     if not cases:
         raise SystemExit("nothing fits into memory")
 
-    peaks = dict.fromkeys((case.pack.backbone.dtype for case in cases), 0.0)
+    peaks = dict.fromkeys((case.dtype for case in cases), 0.0)
     for _ in range(options.repeats):
         for dtype in peaks:
-            peaks[dtype] = max(peaks[dtype], measure.matmul_flops(dtype))
+            use(dtype)
+            peaks[dtype] = max(peaks[dtype], measure.matmul_flops(DTYPES[dtype.replace(TF32, "float32")]))
         for case in cases:
             case.take_turn(options.seconds)
     rows: list[dict[str, Any]] = [
         {
             "dtype": case.dtype,
             "compile": "on" if case.compiled else "off",
+            "channels last": "on" if case.channels_last else "off",
             "checkpointing": "on" if case.pack.backbone.checkpoints_activations else "off",
             "pack": case.pack.size,
             "samples/s": case.samples_per_second,
             "to the first": case.samples_per_second / cases[0].samples_per_second,
-            "share of peak": case.samples_per_second * flop / peaks[case.pack.backbone.dtype],
+            "share of peak": case.samples_per_second * flop / peaks[case.dtype],
             "memory, MB": case.memory_mb,
         }
         for case in cases
     ]
     print(measure.table(rows))
     print(f"{flop / 1e9:.4g} GFLOP a sample, forward and backward; matrix products reach", end=" ")
-    print(", ".join(f"{peak / 1e12:.3g} TFLOP/s in {str(dtype)[6:]}" for dtype, peak in peaks.items()))
+    print(", ".join(f"{peak / 1e12:.3g} TFLOP/s in {dtype}" for dtype, peak in peaks.items()))
     measure.write_json(
         options.json,
         {
             "model": options.model,
             "batch_size": options.batch_size,
             "flop_per_sample": flop,
-            "matmul_flops": {str(dtype)[6:]: peak for dtype, peak in peaks.items()},
+            "matmul_flops": peaks,
             "steps": rows,
         },
     )

@@ -37,8 +37,8 @@ class ModelConfig(Strict):
     variant: str | None = None
     """Weights variant of a Hub id or folder, such as `fp16`."""
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
-    """Precision of the frozen model. `auto`: float16 on CUDA, bfloat16 on CPUs with matrix units for it (Intel
-    AMX), float32 elsewhere. Words are always float32."""
+    """Precision of the frozen model. `auto`: float16 on CUDA, bfloat16 on CPUs with instructions for it (AMX,
+    AVX512_BF16), float32 elsewhere. Words are always float32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute. `auto`: the worker's GPU when it has one."""
 

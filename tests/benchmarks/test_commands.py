@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def manifest(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+def figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., dict[str, Any]]]:
     """Runs a benchmark in this process and returns what it wrote as JSON."""
 
     def run(module: Any, *options: str) -> dict[str, Any]:
@@ -74,7 +74,8 @@ def figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., di
         module.main()
         return dict(json.loads(path.read_text()))
 
-    return run
+    yield run
+    torch.set_float32_matmul_precision("highest")
 
 
 def command(name: str, *options: str) -> dict[str, Any]:
@@ -100,6 +101,11 @@ def test_step(figures: Callable[..., dict[str, Any]]) -> None:
     assert all(row["samples/s"] > 0 and 0 < row["share of peak"] < 1 for row in found["steps"])
     found = figures(step, "--model=tiny", "--max-pack=1", "--seconds=0.01", "--checkpointing=off,on")
     assert [row["checkpointing"] for row in found["steps"]] == ["off", "on"]
+    found = figures(
+        step, "--model=tiny", "--max-pack=1", "--seconds=0.01", "--channels-last=on,off", "--dtypes=tf32"
+    )
+    assert [row["channels last"] for row in found["steps"]] == ["on", "off"]
+    assert list(found["matmul_flops"]) == ["tf32"]
 
 
 def test_quality_vs_steps(
@@ -236,6 +242,7 @@ def test_fewer_steps(figures: Callable[..., dict[str, Any]], manifest: str, sett
 
 
 def test_clip_rule(figures: Callable[..., dict[str, Any]], manifest: str, settings: list[str]) -> None:
+    settings += ["--set", "stopping.min_steps=1"]
     options = ["--steps=4", "--every=1", "--images=1", f"--manifest={manifest}", *settings]
     found = figures(clip_rule, "--rules=1/9/4,1/1/4/2,2/1/2,2/9/4/1", *options)
     rules = [row["every/patience/steps/sampling"] for row in found["table"]]
@@ -247,6 +254,8 @@ def test_clip_rule(figures: Callable[..., dict[str, Any]], manifest: str, settin
     assert found["table"][0]["best"] == round(sum(best) / len(best))
     with pytest.raises(SystemExit, match="2"):
         figures(clip_rule, "--rules=3/1/4", "--every=2", *options[2:])
+    with pytest.raises(SystemExit, match="2"):
+        figures(clip_rule, "--rules=1/1/4", *options, "--set", "stopping.min_steps=5")
 
 
 @pytest.mark.parametrize(

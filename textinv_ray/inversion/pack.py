@@ -241,8 +241,8 @@ class Pack:
     def _to_device(self, tensor: Tensor) -> Tensor:
         """To the model's device, without waiting for it."""
         if self.backbone.device.type == "cuda":
-            return tensor.pin_memory().to(self.backbone.device, non_blocking=True)
-        return tensor
+            tensor = tensor.pin_memory()
+        return tensor.to(self.backbone.device, non_blocking=True)
 
 
 @torch.no_grad()

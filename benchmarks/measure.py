@@ -94,7 +94,8 @@ class PeakMemory:
     """While entered, samples the memory of a process and all its descendants; `bytes` is the most seen.
 
     As often as `every_s` says, but less often where a sample is dear (with Ray's many processes 80 ms), so that at
-    most a fiftieth of a core goes into it. On a GPU `device_bytes` is the most that was in use on the whole device above what was in the beginning.
+    most a fiftieth of a core goes into it. On a GPU `device_bytes` is the most that was in use on the whole device
+    above what was in the beginning.
     """
 
     def __init__(self, process_id: int | None = None, every_s: float = 0.5) -> None:

@@ -132,6 +132,17 @@ def test_half_precision_by_choice(tiny_sd: Path) -> None:
     assert backbone.word_dtype == torch.float32
 
 
+@pytest.mark.parametrize(("dtype", "mapped"), [("float32", True), ("bfloat16", False)])
+def test_workers_of_a_node_share_weights_of_the_files_precision(
+    tiny_sd: Path, tmp_path: Path, dtype: str, mapped: bool
+) -> None:
+    folder = shutil.copytree(tiny_sd, tmp_path / "sd")
+    backbone = Backbone.load(str(folder), device="cpu", dtype=dtype)
+    files = Path("/proc/self/maps").read_text()
+    for name in ("unet", "vae", "text_encoder"):
+        assert (str(folder / name) in files) == mapped, backbone
+
+
 def test_the_fastest_precision_of_a_cpu(tiny_sd: Path) -> None:
     able = torch.cpu.get_capabilities()
     expected = torch.bfloat16 if able.get("amx_bf16") or able.get("avx512_bf16") else torch.float32

@@ -77,6 +77,7 @@ STOPPING = {
 }
 
 
+@pytest.mark.slow  # compiles, twice
 @pytest.mark.parametrize("rule", ["dvar", "clip"])
 def test_packed_equals_alone_with_everything_switched_on(compiling: Bench, rule: str) -> None:
     """A compiled step with free slots, checkpointed activations, words that end early and others in their slots."""

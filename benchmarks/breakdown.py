@@ -48,7 +48,7 @@ STEP: Parts = [
 
 
 class Clock:
-    """Seconds by part."""
+    """Seconds by part, of one thread: what others do, such as writing, isn't part of a worker's time."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -156,7 +156,7 @@ def of_concept(config: JobConfig, limit: int | None) -> list[dict[str, Any]]:
     from benchmarks import job
     from tests.service.bench import Bench
     from textinv_ray.inversion.scoring import Scorer
-    from textinv_ray.service import models, outcome, worker
+    from textinv_ray.service import models, worker
     from textinv_ray.service.store import Store
     from textinv_ray.service.worker import Worker
 
@@ -167,7 +167,6 @@ def of_concept(config: JobConfig, limit: int | None) -> list[dict[str, Any]]:
         ("refilling the pack", Pack, "add"),
         ("samples and scores", worker, "review"),
         ("looks at pictures", worker, "looks"),
-        ("grids of pictures", outcome, "sample_grid"),
         ("results and histories", Worker, "_finish"),
         ("checkpoints", Worker, "_save"),
     ]

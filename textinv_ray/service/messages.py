@@ -114,8 +114,8 @@ def print_results(
         if len(results) > _SHOWN_ROWS:
             console.print(f"(the {_SHOWN_ROWS} least similar of {len(results)}; results.parquet has all)")
         console.print(
-            "(similarity of the initializer word -> of the learned word; seconds: of a worker's time, "
-            + " and ".join(f"{share:.0%} of it for {what}" for what, share in _shares(results).items())
+            "(similarity of the initializer word -> of the learned word; seconds: of a worker's time, of which "
+            + ", ".join(f"{share:.0%} for {what}" for what, share in _shares(results).items())
             + ")"
         )
     console.print()

@@ -118,12 +118,12 @@ class PeakMemory:
         self._thread.join()
 
     def _watch(self) -> None:
-        pause = 0.0
-        while not self._end.wait(pause):
+        while True:  # once at least, however short it was
             start = time.thread_time()
             self.bytes = max(self.bytes, _tree_bytes(self._process))
             self.device_bytes = max(self.device_bytes, _device_bytes() - self._device_before)
-            pause = max(self._every_s, 50 * (time.thread_time() - start))
+            if self._end.wait(max(self._every_s, 50 * (time.thread_time() - start))):
+                return
 
 
 def _tree_bytes(process: psutil.Process) -> int:

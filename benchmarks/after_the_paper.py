@@ -39,18 +39,20 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from textinv_ray import manifest as manifests
-from textinv_ray import prepare
-from textinv_ray.concept import Concept
-from textinv_ray.config import JobConfig
+from textinv_ray.concepts import prepare
+from textinv_ray.concepts.concept import Concept
+from textinv_ray.config.job import JobConfig
+from textinv_ray.experiments import ablation_table
+from textinv_ray.experiments.ablation_table import Score
 from textinv_ray.inversion import words
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.pack import Pack
 from textinv_ray.inversion.review import Subject, review
 from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.inversion.task import ConceptTask
-from textinv_ray.service import ablation_table, loading, models
-from textinv_ray.service.ablation_table import Score
+from textinv_ray.manifest import checks
+from textinv_ray.manifest import reader as manifests
+from textinv_ray.service.models import loading, sources
 
 BASE = "base"
 METHODS = (BASE, "text-encoder", "clip-word", "clip-words", "per-layer")
@@ -266,8 +268,8 @@ def _seconds(action: Callable[[], Any]) -> float:
 
 def read_concepts(uri: str, config: JobConfig, seeds: int, limit: int | None) -> dict[Run, Concept]:
     """Every concept of a manifest with every seed, as jobs/ablate.py has them. Captions are left out."""
-    source, facts = manifests.open(uri), models.facts(config.model)
-    source.check(config)
+    source, facts = manifests.open(uri), sources.facts(config.model)
+    checks.check(source, config)
     found = {}
     for row in itertools.islice(source.rows(), limit):
         row.pop("captions", None)

@@ -28,13 +28,13 @@ from torch import Tensor
 from benchmarks import job, measure
 from benchmarks.public_script import BATCH_SIZE, STEPS, PublicScript, write_images
 from benchmarks.public_script import Run as ScriptRun
-from textinv_ray.concept import Concept
-from textinv_ray.config import JobConfig
+from textinv_ray.concepts.concept import Concept
+from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.formats import read_words
 from textinv_ray.inversion.review import Subject, review
 from textinv_ray.inversion.scoring import Scorer
-from textinv_ray.service import models
+from textinv_ray.service.models import sources
 
 SCORES = {"clip_image_similarity": "CLIP image similarity", "clip_text_similarity": "CLIP text similarity"}
 
@@ -75,7 +75,7 @@ def learn(
     First the script's words that are neither timed nor in `options.words`, then our job, half of the timed ones, our
     job, the other half, our job: so for three repeats.
     """
-    facts, model = models.facts(config.model), models.resolve(config.model.path)
+    facts, model = sources.facts(config.model), sources.resolve(config.model.path)
     manifest, shelf = manifest_of(concepts, folder), options.words or folder
     others, timed = concepts[: -options.timed], concepts[-options.timed :]
     words = {one.concept_id: shelf / script.name_of(one, facts.identity) for one in others}
@@ -108,8 +108,8 @@ def scores(
     concepts: list[Concept], words: dict[str, dict[str, Tensor | None]], config: JobConfig
 ) -> dict[str, dict[str, dict[str, float]]]:
     """By side, concept (seeds averaged) and score: the same prompts and noise for all sides."""
-    backbone = Backbone.load(models.resolve(config.model.path), dtype=config.model.dtype)
-    scorer = Scorer.load(models.resolve(config.scoring.model))
+    backbone = Backbone.load(sources.resolve(config.model.path), dtype=config.model.dtype)
+    scorer = Scorer.load(sources.resolve(config.scoring.model))
     pictures: dict[Any, Any] = {}
     found: dict[str, dict[str, dict[str, float]]] = {}
     for side, vectors in words.items():

@@ -29,7 +29,7 @@ import torch
 
 from benchmarks import measure
 from benchmarks.step import WARM_UP_STEPS, filled, load, run
-from textinv_ray.config import JobConfig
+from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion import pack as packs
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.pack import Pack
@@ -154,11 +154,12 @@ def of_concept(config: JobConfig, limit: int | None) -> list[dict[str, Any]]:
     import ray
 
     from benchmarks import job
-    from tests.service.bench import Bench
+    from tests.support.bench import Bench
     from textinv_ray.inversion.scoring import Scorer
-    from textinv_ray.service import models, worker
-    from textinv_ray.service.store import Store
-    from textinv_ray.service.worker import Worker
+    from textinv_ray.service.models import sources
+    from textinv_ray.service.store.store import Store
+    from textinv_ray.service.worker import worker
+    from textinv_ray.service.worker.worker import Worker
 
     parts: Parts = [
         ("choosing the pack size", worker, "pack_size"),
@@ -176,8 +177,8 @@ def of_concept(config: JobConfig, limit: int | None) -> list[dict[str, Any]]:
         start = time.perf_counter()
         concepts = job.concepts_of(str(job.EXAMPLES), config, limit)
         prepared = time.perf_counter() - start
-        backbone = Backbone.load(models.resolve(config.model.path), dtype=config.model.dtype)
-        scorer = Scorer.load(models.resolve(config.scoring.model))
+        backbone = Backbone.load(sources.resolve(config.model.path), dtype=config.model.dtype)
+        scorer = Scorer.load(sources.resolve(config.scoring.model))
         with tempfile.TemporaryDirectory() as folder, watched(parts, clock):
             bench = Bench(backbone, scorer, config, Store(folder))
             start = time.perf_counter()

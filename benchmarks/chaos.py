@@ -28,9 +28,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
-from tests.service import jobs
-from tests.service.jobs import Job, Nodes, ended, processes
-from tests.service.s3 import BUCKET, S3Server
+from tests.support import jobs
+from tests.support.jobs import Job, Nodes, ended, processes
+from tests.support.s3 import BUCKET, S3Server
 
 PAUSE_S = (4.0, 30.0)  # between faults
 HANG_S = 15.0  # longer than a lease lives
@@ -85,7 +85,7 @@ class Chaos:
         kinds = {
             "worker killed": (6, lambda: self._signal("RayTrainWorker", signal.SIGKILL)),
             "worker hung": (3, self._hang),
-            "feed killed": (2, lambda: self._signal("ray::Feed", signal.SIGKILL)),
+            "feed killed": (2, lambda: self._signal("ray::Scheduler", signal.SIGKILL)),
             "trainer controller killed": (2, lambda: self._signal("TrainController", signal.SIGKILL)),
             "fleet killed": (1, lambda: self._signal("ray::Fleet", signal.SIGKILL)),
             "node killed, another comes": (2, self._lose_a_node),

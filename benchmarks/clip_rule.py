@@ -29,15 +29,15 @@ from torch import Tensor
 
 from benchmarks import fewer_steps, job, measure
 from benchmarks.against_script import SCORES, with_seeds
-from textinv_ray.concept import Concept
-from textinv_ray.config import JobConfig
+from textinv_ray.concepts.concept import Concept
+from textinv_ray.config.job import JobConfig
+from textinv_ray.config.training import StoppingConfig
 from textinv_ray.inversion import stopping
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.review import Pictures, Subject, looks
 from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.inversion.task import ConceptTask
-from textinv_ray.service import models
-from textinv_ray.training_config import StoppingConfig
+from textinv_ray.service.models import sources
 
 RULES = "20/6/400,20/6/400/10,20/3/200,20/4/200,20/8/400,20/10/600,20/30/600"
 CONCEPTS_AT_ONCE = 16
@@ -135,8 +135,8 @@ def main() -> None:
             )
         rules.append(rule)
     config = given.override(["stopping.rule=none", f"training.steps={options.steps}"])
-    backbone = Backbone.load(models.resolve(config.model.path), dtype=config.model.dtype)
-    scorer = Scorer.load(models.resolve(config.scoring.model))
+    backbone = Backbone.load(sources.resolve(config.model.path), dtype=config.model.dtype)
+    scorer = Scorer.load(sources.resolve(config.scoring.model))
     print(f"{options.config} on {measure.machine_line()}", flush=True)
 
     concepts = with_seeds(job.concepts_of(options.manifest, config, options.limit), options.seeds)

@@ -22,16 +22,16 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from textinv_ray.config import JobConfig
-from textinv_ray.errors import UserError
+from textinv_ray.config.job import JobConfig
+from textinv_ray.experiments.ablation_table import interval
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.evaluation import IMAGE_PROMPTS, Subject
 from textinv_ray.inversion.generation import Request, generate
 from textinv_ray.inversion.scoring import Scorer, image_similarity
-from textinv_ray.service import loading
-from textinv_ray.service.ablation_table import interval
-from textinv_ray.service.evaluate import read_subject
-from textinv_ray.service.store import Store
+from textinv_ray.service.batch.evaluate import read_subject
+from textinv_ray.service.models import loading
+from textinv_ray.service.store.store import Store
+from textinv_ray.util.errors import UserError
 
 BOTH_PROMPT = "a photo of {object} in the style of {style}"
 SCALE, LABEL, SHOWN_BOTH = 2, 150, 4

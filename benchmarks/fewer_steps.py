@@ -35,14 +35,15 @@ from torch import Tensor
 
 from benchmarks import job, measure
 from benchmarks.against_script import SCORES
-from textinv_ray.concept import Concept
-from textinv_ray.config import JobConfig
+from textinv_ray.concepts.concept import Concept
+from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.draws import Draws
 from textinv_ray.inversion.pack import Pack
 from textinv_ray.inversion.review import Pictures, Subject, review
 from textinv_ray.inversion.scoring import Scorer
-from textinv_ray.inversion.task import ConceptTask, Draws
-from textinv_ray.service import models
+from textinv_ray.inversion.task import ConceptTask
+from textinv_ray.service.models import sources
 
 BASE = "base"
 AVERAGES = {"averaged-half": 0.5, "averaged-quarter": 0.25}
@@ -210,8 +211,8 @@ def main() -> None:
         parser.error(f"no variant {', '.join(unknown)} (known: {', '.join(VARIANTS)})")
     at = sorted({int(step) for step in options.at.split(",")})
     config = JobConfig.load(options.config, ["stopping.rule=none", *options.set, f"training.steps={at[-1]}"])
-    backbone = Backbone.load(models.resolve(config.model.path), dtype=config.model.dtype)
-    scorer = Scorer.load(models.resolve(config.scoring.model))
+    backbone = Backbone.load(sources.resolve(config.model.path), dtype=config.model.dtype)
+    scorer = Scorer.load(sources.resolve(config.scoring.model))
     seen: Pictures = {}
     print(f"{options.config} on {measure.machine_line()}", flush=True)
 

@@ -16,14 +16,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.measure import PeakMemory
-from textinv_ray import manifest as manifests
-from textinv_ray import prepare
-from textinv_ray.concept import Concept
-from textinv_ray.config import JobConfig
+from textinv_ray.concepts import prepare
+from textinv_ray.concepts.concept import Concept
+from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion.words import load_learned_embeds
-from textinv_ray.service import models
-from textinv_ray.service.history import History
-from textinv_ray.service.store import Store
+from textinv_ray.manifest import checks
+from textinv_ray.manifest import reader as manifests
+from textinv_ray.service.models import sources
+from textinv_ray.service.store.history import History
+from textinv_ray.service.store.store import Store
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 EXAMPLES = REPOSITORY / "examples" / "manifest.parquet"
@@ -54,8 +55,8 @@ class Run:
 
 def concepts_of(manifest: str, config: JobConfig, limit: int | None = None) -> list[Concept]:
     """The rows of a manifest with their images, prepared as the job would; captions, which few have, are left out."""
-    opened, facts = manifests.open(manifest), models.facts(config.model)
-    opened.check(config)
+    opened, facts = manifests.open(manifest), sources.facts(config.model)
+    checks.check(opened, config)
     rows = [
         {name: value for name, value in row.items() if name != "captions"}
         for row in itertools.islice(opened.rows(), limit)

@@ -19,7 +19,7 @@ from pathlib import Path
 from PIL import Image
 
 from benchmarks.measure import PeakMemory
-from textinv_ray.concept import Concept
+from textinv_ray.concepts.concept import Concept
 
 STEPS = 3000
 BATCH_SIZE = 4

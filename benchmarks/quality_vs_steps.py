@@ -27,15 +27,15 @@ from torch import Tensor
 
 from benchmarks import job, measure
 from benchmarks.against_script import SCORES, with_seeds
-from textinv_ray.concept import Concept
-from textinv_ray.config import JobConfig
+from textinv_ray.concepts.concept import Concept
+from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.pack import Pack
 from textinv_ray.inversion.review import Subject, looks, review
 from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.inversion.tuning import choose_pack_size
-from textinv_ray.service import models
+from textinv_ray.service.models import sources
 
 SHOWN = ("", "steps", "seconds", *SCORES.values())
 
@@ -61,7 +61,7 @@ def learn(
         start, due = measure.now(), [task for task in tasks if task.look_due]
         subjects = [Subject(task.concept, task.vectors) for task in due]
         for task, score in zip(due, looks(backbone, scorer, subjects, config) if due else [], strict=True):
-            task.looked(score)
+            task.record(score)
         for task in due:
             seconds[task.concept.concept_id] += (measure.now() - start) / len(due)
 
@@ -81,7 +81,7 @@ def learn(
             due = [task for task in pack.tasks if task.look_due]
             look(due)
             for task in due:
-                task.judge()
+                task.apply_stopping()
                 if task.done:
                     pack.remove(task)
                     leavers.append(task)
@@ -171,10 +171,10 @@ def main() -> None:
             f"scoring.num_images={options.images}",
         ],
     )
-    model = models.resolve(plain.model.path)
+    model = sources.resolve(plain.model.path)
     backbone, scorer = (
         Backbone.load(model, dtype=plain.model.dtype),
-        Scorer.load(models.resolve(plain.scoring.model)),
+        Scorer.load(sources.resolve(plain.scoring.model)),
     )
     print(f"{options.config} on {measure.machine_line()}", flush=True)
 

@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from textinv_ray.inversion.backbone import Backbone, choose_device, choose_dtype
-from textinv_ray.tokenizer import BUNDLED
+from textinv_ray.manifest.vocabulary import BUNDLED
 
 SIZES: dict[str, dict[str, Any]] = {
     # The configurations of stable-diffusion-v1-5 and of stable-diffusion-xl-base-1.0.

@@ -30,14 +30,19 @@ import pyarrow.parquet as pq
 import ray
 import torch
 
-from textinv_ray import manifest as manifests
-from textinv_ray.concept import Concept
-from textinv_ray.config import JobConfig
+from textinv_ray.concepts.concept import Concept
+from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion.review import Review
-from textinv_ray.service import fleet, models, outcome, plan, results, worker
-from textinv_ray.service.fleet import Size
-from textinv_ray.service.preparation import Preparation
-from textinv_ray.service.store import Store
+from textinv_ray.manifest import checks
+from textinv_ray.manifest import reader as manifests
+from textinv_ray.service.cluster.layout import WorkerLayout
+from textinv_ray.service.intake import plan
+from textinv_ray.service.intake.preparation import Preparation
+from textinv_ray.service.models import sources
+from textinv_ray.service.scheduling.client import start_scheduler
+from textinv_ray.service.store.store import Store
+from textinv_ray.service.views import results_table
+from textinv_ray.service.worker import artifacts, worker
 
 STEPS = 20
 PICTURE = np.zeros((1, 16, 16, 3), np.uint8)
@@ -110,7 +115,7 @@ def simulate(feed: Any, output: str, config: dict[str, Any], pack_size: int, ste
     worker.review = lambda _backbone, _scorer, subjects, **_: [
         Review({"a photo of {}": PICTURE}, 0.5, 0.25) for _ in subjects
     ]
-    outcome.nearest_words = lambda *_: ["cat"]
+    artifacts.nearest_words = lambda *_: ["cat"]
     worker.Worker(feed, Store(output), None, None, JobConfig.from_dict(config)).run()  # type: ignore[arg-type]
 
 
@@ -129,22 +134,22 @@ def write_manifest(folder: Path, rows: int) -> Path:
 
 def feed_process() -> psutil.Process:
     for child in psutil.Process().children(recursive=True):
-        if child.name().startswith("ray::Feed"):
+        if child.name().startswith("ray::Scheduler"):
             return child
     raise RuntimeError("no feed")
 
 
 def learn(path: Path, output: Path, config: JobConfig, workers: int) -> dict[str, float]:
     """Runs the job. Returns seconds and memory."""
-    opened, facts, store = manifests.open(str(path)), models.facts(config.model), Store(str(output))
+    opened, facts, store = manifests.open(str(path)), sources.facts(config.model), Store(str(output))
     began = time.perf_counter()
-    opened.check(config)
+    checks.check(opened, config)
     checked = time.perf_counter()
     todo = plan.make(opened, config, facts, store)
     planned = time.perf_counter()
-    size = Size(workers, 1.0, 0.0, 0.1)
+    size = WorkerLayout(workers, 1.0, 0.0, 0.1)
     rows = Preparation(opened, config, facts, store.uri, (), size.prepare_cpus)
-    feed = fleet.start_feed(rows, todo.todo, store.uri, config, size)
+    feed = start_scheduler(rows, todo.todo, store.uri, config, size)
     workers_running = [work.remote(feed, store.uri, config.to_dict()) for _ in range(workers)]
     cursor, first, memory = 0, 0.0, []
     while True:
@@ -188,14 +193,14 @@ def again(path: Path, output: Path, config: JobConfig) -> dict[str, float]:
     store = Store(str(output))
     start = time.perf_counter()
     opened = manifests.open(str(path))
-    opened.check(config)
-    todo = plan.make(opened, config, models.facts(config.model), store)
+    checks.check(opened, config)
+    todo = plan.make(opened, config, sources.facts(config.model), store)
     restarted = time.perf_counter()
     if todo.todo:
         raise SystemExit(f"{len(todo.todo)} concepts are not recognised as done")
     listed = sum(1 for _ in store.results())
     at_list = time.perf_counter()
-    written = results.write(store)
+    written = results_table.write(store)
     at_end = time.perf_counter()
     if not listed == written == len(todo.done):
         raise SystemExit(f"{len(todo.done)} done, {listed} listed, {written} in results.parquet")

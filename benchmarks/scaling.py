@@ -27,13 +27,15 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 import ray
 
 from benchmarks import job, measure, scale
-from textinv_ray import manifest as manifests
-from textinv_ray.config import JobConfig
-from textinv_ray.service import fleet, models, plan
-from textinv_ray.service.fleet import Size
-from textinv_ray.service.outcome import png
-from textinv_ray.service.preparation import Preparation
-from textinv_ray.service.store import Store
+from textinv_ray.config.job import JobConfig
+from textinv_ray.manifest import reader as manifests
+from textinv_ray.service.cluster.layout import WorkerLayout
+from textinv_ray.service.intake import plan
+from textinv_ray.service.intake.preparation import Preparation
+from textinv_ray.service.models import sources
+from textinv_ray.service.scheduling.client import start_scheduler
+from textinv_ray.service.store.pictures import png
+from textinv_ray.service.store.store import Store
 
 PACK_SIZE = 16
 ROUNDS = 4
@@ -86,10 +88,10 @@ def simulated(workers: int, seconds: float, folder: Path) -> dict[str, Any]:
     folder.mkdir()
     path, output, ready = scale.write_manifest(folder, concepts), folder / "out", folder / "ready"
     ready.mkdir()
-    opened, facts, store = manifests.open(str(path)), models.facts(config.model), Store(str(output))
+    opened, facts, store = manifests.open(str(path)), sources.facts(config.model), Store(str(output))
     todo = plan.make(opened, config, facts, store).todo
-    size = Size(workers, 1.0, 0.0, 0.1)
-    feed = fleet.start_feed(
+    size = WorkerLayout(workers, 1.0, 0.0, 0.1)
+    feed = start_scheduler(
         Preparation(opened, config, facts, store.uri, (), size.prepare_cpus), todo, store.uri, config, size
     )
     arguments = (feed, store.uri, config.to_dict(), seconds / scale.STEPS, str(ready), workers)

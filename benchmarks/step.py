@@ -28,15 +28,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import measure, random_models
-from textinv_ray.concept import Concept
-from textinv_ray.config import JobConfig
+from textinv_ray.concepts.concept import Concept
+from textinv_ray.concepts.templates import templates
+from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion.backbone import DTYPES, Backbone
 from textinv_ray.inversion.compiled import CompiledUNet
 from textinv_ray.inversion.pack import Pack, is_out_of_memory
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.inversion.tuning import compile_step
-from textinv_ray.prompts import templates
-from textinv_ray.tokenizer import BUNDLED
+from textinv_ray.manifest.vocabulary import BUNDLED
 
 WARM_UP_STEPS = 3
 TF32 = "tf32"

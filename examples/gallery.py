@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from textinv_ray import images, manifest
-from textinv_ray.config import JobConfig
+from textinv_ray.concepts import images
+from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion import Backbone, load_learned_embeds, sample_images
-from textinv_ray.service import models
+from textinv_ray.manifest import reader
+from textinv_ray.service.models import sources
 
 EDITS = {
     "object": ("a photo of a {} on a blue background", "a photo of a {} with sunglasses"),
@@ -47,8 +48,8 @@ def row_of_pictures(backbone: Backbone, row: dict, folder: Path, config: JobConf
 
 def main() -> None:
     output, target = Path(sys.argv[1]), Path(sys.argv[2])
-    config, source = JobConfig.load("mini"), manifest.open("examples/manifest.parquet")
-    backbone = Backbone.load(models.resolve(config.model.path))
+    config, source = JobConfig.load("mini"), reader.open("examples/manifest.parquet")
+    backbone = Backbone.load(sources.resolve(config.model.path))
     rows = list(source.rows())
     label = 110
     sheet = Image.new("RGB", (label + 7 * SIZE * SCALE + 24, len(rows) * SIZE * SCALE + 18), "white")

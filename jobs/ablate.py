@@ -19,9 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import typer
 
-from textinv_ray.cli import ConfigOption, ManifestArgument, SetOption
-from textinv_ray.config import JobConfig
-from textinv_ray.errors import UserError
+from textinv_ray.cli.jobs import ConfigOption, ManifestArgument, SetOption
+from textinv_ray.config.job import JobConfig
+from textinv_ray.util.errors import UserError
 
 
 def ablate(
@@ -43,8 +43,8 @@ def ablate(
     overrides: SetOption = None,
 ) -> None:
     """Learn every variant of every concept, and compare reconstruction and editability."""
-    from textinv_ray.service import ablation
-    from textinv_ray.service import set_sizes as sizes
+    from textinv_ray.experiments import ablation
+    from textinv_ray.experiments import image_counts as sizes
 
     try:
         # What is compared has taken the same steps, unless somebody wants it otherwise.

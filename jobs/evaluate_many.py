@@ -13,7 +13,7 @@ from pathlib import Path
 # In a submitted job the package lies beside this folder, and need not be installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from textinv_ray.cli import main
+from textinv_ray.cli.jobs import main
 
 if __name__ == "__main__":
     main(["evaluate", *sys.argv[1:]])

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests import tiny
-from tests.tables import Write
+from tests.support import tiny
+from tests.support.tables import Write
 
 
 @pytest.fixture(scope="session")

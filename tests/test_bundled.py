@@ -10,18 +10,18 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from transformers import CLIPModel
 
-from tests.test_cli import textinv
-from textinv_ray.config import JobConfig
+from tests.cli.test_jobs import textinv
+from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion import Backbone, Scorer, sample_images, save_learned_embeds
 from textinv_ray.inversion.evaluation import PROMPTS, Evaluator, Protocol, Subject
 from textinv_ray.inversion.formats import write_word
 from textinv_ray.inversion.sampling import SAMPLERS
 from textinv_ray.inversion.words import initial_vectors
-from textinv_ray.service import models
+from textinv_ray.service.models import sources
 from training.captions import NAME_COUNT
 from training.world import names
 
-SD, CLIP = Path(models.resolve("mini-sd")), Path(models.resolve("mini-clip"))
+SD, CLIP = Path(sources.resolve("mini-sd")), Path(sources.resolve("mini-clip"))
 
 
 @pytest.fixture(scope="module")

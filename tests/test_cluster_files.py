@@ -12,9 +12,9 @@ import jsonschema
 import pytest
 import yaml
 
-from textinv_ray import cli
-from textinv_ray.config import JobConfig, preset_names
-from textinv_ray.errors import UserError
+from textinv_ray.cli import jobs
+from textinv_ray.config.job import JobConfig, preset_names
+from textinv_ray.util.errors import UserError
 
 tomllib = pytest.importorskip("tomllib")  # Python 3.11
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray's own imports
@@ -111,7 +111,7 @@ def test_what_the_clusters_machines_set(aws: dict[str, Any], monkeypatch: pytest
     given = dict(option[1].split("=", 1) for option in options if option[0] == "--env")
     assert given["RAY_USAGE_STATS_ENABLED"] == "0"
     monkeypatch.setenv("TEXTINV_SET", given["TEXTINV_SET"])
-    job = cli._load("sd15", None)
+    job = jobs._load("sd15", None)
     assert job.service.workers == aws["max_workers"]
     assert job.service.gpus_per_worker == 1
     assert job.service.output.startswith("s3://")
@@ -150,7 +150,7 @@ def test_kuberays_command_is_one(kuberay: dict[str, Any]) -> None:
     program, script, *arguments = shlex.split(kuberay["spec"]["entrypoint"])
     assert program == "python"
     assert (ROOT / script).is_file()
-    invert: Any = get_command(cli.app).commands["invert"]  # type: ignore[attr-defined]
+    invert: Any = get_command(jobs.app).commands["invert"]  # type: ignore[attr-defined]
     given = invert.make_context("invert", arguments).params
     job = JobConfig.load(given["config"], given["overrides"])
     (group,) = kuberay["spec"]["rayClusterSpec"]["workerGroupSpecs"]

@@ -13,17 +13,16 @@ from PIL import Image
 
 from benchmarks import after_the_paper, composition
 from benchmarks.after_the_paper import ClipWords, PerLayerBackbone
-from tests import tiny
-from tests.service import examples
-from tests.service.test_tracking import begin
-from textinv_ray.config import JobConfig
+from tests.service.tracking.test_mirror import begin
+from tests.support import examples, tiny
+from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion import words
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.pack import Pack
 from textinv_ray.inversion.sampling import sample_images
 from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.inversion.task import ConceptTask
-from textinv_ray.service.store import Store
+from textinv_ray.service.store.store import Store
 
 
 def double(folder: Path) -> Backbone:

@@ -8,12 +8,13 @@ from collections.abc import Mapping
 import pytest
 import torch
 
-from textinv_ray import manifest, prepare
-from textinv_ray.concept import Concept
-from textinv_ray.config import JobConfig
+from textinv_ray.concepts import prepare
+from textinv_ray.concepts.concept import Concept
+from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion import Backbone, ConceptTask, Pack, Scorer, sample_images
 from textinv_ray.inversion.scoring import image_similarity
-from textinv_ray.service import models
+from textinv_ray.manifest import reader
+from textinv_ray.service.models import sources
 
 pytestmark = pytest.mark.slow
 
@@ -48,8 +49,8 @@ class Learned:
 @pytest.fixture(scope="module")
 def learned() -> Learned:
     config = JobConfig.load("mini", ["training.steps=200"])  # nobody looks at the pack of this test
-    backbone = Backbone.load(models.resolve("mini-sd"))
-    source = manifest.open("examples/manifest.parquet")
+    backbone = Backbone.load(sources.resolve("mini-sd"))
+    source = reader.open("examples/manifest.parquet")
     concepts = {
         row["concept_id"]: prepare.make(
             row, config, base=source.base, resolution=backbone.resolution, model_identity="mini-sd"
@@ -68,7 +69,7 @@ def learned() -> Learned:
     while pack.tasks:
         pack.step()
     words = {key: task.vectors for key, task in tasks.items()}
-    return Learned(config, backbone, Scorer.load(models.resolve("mini-clip")), concepts, words)
+    return Learned(config, backbone, Scorer.load(sources.resolve("mini-clip")), concepts, words)
 
 
 @pytest.mark.parametrize("concept_id", [CHARACTER, STYLE])

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from textinv_ray.prompts import templates
+from textinv_ray.concepts.templates import templates
 from training.effects import EFFECTS
 from training.world import COLOURS, HAIR, HELDOUT_STYLES, SKIN, STYLES, names
 

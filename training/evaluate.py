@@ -20,14 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textinv_ray.concept import Concept
-from textinv_ray.config import JobConfig
+from textinv_ray.concepts.concept import Concept
+from textinv_ray.concepts.templates import templates
+from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.pack import Pack
 from textinv_ray.inversion.sampling import sample_images
 from textinv_ray.inversion.scoring import Scorer, image_similarity, text_similarity, without_word
 from textinv_ray.inversion.task import ConceptTask
-from textinv_ray.prompts import templates
 from training import captions as characters
 from training import cards
 from training.common import BUILD, MODELS, Data, save_grid

@@ -14,7 +14,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from textinv_ray import manifest_build
+from textinv_ray.manifest import build
 from training.build import heldout_identities, render, svgs
 from training.world import Identity, draw_view
 
@@ -64,7 +64,7 @@ def main() -> None:
             "tags": {"drawn_in": style},
         }
     (pictures / "concepts.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
-    manifest_build.build(str(pictures), str(FOLDER / "manifest.parquet"), embed=True)
+    build.build(str(pictures), str(FOLDER / "manifest.parquet"), embed=True)
 
 
 if __name__ == "__main__":

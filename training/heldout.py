@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from textinv_ray import manifest_build
+from textinv_ray.manifest import build
 from training.build import heldout_identities, render, row_of, svgs
 from training.captions import article, attributes, joined, noun_of, spoken, style_words
 from training.evaluate import Heldout
@@ -34,7 +34,7 @@ STYLE_DESCRIPTIONS = {"notionists": "a line drawing in black and white", "advent
 MAX_ATTRIBUTES = 3
 """That the caption of a style's image names: the word must come before the end of what the model reads."""
 
-View = tuple[np.ndarray, dict[str, Any]]
+MLflowMirror = tuple[np.ndarray, dict[str, Any]]
 """uint8 (64, 64, 3), and what `training.build.row_of` says of it."""
 
 
@@ -109,12 +109,12 @@ def _background(row: dict[str, Any]) -> str:
     return f" on {article(row['background'])} background" if row["background"] else ""
 
 
-def _views(heldout: Heldout, indices: Sequence[int]) -> list[View]:
+def _views(heldout: Heldout, indices: Sequence[int]) -> list[MLflowMirror]:
     rows = [heldout.data.rows[index] for index in indices]
     return list(zip(heldout.data.pixels(indices), rows, strict=True))
 
 
-def more_views(number: int, count: int) -> list[View]:
+def more_views(number: int, count: int) -> list[MLflowMirror]:
     """Views of a held-out character that `training.build` didn't draw."""
     identity, rng = heldout_identities()[number], np.random.default_rng((MORE_VIEWS_SEED, number))
     views = [draw_view(identity, rng) for _ in range(count)]
@@ -123,7 +123,7 @@ def more_views(number: int, count: int) -> list[View]:
     return [(render(svg), row) for svg, row in zip(drawings, rows, strict=True)]
 
 
-def _images(views: Sequence[View]) -> dict[str, Any]:
+def _images(views: Sequence[MLflowMirror]) -> dict[str, Any]:
     images = []
     for number, (pixels, _) in enumerate(views, 1):
         buffer = io.BytesIO()
@@ -149,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows = characters(heldout, options.characters, options.views, options.first)
     rows += styles(heldout) if options.styles else []
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, manifest_build.schema(embed=True)), options.out)
+    pq.write_table(pa.Table.from_pylist(rows, build.schema(embed=True)), options.out)
     print(f"{options.out}: {len(rows)} concepts, {sum(len(row['images']) for row in rows)} images")
 
 

@@ -19,8 +19,8 @@ from PIL import Image
 
 from benchmarks import against_script, breakdown, clip_rule, fewer_steps, measure, quality_vs_steps, step
 from benchmarks.public_script import Progress
-from tests import tiny
-from textinv_ray.config import JobConfig
+from tests.support import tiny
+from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.task import ConceptTask
 

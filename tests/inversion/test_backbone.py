@@ -13,11 +13,11 @@ import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
-from tests import tiny
-from textinv_ray.errors import UserError
+from tests.support import tiny
 from textinv_ray.inversion import backbone as backbones
 from textinv_ray.inversion import words
 from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.util.errors import UserError
 
 
 def random_vectors(count: int, dim: int = 32, seed: int = 0) -> torch.Tensor:

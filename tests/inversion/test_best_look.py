@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests import tiny
-from textinv_ray.config import JobConfig
+from tests.support import tiny
+from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.pack import Pack
 from textinv_ray.inversion.task import ConceptTask
@@ -29,8 +29,8 @@ def learned_by(
     while not task.done or task.look_due:
         if task.look_due:
             seen[task.step] = task.vectors
-            task.looked(scores[task.step])
-            task.judge()
+            task.record(scores[task.step])
+            task.apply_stopping()
             assert not task.look_due
             if interrupted:
                 task = restarted(task, pack, backbone, config)

@@ -9,13 +9,13 @@ import pytest
 import torch
 from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model
 
-from textinv_ray.config import ReviewConfig
-from textinv_ray.errors import UserError
+from textinv_ray.config.job import ReviewConfig
 from textinv_ray.inversion import sample_images
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.dino import Dino
 from textinv_ray.inversion.evaluation import Evaluator, Protocol, Subject, similarity_of_pairs
 from textinv_ray.inversion.scoring import Scorer
+from textinv_ray.util.errors import UserError
 
 FAST = ReviewConfig(num_inference_steps=2)
 EDITS = {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from textinv_ray.config import ReviewConfig
+from textinv_ray.config.job import ReviewConfig
 from textinv_ray.inversion import sampling
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.generation import Request, generate

@@ -16,8 +16,8 @@ def test_ten_lines(tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         Image.fromarray(pixels).save(f"{index}.png")
     model, images = str(tiny_sd), ["0.png", "1.png", "2.png"]
 
-    from textinv_ray import prepare
-    from textinv_ray.config import JobConfig
+    from textinv_ray.concepts import prepare
+    from textinv_ray.config.job import JobConfig
     from textinv_ray.inversion import Backbone, ConceptTask, Pack, sample_images, save_learned_embeds
 
     config = JobConfig.load("mini", ["training.steps=2", "review.num_inference_steps=2"])

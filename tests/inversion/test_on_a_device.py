@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import tiny
-from textinv_ray.config import JobConfig
+from tests.support import tiny
+from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion import pack as packs
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.pack import Pack

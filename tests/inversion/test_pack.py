@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests import tiny
-from textinv_ray.concept import Concept
-from textinv_ray.config import JobConfig, TrainingConfig
+from tests.support import tiny
+from textinv_ray.concepts.concept import Concept
+from textinv_ray.config.job import JobConfig, TrainingConfig
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.pack import LOSS_SCALE_GROWTH_STEPS, Pack, update
 from textinv_ray.inversion.task import ConceptTask, learning_rate

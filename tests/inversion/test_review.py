@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests import tiny
-from textinv_ray.config import JobConfig
+from tests.support import tiny
+from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion import review as review_module
 from textinv_ray.inversion import scoring
 from textinv_ray.inversion.backbone import Backbone

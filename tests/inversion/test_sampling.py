@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline
 
-from textinv_ray.config import ReviewConfig
+from textinv_ray.config.job import ReviewConfig
 from textinv_ray.inversion import sampling, words
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.sampling import sample_images

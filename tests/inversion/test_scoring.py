@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from transformers import CLIPModel, CLIPProcessor
 
-from textinv_ray.errors import UserError
 from textinv_ray.inversion import scoring
 from textinv_ray.inversion.scoring import Scorer, image_similarity, text_similarity, without_word
+from textinv_ray.util.errors import UserError
 
 
 @pytest.fixture(scope="module")

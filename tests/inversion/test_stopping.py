@@ -12,16 +12,16 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests import tiny
 from tests.inversion.test_pack import assert_same, digest, run
-from textinv_ray.concept import Concept
-from textinv_ray.config import JobConfig
+from tests.support import tiny
+from textinv_ray.concepts.concept import Concept
+from textinv_ray.config.job import JobConfig
+from textinv_ray.config.training import StoppingConfig
 from textinv_ray.inversion import stopping
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.pack import Pack
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.inversion.tuning import choose_pack_size
-from textinv_ray.training_config import StoppingConfig
 
 
 def dvar(training: dict[str, Any] | None = None, *, min_steps: int = 3, **changes: Any) -> JobConfig:

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests import tiny
-from textinv_ray.config import JobConfig, TrainingConfig
+from tests.support import tiny
+from textinv_ray.config.job import JobConfig, TrainingConfig
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.pack import Pack
 from textinv_ray.inversion.task import ConceptTask, learning_rate

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.inversion.test_pack import CONCEPTS, CONFIG, alone, assert_same, run
-from textinv_ray.config import JobConfig
+from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion import tuning
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.pack import Pack

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests import tiny
-from textinv_ray.concept import Concept
-from textinv_ray.config import JobConfig
+from tests.support import tiny
+from textinv_ray.concepts.concept import Concept
+from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion import initialization, penalties, words
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.pack import Pack

@@ -8,7 +8,7 @@ from diffusers import StableDiffusionPipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests import tiny
+from tests.support import tiny
 from textinv_ray.inversion import words
 from textinv_ray.inversion.backbone import Backbone
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.service import examples
-from tests.service.bench import Bench
-from tests.service.mlflow import Server
+from tests.support import examples
+from tests.support.bench import Bench
+from tests.support.mlflow import Server
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.scoring import Scorer
-from textinv_ray.service.store import Store
+from textinv_ray.service.store.store import Store
 
 # A token that a test's Ray leaves in the home folder would lock people out of the Ray they start next.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")

@@ -19,9 +19,9 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.service import examples, jobs
-from tests.service.jobs import Command, Job, Nodes, ended, processes, wait_for
-from tests.service.s3 import BUCKET, S3Server
+from tests.support import examples, jobs
+from tests.support.jobs import Command, Job, Nodes, ended, processes, wait_for
+from tests.support.s3 import BUCKET, S3Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(900)]
 COUNT = 5
@@ -176,7 +176,7 @@ def test_a_node_is_about_to_go(nodes: Nodes, make_job: Callable[..., Job]) -> No
     assert "had to be taken again" not in job.log()
 
 
-@pytest.mark.parametrize("name", ["Feed", "Fleet", "TrainController"])
+@pytest.mark.parametrize("name", ["Scheduler", "Fleet", "TrainController"])
 def test_a_process_of_the_service_is_killed(job: Job, words: dict[str, np.ndarray], name: str) -> None:
     process = job.start()
     begun(job, process)
@@ -185,7 +185,7 @@ def test_a_process_of_the_service_is_killed(job: Job, words: dict[str, np.ndarra
     code, out = ended(process)
     assert code == 0, out
     job.assert_all_done(words)
-    if name == "Feed":
+    if name == "Scheduler":
         assert "this feed was restarted" in job.log()
 
 

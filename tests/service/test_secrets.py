@@ -13,12 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.service import examples
-from tests.service.test_cluster import REPOSITORY, free_ports
-from tests.test_cli import textinv
-from textinv_ray import images, uris
-from textinv_ray.config import JobConfig
-from textinv_ray.service.store import Store
+from tests.cli.test_jobs import textinv
+from tests.service.cluster.test_connection import REPOSITORY, free_ports
+from tests.support import examples
+from textinv_ray.concepts import images
+from textinv_ray.config.job import JobConfig
+from textinv_ray.service.store.store import Store
+from textinv_ray.util.redact import redact_text
 
 MARK = "Mark3dSecret"  # with a number after it, for each place a secret can be
 SERVER = """
@@ -113,9 +114,9 @@ def test_where_they_are_allowed_it_is_read(secret_file: Path) -> None:
 
 def test_credentials_where_host_and_path_are_named_apart() -> None:
     told = "HTTPConnectionPool(host='h', port=80): Max retries exceeded with url: /a?sig=secret (Caused by x)"
-    assert uris.shown_in(told) == told.replace("?sig=secret", "")
+    assert redact_text(told) == told.replace("?sig=secret", "")
     told = "after connection broken by 'Error(\"x\")': /a?sig=secret/api"
-    assert uris.shown_in(told) == told.replace("?sig=secret/api", "")
+    assert redact_text(told) == told.replace("?sig=secret/api", "")
 
 
 @pytest.fixture

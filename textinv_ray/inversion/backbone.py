@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from textinv_ray.errors import UserError
 from textinv_ray.inversion.compiled import CompiledUNet
+from textinv_ray.util.errors import UserError
 
 # On CPUs the backward pass of torch's fused attention is slower than that of two matrix products and a softmax,
 # which keep the weights of the attention in memory: for prompts, and for few latents (this many per side).

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoImageProcessor, AutoModel
 
-from textinv_ray.errors import UserError
 from textinv_ray.inversion.backbone import choose_device, choose_dtype
+from textinv_ray.util.errors import UserError
 
 _BATCH_SIZE = 64
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from textinv_ray.config import ReviewConfig
+from textinv_ray.config.job import ReviewConfig
 from textinv_ray.inversion import scoring, words
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.dino import Dino

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textinv_ray.config import ReviewConfig
+from textinv_ray.config.job import ReviewConfig
 from textinv_ray.inversion import words
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.sampling import sample_ids

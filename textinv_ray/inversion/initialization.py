@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from textinv_ray.concept import Concept
+from textinv_ray.concepts.concept import Concept
 from textinv_ray.inversion import words
 from textinv_ray.inversion.backbone import Backbone
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from textinv_ray.config import JobConfig
+from textinv_ray.config.job import JobConfig
+from textinv_ray.config.training import TrainingConfig
 from textinv_ray.inversion import penalties
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.task import ConceptTask, learning_rate
-from textinv_ray.training_config import TrainingConfig
 
 LOSS_SCALE_GROWTH_STEPS = 2000
 _CHECK_EVERY = 10  # steps between looks at the device for failed concepts: each look waits for the device
@@ -125,9 +125,9 @@ class Pack:
         numbers = torch.tensor([self.tasks[place].step // self.stopping.dvar.every for place in due])
         self._tensors["looks"][self._to_device(first + numbers)] = losses
         for place in due:
-            self.tasks[place].looked()
+            self.tasks[place].record()
             if self.tasks[place].step >= self.stopping.min_steps:
-                self.tasks[place].judge()
+                self.tasks[place].apply_stopping()
         stopped = [task for task in self.tasks if task.stopped]
         for task in stopped:
             self.remove(task)

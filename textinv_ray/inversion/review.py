@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textinv_ray.concept import Concept
-from textinv_ray.config import JobConfig, ReviewConfig
+from textinv_ray.concepts.concept import Concept
+from textinv_ray.config.job import JobConfig, ReviewConfig
 from textinv_ray.inversion import scoring, words
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.sampling import sample_ids

@@ -9,7 +9,7 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline
 from torch import Tensor
 
-from textinv_ray.config import ReviewConfig
+from textinv_ray.config.job import ReviewConfig
 from textinv_ray.inversion import words
 from textinv_ray.inversion.backbone import Backbone
 

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textinv_ray.concept import Concept
-from textinv_ray.config import JobConfig
-from textinv_ray.training_config import StoppingConfig
+from textinv_ray.concepts.concept import Concept
+from textinv_ray.config.job import JobConfig
+from textinv_ray.config.training import StoppingConfig
 
 if TYPE_CHECKING:
-    from textinv_ray.inversion.task import Draws
+    from textinv_ray.inversion.draws import Draws
 
 
 def every(stopping: StoppingConfig) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import safetensors.torch
@@ -13,28 +12,15 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from textinv_ray.concept import Concept
-from textinv_ray.config import JobConfig, TrainingConfig
+from textinv_ray.concepts.concept import Concept
+from textinv_ray.config.job import JobConfig, TrainingConfig
+from textinv_ray.config.training import StoppingConfig
 from textinv_ray.inversion import initialization, penalties, stopping, words
 from textinv_ray.inversion.backbone import Backbone
-from textinv_ray.training_config import StoppingConfig
+from textinv_ray.inversion.draws import Draws
 
 STATE_FORMAT = "textinv_ray.concept_task.4"
 INITIAL_LOSS_SCALE = 2.0**16
-
-
-@dataclass(frozen=True)
-class Draws:
-    """The random choices of one step of one concept, on the CPU."""
-
-    latents: Tensor
-    """int64 (B,): which of the cached latents (image, crop and flip)."""
-    prompts: Tensor
-    """int64 (B,): which of the tokenised prompts."""
-    timesteps: Tensor
-    """int64 (B,), in [0, number of training timesteps)."""
-    noise: Tensor
-    """float32 (2, B, C, h, w), standard normal: for the latents' posterior, and for the forward process."""
 
 
 class ConceptTask:
@@ -98,7 +84,7 @@ class ConceptTask:
             return False
         return stopping.is_due(self.step, self.steps, self._stopping)
 
-    def looked(self, value: float | None = None) -> None:
+    def record(self, value: float | None = None) -> None:
         """Notes that the look of this step was taken. `value`: what it gave, if it isn't in `tensors` yet."""
         if value is not None:
             self.tensors["looks"][stopping.count(self.step, self._stopping) - 1] = value
@@ -112,13 +98,13 @@ class ConceptTask:
         looks = self.tensors["looks"][: stopping.count(self.step, self._stopping)]
         return stopping.best_step(looks.cpu().numpy(), self.concept, self._stopping)
 
-    def judge(self) -> None:
+    def apply_stopping(self) -> None:
         """Ends learning if the stopping rule says so after the look of this step. Waits for the device."""
         looks = self.tensors["looks"][: stopping.count(self.step, self._stopping)]
         if int(self.tensors["failed_at"]) < 0:
-            self._judge(looks, self.step)
+            self._apply_stopping(looks, self.step)
 
-    def _judge(self, looks: Tensor, step: int) -> None:
+    def _apply_stopping(self, looks: Tensor, step: int) -> None:
         """Raises ValueError when learning would have ended before `step`."""
         end = stopping.ends_at(looks.cpu().double().numpy(), self.concept, self._stopping)
         if end is not None and end < step:
@@ -221,7 +207,7 @@ class ConceptTask:
         if float(state["loss_scale"]) == 1:
             # From a run in full precision: half precision must begin with a scale of its own.
             state = {**state, "loss_scale": own["loss_scale"]}
-        self._judge(looks, step)
+        self._apply_stopping(looks, step)
         for name in _STATE:
             own[name][: len(state[name])] = state[name].to(own[name].device)
         self.step = step

@@ -9,12 +9,12 @@ import time
 
 import torch
 
-from textinv_ray.config import JobConfig
+from textinv_ray.config.job import JobConfig
+from textinv_ray.config.training import StoppingConfig
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.compiled import CompiledUNet
 from textinv_ray.inversion.pack import Pack, is_out_of_memory
 from textinv_ray.inversion.task import ConceptTask
-from textinv_ray.training_config import StoppingConfig
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,342 @@
+"""Images: every kind decodes to what one sees, and what can't be used says why."""
+
+from __future__ import annotations
+
+import pickle
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from textinv_ray.concepts import images
+from textinv_ray.config.job import DataConfig
+
+CONFIG = DataConfig(download_retry_s=0)
+RED = (200, 30, 40)
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def decoded(data: bytes, **options: Any) -> np.ndarray:
+    image = images.decode(data, "x", CONFIG.max_image_pixels, **options)
+    assert image.mode == "RGB"
+    return np.asarray(image)
+
+
+def gradient(width: int, height: int) -> Image.Image:
+    x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    return Image.fromarray(np.stack([x, y, 255 - x], axis=-1).astype(np.uint8))
+
+
+def noise(width: int, height: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
+
+
+def test_rgb_is_unchanged() -> None:
+    assert (decoded(encoded(gradient(9, 7))) == np.asarray(gradient(9, 7))).all()
+
+
+def test_grey() -> None:
+    assert (decoded(encoded(Image.new("L", (4, 4), 77))) == 77).all()
+    assert (decoded(encoded(Image.new("1", (4, 4), 1))) == 255).all()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bit_grey_is_scaled_not_cut_off(kind: str) -> None:
+    grey = np.array([[0, 257, 128 * 257, 65535]], dtype=np.uint16)
+    assert decoded(encoded(Image.fromarray(grey), kind))[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_32_bit_pixels_are_refused() -> None:
+    with pytest.raises(images.ImageError, match="32-bit pixels have no known range"):
+        decoded(encoded(Image.fromarray(np.zeros((4, 4), np.float32)), "TIFF"))
+
+
+def test_alpha_goes_over_white() -> None:
+    image = Image.new("RGBA", (3, 1))
+    image.putdata([(0, 0, 0, 0), (*RED, 255), (0, 0, 0, 128)])
+    pixels = decoded(encoded(image))[0]
+    assert pixels[0].tolist() == [255, 255, 255]
+    assert pixels[1].tolist() == list(RED)
+    assert abs(int(pixels[2, 0]) - 127) <= 1
+    assert decoded(encoded(Image.new("LA", (2, 2), (0, 0)))).min() == 255
+
+
+def test_palette_with_and_without_transparency() -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([*RED, 1, 2, 3])
+    image.putdata([0, 1])
+    assert decoded(encoded(image))[0].tolist() == [list(RED), [1, 2, 3]]
+    assert decoded(encoded(image, transparency=1))[0].tolist() == [list(RED), [255, 255, 255]]
+
+
+def test_cmyk() -> None:
+    pixels = decoded(encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG"))
+    assert pixels[4, 4, 0] > 240
+    assert pixels[4, 4, 1] < 40
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
+def test_animated_gives_the_first_frame(kind: str) -> None:
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
+    pixels = decoded(encoded(frames[0], kind, save_all=True, append_images=frames[1:], duration=50))
+    assert pixels[4, 4, 0] > 240
+    assert pixels[4, 4, 2] < 20
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = decoded(encoded(gradient(30, 20), "JPEG", exif=exif, quality=100))
+    assert pixels.shape[:2] == ((20, 30) if orientation <= 4 else (30, 20))
+    corner = {1: (0, 0), 2: (0, -1), 3: (-1, -1), 4: (-1, 0), 5: (0, 0), 6: (0, -1), 7: (-1, -1), 8: (-1, 0)}
+    assert pixels[corner[orientation]][:2].max() < 30  # the gradient starts dark in red and green
+
+
+def test_a_huge_jpeg_is_decoded_small() -> None:
+    data = encoded(gradient(1600, 1200), "JPEG")
+    assert images.decode(data, "x", CONFIG.max_image_pixels, near=64).size == (200, 150)
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A file that says it is so large, and ends soon after."""
+    parts = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(b"0" * 99)),
+    ]
+    chunks = [
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in parts
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "is an empty file"),
+        (b"hello", "is not an image of a known kind"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not an image of a known kind"),
+        (encoded(noise(64, 64))[:2000], "is damaged"),
+        (encoded(noise(64, 64), "JPEG")[:1500], "is damaged"),
+        (png_header(9000, 9000), "has 9000 x 9000 pixels, more than data.max_image_pixels allows"),
+        (png_header(60000, 60000), "has more than 80000000 pixels"),
+        (png_header(0, 5), "image s3://b/x.png: "),
+    ],
+)
+def test_unusable_images_say_why(data: bytes, reason: str) -> None:
+    image = {"bytes": data, "path": "s3://me:SECRET@b/x.png?SECRET"}
+    with pytest.raises(images.ImageError, match=reason) as error:
+        images.prepare([image], base="/", config=CONFIG, resolution=16, seed=0)
+    assert str(error.value).startswith("image s3://b/x.png: ")
+    assert "SECRET" not in str(error.value)
+    again = pickle.loads(pickle.dumps(error.value))
+    assert (str(again), again.uri, again.reason) == (str(error.value), error.value.uri, error.value.reason)
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> bytes:
+    data = encoded(gradient(20, 20))
+    (tmp_path / "a b.png").write_bytes(data)
+    return data
+
+
+def test_local_images_relative_absolute_and_as_uri(tmp_path: Path, picture: bytes) -> None:
+    base = str(tmp_path / "sub")
+    for uri in ("../a b.png", str(tmp_path / "a b.png"), f"file://{tmp_path}/a b.png"):
+        assert images.fetch(uri, base=base, config=CONFIG) == picture
+    assert images.fetch({"bytes": None, "path": "../a b.png"}, base=base, config=CONFIG) == picture
+    assert images.fetch({"bytes": picture, "path": None}, base=base, config=CONFIG) == picture
+
+
+def test_remote_images_absolute_and_relative_to_a_remote_manifest(picture: bytes) -> None:
+    fsspec.filesystem("memory").pipe("/pets/rex/1.png", picture)
+    config = DataConfig(allowed_protocols=("memory",))
+    assert images.fetch("memory://pets/rex/1.png", base="/", config=config) == picture
+    assert images.fetch("rex/1.png", base="memory://pets", config=config) == picture
+    assert images.fetch("../rex/1.png", base="memory://pets/x", config=config) == picture
+    with pytest.raises(images.ImageError, match=r"^image memory://pets/none.png: doesn't exist$"):
+        images.fetch("none.png", base="memory://pets", config=config)
+
+
+@pytest.mark.parametrize(
+    ("uri", "base"),
+    [
+        ("/etc/hostname", "memory://pets"),
+        ("file:///etc/hostname", "memory://pets"),
+        ("FILE:///etc/hostname", "memory://pets"),
+        ("local:///etc/hostname", "memory://pets"),
+        ("../../../etc/hostname", "/tmp/x"),
+        ("simplecache::file:///etc/hostname", "memory://pets"),
+        ("memory::file:///etc/hostname", "memory://pets"),
+        ("ftp://host/x.png", "memory://pets"),
+    ],
+)
+def test_protocols_that_are_not_allowed(uri: str, base: str) -> None:
+    with pytest.raises(images.ImageError, match=r"not among data.allowed_protocols|chained"):
+        images.fetch(uri, base=base, config=DataConfig(allowed_protocols=("memory",)))
+
+
+@pytest.mark.parametrize(("uri", "reason"), [("none.png", "doesn't exist"), (".", "is a folder")])
+def test_local_images_that_are_not_there(tmp_path: Path, uri: str, reason: str) -> None:
+    with pytest.raises(images.ImageError, match=reason):
+        images.fetch(uri, base=str(tmp_path), config=CONFIG)
+
+
+def test_devices_are_not_read() -> None:
+    with pytest.raises(images.ImageError, match="is not a regular file"):
+        images.fetch("/dev/zero", base="/", config=CONFIG)
+
+
+def test_endless_images_are_cut_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, picture: bytes) -> None:
+    monkeypatch.setattr(images, "MAX_IMAGE_BYTES", 100)
+    with pytest.raises(images.ImageError, match="is larger than"):
+        images.fetch("a b.png", base=str(tmp_path), config=CONFIG)
+
+
+def test_a_slow_source_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "_read_remote", lambda uri, protocol: time.sleep(5))
+    config = DataConfig(allowed_protocols=("memory",), download_timeout_s=0.1, download_retry_s=0)
+    started = time.monotonic()
+    with pytest.raises(images.ImageError, match=r"didn't arrive within 0.1 s"):
+        images.fetch("memory://x.png", base="/", config=config)
+    assert time.monotonic() - started < 3
+
+
+@pytest.fixture
+def web() -> Iterator[str]:
+    """A web server that has /a.png and answers its other paths with the status they name."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status = 200 if self.path.startswith("/a.png") else int(self.path.strip("/").split("?")[0])
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(encoded(gradient(9, 9)))
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_images_from_the_web(web: str) -> None:
+    uri = f"http://me:SECRET@{web}/a.png?sig=SECRET"
+    prepared = images.prepare([uri], base="/", config=CONFIG, resolution=8, seed=0)
+    assert prepared.uris == (f"http://{web}/a.png",)
+    for status in (403, 404, 500):
+        with pytest.raises(images.ImageError) as error:
+            images.fetch(f"http://me:SECRET@{web}/{status}?sig=SECRET", base="/", config=CONFIG)
+        assert str(error.value) == f"image http://{web}/{status}: HTTP status {status}"
+    with pytest.raises(images.ImageError, match=r"^image http://127.0.0.1:9/x: .*Connect"):
+        images.fetch("http://127.0.0.1:9/x", base="/", config=CONFIG)
+
+
+def test_a_server_that_is_busy_is_asked_again(picture: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """Throttled and broken for a while; what is forbidden is not asked for twice."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            busy = {1: 503, 2: 429}.get(len(asked), 200)
+            self.send_response(403 if self.path == "/no.png" else busy)
+            self.end_headers()
+            self.wfile.write(picture)
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    config = DataConfig(download_retry_s=20)
+    base = f"http://127.0.0.1:{server.server_port}"
+    assert images.fetch(f"{base}/a.png", base="/", config=config) == picture
+    assert caplog.text.count("trying again") == 2
+    with pytest.raises(images.ImageError, match="403"):
+        images.fetch(f"{base}/no.png", base="/", config=config)
+    assert caplog.text.count("trying again") == 2
+    server.shutdown()
+    server.server_close()
+
+
+def test_errors_of_libraries_are_cleaned(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(uri: str, protocol: str) -> bytes:
+        raise OSError(f"could not reach {uri}")
+
+    monkeypatch.setattr(images, "_read_remote", fail)
+    with pytest.raises(images.ImageError) as error:
+        images.fetch("https://me:SECRET@host/x.png?sig=SECRET", base="/", config=CONFIG)
+    assert str(error.value) == "image https://host/x.png: could not reach https://host/x.png"
+
+
+def test_prepare_shapes_and_digests(tmp_path: Path, picture: bytes) -> None:
+    rows = ["a b.png", {"bytes": picture, "path": None}]
+    prepared = images.prepare(rows, base=str(tmp_path), config=CONFIG, resolution=16, seed=0)
+    assert prepared.pixels.shape == (2, 1, 16, 16, 3)
+    assert prepared.pixels.dtype == np.uint8
+    assert prepared.uris == ("a b.png", "images[1]")
+    assert prepared.digests[0] == prepared.digests[1]
+    assert (prepared.pixels[0] == prepared.pixels[1]).all()
+
+
+def test_random_crops_depend_on_the_seed_alone() -> None:
+    rows = [{"bytes": encoded(gradient(90, 40)), "path": None}] * 2
+
+    def crops(seed: int, count: int) -> np.ndarray:
+        config = DataConfig(crop="random", crops_per_image=count)
+        return images.prepare(rows, base="/", config=config, resolution=16, seed=seed).pixels
+
+    assert crops(1, 4).shape == (2, 4, 16, 16, 3)
+    assert (crops(1, 4) == crops(1, 4)).all()
+    assert (crops(1, 2) == crops(1, 4)[:, :2]).all()
+    assert (crops(1, 4) != crops(2, 4)).any()
+    assert (crops(1, 4)[0] != crops(1, 4)[1]).any()
+
+
+def test_the_centre_crop_is_resize_then_crop() -> None:
+    image = gradient(96, 48)
+    expected = np.asarray(image.resize((48, 24), Image.Resampling.LANCZOS).crop((12, 0, 36, 24)), dtype=int)
+    square = images.crops(image, 24, np.full((1, 2), 0.5))[0].astype(int)
+    assert np.abs(square - expected).max() <= 2
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    width=st.integers(1, 300),
+    height=st.integers(1, 300),
+    size=st.integers(1, 40),
+    x=st.floats(0, 1),
+    y=st.floats(0, 1),
+)
+def test_crops_stay_within_the_image(width: int, height: int, size: int, x: float, y: float) -> None:
+    """An image of one colour has crops of that colour: nothing from beyond its edges comes in."""
+    squares = images.crops(Image.new("RGB", (width, height), RED), size, np.array([[x, y], [0.5, 0.5]]))
+    assert squares.shape == (2, size, size, 3)
+    assert (squares == RED).all()
+
+
+def test_a_thin_image_takes_no_room() -> None:
+    squares = images.crops(Image.new("RGB", (1, 50_000), RED), 64, np.full((1, 2), 0.5))
+    assert squares.shape == (1, 64, 64, 3)

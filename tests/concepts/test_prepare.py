@@ -1,0 +1,339 @@
+"""Concepts: defaults, fingerprints, and what a result may depend on."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from textinv_ray.concepts import prepare, templates
+from textinv_ray.concepts.concept import Concept
+from textinv_ray.concepts.images import ImageError
+from textinv_ray.config.job import JobConfig
+
+CONFIG = JobConfig.load("mini")
+
+
+def png(color: str) -> bytes:
+    buffer = BytesIO()
+    Image.new("RGB", (20, 30), color).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+ROW: dict[str, Any] = {
+    "concept_id": "rex",
+    "images": [{"bytes": png("red"), "path": "1.png"}, {"bytes": png("blue"), "path": None}],
+    "initializer_token": "dog",
+}
+
+
+def make(row: dict[str, Any] | None = None, overrides: list[str] | None = None, **changes: Any) -> Concept:
+    options: dict[str, Any] = {"base": "/", "resolution": 16, "model_identity": "model-1"}
+    config = JobConfig.load("mini", overrides or [])
+    extra = {name: changes.pop(name) for name in list(changes) if name in options}
+    return prepare.make({**(row or ROW), **changes}, config, **{**options, **extra})
+
+
+def test_defaults_are_filled_in() -> None:
+    concept = make()
+    training = CONFIG.training
+    assert concept.placeholder_token == "<rex>"
+    assert concept.initializer_token == "dog"
+    assert concept.learnable_property == "object"
+    assert (concept.steps, concept.batch_size, concept.num_vectors) == (
+        training.steps,
+        training.batch_size,
+        1,
+    )
+    assert concept.templates == templates.templates("object")
+    assert concept.captions == ()
+    assert concept.prompts == CONFIG.review.prompts.of("object")
+    assert concept.edit_prompts == CONFIG.scoring.edit_prompts.of("object")
+    assert concept.images.shape == (2, 1, 16, 16, 3)
+    assert concept.images[:, 0, 8, 8].tolist() == [[255, 0, 0], [0, 0, 255]]
+    assert concept.image_uris == ("1.png", "images[1]")
+    assert make(initializer_token=None).initializer_token == "character"
+
+
+def test_the_row_overrides() -> None:
+    values = {"steps": 7, "learning_rate": 0.5, "batch_size": 2, "seed": 11, "num_vectors": 3}
+    concept = make(**values, learnable_property="style", tags={"team": "a"}, placeholder_token="<x>")
+    assert {name: getattr(concept, name) for name in values} == values
+    assert concept.templates == templates.templates("style")
+    assert concept.edit_prompts == CONFIG.scoring.edit_prompts.of("style")
+    assert concept.tags == {"team": "a"}
+
+
+def test_the_placeholder_itself_marks_the_words_place() -> None:
+    concept = make(
+        placeholder_token="<x>", captions=["my <x>", "a {}"], prompts=["<x> at sea"], templates=["<x>"]
+    )
+    assert concept.captions == ("my {}", "a {}")
+    assert concept.prompts == ("{} at sea",)
+    assert concept.templates == ("{}",)
+
+
+def test_the_configurations_resolution_wins() -> None:
+    assert make(overrides=["data.resolution=24"]).images.shape[2:4] == (24, 24)
+
+
+def test_rows_that_a_check_refuses() -> None:
+    with pytest.raises(ValueError, match="rex: the row has no images"):
+        make(images=[])
+    with pytest.raises(ValueError, match="rex: the row has no initializer_token"):
+        make(initializer_token=None, overrides=["training.initializer_token=null"])
+    with pytest.raises(ImageError, match=r"images\[0\]: has neither bytes nor a path"):
+        make(images=[{"bytes": None, "path": None}])
+
+
+@given(st.integers(0, 2**63 - 1), st.from_regex(r"[A-Za-z0-9._-]{1,20}", fullmatch=True))
+def test_seeds_are_in_range_and_differ(seed: int, concept_id: str) -> None:
+    value = prepare.concept_seed(seed, concept_id)
+    assert 0 <= value < 2**63
+    assert value == prepare.concept_seed(seed, concept_id)
+    assert value != prepare.concept_seed(seed, concept_id + "x")
+
+
+def digests(concept: Concept) -> tuple[str, str, str]:
+    return concept.fingerprint, concept.row_fingerprint, concept.state_fingerprint
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        {"row": dict(reversed(ROW.items()))},
+        {"tags": {"team": "b"}},
+        {"steps": CONFIG.training.steps, "learnable_property": "object", "placeholder_token": "<rex>"},
+        {"seed": prepare.concept_seed(0, "rex")},
+        {"overrides": ["service.workers=9", "pack.size=3", "tracking.enabled=false", "model.device=cpu"]},
+        {"overrides": ["data.resolution=16"]},
+        {"vectors_added_at": [], "norm_control": "none", "regularization_weight": 0.0},
+        {"overrides": ["training.init_from=auto", "training.vectors_added_at=[]"]},  # the row names a word
+        {"overrides": ["training.initializer_candidates.object=[tree]"]},  # nobody chooses
+        {"overrides": ["model.path=/elsewhere/mini-sd"]},
+        {"overrides": ["stopping.dvar.window=9"]},  # of another rule
+    ],
+)
+def test_fingerprints_ignore_what_changes_nothing(same: dict[str, Any]) -> None:
+    assert digests(make(**same)) == digests(make())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"learning_rate": 1e-4},
+        {"seed": 3},
+        {"num_vectors": 2},
+        {"batch_size": 3},
+        {"initializer_token": "cat"},
+        {"captions": ["a {}"]},
+        {"learnable_property": "style"},
+        {"images": ROW["images"][::-1]},
+        {"model_identity": "model-2"},
+        {"resolution": 24},
+        {"concept_id": "rex2"},
+        {"vectors_added_at": [5]},
+        {"regularization_weight": 0.1},
+        {"per_image_probability": 0.25},
+        {"norm_control": "rescale"},
+        {"norm_weight": 0.5},
+        {"init_from": "vocabulary_mean"},
+        {"init_from": "auto"},
+        {"overrides": ["training.vectors_added_at=[5]"]},
+        {"overrides": ["training.norm_control=rescale"]},
+        {"overrides": ["training.templates=['my {}']"]},
+        {"overrides": ["training.adam_beta1=0.5"]},
+        {"overrides": ["data.flip_probability=0"]},
+        {"overrides": ["model.dtype=bfloat16"]},
+        {"overrides": ["training.lr_schedule=cosine"]},
+    ],
+)
+def test_fingerprints_know_what_matters(other: dict[str, Any]) -> None:
+    for changed, before in zip(digests(make(**other)), digests(make()), strict=True):
+        assert changed != before
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"steps": 1000},
+        {"prompts": ["{} at night"]},
+        {"placeholder_token": "<y>"},
+        {"overrides": ["review.images_per_prompt=1"]},
+        {"overrides": ["scoring.model=other"]},
+        {"overrides": ["stopping.rule=none"]},  # the state itself knows whether it lies beyond the end
+    ],
+)
+def test_a_state_can_be_continued_when_only_what_comes_after_changes(other: dict[str, Any]) -> None:
+    changed, before = make(**other), make()
+    assert changed.state_fingerprint == before.state_fingerprint
+    assert changed.fingerprint != before.fingerprint
+    assert changed.row_fingerprint != before.row_fingerprint
+
+
+def test_results_depend_on_the_rule_that_is_used() -> None:
+    dvar = ["stopping.rule=dvar"]
+    unused = make(overrides=[*dvar, "stopping.clip.patience=9"])
+    assert digests(unused) == digests(make(overrides=dvar))
+    for other in ("stopping.dvar.threshold=0.2", "stopping.min_steps=7", "stopping.rule=clip"):
+        changed = make(overrides=[*dvar, other])
+        assert changed.fingerprint != unused.fingerprint
+        assert changed.row_fingerprint != unused.row_fingerprint
+        assert changed.state_fingerprint == unused.state_fingerprint
+
+
+def test_a_schedule_that_ends_at_the_last_step_ties_the_state_to_steps() -> None:
+    cosine = ["training.lr_schedule=cosine"]
+    assert make(overrides=cosine).state_fingerprint != make(overrides=cosine, steps=1000).state_fingerprint
+
+
+def test_the_row_fingerprint_needs_no_images(tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_bytes(png("red"))
+    row = {**ROW, "images": ["1.png"]}
+    concept = make(row, base=str(tmp_path))
+    cheap = prepare.row_fingerprint(row, CONFIG, resolution=16, model_identity="model-1")
+    assert cheap == concept.row_fingerprint
+    embedded = prepare.row_fingerprint(ROW, CONFIG, resolution=16, model_identity="model-1")
+    assert embedded == make().row_fingerprint
+
+
+def test_the_same_images_elsewhere_are_the_same_concept(tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_bytes(png("red"))
+    (tmp_path / "2.png").write_bytes(png("red"))
+    one, two = (make({**ROW, "images": [name]}, base=str(tmp_path)) for name in ("1.png", "2.png"))
+    assert one.fingerprint == two.fingerprint
+    assert one.row_fingerprint != two.row_fingerprint
+    (tmp_path / "2.png").write_bytes(png("blue"))
+    assert make({**ROW, "images": ["2.png"]}, base=str(tmp_path)).fingerprint != one.fingerprint
+
+
+def test_round_trip_through_a_row() -> None:
+    concept = make(tags={"a": "ä"}, captions=["my {}"])
+    row = concept.to_row()
+    assert set(row) == {"concept_id", "concept"}
+    again = Concept.from_row(row)
+    for name, value in vars(concept).items():
+        if name == "images":
+            assert (again.images == value).all()
+            assert again.images.dtype == np.uint8
+        else:
+            assert getattr(again, name) == value
+            assert type(getattr(again, name)) is type(value)
+
+
+def test_credentials_stay_out_of_a_concept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("textinv_ray.concepts.images._read_remote", lambda uri, protocol: png("red"))
+    concept = make(images=["https://me:SECRET@host/1.png?sig=SECRET"])
+    assert concept.image_uris == ("https://host/1.png",)
+    assert b"SECRET" not in concept.to_row()["concept"]
+
+
+# Variants
+
+
+def test_fingerprints_are_those_of_before_the_variants() -> None:
+    """Results of older versions stay valid while a row uses nothing new."""
+    concept = prepare.make(ROW, JobConfig(), base="/", resolution=16, model_identity="model-1")
+    assert concept.fingerprint.startswith("1a201a105def4abd")
+    assert concept.row_fingerprint.startswith("1a201a105def4abd")
+    assert concept.state_fingerprint.startswith("bb0e5c2bf44a2e4a")
+
+
+def test_variants_by_row_and_by_configuration() -> None:
+    row = {"vectors_added_at": [9, 4], "regularization_weight": 0.5, "norm_control": "rescale"}
+    by_row = make(**row)
+    assert (by_row.vectors_added_at, by_row.regularization_weight) == ((4, 9), 0.5)
+    by_config = make(
+        overrides=[
+            "training.vectors_added_at=[4, 9]",
+            "training.regularization_weight=0.5",
+            "training.norm_control=rescale",
+        ]
+    )
+    assert digests(by_row) == digests(by_config)
+    assert make(vectors_added_at=[], overrides=["training.vectors_added_at=[4]"]).vectors_added_at == ()
+
+
+def test_templates_of_the_configuration() -> None:
+    overrides = ["training.templates=['my {}', 'a {}']"]
+    assert make(overrides=overrides).templates == ("my {}", "a {}")
+    assert make(overrides=overrides, templates=["the {}"]).templates == ("the {}",)
+
+
+@pytest.mark.parametrize(
+    ("row", "overrides", "expected"),
+    [
+        ({}, [], ("", "dog")),
+        ({}, ["training.init_from=auto"], ("", "dog")),
+        ({"init_from": "auto"}, [], ("auto", "")),
+        ({"initializer_token": None}, ["training.init_from=auto"], ("auto", "")),
+        ({"initializer_token": None}, [], ("", "character")),
+        ({"init_from": "vocabulary_mean"}, ["training.init_from=auto"], ("vocabulary_mean", "")),
+    ],
+)
+def test_where_learning_starts(row: dict[str, Any], overrides: list[str], expected: tuple[str, str]) -> None:
+    """What is nearest to the concept: its row before the configuration."""
+    concept = make(row={**ROW, **row}, overrides=overrides)
+    assert (concept.init_from, concept.initializer_token) == expected
+    assert bool(concept.initializer_candidates) == (expected[0] == "auto")
+
+
+def word_file(folder: Path, name: str, vectors: np.ndarray) -> str:
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(safetensors.numpy.save({"<a>": vectors}))
+    return name
+
+
+def test_another_concepts_word(tmp_path: Path) -> None:
+    """Relative to the manifest; as many vectors as it has, unless the row says; known by its content."""
+    vectors = np.random.default_rng(0).normal(size=(2, 4)).astype(np.float32)
+    name = word_file(tmp_path, "a/learned_embeds.safetensors", vectors)
+    concept = make(init_from=name, base=str(tmp_path), overrides=["training.num_vectors=5"])
+    assert np.array_equal(np.array(concept.initial_vectors, np.float32), vectors)
+    assert (concept.init_from, concept.initializer_token, concept.num_vectors) == (name, "", 2)
+    assert make(init_from=name, base=str(tmp_path), num_vectors=3).num_vectors == 3
+    again = Concept.from_row(concept.to_row())
+    assert again.initial_vectors == concept.initial_vectors
+    cheap = prepare.row_fingerprint(
+        {**ROW, "init_from": name}, JobConfig.load("mini"), resolution=16, model_identity="model-1"
+    )
+    assert cheap == make(init_from=name, base=str(tmp_path)).row_fingerprint
+
+    copied = word_file(tmp_path, "b.safetensors", vectors)
+    assert (
+        make(init_from=copied, base=str(tmp_path)).fingerprint
+        == make(init_from=name, base=str(tmp_path)).fingerprint
+    )
+    before = make(init_from=copied, base=str(tmp_path))
+    word_file(tmp_path, "b.safetensors", vectors + 1)
+    after = make(init_from=copied, base=str(tmp_path))
+    assert after.fingerprint != before.fingerprint
+    assert after.state_fingerprint != before.state_fingerprint
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "init_from .*/x.safetensors: doesn't exist"),
+        (b"rubbish" * 9, "init_from x.safetensors: isn't a safetensors file of a word"),
+        (
+            safetensors.numpy.save({"a": np.ones(3), "b": np.ones((1, 3))}),
+            r"expected one tensor of finite vectors, found a \[3\], b \[1, 3\]",
+        ),
+        (safetensors.numpy.save({"a": np.full((1, 3), np.nan)}), "expected one tensor of finite vectors"),
+        (safetensors.numpy.save({"a": np.ones((1, 2, 3))}), r"found a \[1, 2, 3\]"),
+    ],
+)
+def test_words_that_nothing_can_start_from(tmp_path: Path, content: bytes | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "x.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        make(init_from="x.safetensors", base=str(tmp_path))

@@ -1,0 +1,121 @@
+"""Set sizes: their runs, what they are judged by, and the whole of it from the command."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from tests.support import examples
+from textinv_ray.concepts import prepare
+from textinv_ray.config.job import JobConfig
+from textinv_ray.experiments import ablation_table, image_counts
+from textinv_ray.experiments.ablation_table import Score, table
+from textinv_ray.experiments.image_counts import expand
+from textinv_ray.inversion.scoring import Scorer
+from textinv_ray.manifest import reader as manifests
+from textinv_ray.service.store.store import Store, sample_name
+from textinv_ray.util.errors import UserError
+
+CONFIG = JobConfig.load("mini")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> manifests.Manifest:
+    """Three concepts, of three, two and three images."""
+    few = {"c1": {"images": ["c1-0.png", "c1-1.png"]}}
+    return manifests.open(str(examples.write_manifest(tmp_path / "data", 3, few)))
+
+
+def test_a_run_has_the_first_images(source: manifests.Manifest, tmp_path: Path) -> None:
+    """Of concepts that have enough for all sizes: differences are between runs of the same concepts."""
+    runs = {row["concept_id"]: row for row in expand(source, CONFIG, [1, 3], seeds=2)}
+    assert list(runs) == [f"c{c}.images-{size}.{seed}" for c in (0, 2) for size in (1, 3) for seed in (0, 1)]
+    one, three = runs["c0.images-1.0"], runs["c0.images-3.0"]
+    assert three["images"] == [str(tmp_path / "data" / f"c0-{number}.png") for number in range(3)]
+    assert one["images"] == three["images"][:1]
+    assert one["seed"] == three["seed"] != runs["c0.images-1.1"]["seed"]
+    assert one["prompts"] == ["a photo of {}"], "the pictures that are kept are those that are scored"
+    assert list(expand(source, CONFIG, [1, 4], seeds=1)) == []
+
+
+def test_sizes_as_people_write_them() -> None:
+    assert image_counts.parse("5, 1,3,1") == [1, 3, 5]
+    for wrong in ("", "0,1", "1;3", "many"):
+        with pytest.raises(UserError, match=r"--set-sizes .*such as 1,3,5,10"):
+            image_counts.parse(wrong)
+
+
+def test_all_runs_are_judged_by_the_images_that_none_learned_from(
+    source: manifests.Manifest, tmp_path: Path, tiny_sd: Path, tiny_clip: Path
+) -> None:
+    config, store = examples.config(tiny_sd, tiny_clip), Store(str(tmp_path / "out"))
+    runs = list(expand(source, config, [1, 2], seeds=1, limit=1))
+    for number, row in enumerate(runs):
+        count = len(row["images"])
+        examples.finish(
+            store, row["concept_id"], tags=row["tags"], images=count, clip_text_similarity=count / 8
+        )
+        for step in (0, 2):
+            grid = examples.grid(10 * number + step, columns=2, rows=1)
+            store.write_concept(row["concept_id"], sample_name(step), grid)
+    wanted = {row["concept_id"] for row in runs}
+    found = {score.name: score for score in image_counts.scores(store, source, wanted, [1, 2], config)}
+
+    scorer, row = Scorer.load(str(tiny_clip)), next(source.rows())
+    concept = prepare.make(row, config, base=source.base, resolution=16, model_identity="model-1")
+    *learned_from, unseen = scorer.image_features(concept.images[:, 0])
+    for name, seed in (("images-1", 2), ("images-2", 12), ("initializer", 0)):
+        pixels = np.asarray(Image.open(io.BytesIO(examples.grid(seed, columns=2, rows=1))))
+        samples = scorer.image_features(np.stack([pixels[:, :8], pixels[:, 8:]]))
+        assert found[name].reconstruction == pytest.approx(float((samples @ unseen).mean()), abs=1e-5)
+    ceiling = sum(float(image @ unseen) for image in learned_from) / 2
+    assert found["other images"].reconstruction == pytest.approx(ceiling, abs=1e-5)
+    assert (found["images-1"].editability, found["images-2"].editability) == (1 / 8, 2 / 8)
+
+    # With no image left over, by all of them
+    judge = image_counts.Judge(row, source, 3, scorer, config)
+    assert len(judge.reference) == 3
+    assert judge.ceiling is None
+
+
+def test_plot(tmp_path: Path) -> None:
+    runs = [
+        Score("variant", f"images-{size}", concept, "0", size / 10 + level, 0.5 - size / 100)
+        for size in (1, 3, 5)
+        for concept, level in (("a", 0.0), ("b", 0.1))
+    ]
+    for scores in (runs, runs[::2], [*runs, Score("reference", "initializer", "a", "", 0.1, 0.3)]):
+        found = table(scores, "images-5")
+        image_counts.plot(found, tmp_path / "plot.png")
+        pixels = np.asarray(Image.open(tmp_path / "plot.png").convert("RGB"))
+        assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50, "something was drawn"
+    assert "reconstruction - images-5" in ablation_table.text(found, "images-5")
+
+
+@pytest.mark.slow
+def test_from_the_command(source: manifests.Manifest, tmp_path: Path, tiny_sd: Path, tiny_clip: Path) -> None:
+    given = examples.settings(tiny_sd, tiny_clip, "service.workers=1", "tracking.enabled=false")
+
+    done = examples.ablate(source.uri, tmp_path, given, "--set-sizes", "1,2", "--seeds", "1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = pq.read_table(tmp_path / "out" / "ablation.parquet").to_pylist()
+    assert [(row["kind"], row["name"], row["runs"]) for row in found] == [
+        ("variant", "images-1", 3),
+        ("variant", "images-2", 3),
+        ("reference", "initializer", 3),
+        ("reference", "other images", 2),
+    ]
+    assert (tmp_path / "out" / "set_sizes.png").exists()
+
+    wrong = examples.ablate(source.uri, tmp_path, given, "--set-sizes", "1,9")
+    assert wrong.returncode == 2
+    assert "no concept has 9 images" in wrong.stderr
+    assert (
+        examples.ablate(source.uri, tmp_path, given, "--set-sizes", "1,2", "--variants", "base").returncode
+        == 2
+    )

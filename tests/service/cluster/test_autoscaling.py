@@ -1,0 +1,184 @@
+"""One job on Ray's autoscaler: no worker machine at first, as many as it asks for, and none again afterwards.
+
+Ray's own fake provider stands for the cloud: its machines are raylets on this one. Everything else is real: the
+scheduler decides by what the job's trainers ask for, starts machines, and ends them when they are idle.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from tests.service.cluster.test_connection import RAY, REPOSITORY
+from tests.support import examples
+from tests.support.jobs import free_ports
+
+HEAD_ID = "f" * 51 + "00000"  # the fake provider's name for its head
+MACHINES = 2
+MEMORY = 150_000_000  # bytes of each node's object store
+_LISTS = ("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands")
+_LISTS += ("head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files")
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
+
+
+class Head:
+    """A `ray start --head` with the autoscaler, ports and a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        from ray._private.services import get_node_ip_address
+
+        port, dashboard, agent, metrics, client = free_ports(5)
+        self.gcs = f"{get_node_ip_address()}:{port}"
+        self.dashboard = f"http://127.0.0.1:{dashboard}"
+        config = folder / "autoscaling.yaml"
+        config.write_text(yaml.safe_dump(self._config()))
+        self._log = (folder / "head.log").open("w+")
+        command = f"""start --head --block --num-cpus=1 --num-gpus=0 --disable-usage-stats
+            --object-store-memory={MEMORY} --temp-dir=/tmp/ta{os.getpid()} --port={port} --dashboard-port={dashboard}
+            --dashboard-agent-listen-port={agent} --metrics-export-port={metrics}
+            --ray-client-server-port={client} --autoscaling-config={config}"""
+        self.process = subprocess.Popen(
+            [RAY, *command.split()],
+            cwd=REPOSITORY,
+            stdout=self._log,
+            stderr=self._log,
+            env={**os.environ, **self._environment()},
+            start_new_session=True,
+        )
+        wait_for(lambda: self._answers(dashboard), 180)
+        wait_for(lambda: self.machines() == 0, 180)  # the head itself is in
+
+    def _config(self) -> dict[str, object]:
+        machine = {"resources": {"CPU": 1, "GPU": 1, "object_store_memory": MEMORY}, "node_config": {}}
+        # The provider by its module: by its name, Ray looks for defaults in a file that its wheel lacks.
+        nothing = {name: [] for name in _LISTS}
+        return {
+            **nothing,
+            "auth": {},
+            "file_mounts": {},
+            "cluster_name": "fake",
+            "max_workers": MACHINES,
+            "upscaling_speed": MACHINES,
+            "idle_timeout_minutes": 0.2,
+            "provider": {
+                "type": "external",
+                "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+                "disable_node_updaters": True,
+                "disable_launch_config_check": True,
+                "gcs_address": self.gcs,
+                "head_node_id": HEAD_ID,
+                "launch_multiple": True,
+            },
+            "available_node_types": {
+                "ray.head.default": {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0},
+                "gpu": {**machine, "min_workers": 0, "max_workers": MACHINES},
+            },
+            "head_node_type": "ray.head.default",
+        }
+
+    @staticmethod
+    def _environment() -> dict[str, str]:
+        return {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # as in an activated environment
+            "PYTHONPATH": str(REPOSITORY),
+            "RAY_AUTH_MODE": "disabled",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_FAKE_CLUSTER": "1",
+            "RAY_enable_autoscaler_v2": "1",
+            "RAY_CLOUD_INSTANCE_ID": HEAD_ID,
+            "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
+            "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+            "TEXTINV_SET": f"service.workers={MACHINES} service.gpus_per_worker=1 service.cpus_per_worker=1",
+        }
+
+    def _answers(self, port: int) -> bool:
+        assert self.process.poll() is None, self.said()
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            return False
+        return True
+
+    def said(self) -> str:
+        self._log.seek(0)
+        return self._log.read()
+
+    def machines(self) -> int:
+        """Worker nodes that live."""
+        from ray._raylet import GcsClient
+
+        nodes = GcsClient(address=self.gcs).get_all_node_info(timeout=60).values()
+        return sum(1 for node in nodes if node.state == 0) - 1
+
+    def stop(self) -> None:
+        """With the raylets that the autoscaler may have left."""
+        family = (
+            [*psutil.Process(self.process.pid).children(recursive=True)]
+            if self.process.poll() is None
+            else []
+        )
+        os.killpg(self.process.pid, signal.SIGTERM)
+        try:
+            self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        for process in family:
+            if process.is_running():
+                process.kill()
+        self._log.close()
+
+
+def wait_for(condition: Callable[[], object], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.2)
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> Iterator[Head]:
+    head = Head(tmp_path)
+    try:
+        yield head
+    finally:
+        head.stop()
+
+
+def test_machines_come_and_go_with_the_job(
+    head: Head, tmp_path: Path, tiny_sd: Path, tiny_clip: Path
+) -> None:
+    """Submitted without --working-dir: it runs in the folder where the head was started, as in the image."""
+    manifest = examples.write_manifest(tmp_path / "data", 4)
+    settings = examples.settings(tiny_sd, tiny_clip, "model.device=cpu", "training.steps=200")
+    options = [part for setting in settings for part in ("--set", setting)]
+    command = ["python", "jobs/invert_many.py", str(manifest), "-o", str(tmp_path / "out"), *options]
+    job = subprocess.Popen(
+        [RAY, "job", "submit", "--address", head.dashboard, "--", *command],
+        cwd=tmp_path,
+        env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    most = 0
+    while job.poll() is None:
+        most = max(most, head.machines())
+        time.sleep(0.2)
+    out, _ = job.communicate()
+    assert job.returncode == 0, out
+    assert "workers: 2, 1 GPU each" in out
+    assert "4 of 4 concepts learned" in out
+    assert most == MACHINES
+    assert pq.read_table(tmp_path / "out" / "results.parquet").num_rows == 4
+    wait_for(lambda: head.machines() == 0, 120)

@@ -1,0 +1,114 @@
+"""What users see: our lines; all else is in the log file."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from textinv_ray.service.driver import console as consoles
+from textinv_ray.service.driver.console import Progress
+from textinv_ray.util.text import duration
+
+SCRIPT = """
+import logging, os, subprocess, sys
+from pathlib import Path
+from textinv_ray.service.console import captured
+
+print("before")
+with captured(Path(sys.argv[1]), verbose=sys.argv[2] == "verbose") as console:
+    console.print("ours [1/2]")
+    print("noise of a library")
+    sys.stderr.write("noise on stderr\\n")
+    logging.getLogger("x").info("logged by a library at https://me:secret@host/")
+    subprocess.run(["sh", "-c", "echo noise of a child at ftp://me:secret@host/"])
+    os.write(2, b"noise of C++\\n(PlacementGroupCleaner pid=7) Failed to query Ray Train Controller actor state. x\\n")
+print("after")
+"""
+
+
+def run(log: Path, mode: str) -> tuple[str, str, str]:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(log), mode], capture_output=True, text=True, timeout=60, check=True
+    )
+    return done.stdout, done.stderr, log.read_text()
+
+
+NOISE = ("noise of a library", "noise on stderr", "logged by a library", "noise of a child", "noise of C++")
+
+
+def test_quiet(tmp_path: Path) -> None:
+    out, err, log = run(tmp_path / "job.log", "quiet")
+    assert out == "before\nours [1/2]\nafter\n"
+    assert err == ""
+    assert all(line in log for line in ("ours [1/2]", *NOISE))
+    assert "secret" not in log
+    assert "PlacementGroupCleaner" not in log, "said every second, it would bury all else"
+
+
+def test_verbose_shows_all_and_logs_all(tmp_path: Path) -> None:
+    out, err, log = run(tmp_path / "job.log", "verbose")
+    assert out == "before\nours [1/2]\nafter\n"
+    assert all(line in err for line in NOISE)
+    assert all(line in log for line in ("ours [1/2]", *NOISE))
+    assert "secret" not in err + log
+
+
+def test_the_log_goes_on(tmp_path: Path) -> None:
+    run(tmp_path / "job.log", "quiet")
+    _, _, log = run(tmp_path / "job.log", "quiet")
+    assert log.count("ours [1/2]") == 2
+
+
+def test_progress_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(consoles.time, "monotonic", lambda: now)
+    out = io.StringIO()
+    with Progress(Console(file=out, width=120), concepts=10, steps=1000) as progress:
+        progress.show(0, 0, 0, 0, 0)
+        assert out.getvalue() == ""
+        now = 116.0
+        progress.show(0, 0, 0, 0, 0)
+        now = 117.0
+        progress.show(0, 0, 2, 10, 10)
+        now = 132.0
+        progress.show(1, 1, 2, 310, 310)
+    assert out.getvalue().splitlines() == [
+        "0 of 10 concepts done, 0 running · starting the workers and loading the model",
+        "1 of 10 concepts done, 1 failed, 2 running · 20.0 steps/s · 34 s left",
+    ]
+
+
+def test_progress_when_the_feed_was_restarted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counts steps anew, and finds what is done only after a while."""
+    now = 100.0
+    monkeypatch.setattr(consoles.time, "monotonic", lambda: now)
+    out = io.StringIO()
+    with Progress(Console(file=out, width=120), concepts=10, steps=1000) as progress:
+        for later, done, steps in ((0, 0, 10), (16, 5, 500), (16, 0, 4), (16, 6, 324)):
+            now += later
+            progress.show(done, 0, 2, steps, 700)
+    assert out.getvalue().splitlines() == [
+        "5 of 10 concepts done, 2 running · 30.6 steps/s · 10 s left",
+        "5 of 10 concepts done, 2 running",
+        "6 of 10 concepts done, 2 running · 20.0 steps/s · 15 s left",
+    ]
+
+
+def test_progress_on_a_terminal() -> None:
+    out = io.StringIO()
+    with Progress(Console(file=out, width=120, force_terminal=True), concepts=10, steps=1000) as progress:
+        progress.show(3, 0, 2, 0, 0)
+    assert "3 of 10 concepts done, 2 running" in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (89.4, "89 s"), (720, "12 min"), (12_000, "3 h 20 min"), (187_200, "2 d 4 h")],
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

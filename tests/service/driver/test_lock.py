@@ -1,0 +1,114 @@
+"""One job per output: the second is refused, a dead one's lock is taken over."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from textinv_ray.service.driver import lock as locks
+from textinv_ray.service.driver.lock import NAME, Lock
+from textinv_ray.service.store.store import Store
+from textinv_ray.util.errors import UserError
+
+DIES_WITH_IT = """
+import os, sys
+from textinv_ray.service.lock import Lock
+from textinv_ray.service.store import Store
+
+Lock(Store(sys.argv[1]), print).__enter__()
+os._exit(9)
+"""
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setattr(locks, "BEAT_S", 0.05)
+    monkeypatch.setattr(locks, "STALE_S", 0.5)
+    monkeypatch.setattr(locks, "_LOOK_S", 0.02)
+    return Store(str(tmp_path / "out"))
+
+
+def change(store: Store, **changes: Any) -> dict[str, Any]:
+    found = {**json.loads(store.read(NAME) or b"{}"), **changes}
+    store.write(NAME, json.dumps(found).encode())
+    return found
+
+
+def fail(text: str) -> None:
+    raise AssertionError(text)
+
+
+def test_a_second_job_is_refused(store: Store) -> None:
+    with Lock(store, fail):
+        with pytest.raises(UserError, match=r"another job is learning into .*out \(on .*another --output"):
+            Lock(store, fail).__enter__()
+        assert store.read(NAME)
+    assert store.read(NAME) is None
+    with Lock(store, fail):
+        pass
+
+
+def test_a_job_that_died_here_is_no_obstacle(store: Store) -> None:
+    done = subprocess.run([sys.executable, "-c", DIES_WITH_IT, store.uri], timeout=60)
+    assert done.returncode == 9
+    assert store.read(NAME) is not None
+    began = time.monotonic()
+    with Lock(store, fail):
+        assert time.monotonic() - began < 0.5, "no need to wait and see"
+
+
+def test_a_job_elsewhere_that_lives_is_recognised_by_its_beats(store: Store) -> None:
+    with Lock(store, fail):
+        pass
+    said: list[str] = []
+    store.write(NAME, b"{}")
+    beats = threading.Event()
+    other = {"owner": "x", "host": "far", "place": "elsewhere", "pid": 1, "started": 0.0, "beat": 0}
+
+    def beat() -> None:
+        while not beats.wait(0.05):
+            change(store, **{**other, "beat": time.monotonic()})
+
+    change(store, **other)
+    thread = threading.Thread(target=beat)
+    thread.start()
+    with pytest.raises(UserError, match="on far"):
+        Lock(store, said.append).__enter__()
+    beats.set()
+    thread.join()
+    assert len(said) == 1
+    assert "locked by a job on far" in said[0]
+
+
+def test_a_job_elsewhere_that_died_is_taken_over(store: Store) -> None:
+    change(store, owner="x", host="far", place="elsewhere", pid=1, started=0.0, beat=7)
+    said: list[str] = []
+    with Lock(store, said.append):
+        assert json.loads(store.read(NAME) or b"{}")["owner"] != "x"
+    assert said[-1] == "it doesn't: this job takes over"
+
+
+@pytest.mark.parametrize("damaged", [b"", b"{", b"[]", b'{"owner": "x"}'])
+def test_a_damaged_lock_is_nobody_s(store: Store, damaged: bytes) -> None:
+    store.write(NAME, damaged)
+    with Lock(store, fail):
+        pass
+
+
+def test_who_was_taken_for_dead_learns_of_it(store: Store) -> None:
+    """A job that was stopped for long, and goes on when another one has its output."""
+    with Lock(store, fail) as lock:
+        change(store, owner="x", host="far")
+        deadline = time.monotonic() + 10
+        while not lock.lost:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert "another job, on far" in lock.lost
+    assert store.read(NAME) is not None, "it is the other's now"

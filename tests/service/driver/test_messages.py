@@ -1,0 +1,36 @@
+"""What a job says at its end."""
+
+from __future__ import annotations
+
+import io
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from tests.support import examples
+from textinv_ray.service.driver import messages
+from textinv_ray.service.intake.plan import Plan
+from textinv_ray.service.store.keys import Key
+from textinv_ray.service.store.store import Store
+
+
+@pytest.mark.parametrize(
+    ("look_seconds", "said"),
+    [
+        (0.0, "of which 20% for samples and scores)"),
+        (5.0, "of which 20% for samples and scores, 40% for choosing the best word)"),
+    ],
+)
+def test_what_was_not_learning_is_told(tmp_path: Path, look_seconds: float, said: str) -> None:
+    store, console = Store(str(tmp_path)), Console(file=io.StringIO(), width=300)
+    for name in ("a", "b"):
+        examples.finish(store, name, seconds=12.5, review_seconds=2.5, look_seconds=look_seconds)
+    plan = Plan(todo={name: Key(name, "") for name in ("a", "b", "c")})
+    messages.print_results(console, store, plan, {"a", "b"}, {"c": "no such image"}, time.monotonic())
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert said in text
+    assert "2 of 3 concepts learned in 0 s, 1 failed" in text
+    assert "c: no such image" in text

@@ -1,0 +1,183 @@
+"""What is left to do: by rows, configuration, model and images; without Ray or torch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.support import examples
+from textinv_ray.concepts import prepare
+from textinv_ray.config.job import JobConfig
+from textinv_ray.manifest import reader as manifests
+from textinv_ray.service.intake import plan
+from textinv_ray.service.intake.plan import Plan
+from textinv_ray.service.models import sources
+from textinv_ray.service.store.store import Store
+from textinv_ray.util.errors import UserError
+
+
+@pytest.fixture
+def config(tiny_sd: Path, tiny_clip: Path) -> JobConfig:
+    return examples.config(tiny_sd, tiny_clip)
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    return examples.write_manifest(tmp_path / "data", 4, {"c3": {"steps": 50}})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "out"))
+
+
+def made(manifest: Path, config: JobConfig, store: Store, **options: object) -> Plan:
+    facts = sources.facts(config.model)
+    return plan.make(manifests.open(str(manifest)), config, facts, store, **options)  # type: ignore[arg-type]
+
+
+def finish(store: Store, todo: Plan, concept_id: str) -> None:
+    examples.finish(store, concept_id, **todo.todo[concept_id]._asdict())
+
+
+def test_all_is_to_do_at_first(manifest: Path, config: JobConfig, store: Store) -> None:
+    found = made(manifest, config, store)
+    assert list(found.todo) == ["c0", "c1", "c2", "c3"]
+    assert (found.steps, found.samples) == (3 * 6 + 50, 2 * (3 * 6 + 50))
+
+
+def test_what_has_its_result_is_done(manifest: Path, config: JobConfig, store: Store) -> None:
+    finish(store, made(manifest, config, store), "c1")
+    found = made(manifest, config, store)
+    assert found.done == {"c1"}
+    assert list(found.todo) == ["c0", "c2", "c3"]
+    assert not found.with_result
+
+
+def test_another_configuration_runs_again(
+    manifest: Path, config: JobConfig, store: Store, tiny_sd: Path, tiny_clip: Path
+) -> None:
+    finish(store, made(manifest, config, store), "c1")
+    other = examples.config(tiny_sd, tiny_clip, "training.learning_rate=0.1")
+    found = made(manifest, other, store)
+    assert "c1" in found.todo
+    assert found.with_result == {"c1"}
+    assert made(manifest, config, store).digest != found.digest
+
+
+def test_number_of_workers_is_no_other_configuration(
+    manifest: Path, config: JobConfig, store: Store, tiny_sd: Path, tiny_clip: Path
+) -> None:
+    finish(store, made(manifest, config, store), "c1")
+    other = examples.config(tiny_sd, tiny_clip, "service.workers=7", "pack.size=1", "tracking.enabled=false")
+    assert made(manifest, other, store).done == {"c1"}
+
+
+def test_a_changed_row_runs_again(manifest: Path, config: JobConfig, store: Store) -> None:
+    first = made(manifest, config, store)
+    finish(store, first, "c0")
+    finish(store, first, "c1")
+    examples.write_manifest(manifest.parent, 4, {"c0": {"initializer_token": "dog"}})
+    for image in manifest.parent.glob("*.png"):
+        os.utime(image, ns=(0, 0))
+    first = made(manifest, config, store)
+    assert "c0" in first.todo
+
+
+def test_another_picture_under_an_old_name_is_noticed(
+    manifest: Path, config: JobConfig, store: Store
+) -> None:
+    first = made(manifest, config, store)
+    for concept_id in ("c0", "c1"):
+        finish(store, first, concept_id)
+    (manifest.parent / "c1-2.png").write_bytes(examples.png(99, side=30))
+    found = made(manifest, config, store)
+    assert found.done == {"c0"}
+    assert found.with_result == {"c1"}
+
+
+def test_only_and_limit(manifest: Path, config: JobConfig, store: Store) -> None:
+    assert list(made(manifest, config, store, only=["c2", "c0"]).todo) == ["c0", "c2"]
+    assert list(made(manifest, config, store, limit=2).todo) == ["c0", "c1"]
+    assert list(made(manifest, config, store, only=["c2", "c3"], limit=1).todo) == ["c2"]
+
+
+def test_only_with_an_unknown_id(manifest: Path, config: JobConfig, store: Store) -> None:
+    with pytest.raises(UserError, match=r"--only: no concept 'c22' in the manifest"):
+        made(manifest, config, store, only=["c1", "c22"])
+
+
+def test_missing_images_are_named(manifest: Path, config: JobConfig, store: Store) -> None:
+    (manifest.parent / "c2-1.png").unlink()
+    assert made(manifest, config, store).missing == [str(manifest.parent / "c2-1.png")]
+
+
+def test_the_key_is_what_the_preparation_makes(manifest: Path, config: JobConfig, store: Store) -> None:
+    """Else nothing would ever be recognised as done."""
+    facts = sources.facts(config.model)
+    opened = manifests.open(str(manifest))
+    row = next(iter(opened.rows()))
+    concept = prepare.make(
+        row, config, base=opened.base, resolution=facts.resolution, model_identity=facts.identity
+    )
+    assert concept.row_fingerprint == made(manifest, config, store).todo["c0"].row_fingerprint
+
+
+def test_estimate_is_measured_where_it_can_be(manifest: Path, config: JobConfig, store: Store) -> None:
+    facts = sources.facts(config.model)
+    todo = made(manifest, config, store)
+    assert "rule of thumb" in plan.estimate(todo, config, facts, store)[1]
+    finish(store, todo, "c0")  # 2 steps of 2 samples in 12.5 s
+    todo = made(manifest, config, store)
+    assert plan.estimate(todo, config, facts, store)[0] == pytest.approx(todo.samples * 12.5 / 4)
+
+
+def test_a_finished_job_needs_neither_ray_nor_torch(
+    manifest: Path, config: JobConfig, store: Store, tiny_sd: Path, tiny_clip: Path
+) -> None:
+    first = made(manifest, config, store)
+    for concept_id in first.todo:
+        finish(store, first, concept_id)
+    script = (
+        "import sys\n"
+        "from textinv_ray.cli import main\n"
+        "try:\n    main(sys.argv[1:])\n"
+        "except SystemExit as end:\n    assert not end.code, end.code\n"
+        "heavy = {'ray', 'torch', 'diffusers', 'transformers', 'mlflow'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    settings = examples.settings(tiny_sd, tiny_clip)
+    options = [part for setting in settings for part in ("--set", setting)]
+    done = subprocess.run(
+        [sys.executable, "-c", script, "invert", str(manifest), "-o", store.root, *options],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "nothing to do: all 4 concepts are done" in done.stdout
+    assert "mlflow ui --backend-store-uri sqlite:///" in done.stdout
+
+
+def test_another_word_under_an_old_name_is_noticed(manifest: Path, store: Store, config: JobConfig) -> None:
+    """A word that others start from counts like their images."""
+    word = manifest.parent / "word.safetensors"
+    word.write_bytes(b"one")
+    table = pq.read_table(manifest)
+    pq.write_table(
+        table.append_column("init_from", pa.array(["word.safetensors", "auto", None, None])), manifest
+    )
+    first = made(manifest, config, store)
+    for concept_id in ("c0", "c1"):
+        finish(store, first, concept_id)
+    assert made(manifest, config, store).done == {"c0", "c1"}
+    word.write_bytes(b"another")
+    assert made(manifest, config, store).done == {"c1"}
+    word.unlink()
+    assert str(word) in made(manifest, config, store).missing

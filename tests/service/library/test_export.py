@@ -1,0 +1,118 @@
+"""Words for other programs, chosen by id and by reviewers."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.cli.test_jobs import textinv
+from tests.service.tracking.test_mirror import begin, write_view
+from tests.support import examples
+from tests.support.mlflow import Database
+from textinv_ray.inversion.formats import FORMATS, read_words
+from textinv_ray.service.store.store import Store
+from textinv_ray.service.tracking.concept_runs import ConceptRuns
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Store:
+    store = Store(str(tmp_path / "out"))
+    examples.finish(store, "cat", [[1, 0, 0, 0]])
+    examples.finish(store, "my.dog", [[0, 1, 0, 0], [0, 0, 1, 0]], placeholder_token="<Dog/1>")
+    return store
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_a_file_per_word(
+    output: Store, tmp_path: Path, format_name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "export"
+    assert textinv("export", output.uri, "--format", format_name, "--out", str(out)) == 0
+    prefix = "ti-" if format_name == "a1111" else ""
+    files = [f"{prefix}cat.safetensors", f"{prefix}my.dog.safetensors"]
+    assert sorted(path.name for path in out.iterdir()) == [*files, "words.csv"]
+    dog = next(iter(read_words(out / files[1]).values()))
+    assert torch.equal(dog, torch.tensor([[0.0, 1, 0, 0], [0, 0, 1, 0]]))
+    listed = list(csv.DictReader((out / "words.csv").open()))
+    calls = {
+        "diffusers": ["<cat>", "<Dog/1>"],
+        "a1111": ["ti-cat", "ti-my.dog"],
+        "comfyui": ["embedding:cat", "embedding:my.dog"],
+    }
+    assert [row["in_prompt"] for row in listed] == calls[format_name]
+    assert [row["concept_id"] for row in listed] == ["cat", "my.dog"]
+    assert capsys.readouterr().out.endswith(f"2 words in {out}, listed in words.csv\n")
+
+
+def test_only_some(output: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "export"
+    arguments = ["export", output.uri, "--format", "a1111", "--out", str(out)]
+    assert textinv(*arguments, "--only", "cat", "--prefix", "") == 0
+    assert sorted(path.name for path in out.iterdir()) == ["cat.safetensors", "words.csv"]
+    assert textinv(*arguments, "--only", "kat") == 2
+    assert "error: no concept 'kat'; did you mean 'cat'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{out}", "--format", "invoke"], "no format 'invoke' (known: diffusers, a1111, comfyui)"),
+        (["{none}", "--format", "a1111"], "none has no learned words"),
+        (["{out}", "--format", "a1111", "--approved"], "there is no MLflow database"),
+        (["{out}", "--format", "a1111", "--only", ""], "no word is"),
+    ],
+)
+def test_mistakes_are_one_line(
+    output: Store,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    places = {"out": output.uri, "none": str(tmp_path / "none")}
+    assert textinv("export", *(part.format(**places) for part in arguments)) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_approved_words(
+    tmp_path: Path,
+    tiny_sd: Path,
+    tiny_clip: Path,
+    empty_database: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What reviewers tag in MLflow is exported; an approval doesn't pass on to another word."""
+    from mlflow import MlflowClient
+
+    store = Store(str(tmp_path / "out"))
+    begin(store, examples.config(tiny_sd, tiny_clip), tmp_path)
+    for concept_id in ("a", "b", "c"):
+        examples.finish(store, concept_id)
+    database = Database(empty_database, tmp_path / "first")
+    write_view(store, database)
+    shutil.rmtree(tmp_path / "export", ignore_errors=True)
+    export = ["export", store.uri, "--format", "diffusers", "--out", str(tmp_path / "export")]
+    export += ["--approved", "--tracking-uri", database.uri]
+    assert textinv(*export) == 2
+    assert "no word is approved: set the tag approved=true" in capsys.readouterr().err
+
+    client = MlflowClient(database.uri)
+    tags = {"a": "true", "b": "True ", "c": "no"}
+    for run in database.runs():
+        if run.info.run_name in tags:
+            client.set_tag(run.info.run_id, "approved", tags[run.info.run_name])
+    assert ConceptRuns(store, database.uri, "textinv").approved() == ["a", "b"]
+    assert textinv(*export) == 0
+    assert (tmp_path / "export" / "a.safetensors").exists()
+    assert not (tmp_path / "export" / "c.safetensors").exists()
+
+    examples.finish(store, "a", fingerprint="learned anew")
+    assert ConceptRuns(store, database.uri, "textinv").approved() == ["b"]

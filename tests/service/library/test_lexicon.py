@@ -1,0 +1,97 @@
+"""Learned words by name, out of several outputs and files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import fsspec
+import pytest
+import torch
+
+from tests.support import examples
+from textinv_ray.inversion.formats import write_word
+from textinv_ray.service.library.lexicon import Lexicon
+from textinv_ray.service.store.store import Store
+from textinv_ray.service.views import results_table
+from textinv_ray.util.errors import UserError
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Store:
+    store = Store(str(tmp_path / "out"))
+    examples.finish(store, "cat", [[1, 0, 0, 0]])
+    examples.finish(store, "ink", [[0, 1, 0, 0], [0, 0, 1, 0]])
+    examples.finish(store, "plain", [[0, 0, 0, 1]], placeholder_token="sks")
+    return store
+
+
+def test_words_of_a_prompt(output: Store) -> None:
+    lexicon = Lexicon([output.uri])
+    assert lexicon.words_in("a <Cat> in the style of <ink>, <cat>") == ("<cat>", "<ink>")
+    assert lexicon.words_in("a photo of SKS") == ("sks",)
+    assert lexicon.words_in("he asks 3 < 5 and 7 > 2") == ()
+    assert lexicon.vectors("<INK>").tolist() == [[0, 1, 0, 0], [0, 0, 1, 0]]
+
+
+def test_unknown_words_name_the_nearest(output: Store) -> None:
+    lexicon = Lexicon([output.uri])
+    with pytest.raises(UserError, match="no learned word '<cart>'; did you mean '<cat>'"):
+        lexicon.words_in("a photo of <cart>")
+    with pytest.raises(UserError, match=r"no learned word '<zebra>' \(known: <cat>, <ink>, sks\)"):
+        lexicon.words_in("<zebra>")
+
+
+@pytest.mark.parametrize("place", ["local", "memory"])
+def test_several_outputs_and_files(output: Store, tmp_path: Path, place: str) -> None:
+    folder = str(tmp_path / "more") if place == "local" else "memory://lexicon"
+    other = Store(f"{folder}/out")
+    examples.finish(other, "dog")
+    Store(folder).write("owl.safetensors", write_word("a1111", "", torch.ones(2, 4)))
+    lexicon = Lexicon([output.uri, other.uri, f"{folder}/owl.safetensors"])
+    assert lexicon.words_in("<dog> <owl> <cat>") == ("<dog>", "<owl>", "<cat>")
+    assert lexicon.vectors("<dog>").tolist() == [[1, 2, 3, 4]]
+    assert lexicon.vectors("<owl>").tolist() == [[1] * 4] * 2
+    if place == "memory":
+        fsspec.filesystem("memory").store.clear()
+
+
+def test_a_word_in_two_outputs(output: Store, tmp_path: Path) -> None:
+    other = Store(str(tmp_path / "other"))
+    examples.finish(other, "cat")
+    lexicon = Lexicon([output.uri, other.uri])
+    assert lexicon.words_in("<ink>") == ("<ink>",), "only what is used matters"
+    with pytest.raises(UserError, match=f"'<cat>' is in {output.uri} and {other.uri}"):
+        lexicon.words_in("<cat>")
+    assert Lexicon([output.uri, output.uri]).words_in("<cat>") == ("<cat>",)
+
+
+def test_results_parquet_that_is_behind(output: Store) -> None:
+    """A view is never believed where the store has more."""
+    results_table.write(output)
+    assert Lexicon([output.uri]).words_in("<cat> <ink> sks") == ("<cat>", "<ink>", "sks")
+    examples.finish(output, "new")
+    output.fail("bad", {"error": "x"})
+    assert Lexicon([output.uri]).words_in("<new>") == ("<new>",)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("nothing", "nothing has no learned words; give the output of `textinv invert`"),
+        ("none.safetensors", "none.safetensors' doesn't exist"),
+        ("bad.safetensors", "'bad.safetensors' is not a safetensors file"),
+        ("bad.pt", "'bad.pt' is a pickle"),
+    ],
+)
+def test_sources_without_words(tmp_path: Path, source: str, message: str) -> None:
+    for name in ("bad.safetensors", "bad.pt"):
+        (tmp_path / name).write_bytes(b"bad")
+    with pytest.raises(UserError, match=message):
+        Lexicon([str(tmp_path / source)])
+
+
+def test_damaged_word(output: Store) -> None:
+    output.write_concept("cat", "learned_embeds.safetensors", b"damaged")
+    lexicon = Lexicon([output.uri])
+    with pytest.raises(UserError, match="not a safetensors file"):
+        lexicon.vectors("<cat>")

@@ -1,0 +1,70 @@
+"""Models: what is known of them without loading them, and where they come from."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from textinv_ray.config.job import ModelConfig
+from textinv_ray.service.models import sources
+from textinv_ray.util.errors import UserError
+
+
+def facts(path: object, **fields: str) -> sources.ModelFacts:
+    return sources.facts(ModelConfig(path=str(path), **fields))
+
+
+def test_a_copy_is_the_same_model(tiny_sd: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(tiny_sd, copy)
+    assert facts(copy) == facts(tiny_sd)
+    assert facts(copy).resolution == 16
+
+
+def test_a_uri_is_the_same_model_and_is_copied_once(
+    tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    memory = fsspec.filesystem("memory")
+    memory.put(f"{tiny_sd}/", "/models/sd/", recursive=True)
+    assert facts("memory://models/sd") == facts(tiny_sd)
+    folder = sources.resolve("memory://models/sd")
+    assert facts(folder) == facts(tiny_sd)
+    memory.store.clear()
+    assert sources.resolve("memory://models/sd") == folder
+
+
+def test_other_weights_are_another_model(tiny_sd: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "trained"
+    shutil.copytree(tiny_sd, copy)
+    weights = next((copy / "unet").glob("*.safetensors"))
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(bytes(data))
+    assert facts(copy).identity != facts(tiny_sd).identity
+
+
+def test_weights_that_are_not_loaded_dont_count(tiny_sd: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "both"
+    shutil.copytree(tiny_sd, copy)
+    weights = next((copy / "unet").glob("*.safetensors"))
+    weights.with_name(weights.name.replace(".safetensors", ".fp16.safetensors")).write_bytes(b"other")
+    assert facts(copy) == facts(tiny_sd)
+    assert facts(copy, variant="fp16") != facts(tiny_sd)
+
+
+def test_what_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"the model .* can't be read: .*expected: a diffusers"):
+        facts(tmp_path)
+    with pytest.raises(UserError, match=r"can't be read"):
+        facts("memory://no/such/model")
+
+
+def test_a_uri_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(UserError, match="can't be copied"):
+        sources.resolve("memory://user:secret@no/such/model")
+    assert not [path for path in tmp_path.rglob("*") if path.is_dir() and path.name.endswith(".partial")]

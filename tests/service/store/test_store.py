@@ -1,0 +1,145 @@
+"""The store: whole files or none, result.json last, ids that stay inside."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from tests.support import examples
+from textinv_ray.service.store.store import Store, StoreError, sample_name
+
+
+@pytest.fixture(params=["local", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    if request.param == "local":
+        yield Store(str(tmp_path / "out"))
+    else:
+        yield Store("memory://results/out")
+        fsspec.filesystem("memory").store.clear()
+
+
+def test_finish_and_read_back(store: Store) -> None:
+    assert store.result("a") is None
+    store.fail("a", {"error": "no such image"})
+    store.checkpoint("a", b"state", b"history")
+    assert list(store.states("a")) == [("checkpoint.safetensors", b"state")]
+
+    examples.finish(store, "a")
+
+    assert store.result("a") == examples.result("a")
+    assert store.failure("a") is None
+    assert list(store.states("a")) == [("state.safetensors", b"state")]
+    assert store.names("concepts") == ["a"]
+    assert store.names("concepts/a") == [
+        "history.parquet",
+        "learned_embeds.safetensors",
+        "result.json",
+        "samples",
+        "state.safetensors",
+        "training.png",
+    ]
+
+
+def test_finishing_twice_changes_nothing(store: Store) -> None:
+    examples.finish(store, "a")
+    before = {name: store.read_concept("a", name) for name in ("result.json", "learned_embeds.safetensors")}
+    examples.finish(store, "a")
+    assert before == {name: store.read_concept("a", name) for name in before}
+
+
+def test_samples_of_an_earlier_run_go(store: Store) -> None:
+    examples.finish(store, "a", sample_steps=[0, 1, 2])
+    examples.finish(store, "a", sample_steps=[0, 2])
+    assert store.names("concepts/a/samples") == [Path(sample_name(step)).name for step in (0, 2)]
+
+
+def test_results_and_failures_by_id(store: Store) -> None:
+    for concept_id in ("b", "a", "c"):
+        examples.finish(store, concept_id)
+    store.fail("d", {"error": "x"})
+    assert [found["concept_id"] for found in store.results()] == ["a", "b", "c"]
+    assert [found["concept_id"] for found in store.failures()] == ["d"]
+
+
+def test_empty_store(store: Store) -> None:
+    assert list(store.results()) == list(store.failures()) == []
+    assert store.job() is None
+    assert store.names("concepts") == []
+
+
+@pytest.mark.parametrize("broken", [b"", b"{", b"[]", b"\xff\xfe"])
+def test_unreadable_result_counts_as_absent(store: Store, broken: bytes) -> None:
+    examples.finish(store, "a")
+    store.write_concept("a", "result.json", broken)
+    assert store.result("a") is None
+    assert list(store.results()) == []
+
+
+def test_a_stop_at_any_write_leaves_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """result.json is there only when all the rest is, and of the same run: whatever write is the last."""
+    store = Store(str(tmp_path))
+    examples.finish(store, "a", seed=1)
+    real_write, stop_at = Store.write, 0
+
+    def write(self: Store, name: str, data: bytes) -> None:
+        nonlocal stop_at
+        stop_at -= 1
+        if stop_at < 0:
+            raise OSError("killed")
+        real_write(self, name, data)
+
+    monkeypatch.setattr(Store, "write", write)
+    for count in range(4):
+        stop_at = count
+        files = dict.fromkeys(("learned_embeds.safetensors", "state.safetensors", "history.parquet"), b"new")
+        with pytest.raises(OSError, match="killed"):
+            store.finish("a", examples.result("a", seed=2), files)
+        assert store.result("a") is None
+    stop_at = 4
+    store.finish("a", examples.result("a", seed=2), files)
+    found = store.result("a")
+    assert found is not None
+    assert found["seed"] == 2
+
+
+def test_no_half_written_local_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(str(tmp_path))
+    store.write("job.json", b"old")
+
+    def replace(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.replace", replace)
+    with pytest.raises(StoreError, match=r"job\.json: no space left"):
+        store.write("job.json", b"new")
+    assert store.read("job.json") == b"old"
+    assert store.names(".") == ["job.json"]
+
+
+@pytest.mark.parametrize("concept_id", ["..", ".", "", "a/b", "../a", "a\\b", "x" * 129, "ä", "a\n"])
+def test_ids_that_leave_the_store(tmp_path: Path, concept_id: str) -> None:
+    store = Store(str(tmp_path / "out"))
+    with pytest.raises(ValueError, match="can't name a folder"):
+        store.write_concept(concept_id, "result.json", b"{}")
+    with pytest.raises(ValueError, match="can't name a folder"):
+        store.fail(concept_id, {"error": "x"})
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_shown_has_no_credentials() -> None:
+    assert Store("memory://user:secret@bucket/x").shown == "memory://bucket/x"
+
+
+def test_json_is_readable(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.fail("a", {"error": "größer"})
+    assert json.loads((tmp_path / "failed/a.json").read_text("utf-8")) == {
+        "concept_id": "a",
+        "error": "größer",
+    }

@@ -1,0 +1,230 @@
+"""The MLflow view, on real SQLite: complete, written once, rebuilt from the store to the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import examples
+from tests.support.mlflow import Database, Server
+from textinv_ray.config.job import JobConfig
+from textinv_ray.manifest import reader as manifests
+from textinv_ray.service.driver import job_record
+from textinv_ray.service.intake import plan
+from textinv_ray.service.models import sources
+from textinv_ray.service.store.store import Store
+from textinv_ray.service.tracking.mirror import CONCEPT, MLflowMirror
+from textinv_ray.service.tracking.uri import ui_command
+
+
+@pytest.fixture
+def store(tmp_path: Path, tiny_sd: Path, tiny_clip: Path) -> Store:
+    """A store that knows its job."""
+    store = Store(str(tmp_path / "out"))
+    begin(store, examples.config(tiny_sd, tiny_clip), tmp_path)
+    return store
+
+
+def begin(store: Store, config: JobConfig, folder: Path) -> None:
+    manifest = manifests.open(str(examples.write_manifest(folder / "data", 3)))
+    facts = sources.facts(config.model)
+    job_record.begin(store, manifest, config, plan.make(manifest, config, facts, store))
+
+
+@pytest.fixture
+def database(tmp_path: Path, empty_database: Path) -> Database:
+    return Database(empty_database, tmp_path / "first")
+
+
+def write_view(store: Store, database: Database) -> MLflowMirror:
+    """What the driver does at the end of a job."""
+    view = MLflowMirror(store, database.uri, "textinv")
+    view.open()
+    for concept_id in view.missing():
+        view.update(concept_id)
+    report = Path(store.root) / "report.html"
+    report.write_text("report")
+    view.close("FINISHED", [report])
+    return view
+
+
+def test_a_finished_concept(store: Store, database: Database) -> None:
+    examples.finish(store, "a", stopped="clip", best_step=1)
+    view = write_view(store, database)
+    found = database.content()
+    parent = next(run for run in database.runs() if run.info.run_id == view.parent_id)
+    child = found["a"]
+    assert set(found) == {"a", parent.info.run_name}
+    assert child["status"] == "FINISHED"
+    assert child["start"] == 1_700_000_000_000
+    assert child["params"]["initializer_token"] == "cat"
+    shown = [child["params"][name] for name in ("steps", "stopped", "best_step")]
+    assert shown == ["2", "clip", "1"]
+    assert child["metrics"]["loss"] == [(1, 1.0, 1_700_000_001_000), (2, 0.5, 1_700_000_002_000)]
+    assert [point[:2] for point in child["metrics"]["clip_image_similarity"]] == [(0, 0.5), (2, 0.75)]
+    assert child["metrics"]["seconds"] == [(2, 12.5, 1_700_000_000_500)]
+    assert child["tags"]["shelf"] == "3"
+    assert child["tags"]["status"] == "done"
+    assert [name for name in child["files"] if name.startswith("images/samples")] == [
+        name
+        for step in (0, 2)
+        for name in 2 * [f"images/samples+step+{step}+timestamp+{1_700_000_000_000 + 1000 * step}"]
+    ], "each as PNG and as a small WebP"
+    assert "learned_embeds.safetensors" in child["files"]
+
+
+def test_the_parent(store: Store, database: Database) -> None:
+    examples.finish(store, "a", clip_image_similarity=0.5)
+    examples.finish(store, "b", clip_image_similarity=1.0)
+    store.fail("c", {"error": "x", "time": 5.0})
+    write_view(store, database)
+    parent = database.content()["out"]
+    assert parent["params"]["training.steps"] == "6"
+    assert parent["metrics"]["concepts_done"][0][1] == 2
+    assert parent["metrics"]["concepts_failed"][0][1] == 1
+    assert parent["metrics"]["mean_clip_image_similarity"][0][1] == 0.75
+    assert {"results.json", "report.html"} <= set(parent["files"])
+    children = [run for run in database.runs() if CONCEPT in run.data.tags]
+    (parent_id,) = {run.data.tags["mlflow.parentRunId"] for run in children}
+    assert next(run.info.run_name for run in database.runs() if run.info.run_id == parent_id) == "out"
+
+
+def test_a_failed_concept(store: Store, database: Database) -> None:
+    store.fail("c", {"error": "image c-1.png: is truncated", "time": 5.0})
+    write_view(store, database)
+    child = database.content()["c"]
+    assert child["status"] == "FAILED"
+    assert child["tags"]["error"] == "image c-1.png: is truncated"
+
+
+def test_writing_again_doubles_nothing(store: Store, database: Database) -> None:
+    examples.finish(store, "a")
+    store.fail("c", {"error": "x", "time": 5.0})
+    view = write_view(store, database)
+    before = database.content()
+    view.update("a")
+    write_view(store, database).update("a")
+    assert database.content() == before
+
+
+def test_rebuilt_from_the_store_it_is_the_same(
+    store: Store, database: Database, empty_database: Path, tmp_path: Path
+) -> None:
+    """Promise 2. The first view is written while the concept is learned, the second afterwards."""
+    view = MLflowMirror(store, database.uri, "textinv")
+    view.open()
+    whole = examples.history("a")
+    first = examples.history("a")
+    first.cut(1)
+    store.write_concept("a", "samples/step_0000000.png", examples.png(0))
+    store.checkpoint("a", b"state", first.to_bytes())
+    view.update("a")
+    assert database.content()["a"]["status"] == "RUNNING"
+    assert len(database.content()["a"]["metrics"]["loss"]) == 1
+    store.checkpoint("a", b"state", whole.to_bytes())
+    view.update("a")
+    examples.finish(store, "a")
+    view.update("a")
+    store.fail("b", {"error": "x", "time": 5.0})
+    write_view(store, database)
+
+    rebuilt = Database(empty_database, tmp_path / "second")
+    write_view(store, rebuilt)
+    assert rebuilt.content() == database.content()
+
+
+def test_a_stop_at_any_call_doubles_nothing(
+    store: Store, empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed at whatever call to MLflow, the next run's view is whole and single."""
+    from mlflow import MlflowClient
+
+    examples.finish(store, "a")
+    left = 0
+
+    def counted(real: Any) -> Any:
+        def call(self: Any, *args: Any, **options: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise ConnectionError("killed")
+            return real(self, *args, **options)
+
+        return call
+
+    whole: dict[str, Any] | None = None
+    for stop_at in [100, *range(20)]:
+        database = Database(empty_database, tmp_path / f"stop{stop_at}")
+        left = stop_at
+        with monkeypatch.context() as patch:
+            for name in ("create_run", "log_batch", "log_image", "set_tag", "log_artifact", "set_terminated"):
+                patch.setattr(MlflowClient, name, counted(getattr(MlflowClient, name)))
+            try:
+                write_view(store, database)
+            except ConnectionError:
+                assert whole is not None, "it was whole when nothing stopped it"
+        write_view(store, database)
+        whole = whole or database.content()
+        found = database.content()
+        for content in (found, whole):
+            for run in content.values():
+                # log_image writes two files; stopped between them, the first one is written again.
+                run["files"] = sorted(set(run["files"]))
+        assert found == whole
+
+
+def test_a_new_result_replaces_the_run(store: Store, database: Database) -> None:
+    examples.finish(store, "a")
+    write_view(store, database)
+    examples.finish(store, "a", fingerprint="another", learning_rate=0.5, clip_image_similarity=0.9)
+    write_view(store, database)
+    child = database.content()["a"]
+    assert child["params"]["learning_rate"] == "0.5"
+
+
+def test_a_failure_that_was_mended(store: Store, database: Database) -> None:
+    store.fail("a", {"error": "x", "time": 5.0})
+    write_view(store, database)
+    examples.finish(store, "a")
+    write_view(store, database)
+    child = database.content()["a"]
+    assert child["status"] == "FINISHED"
+    assert "error" not in child["tags"]
+
+
+def test_another_configuration_is_another_parent(
+    store: Store, database: Database, tmp_path: Path, tiny_sd: Path, tiny_clip: Path
+) -> None:
+    examples.finish(store, "a")
+    write_view(store, database)
+    begin(store, examples.config(tiny_sd, tiny_clip, "training.steps=9"), tmp_path)
+    examples.finish(store, "a", fingerprint="another", steps=2)
+    view = write_view(store, database)
+    parents = [run for run in database.runs() if CONCEPT not in run.data.tags]
+    assert sorted(run.data.params["training.steps"] for run in parents) == ["6", "9"]
+    (child,) = [run for run in database.runs() if CONCEPT in run.data.tags]
+    assert child.data.tags["mlflow.parentRunId"] == view.parent_id
+
+
+def test_long_histories(store: Store, database: Database) -> None:
+    """More points than MLflow takes in one call."""
+    examples.finish(store, "a", steps=2500, sample_steps=[0, 2500])
+    write_view(store, database)
+    assert len(database.content()["a"]["metrics"]["loss"]) == 2500
+
+
+def test_how_to_open_it() -> None:
+    assert ui_command("sqlite:////x/mlflow.db") == "mlflow ui --backend-store-uri sqlite:////x/mlflow.db"
+    assert ui_command("https://me:secret@host/") == "open https://host/"
+
+
+@pytest.mark.slow
+def test_a_tracking_server_gets_the_same(store: Store, database: Database, server: Server) -> None:
+    examples.finish(store, "a")
+    store.fail("c", {"error": "x", "time": 5.0})
+    write_view(store, database)
+    write_view(store, server.view)
+    write_view(store, server.view)
+    assert server.view.content() == database.content()

@@ -1,0 +1,112 @@
+"""results.parquet: one row per concept, from the store alone, readable by everybody."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.support import examples
+from textinv_ray.service.store.store import Store
+from textinv_ray.service.views import results_table
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path))
+
+
+def read(store: Store) -> pa.Table:
+    return pq.read_table(store.path("results.parquet"))
+
+
+def test_why_learning_ended(store: Store) -> None:
+    examples.finish(store, "a", stopped="clip", best_step=1)
+    examples.finish(store, "b")  # of an older version
+    store.fail("c", {"error": "image c-1.png: is truncated"})
+    results_table.write(store)
+    assert read(store)["stopped"].to_pylist() == ["clip", "steps", None]
+    assert read(store)["best_step"].to_pylist() == [1, None, None]
+
+
+def test_one_row_per_concept(store: Store) -> None:
+    examples.finish(store, "b")
+    examples.finish(store, "a", [[0.5, 0, 0, 1]], nearest_words=["dog"])
+    store.fail("c", {"error": "image c-1.png: is truncated"})
+    assert results_table.write(store) == 3
+    table = read(store)
+    assert table.schema.field("vectors").type.value_type == pa.list_(pa.float32(), 4)
+    first, second, third = table.to_pylist()
+    assert (first["concept_id"], first["vectors"], first["nearest_words"]) == ("a", [[0.5, 0, 0, 1]], ["dog"])
+    assert (second["clip_image_similarity_initializer"], second["clip_image_similarity"]) == (0.5, 0.75)
+    assert second["tags"] == [("shelf", "3")]
+    assert (third["status"], third["vectors"], third["error"]) == (
+        "failed",
+        None,
+        "image c-1.png: is truncated",
+    )
+
+
+def test_writing_again_gives_the_same(store: Store) -> None:
+    examples.finish(store, "a")
+    results_table.write(store)
+    before = read(store)
+    results_table.write(store)
+    assert read(store) == before
+    assert store.names(".") == ["concepts", "results.parquet"], "no temporary folders stay"
+
+
+def test_words_of_several_vectors(store: Store) -> None:
+    examples.finish(store, "a")
+    examples.finish(store, "b", [[1, 2, 3, 4], [5, 6, 7, 8]], num_vectors=2)
+    results_table.write(store)
+    assert [len(vectors) for vectors in read(store)["vectors"].to_pylist()] == [1, 2]
+
+
+def test_words_of_two_models(store: Store) -> None:
+    examples.finish(store, "a")
+    examples.finish(store, "b", [[1, 2, 3]], embedding_dim=3)
+    results_table.write(store)
+    assert read(store)["vectors"].to_pylist() == [[[1, 2, 3, 4]], [[1, 2, 3]]]
+
+
+def test_pandas_reads_it(store: Store) -> None:
+    examples.finish(store, "a")
+    results_table.write(store)
+    frame = pd.read_parquet(store.path("results.parquet"))
+    assert np.stack(frame.vectors[0]).tolist() == [[1, 2, 3, 4]]
+
+
+def test_a_result_counts_more_than_an_old_failure(store: Store) -> None:
+    examples.finish(store, "a")
+    store.fail("a", {"error": "x"})
+    results_table.write(store)
+    assert read(store)["status"].to_pylist() == ["done"]
+
+
+def test_a_damaged_word_is_left_out(store: Store) -> None:
+    examples.finish(store, "a")
+    store.write_concept("a", "learned_embeds.safetensors", b"damaged")
+    results_table.write(store)
+    assert read(store)["vectors"].to_pylist() == [None]
+
+
+def test_an_empty_store(store: Store) -> None:
+    assert results_table.write(store) == 0
+    assert read(store).num_rows == 0
+
+
+def test_many_groups_on_a_remote_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results_table, "_ROWS_PER_GROUP", 2)
+    store = Store("memory://many/out")
+    for index in range(5):
+        examples.finish(store, f"c{index}")
+    assert results_table.write(store) == 5
+    with fsspec.open("memory://many/out/results.parquet") as file:
+        assert pq.read_table(file)["concept_id"].to_pylist() == [f"c{index}" for index in range(5)]
+    fsspec.filesystem("memory").store.clear()

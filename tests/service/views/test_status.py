@@ -1,0 +1,150 @@
+"""`textinv status`: by the store alone, whatever state a job was left in."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from tests.cli.test_jobs import textinv
+from tests.support import examples
+from textinv_ray.manifest import reader as manifests
+from textinv_ray.service.driver import job_record
+from textinv_ray.service.intake import plan
+from textinv_ray.service.models import sources
+from textinv_ray.service.store.job import end
+from textinv_ray.service.store.store import Store
+from textinv_ray.service.views import status
+
+ROWS = 8
+LOST = "its worker gave no sign of life for 60 s (3 of 3 attempts)"
+
+
+@pytest.fixture(params=["local", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, tiny_sd: Path, tiny_clip: Path) -> Iterator[Store]:
+    """A job of eight concepts that has begun."""
+    store = Store(str(tmp_path / "out") if request.param == "local" else "memory://status/out")
+    begin(store, tmp_path, tiny_sd, tiny_clip)
+    yield store
+    fsspec.filesystem("memory").store.clear()
+
+
+def begin(store: Store, folder: Path, sd: Path, clip: Path, *overrides: str) -> None:
+    manifest = manifests.open(str(examples.write_manifest(folder / "data", ROWS)))
+    config = examples.config(sd, clip, *overrides)
+    todo = plan.make(manifest, config, sources.facts(config.model), store)
+    job_record.begin(store, manifest, config, todo)
+
+
+def finish(store: Store, concept_id: str, **changes: Any) -> None:
+    examples.finish(store, concept_id, finished_at=time.time(), **changes)
+
+
+def checkpoint(store: Store, concept_id: str, steps: int, time_ms: int | None = None) -> None:
+    history = examples.history(concept_id, steps)
+    history.points[-1].time_ms = time_ms if time_ms is not None else int(1000 * time.time())
+    store.checkpoint(concept_id, b"state", history.to_bytes())
+
+
+def as_text(capsys: pytest.CaptureFixture[str], store: Store) -> str:
+    assert textinv("status", store.uri) == 0
+    return capsys.readouterr().out
+
+
+def test_a_job_that_runs(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    finish(store, "c0")
+    finish(store, "c1")
+    checkpoint(store, "c2", 2)
+    store.fail("c3", {"error": "image s3://b/c3-1.png: doesn't exist", "time": time.time()})
+    store.fail("c4", {"error": "image s3://b/c4-0.png: doesn't exist", "time": time.time()})
+    store.fail("c5", {"error": LOST, "time": time.time()})
+    found = status.read(store.uri)
+    assert (found.done, len(found.running), found.failed, found.quarantined, found.waiting) == (2, 1, 2, 1, 2)
+    assert found.running[0].concept_id == "c2"
+    assert found.running[0].step == 2
+    assert found.running[0].loss == pytest.approx(0.5)
+    assert found.exit_code is None
+    assert found.concepts_per_hour is not None
+    assert found.seconds_left == pytest.approx(3600 * 3 / found.concepts_per_hour)
+    assert found.worker_seconds_per_concept == 12.5
+    assert found.scores["clip_image_similarity"] == 0.75
+    assert [(kind.error, kind.concept_ids) for kind in found.errors] == [
+        ("image s3://b/c3-1.png: doesn't exist", ("c3", "c4")),
+        (LOST, ("c5",)),
+    ]
+    text = as_text(capsys, store)
+    assert "done         2  of 8" in text
+    assert "quarantined  1" in text
+    assert "2 x image s3://b/c3-1.png: doesn't exist  (c3, c4)" in text
+    assert "mean CLIP image similarity: 0.500 -> 0.750" in text
+    assert len(text.splitlines()) < 40
+
+
+def test_a_job_that_ended(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    for index in range(ROWS - 1):
+        finish(store, f"c{index}")
+    store.fail("c7", {"error": "x", "time": time.time()})
+    end(store, 1)
+    found = status.read(store.uri)
+    assert (found.done, found.failed, found.waiting, found.exit_code) == (ROWS - 1, 1, 0, 1)
+    assert found.seconds_left is None
+    assert found.mlflow_is_behind
+    text = as_text(capsys, store)
+    assert "with exit code 1" in text
+    assert f"`textinv track {store.shown}` writes what is missing" in text
+
+
+def test_a_job_that_was_killed(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    """What nobody has written to for longer than a lease lasts isn't running."""
+    checkpoint(store, "c0", 2)
+    running = status.read(store.uri)
+    assert [concept.concept_id for concept in running.running] == ["c0"]
+    later = time.time() + 3600
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(status.time, "time", lambda: later)
+        found = status.read(store.uri)
+        text = as_text(capsys, store)
+    assert found.running == ()
+    assert [concept.concept_id for concept in found.interrupted] == ["c0"]
+    assert "interrupted  1  the same command goes on from their checkpoints" in text
+    assert "not ended, last sign of life 60 min ago: starting, or killed" in text
+
+
+def test_a_failed_concept_that_is_tried_again(store: Store) -> None:
+    store.fail("c0", {"error": "x", "time": time.time() - 100})
+    checkpoint(store, "c0", 2)
+    found = status.read(store.uri)
+    assert (found.failed, len(found.running)) == (0, 1)
+
+
+def test_results_that_are_being_replaced(
+    store: Store, tmp_path: Path, tiny_sd: Path, tiny_clip: Path
+) -> None:
+    """Under new settings an old result is something to do, until the new one is there."""
+    for index in range(ROWS):
+        finish(store, f"c{index}")
+    begin(store, tmp_path, tiny_sd, tiny_clip, "training.steps=9")
+    checkpoint(store, "c1", 2)
+    finish(store, "c0")
+    found = status.read(store.uri)
+    assert (found.done, len(found.running), found.waiting) == (1, 1, ROWS - 2)
+
+
+def test_json(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    finish(store, "c0")
+    assert textinv("status", store.uri, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["done"] == 1
+    assert found["rows"] == ROWS
+    assert found["running"] == []
+
+
+def test_where_there_is_no_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert textinv("status", str(tmp_path)) == 2
+    assert "no job.json there; give the --output of a job" in capsys.readouterr().err
+    assert textinv("track", str(tmp_path)) == 2

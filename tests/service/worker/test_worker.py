@@ -1,0 +1,317 @@
+"""A worker on a real feed: what it learns depends on the concept alone, and nothing is lost or done twice."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.support import tiny
+from tests.support.bench import Bench, over, wait_for
+from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.pack import Pack
+from textinv_ray.inversion.task import ConceptTask
+from textinv_ray.service.store.store import Store, StoreError
+from textinv_ray.service.worker.worker import Worker
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+
+def test_everything_that_is_kept(bench: Bench) -> None:
+    concepts = [tiny.concept(index, steps=3 + index) for index in range(5)]
+    status = bench.learn(concepts)
+    assert (status.done, status.failed, status.steps_computed) == (5, 0, sum(c.steps for c in concepts))
+    for concept in concepts:
+        result = bench.store.result(concept.concept_id)
+        assert result is not None
+        assert result["steps"] == concept.steps
+        assert result["fingerprint"] == concept.fingerprint
+        assert result["images_mtime_digest"] == "stamp"
+        assert result["sample_steps"] == sorted({0, round(0.5 * concept.steps), concept.steps})
+        assert -1 <= result["clip_image_similarity"] <= 1
+        assert -1 <= result["clip_text_similarity_initializer"] <= 1
+        assert 0 < result["review_seconds"] < result["seconds"]
+        np.testing.assert_allclose(bench.vectors(concept.concept_id), bench.alone(concept), atol=1e-6)
+        history = bench.history(concept.concept_id)
+        assert [point.step for point in history.points] == list(range(concept.steps + 1))
+        assert all(point.loss is not None for point in history.points[1:])
+        assert bench.store.read_concept(concept.concept_id, "checkpoint.safetensors") is None
+        assert bench.store.read_concept(concept.concept_id, "training.png") is not None
+        assert len(bench.store.names(f"concepts/{concept.concept_id}/samples")) == len(result["sample_steps"])
+
+
+def test_what_cannot_be_learned_fails_alone(bench: Bench) -> None:
+    long_prompt = "a photo of {}" + " in the beach" * 20
+    concepts = [
+        tiny.concept(0),
+        tiny.concept(1, prompts=(long_prompt.replace("{}", "a") + " {}",)),
+        tiny.concept(2, templates=(long_prompt.replace("{}", "a") + " {}",)),
+        tiny.concept(3, learning_rate=float("inf"), steps=60),
+        tiny.concept(4),
+    ]
+    status = bench.learn(concepts, errors=["broken"])
+    assert (status.done, status.failed) == (2, 4)
+    assert [found["concept_id"] for found in bench.store.results()] == ["concept-0", "concept-4"]
+    reasons = {found["concept_id"]: found["error"] for found in bench.store.failures()}
+    assert reasons["broken"] == "image x.png: is truncated"
+    assert "longer than" in reasons["concept-1"]
+    assert "longer than" in reasons["concept-2"]
+    assert "not finite" in reasons["concept-3"]
+
+
+def test_two_workers_learn_the_same_as_one(bench: Bench, tiny_sd: Path) -> None:
+    concepts = [tiny.concept(index, steps=4 + index % 3) for index in range(8)]
+    feed = bench.feed(concepts)
+    other = Bench(
+        Backbone.load(str(tiny_sd), dtype="float32"), bench.scorer, bench.config, bench.store
+    )  # as in another process
+    threads = [threading.Thread(target=each.worker(feed).run) for each in (bench, other)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert over(feed).done == 8
+    for concept in concepts:
+        np.testing.assert_allclose(bench.vectors(concept.concept_id), bench.alone(concept), atol=1e-6)
+
+
+class Crash(BaseException):
+    """What a worker dies of."""
+
+
+def crash_at(worker: Worker, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets a worker die before the step after `step` of its first concept, with all writes done."""
+    real = worker._step
+
+    def stop(pack: Pack) -> None:
+        if pack.tasks[0].step >= step:
+            worker._writer.submit(lambda: None).result()
+            raise Crash
+        time.sleep(0.06)
+        real(pack)
+
+    monkeypatch.setattr(worker, "_step", stop)
+
+
+def test_a_lost_worker_s_concepts_go_on_elsewhere(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    concepts = [tiny.concept(index, steps=12) for index in range(2)]
+    feed = bench.feed(concepts)
+    first = bench.worker(feed)
+    crash_at(first, 7, monkeypatch)
+    with pytest.raises(Crash):
+        first.run()
+    checkpoint = bench.store.read_concept("concept-0", "checkpoint.safetensors")
+    assert checkpoint is not None
+    bench.worker(feed).run()
+    status = over(feed)
+    assert status.done == 2
+    assert status.steps_computed < 2 * (7 + 12), "it went on from a checkpoint"
+    for concept in concepts:
+        np.testing.assert_allclose(bench.vectors(concept.concept_id), bench.alone(concept), atol=1e-6)
+        assert [point.step for point in bench.history(concept.concept_id).points] == list(range(13))
+
+
+def test_a_silent_worker_loses_its_concepts_and_its_late_result_is_harmless(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    concept = tiny.concept(0, steps=5)
+    feed = bench.feed([concept])
+    frozen, let_go = bench.worker(feed), threading.Event()
+    monkeypatch.setattr(frozen._heart, "start", lambda: None)
+    monkeypatch.setattr(frozen._heart, "end", lambda: None)
+    real = frozen._step
+
+    def wait(pack: Pack) -> None:
+        let_go.wait(20)
+        real(pack)
+
+    monkeypatch.setattr(frozen, "_step", wait)
+    thread = threading.Thread(target=frozen.run)
+    thread.start()
+    wait_for(lambda: frozen._items)
+    time.sleep(1.2)
+    bench.worker(feed).run()
+    before = bench.store.result("concept-0")
+    let_go.set()
+    thread.join(20)
+    status = over(feed)
+    assert (status.done, status.failed) == (1, 0)
+    assert before is not None
+    assert bench.store.result("concept-0") == before, "it isn't written again"
+    assert "checkpoint.safetensors" not in bench.store.names("concepts/concept-0")
+    assert len(bench.history("concept-0").points) == 6
+    np.testing.assert_allclose(bench.vectors("concept-0"), bench.alone(concept), atol=1e-6)
+
+
+def test_lost_between_the_result_and_its_word_of_it(bench: Bench) -> None:
+    """The concept is done by the store: the next worker says so, and does nothing."""
+    import ray
+
+    concept = tiny.concept(0)
+    bench.learn([concept])
+    before = bench.store.result("concept-0")
+    bench.store.write_concept("concept-0", "checkpoint.safetensors", b"left behind")
+    feed = bench.feed([concept])
+    wait_for(lambda: ray.get(feed.take.remote("first", 1)).leases or ray.get(feed.status.remote(0)).running)
+    ray.get(feed.leave.remote("first", "killed"))
+    bench.worker(feed).run()
+    assert over(feed).done == 1
+    assert bench.store.result("concept-0") == before
+    assert "checkpoint.safetensors" not in bench.store.names("concepts/concept-0")
+
+
+def test_told_to_stop_it_leaves_checkpoints(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    concept = tiny.concept(0, steps=100_000)
+    feed = bench.feed([concept])
+    worker = bench.worker(feed)
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    wait_for(lambda: bench.store.read_concept("concept-0", "checkpoint.safetensors"))
+    bench.store.remove("concepts/concept-0/checkpoint.safetensors")
+    ray.get(feed.stop.remote())
+    thread.join(20)
+    assert not thread.is_alive()
+    status = ray.get(feed.status.remote(0))
+    assert (status.done, status.failed, status.running) == (0, 0, 0)
+    assert bench.store.result("concept-0") is None
+    (_, state), *_ = bench.store.states("concept-0")
+    task = ConceptTask(concept, bench.backbone, bench.config)
+    task.restore(state)
+    assert task.step > 0
+
+
+def test_more_steps_go_on_from_the_final_state(bench: Bench) -> None:
+    short, long = tiny.concept(0, steps=4), tiny.concept(0, steps=9, fingerprint="of more steps")
+    bench.learn([short])
+    status = bench.learn([long])
+    assert status.steps_computed == 5
+    np.testing.assert_allclose(bench.vectors("concept-0"), bench.alone(long), atol=1e-6)
+    assert [point.step for point in bench.history("concept-0").points] == list(range(10))
+
+
+def test_fewer_steps_start_anew(bench: Bench) -> None:
+    """A result depends on its row and the configuration alone, not on what was learned before."""
+    long, short = tiny.concept(0, steps=9), tiny.concept(0, steps=4, fingerprint="of fewer steps")
+    bench.learn([long])
+    assert bench.learn([short]).steps_computed == 4
+    np.testing.assert_allclose(bench.vectors("concept-0"), bench.alone(short), atol=1e-6)
+
+
+def test_other_reviews_dont_learn_again(bench: Bench) -> None:
+    bench.learn([tiny.concept(0)])
+    other = tiny.concept(0, prompts=("my {}", "a drawing of {}"), fingerprint="of other prompts")
+    assert bench.learn([other]).steps_computed == 0
+    result = bench.store.result("concept-0")
+    assert result is not None
+    assert result["sample_prompts"] == ["my {}", "a drawing of {}"]
+    assert result["sample_steps"] == [0, 4], "samples in between can't be made any more"
+
+
+@pytest.mark.parametrize("damaged", [b"", b"\x08garbage", b"{}"])
+def test_a_damaged_checkpoint_is_not_trusted(bench: Bench, damaged: bytes) -> None:
+    concept = tiny.concept(0)
+    bench.store.write_concept("concept-0", "checkpoint.safetensors", damaged)
+    bench.store.write_concept("concept-0", "history.parquet", damaged)
+    assert bench.learn([concept]).done == 1
+    np.testing.assert_allclose(bench.vectors("concept-0"), bench.alone(concept), atol=1e-6)
+
+
+def test_a_store_that_refuses_ends_the_job_and_loses_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    def refuse(*_: Any) -> None:
+        raise StoreError("the output x: access denied", True)
+
+    concept = tiny.concept(0)
+    feed = bench.feed([concept])
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "finish", refuse)
+        bench.worker(feed).run()
+    assert ray.get(feed.status.remote(0)).problem == "the output x: access denied"
+    assert bench.store.result("concept-0") is None
+    feed = bench.feed([concept])
+    bench.worker(feed).run()
+    assert over(feed).done == 1
+
+
+def test_released_when_nothing_is_left_but_what_others_learn(bench: Bench) -> None:
+    import ray
+
+    bench.config = bench.config.model_copy(
+        update={"service": bench.config.service.model_copy(update={"release_after_s": 0.2})}
+    )
+    feed = bench.feed([tiny.concept(0)])
+    wait_for(lambda: ray.get(feed.take.remote("another", 1)).leases or ray.get(feed.status.remote(0)).running)
+    ray.get(feed.beat.remote("another", {"concept-0": 1}, 1))
+    thread = threading.Thread(target=bench.worker(feed).run)
+    thread.start()
+    while thread.is_alive():
+        ray.get(feed.beat.remote("another", {"concept-0": 1}, 1))
+        thread.join(0.1)
+    assert not ray.get(feed.is_over.remote())
+
+
+def test_while_the_store_is_away_steps_go_on_and_one_checkpoint_waits(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    back, started = threading.Event(), threading.Event()
+    real = Store.checkpoint
+
+    def slow(self: Store, *arguments: Any) -> None:
+        started.set()
+        assert back.wait(30)
+        real(self, *arguments)
+
+    monkeypatch.setattr(Store, "checkpoint", slow)
+    feed = bench.feed([tiny.concept(0, steps=200)])
+    worker = bench.worker(feed)
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    assert started.wait(30)
+    (item,) = worker._items.values()
+    step = item.task.step
+    wait_for(lambda: item.task.step > step + 20)
+    assert len(item.writes) <= 3
+    back.set()
+    thread.join(60)
+    assert over(feed).done == 1
+
+
+def test_variants_through_the_service(bench: Bench) -> None:
+    """What each started from and ended with is in its result, and what it is compared with was sampled."""
+    neighbour = tuple(tuple(row) for row in np.full((2, 32), 0.125).tolist())
+    concepts = [
+        tiny.concept(0, steps=6, vectors_added_at=(2, 4), regularization_weight=0.5),
+        tiny.concept(1, init_from="vocabulary_mean", initializer_token="", per_image_probability=0.5),
+        tiny.concept(2, init_from="auto", initializer_token="", initializer_candidates=("dog", "house")),
+        tiny.concept(
+            3, init_from="a.safetensors", initializer_token="", initial_vectors=neighbour, num_vectors=2
+        ),
+    ]
+    assert bench.learn(concepts).done == 4
+    found = [bench.store.result(concept.concept_id) for concept in concepts]
+    assert [result["num_vectors"] for result in found if result] == [3, 1, 1, 2]
+    starts = [result["initializer_token"] for result in found if result]
+    assert (starts[:2], starts[3]) == (["cat", "vocabulary_mean"], "a.safetensors")
+    assert starts[2] in ("dog", "house")
+    assert [result["options"] for result in found if result] == [
+        {"vectors_added_at": [2, 4], "regularization_weight": 0.5},
+        {"init_from": "vocabulary_mean", "per_image_probability": 0.5},
+        {"init_from": "auto"},
+        {"init_from": "a.safetensors"},
+    ]
+    for concept, result in zip(concepts, found, strict=True):
+        assert result is not None
+        assert result["sample_steps"][0] == 0
+        assert result["clip_image_similarity_initializer"] is not None
+        vectors = bench.vectors(concept.concept_id)
+        assert vectors.shape == (result["num_vectors"], 32)
+        np.testing.assert_allclose(vectors, bench.alone(concept), atol=1e-5)

@@ -1,0 +1,146 @@
+"""A feed of this process and workers on it, without the minutes that starting them as actors takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+
+from textinv_ray.concepts.concept import Concept
+from textinv_ray.config.job import JobConfig
+from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.pack import Pack
+from textinv_ray.inversion.review import Subject, looks
+from textinv_ray.inversion.scoring import Scorer
+from textinv_ray.inversion.task import ConceptTask
+from textinv_ray.service.scheduling.scheduler import Scheduler
+from textinv_ray.service.store.history import History
+from textinv_ray.service.store.keys import Key
+from textinv_ray.service.store.store import Store
+from textinv_ray.service.worker.worker import Worker
+
+
+class Rows:
+    """Prepared rows, as Ray Data would stream them."""
+
+    def __init__(self, concepts: Iterable[Concept], errors: Iterable[str] = ()) -> None:
+        self._rows = [
+            {
+                "concept_id": c.concept_id,
+                "steps": c.steps,
+                "concept": c.to_row()["concept"],
+                "error": "",
+                "done": False,
+            }
+            for c in concepts
+        ]
+        self._rows += [
+            {
+                "concept_id": name,
+                "steps": 5,
+                "concept": b"",
+                "error": "image x.png: is truncated",
+                "done": False,
+            }
+            for name in errors
+        ]
+
+    def iter_rows(self, wanted: Collection[str]) -> Iterator[dict[str, Any]]:
+        return iter(self._rows)
+
+
+class Handle:
+    """Calls a Scheduler of this process as if it were an actor: starting one for each test would take minutes."""
+
+    def __init__(self, feed: Scheduler) -> None:
+        self._feed = feed
+
+    def __getattr__(self, name: str) -> Any:
+        import ray
+
+        method = getattr(self._feed, name)
+        return SimpleNamespace(remote=lambda *args: ray.put(method(*args)))
+
+
+class Bench:
+    """A feed and the means to work on it."""
+
+    def __init__(self, backbone: Backbone, scorer: Scorer, config: JobConfig, store: Store) -> None:
+        self.backbone, self.scorer, self.config, self.store = backbone, scorer, config, store
+
+    def feed(self, concepts: Iterable[Concept], errors: Iterable[str] = ()) -> Any:
+        concepts = list(concepts)
+        keys = {concept.concept_id: Key(concept.row_fingerprint, "stamp") for concept in concepts}
+        keys |= {name: Key("row", "stamp") for name in errors}
+        service = self.config.service
+        return Handle(
+            Scheduler(
+                Rows(concepts, errors),
+                keys,
+                self.store.uri,
+                ahead=16,
+                lease_timeout_s=service.lease_timeout_s,
+                max_attempts=service.max_attempts,
+            )
+        )
+
+    def worker(self, feed: Any) -> Worker:
+        return Worker(feed, self.store, self.backbone, self.scorer, self.config)
+
+    def learn(self, concepts: Iterable[Concept], errors: Iterable[str] = ()) -> Any:
+        """Runs one worker to the end. Returns the feed's last status."""
+        feed = self.feed(concepts, errors)
+        self.worker(feed).run()
+        return over(feed)
+
+    def vectors(self, concept_id: str) -> np.ndarray:
+        data = self.store.read_concept(concept_id, "learned_embeds.safetensors")
+        assert data is not None
+        (found,) = safetensors.numpy.load(data).values()
+        return found
+
+    def alone(self, concept: Concept) -> np.ndarray:
+        """What the engine learns without any service."""
+        return self.learned_alone(concept).vectors.numpy()
+
+    def learned_alone(self, concept: Concept) -> ConceptTask:
+        """As in a notebook: one concept, without any service."""
+        pack = Pack(self.backbone, self.config, 1)
+        task = ConceptTask(concept, self.backbone, self.config)
+        pack.add(task)
+        while not task.done or task.look_due:
+            if self.config.stopping.rule == "clip" and task.look_due:
+                (score,) = looks(self.backbone, self.scorer, [Subject(concept, task.vectors)], self.config)
+                task.looked(score)
+                task.judge()
+            if not task.done:
+                pack.step()
+        return task
+
+    def history(self, concept_id: str) -> History:
+        data = self.store.read_concept(concept_id, "history.parquet")
+        assert data is not None
+        return History.from_bytes(data)
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 60) -> Any:
+    """What the condition gives once it is true."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.05)
+    raise AssertionError("waited in vain")
+
+
+def over(feed: Any) -> Any:
+    """The feed's status once it has published everything."""
+    import ray
+
+    wait_for(lambda: ray.get(feed.status.remote(0)).over)
+    return ray.get(feed.status.remote(0))

@@ -1,0 +1,24 @@
+"""Manifests to write and to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from textinv_ray.config.job import JobConfig
+from textinv_ray.manifest import checks, reader
+
+CONFIG = JobConfig.load("mini", ["training.steps=200"])
+WITHOUT_DEFAULT = JobConfig.load("mini", ["training.initializer_token=null"])
+Write = Callable[..., str]
+
+
+def good(count: int = 3, **columns: Any) -> dict[str, Any]:
+    """Columns of `count` sound rows."""
+    base = {"concept_id": [f"c{i}" for i in range(count)], "images": [[f"{i}.png"] for i in range(count)]}
+    return {**base, "initializer_token": ["cat"] * count, **columns}
+
+
+def problems(path: str, config: JobConfig = CONFIG, tokenizer: Any = None) -> list[str]:
+    opened = reader.open(path, check_schema=False)
+    return [str(problem) for problem in checks.problems(opened, config, tokenizer)]

@@ -1,0 +1,232 @@
+"""`textinv`: the commands. Each parses, calls the library and says what happened.
+
+Exit codes: 0 all is well; 1 some concepts failed; 2 the command, the configuration or the manifest is wrong.
+Nothing heavy is imported before a command needs it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from textinv_ray.cli import words
+from textinv_ray.config.job import JobConfig
+from textinv_ray.manifest import checks
+from textinv_ray.util.errors import UserError
+from textinv_ray.util.redact import redact
+
+if TYPE_CHECKING:
+    from textinv_ray.manifest.reader import Manifest
+
+app = typer.Typer(
+    name="textinv",
+    help="Learn words for thousands of concepts (Textual Inversion), from one Parquet manifest, on Ray.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+SHOWN_FILES = 20
+"""How many skipped files are named."""
+
+ManifestArgument = Annotated[
+    str, typer.Argument(metavar="MANIFEST", help="Parquet file: a path or an fsspec URI.")
+]
+OutputArgument = Annotated[
+    str, typer.Argument(metavar="OUTPUT", help="What a job was given as --output: a folder or a URI.")
+]
+ConfigOption = Annotated[
+    str | None,
+    typer.Option(
+        "--config",
+        "-c",
+        metavar="NAME|PATH",
+        help="Preset (mini, sd15, sd21, paper, quick, bias) or YAML file. Default: mini, the small bundled model.",
+    ),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="SECTION.FIELD=VALUE",
+        help="Override one setting, e.g. training.steps=500. Repeatable.",
+    ),
+]
+
+
+@app.command()
+def invert(
+    manifest: ManifestArgument,
+    config: ConfigOption = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output", "-o", metavar="URI", help="Where results go: a folder or a URI such as s3://..."
+        ),
+    ] = None,
+    overrides: SetOption = None,
+    only: Annotated[
+        str | None, typer.Option(metavar="ID,ID", help="Learn these concepts only (concept_id, with commas).")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Learn at most so many concepts.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all and say what would run.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show what the libraries say, too.")
+    ] = False,
+) -> None:
+    """Learn a word for every concept of the manifest. What is done already is not done again."""
+    job = _load(config, overrides)
+    if output is not None:
+        job = job.model_copy(update={"service": job.service.model_copy(update={"output": output})})
+    ids = [concept_id.strip() for concept_id in only.split(",") if concept_id.strip()] if only else None
+
+    from textinv_ray.service.driver import run
+
+    code = run.invert(
+        manifest, job, output=job.service.output, only=ids, limit=limit, dry_run=dry_run, verbose=verbose
+    )
+    raise typer.Exit(code)
+
+
+@app.command()
+def status(
+    output: OutputArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs: everything, as JSON.")] = False,
+) -> None:
+    """Say where a job stands, by its results folder alone, while it runs or after."""
+    from rich.console import Console
+
+    from textinv_ray.service.views import status as statuses
+
+    found = statuses.read(output)
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), indent=1))
+    else:
+        statuses.show(Console(soft_wrap=True, markup=False, highlight=False), found)
+
+
+@app.command()
+def track(
+    output: OutputArgument,
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="MLflow server or database. Default: the job's own, or mlflow.db."),
+    ] = None,
+    experiment: Annotated[
+        str | None, typer.Option(metavar="NAME", help="MLflow experiment. Default: the job's.")
+    ] = None,
+) -> None:
+    """Write what MLflow doesn't have of a job, from its results folder alone. Doing it twice doubles nothing."""
+    from rich.console import Console
+
+    from textinv_ray.service.tracking import rebuild as tracks
+
+    tracks.rebuild(output, tracking_uri, experiment, Console(soft_wrap=True, markup=False, highlight=False))
+
+
+@app.command("manifest")
+def build_manifest(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="Holds a folder of images per concept.")],
+    out: Annotated[
+        str, typer.Option("--output", "-o", metavar="PATH", help="The manifest to write.")
+    ] = "manifest.parquet",
+    embed: Annotated[
+        bool, typer.Option("--embed", help="Store the images in the manifest, so that it can go anywhere.")
+    ] = False,
+) -> None:
+    """Make a manifest from DIR/<concept>/*.{png,jpg,jpeg,webp}.
+
+    A concept.yaml in a concept's folder, or one concepts.yaml in DIR, may set any column:
+    initializer_token, placeholder_token, learnable_property, steps, captions, ...
+    """
+    from textinv_ray.manifest import build
+
+    built = build.build(folder, out, embed=embed)
+    for title, lines in (("skipped", built.skipped), ("renamed", built.renamed)):
+        for line in lines[:SHOWN_FILES]:
+            typer.echo(f"{title}: {line}")
+        if len(lines) > SHOWN_FILES:
+            typer.echo(f"{title}: ... and {len(lines) - SHOWN_FILES} more")
+    typer.echo(f"{redact(out)}: {_count(built.concepts, 'concept')}, {_count(built.images, 'image')}")
+    if built.without_initializer:
+        few = ", ".join(built.without_initializer[:5])
+        more = ", ..." if len(built.without_initializer) > 5 else ""
+        typer.echo(
+            f"{_count(len(built.without_initializer), 'concept')} without initializer_token ({few}{more}): "
+            "name a near word in concept.yaml, or set training.initializer_token for all"
+        )
+
+
+@app.command()
+def validate(
+    manifest: ManifestArgument,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    check_images: Annotated[
+        bool, typer.Option("--check-images", help="Fetch and decode every image as well.")
+    ] = False,
+) -> None:
+    """Check a manifest and print everything wrong with it, by row and column."""
+    job = _load(config, overrides)
+
+    from textinv_ray.manifest import reader as manifests
+    from textinv_ray.manifest import vocabulary
+
+    opened = manifests.open(manifest, check_schema=False)
+    try:
+        tokenizer = vocabulary.load(job.model)
+    except UserError as error:
+        tokenizer = None
+        typer.echo(f"not checked against the model's vocabulary: {error}", err=True)
+    checks.check(opened, job, tokenizer)
+    typer.echo(
+        f"{redact(manifest)}: {_count(opened.num_rows, 'concept')}, "
+        f"{_count(opened.count_images(), 'image')}; nothing wrong"
+    )
+    if check_images and (failed := _check_images(opened, job)):
+        typer.echo(f"{_count(failed, 'concept')} would fail for an image", err=True)
+        raise typer.Exit(1)
+
+
+def _load(config: str | None, overrides: list[str] | None) -> JobConfig:
+    """A preset or file under TEXTINV_SET (what a cluster's machines set for all jobs on them) under --set."""
+    return JobConfig.load(config, [*os.environ.get("TEXTINV_SET", "").split(), *(overrides or ())])
+
+
+def _check_images(manifest: Manifest, job: JobConfig) -> int:
+    """Decodes every image; prints what is wrong. Returns the number of concepts that would fail."""
+    from textinv_ray.concepts import images
+
+    failed = 0
+    for number, row in enumerate(manifest.rows()):
+        wrong = 0
+        for index, image in enumerate(row["images"]):
+            try:
+                data = images.fetch(image, base=manifest.base, config=job.data, index=index)
+                images.decode(data, images.name(image, index), job.data.max_image_pixels)
+            except images.ImageError as error:
+                wrong += 1
+                typer.echo(f"row {number} ({row['concept_id']}): {error}")
+        failed += wrong > 0
+    return failed
+
+
+words.add_to(app)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The `textinv` program: ends the process with its exit code."""
+    try:
+        app(args=list(arguments) if arguments is not None else None)
+    except UserError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)

@@ -1,0 +1,261 @@
+"""The commands of `textinv` for words that are learned: generate, generate-many, export, evaluate, words."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from textinv_ray.config.job import JobConfig
+from textinv_ray.util.errors import UserError
+
+if TYPE_CHECKING:
+    from textinv_ray.service.store.store import Store
+    from textinv_ray.service.tracking.concept_runs import ConceptRuns
+
+SHOWN_WORDS = 20
+"""How many words are listed."""
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="Override one setting. Repeatable."),
+]
+ConfigOption = Annotated[
+    str | None,
+    typer.Option(
+        "--config",
+        "-c",
+        metavar="NAME|PATH",
+        help="Preset or YAML file. Default: what the words were learned with.",
+    ),
+]
+WordsOption = Annotated[
+    list[str],
+    typer.Option(
+        "--words",
+        "-w",
+        metavar="OUTPUT|FILE",
+        help="Output of `textinv invert` (folder or URI), or a .safetensors of words. Repeatable.",
+    ),
+]
+OutputArgument = Annotated[
+    str, typer.Argument(metavar="OUTPUT", help="Output of `textinv invert`: a folder or URI.")
+]
+TrackingOption = Annotated[
+    str | None,
+    typer.Option(metavar="URI", help="MLflow server or database; default: where the job wrote."),
+]
+StepsOption = Annotated[int | None, typer.Option(min=1, help="Sampling steps.")]
+GuidanceOption = Annotated[float | None, typer.Option(min=1.0, help="Guidance scale.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Makes these commands part of the program."""
+    app.command()(generate)
+    app.command("generate-many")(generate_many)
+    app.command()(export)
+    app.command()(evaluate)
+    app.command("words")(list_words)
+
+
+def generate(
+    prompt: Annotated[
+        str, typer.Argument(metavar="PROMPT", help="With any learned words: 'a drawing of <cat> as <ink>'.")
+    ],
+    words: WordsOption,
+    number: Annotated[int, typer.Option("-n", min=1, max=1024, help="How many pictures.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Of the first picture; the next have the next.")] = 0,
+    steps: StepsOption = None,
+    guidance: GuidanceOption = None,
+    negative_prompt: Annotated[str, typer.Option(help="What to lead away from.")] = "",
+    size: Annotated[
+        int | None, typer.Option(min=8, max=4096, help="Side in pixels, a multiple of 8.")
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Where pictures go; default: generated/<prompt>.")
+    ] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+) -> None:
+    """Draw pictures of a prompt with learned words: a file per seed, and a grid of all."""
+    if size is not None and size % 8:
+        raise UserError(f"--size {size} is not a multiple of 8")
+
+    _quiet()
+    from textinv_ray.service.batch import generate as generating
+    from textinv_ray.service.library.lexicon import Lexicon
+
+    lexicon = Lexicon(words)
+    job = generating.settings(lexicon, config, overrides or (), steps, guidance)
+    request = generating.Request(
+        prompt=prompt,
+        words=lexicon.words_in(f"{prompt}\n{negative_prompt}"),
+        negative_prompt=negative_prompt,
+        seed=seed,
+        count=number,
+        size=size,
+    )
+    store = _store(out or f"generated/{_slug(prompt)}")
+    names = generating.one(request, lexicon, job, store)
+    typer.echo(f"{store.shown}/{names[0]}: {', '.join(names[1:])}")
+
+
+def generate_many(
+    prompts: Annotated[
+        str,
+        typer.Argument(
+            metavar="PROMPTS",
+            help="Parquet: prompt, and optionally negative_prompt, seed, count, size, guidance.",
+        ),
+    ],
+    words: WordsOption,
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="URI", help="Where pictures and index.parquet go.")
+    ] = "generated",
+    steps: StepsOption = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show what the libraries say, too.")
+    ] = False,
+) -> None:
+    """Draw the pictures of a table of prompts, on Ray. Rows that are done are not done again."""
+    _quiet()
+    from textinv_ray.service.batch import generate as generating
+    from textinv_ray.service.driver.console import captured
+    from textinv_ray.service.driver.environment import log_file
+    from textinv_ray.service.library.lexicon import Lexicon
+
+    lexicon = Lexicon(words)
+    job = generating.settings(lexicon, config, overrides or (), steps, None)
+    store = _store(output)
+    with log_file(store) as log, captured(log, verbose) as console:
+        code = generating.many(prompts, lexicon, job, store, console)
+    raise typer.Exit(code)
+
+
+def export(
+    output: OutputArgument,
+    format_name: Annotated[
+        str, typer.Option("--format", metavar="FORMAT", help="diffusers, a1111 or comfyui.")
+    ],
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Where files go; default: export/<format>.")
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option(metavar="ID,ID", help="These concepts only (concept_id, with commas).")
+    ] = None,
+    approved: Annotated[
+        bool, typer.Option("--approved", help="Only words whose run in MLflow has the tag approved=true.")
+    ] = False,
+    prefix: Annotated[
+        str | None, typer.Option(help="In front of file names; default: ti- for a1111, else nothing.")
+    ] = None,
+    tracking_uri: TrackingOption = None,
+) -> None:
+    """Write the learned words as files for another program, with a list of what each is called there."""
+    _quiet()
+    from textinv_ray.service.library import export as exporting
+
+    store = _store(output)
+    target = _store(out or f"export/{format_name}")
+    exported = exporting.export(
+        store,
+        format_name,
+        target,
+        only=_ids(only),
+        approved=_concept_runs(store, tracking_uri).approved() if approved else None,
+        prefix=prefix,
+    )
+    for word in exported[:SHOWN_WORDS]:
+        typer.echo(f"{word.file}: write {word.in_prompt}")
+    if len(exported) > SHOWN_WORDS:
+        typer.echo(f"... and {len(exported) - SHOWN_WORDS} more")
+    number = "1 word" if len(exported) == 1 else f"{len(exported)} words"
+    typer.echo(f"{number} in {target.shown}, listed in {exporting.LIST}")
+
+
+def evaluate(
+    output: OutputArgument,
+    preset: Annotated[
+        str, typer.Option(help="quick (4 images a prompt), or paper (64 images, 50 DDIM steps).")
+    ] = "quick",
+    only: Annotated[
+        str | None, typer.Option(metavar="ID,ID", help="These concepts only (concept_id, with commas).")
+    ] = None,
+    dino: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Folder or Hub id of a DINO model, for its score.")
+    ] = None,
+    overrides: SetOption = None,
+    tracking_uri: TrackingOption = None,
+    no_tracking: Annotated[bool, typer.Option("--no-tracking", help="Write nothing to MLflow.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show what the libraries say, too.")
+    ] = False,
+) -> None:
+    """Score every learned word: reconstruction, editability, and references. Done ones are not done again."""
+    _quiet()
+    from textinv_ray.service.batch import evaluate as evaluating
+    from textinv_ray.service.driver.console import captured
+    from textinv_ray.service.driver.environment import log_file
+
+    store = _store(output)
+    todo = evaluating.plan(store, preset, overrides or (), dino)
+    with log_file(store) as log, captured(log, verbose) as console:
+        code = evaluating.evaluate(store, todo, console, only=_ids(only))
+        if todo.config.tracking.enabled and not no_tracking:
+            try:
+                evaluating.log(store, _concept_runs(store, tracking_uri), console)
+            except UserError as error:  # the scores are in the store; the next run of this command catches up
+                console.print(f"not written to MLflow: {error}")
+    raise typer.Exit(code)
+
+
+def list_words(
+    output: OutputArgument,
+    like: Annotated[
+        str | None, typer.Option(metavar="WORD", help="List the words nearest to this one, such as '<cat>'.")
+    ] = None,
+    number: Annotated[int, typer.Option("-n", min=1, help="How many lines.")] = SHOWN_WORDS,
+) -> None:
+    """Look into the learned words: norms, nearest words of the vocabulary, concepts that are alike."""
+    _quiet()
+    from textinv_ray.service.library import listing
+
+    for line in listing.lines(_store(output), like, number):
+        typer.echo(line)
+
+
+def _concept_runs(store: Store, tracking_uri: str | None) -> ConceptRuns:
+    """The concepts' runs, where the job of this output wrote them."""
+    from textinv_ray.service.tracking.concept_runs import ConceptRuns
+    from textinv_ray.service.tracking.uri import resolve_uri
+
+    job = store.job()
+    config = JobConfig.from_dict(job["configuration"], store.shown) if job else JobConfig()
+    return ConceptRuns(store, tracking_uri or resolve_uri(config, store), config.tracking.experiment)
+
+
+def _ids(text: str | None) -> list[str] | None:
+    return [part.strip() for part in text.split(",") if part.strip()] if text is not None else None
+
+
+def _quiet() -> None:
+    """Before the libraries are imported: some read their settings, and warn, only then."""
+    from textinv_ray.service.driver.environment import quiet
+
+    quiet()
+    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
+        os.environ.setdefault(name, "error")
+
+
+def _store(uri: str) -> Store:
+    from textinv_ray.service.store.store import Store
+
+    return Store(uri)
+
+
+def _slug(prompt: str) -> str:
+    """A folder's name for a prompt."""
+    return "-".join(re.findall(r"[A-Za-z0-9]+", prompt))[:80].lower() or "pictures"

@@ -1,0 +1,1 @@
+"""From a manifest row to a concept that can be learned: defaults, images, templates, fingerprints."""

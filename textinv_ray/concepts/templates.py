@@ -1,0 +1,20 @@
+"""Training prompts: the templates of Gal et al. 2022 ("An Image is Worth One Word"), as their code has them.
+
+The object templates derive from CLIP's ImageNet prompts (Radford et al. 2021). The style list names two
+templates twice, as the authors' does.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+
+WORD = "{}"
+"""Stands in a template or prompt for the word."""
+
+
+@cache
+def templates(learnable_property: str) -> tuple[str, ...]:
+    """The 27 object or 19 style templates, each with one `{}`. `learnable_property`: "object" or "style"."""
+    file = resources.files("textinv_ray.concepts") / f"{learnable_property}_templates.txt"
+    return tuple(line for line in file.read_text(encoding="utf-8").splitlines() if line)

@@ -1,0 +1,180 @@
+"""How words are learned: the sections `training` and `stopping` of the configuration, and the base of all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from textinv_ray.util.errors import UserError
+
+LearnableProperty = Literal["object", "style"]
+Prompt = Annotated[str, Field(pattern=r"\{\}")]
+NORM_CONTROLS = ("none", "rescale", "regularize")
+INIT_FROM = ("auto", "vocabulary_mean")
+"""Values of `training.init_from` that aren't the URI of a learned word."""
+
+
+class Strict(BaseModel):
+    """Nothing unknown, nothing converted silently, nothing changed later."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class WordsByProperty(Strict):
+    """Words or phrases of the vocabulary, by learnable property."""
+
+    object: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1)
+    """For objects."""
+    style: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1)
+    """For styles."""
+
+    def of(self, learnable_property: str) -> tuple[str, ...]:
+        """The words for "object" or "style"."""
+        return self.style if learnable_property == "style" else self.object
+
+
+_CANDIDATES = WordsByProperty(
+    object=tuple(
+        """
+        person face character cat dog bird animal toy doll statue sculpture cup bowl bottle bag shoe clothing
+        chair lamp clock car building plant food logo
+        """.split()  # noqa: SIM905
+    ),
+    style=("painting", "drawing", "sketch", "watercolor", "cartoon", "photo", "pattern", "art"),
+)
+
+
+class TrainingConfig(Strict):
+    """How a word is learned. Rows of the manifest may override what has a column of the same name."""
+
+    steps: int = Field(300, ge=1, le=1_000_000)
+    """Optimizer steps per concept."""
+    batch_size: int = Field(4, ge=1, le=1024)
+    """Samples per step and concept."""
+    learning_rate: float = Field(5e-3, gt=0, le=10)
+    """Adam's step size, as it is: never scaled by batch size or number of workers."""
+    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """After the warm-up: constant, or falling to 0 at the last step."""
+    lr_warmup_steps: int = Field(0, ge=0)
+    """Steps over which the learning rate rises from 0."""
+    adam_beta1: float = Field(0.9, ge=0, lt=1)
+    """Decay of the gradient's running mean."""
+    adam_beta2: float = Field(0.999, ge=0, lt=1)
+    """Decay of the squared gradient's running mean."""
+    adam_epsilon: float = Field(1e-8, gt=0)
+    """Added to Adam's denominator."""
+    max_grad_norm: float | None = Field(None, gt=0)
+    """Clip the norm of one concept's gradient to this; none: no clipping."""
+    num_vectors: int = Field(1, ge=1, le=64)
+    """Embedding vectors per word."""
+    seed: int = Field(0, ge=0, lt=2**63)
+    """Concepts without a `seed` of their own get one from this and their `concept_id`."""
+    max_nonfinite_steps: int = Field(20, ge=0)
+    """A concept fails after this many non-finite losses or gradients in a row."""
+    learnable_property: LearnableProperty = "object"
+    """What rows without the column describe: an object or a style."""
+    initializer_token: str | None = Field(None, min_length=1)
+    """Word or phrase that rows without the column start from; none: every row must name one."""
+    init_from: str | None = Field(None, min_length=1)
+    """What rows that name neither this nor an initializer_token start from, in its place: `auto` (the candidate
+    word with the lowest denoising loss), `vocabulary_mean`, or another word's learned_embeds.safetensors (a URI,
+    or a path from the manifest on)."""
+    initializer_candidates: WordsByProperty = _CANDIDATES
+    """What `init_from: auto` chooses from: words that the model knows. Each costs as much as a step of batch 4."""
+    vectors_added_at: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Progressive extension: steps at which a word of `num_vectors` gets one more (the paper: 2000, 4000)."""
+    regularization_weight: float = Field(0.0, ge=0, le=1e6)
+    """Weight of ||v - v0||^2 in the loss: keeps each vector near the one that it started from."""
+    per_image_probability: float = Field(0.0, ge=0, le=1)
+    """Share of the prompts in which a word of the drawn image's own stands beside the learned one, "{} with S_i"
+    (the authors' code: 0.25). Those words take up what only one image shows, and are left out of the result."""
+    norm_control: Literal["none", "rescale", "regularize"] = "none"
+    """Against vectors that outgrow the vocabulary and override the rest of a prompt: `rescale` sets each to the
+    vocabulary's mean norm after every step, `regularize` adds norm_weight (||v|| - mean norm)^2 to the loss."""
+    norm_weight: float = Field(0.01, ge=0, le=1e6)
+    """Of `norm_control: regularize`."""
+    templates: tuple[Prompt, ...] | None = Field(None, min_length=1)
+    """Training prompts for rows without the column, in place of the paper's: a list, or (as MMagic and diffusers
+    users have them) the path of a text file with one per line."""
+
+    @field_validator("init_from")
+    @classmethod
+    def _names_a_start(cls, value: str | None) -> str | None:
+        if value is not None and value not in INIT_FROM and not is_word_file(value):
+            raise ValueError(f"{value!r} is none of {', '.join(INIT_FROM)}, nor a .safetensors file")
+        return value
+
+
+class DvarConfig(Strict):
+    """`stopping.rule: dvar`: the loss on a fixed batch no longer moves (Voronov et al. 2023)."""
+
+    every: int = Field(10, ge=1)
+    """Steps between looks, from step 0 on. A look costs about half of what a step of its batch_size does."""
+    batch_size: int = Field(4, ge=1, le=1024)
+    """Samples of the fixed batch (the authors: 4): images, noise, timesteps and prompts by the concept's seed alone."""
+    window: int = Field(28, ge=2)
+    """Looks whose variance is compared with that of all looks so far (the authors: 282 steps, a look at each)."""
+    threshold: float = Field(0.39, gt=0, lt=1)
+    """Learning ends when the ratio of the two falls below this (the authors: 0.39)."""
+
+
+class ClipConfig(Strict):
+    """`stopping.rule: clip`: the CLIP image similarity no longer rises. The word is that of its best look."""
+
+    every: int = Field(100, ge=1)
+    """Steps between looks, from the first multiple of it at or after `min_steps` on. A look renders samples of
+    scoring.image_prompt, by `review`'s sampler, from other noise than the scores': a result isn't praised for the
+    pictures it was chosen by."""
+    num_images: int = Field(8, ge=1, le=1024)
+    """Samples of a look."""
+    num_inference_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Sampling steps of a look's samples; by default those of `review`. Fewer can do: a look compares a word with
+    itself only."""
+    patience: int = Field(3, ge=1)
+    """Learning ends when this many looks in a row were no better than the best before them."""
+
+
+class StoppingConfig(Strict):
+    """When a concept counts as learned before all its `steps` were taken, which are then the most it takes."""
+
+    rule: Literal["none", "dvar", "clip"] = "none"
+    """`dvar`: by the loss on a fixed batch; `clip`: by CLIP image similarity, dearer. Learning rate schedules stay
+    those of `steps`. With `dvar` the word is what it was at the look that ended learning, with `clip` what it was at
+    its best look. Raising `steps` later learns no more for a concept that a rule has ended; another rule (or other
+    settings of it) takes up what was learned so far where it would have come to the same point, and begins anew
+    where it wouldn't."""
+    min_steps: int = Field(100, ge=0)
+    """No rule ends learning before this step, nor before the last of `vectors_added_at`. At least the warm-up."""
+    dvar: DvarConfig = DvarConfig()
+    """Of `rule: dvar`."""
+    clip: ClipConfig = ClipConfig()
+    """Of `rule: clip`."""
+
+
+def is_word_file(uri: str) -> bool:
+    """Whether an `init_from` looks like a file of a word."""
+    return uri.partition("?")[0].endswith(".safetensors")
+
+
+def read_templates(path: str) -> list[str]:
+    """A file of templates: one per line, with `{}` for the word; blank lines don't count. Raises UserError."""
+    try:
+        lines = Path(path).expanduser().read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it isn't UTF-8 text"
+        raise UserError(f"templates file {path!r} can't be read: {why}") from None
+    for number, line in enumerate(lines, 1):
+        if line.strip() and "{}" not in line:
+            raise UserError(
+                f"templates file {path!r}, line {number}: {line!r} must contain {{}} for the word"
+            )
+    templates = [line.strip() for line in lines if line.strip()]
+    if not templates:
+        raise UserError(
+            f"templates file {path!r} has no templates; write one per line, with {{}} for the word"
+        )
+    return templates

@@ -1,0 +1,225 @@
+"""How many images does a word need? Set sizes x concepts x seeds as one manifest, then a table and a plot.
+
+Gal et al. 2022 find that about five images are best. A run of `images-3` learns from a concept's first three. All
+runs of a concept are compared with the same images: those beyond the largest size, which no run has learned from,
+or all of them where there are no more. Otherwise the word of a single image would be judged by that image alone.
+
+    OUTPUT/
+      ablation.parquet     a row per size, with differences to the largest one (ablation_table.py)
+      set_sizes.png        reconstruction and editability against the number of images
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+from torch import Tensor
+
+from textinv_ray.concepts import prepare
+from textinv_ray.concepts.images import ImageError
+from textinv_ray.config.job import JobConfig
+from textinv_ray.experiments import ablation, ablation_table
+from textinv_ray.experiments.ablation import CONCEPT_TAG, SEED_TAG, VARIANT_TAG
+from textinv_ray.experiments.ablation_table import Score
+from textinv_ray.inversion import scoring
+from textinv_ray.inversion.scoring import Scorer
+from textinv_ray.manifest import checks
+from textinv_ray.manifest import reader as manifests
+from textinv_ray.manifest.reader import Manifest
+from textinv_ray.service.models import loading, sources
+from textinv_ray.service.store.store import Store, sample_name
+from textinv_ray.util.errors import UserError
+
+PLOT = "set_sizes.png"
+_MOST_SAMPLES = 64  # that a job keeps of a prompt
+
+
+def parse(text: str) -> list[int]:
+    """ "1,3,5" as ascending numbers. Raises UserError."""
+    numbers = [int(part) if part.strip().isdecimal() else 0 for part in text.split(",")]
+    if min(numbers) < 1:
+        raise UserError(f"--set-sizes {text!r}: write it as numbers of images, such as 1,3,5,10")
+    return sorted(set(numbers))
+
+
+def ablate(
+    manifest_uri: str,
+    config: JobConfig,
+    *,
+    output: str,
+    sizes: Sequence[int],
+    seeds: int = 3,
+    limit: int | None = None,
+) -> int:
+    """Learns each concept from its first n images for all n in `sizes` (ascending), and compares them.
+
+    Returns the exit code of `run.invert`. Raises UserError, also when no concept has enough images.
+    """
+    source = manifests.open(manifest_uri)
+    checks.check(source, config)
+    # The pictures that are scored are kept, and scored again here.
+    kept = min(config.scoring.num_images, _MOST_SAMPLES)
+    config = config.override([f"review.images_per_prompt={kept}"])
+    store = Store(output)
+    rows = list(expand(source, config, sizes, seeds, limit))
+    if not rows:
+        raise UserError(
+            f"{source.uri}: no concept has {sizes[-1]} images; --set-sizes needs the largest number"
+        )
+    code = ablation.learn(store, rows, config)
+    if code <= 1:
+        compare(store, source, {row["concept_id"] for row in rows}, sizes, config, code)
+    return code
+
+
+def expand(
+    source: Manifest, config: JobConfig, sizes: Sequence[int], seeds: int, limit: int | None = None
+) -> Iterator[dict[str, Any]]:
+    """A manifest row per run of the first `limit` concepts, of those that have as many images as the largest size.
+
+    Seed number s of a concept is the same for all sizes.
+    """
+    for number, row in enumerate(source.rows()):
+        if limit is not None and number >= limit:
+            return
+        if len(row["images"]) < sizes[-1]:
+            continue
+        for size in sizes:
+            columns = {"prompts": [_image_prompt(row, config)]}
+            part = {**row, "images": row["images"][:size]}
+            for seed in range(seeds):
+                yield ablation.run_of(part, config, source.base, f"images-{size}", columns, seed)
+
+
+def _image_prompt(row: Mapping[str, Any], config: JobConfig) -> str:
+    kind = row.get("learnable_property", config.training.learnable_property)
+    return config.scoring.image_prompt.of(kind)
+
+
+def compare(
+    store: Store, source: Manifest, runs: set[str], sizes: Sequence[int], config: JobConfig, code: int
+) -> None:
+    """Writes table and plot of the runs that are done, if any. `code`: of the job, for its run in MLflow."""
+    found = scores(store, source, runs, sizes, config)
+    if not found:
+        return
+    base = f"images-{sizes[-1]}"
+    table = ablation_table.table(found, base)
+    with tempfile.TemporaryDirectory() as folder:
+        plot(table, Path(folder) / PLOT)
+        ablation.publish(store, table, Path(folder) / PLOT, config, code)
+    print(ablation_table.text(table, base))
+    print(f"table and plot: {store.shown}/{ablation.TABLE}, {PLOT}")
+
+
+def scores(
+    store: Store, source: Manifest, runs: set[str], sizes: Sequence[int], config: JobConfig
+) -> list[Score]:
+    """Of the finished runs; of the initializer; and of other images of the concepts, which are the ceiling."""
+    failed = {failure["concept_id"] for failure in store.failures()}
+    done = [
+        result
+        for result in store.results()
+        if result["concept_id"] in runs - failed and result["clip_text_similarity"] is not None
+    ]
+    if not done:
+        return []
+    scorer = loading.scorer(config)
+    wanted = {result["tags"][CONCEPT_TAG] for result in done}
+    try:
+        judges = {
+            row["concept_id"]: Judge(row, source, sizes[-1], scorer, config)
+            for row in source.rows()
+            if row["concept_id"] in wanted
+        }
+    except ImageError as error:
+        raise UserError(f"{error}; the runs can't be compared without it") from None
+    variants, starts = [], {}
+    for result in sorted(done, key=lambda result: result["images"]):
+        concept, judge = result["tags"][CONCEPT_TAG], judges[result["tags"][CONCEPT_TAG]]
+        image = judge.reconstruction(store, result, result["steps"])
+        text, seed = result["clip_text_similarity"], result["tags"][SEED_TAG]
+        variants.append(Score("variant", result["tags"][VARIANT_TAG], concept, seed, image, text))
+        if concept not in starts:  # the same for every run: no random number of training is in it
+            image, text = judge.reconstruction(store, result, 0), result["clip_text_similarity_initializer"]
+            starts[concept] = Score("reference", "initializer", concept, "", image, text)
+    ceilings = [judge.ceiling for judge in judges.values() if judge.ceiling]
+    return [*variants, *starts.values(), *ceilings]
+
+
+class Judge:
+    """Compares what a concept's runs drew with images that none of them learned from."""
+
+    def __init__(
+        self, row: dict[str, Any], source: Manifest, largest: int, scorer: Scorer, config: JobConfig
+    ) -> None:
+        facts = sources.facts(config.model)
+        concept = prepare.make(
+            row, config, base=source.base, resolution=facts.resolution, model_identity=facts.identity
+        )
+        self._scorer = scorer
+        images = scorer.image_features(concept.images[:, 0])
+        unseen = images[largest:]
+        self.reference: Tensor = unseen if len(unseen) else images
+        """(n, d)"""
+        self.ceiling: Score | None = None
+        """Of the unseen images in place of samples, beside those that were learned from."""
+        if len(unseen):
+            texts = scorer.text_features([scoring.without_word(prompt) for prompt in concept.edit_prompts])
+            similarity = scoring.image_similarity(unseen, images[:largest])
+            by_text = [scoring.text_similarity(unseen, text) for text in texts]
+            mean = sum(by_text) / len(by_text)
+            self.ceiling = Score("reference", "other images", concept.concept_id, "", similarity, mean)
+
+    def reconstruction(self, store: Store, result: Mapping[str, Any], step: int) -> float:
+        """clip_image_similarity of the run's pictures of the image prompt at a step, with the reference.
+
+        Raises UserError when they are not there any more.
+        """
+        data = store.read_concept(result["concept_id"], sample_name(step))
+        if data is None:
+            raise UserError(f"{store.shown}: {result['concept_id']} has no {sample_name(step)} any more")
+        grid = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+        pictures = np.stack(np.split(grid, result["images_per_prompt"], axis=1))
+        return scoring.image_similarity(self._scorer.image_features(pictures), self.reference)
+
+
+def plot(found: pa.Table, path: Path) -> None:
+    """Reconstruction and editability against the number of images: means with their intervals; lines: references."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = found.to_pylist()
+    points = [row for row in rows if row["kind"] == "variant"]
+    references = [row for row in rows if row["kind"] == "reference"]
+    sizes = [int(row["name"].removeprefix("images-")) for row in points]
+    figure, panels = pyplot.subplots(1, 2, figsize=(9, 4), dpi=120)
+    for panel, axis in zip(panels, ablation_table.AXES, strict=True):
+        means = [row[axis] for row in points]
+        # A single concept has no interval
+        errors = [0 if row[f"{axis}_high"] is None else row[f"{axis}_high"] - row[axis] for row in points]
+        panel.errorbar(sizes, means, yerr=errors, fmt="o-", capsize=4)
+        for row, style in zip(references, ("--", ":"), strict=False):
+            panel.axhline(row[axis], color="black", linestyle=style, linewidth=0.8, label=row["name"])
+        panel.set_xticks(sizes)
+        panel.set_xlabel("images per concept")
+        panel.set_ylabel(axis)
+        panel.grid(alpha=0.3)
+    if references:
+        panels[0].legend(fontsize=8)
+    confidence = f"{ablation_table.CONFIDENCE:.0%}"
+    figure.suptitle(
+        f"Mean and {confidence} confidence interval over {points[0]['concepts']} concepts", fontsize=9
+    )
+    figure.tight_layout()
+    figure.savefig(path)
+    pyplot.close(figure)

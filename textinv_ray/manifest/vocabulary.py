@@ -1,0 +1,74 @@
+"""The model's tokenizer alone: what the manifest is checked against, without loading torch or a model."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from textinv_ray.config.job import ModelConfig
+from textinv_ray.util.errors import UserError
+from textinv_ray.util.redact import redact, redact_text
+
+BUNDLED = Path(__file__).resolve().parents[1] / "models"
+
+
+def load(model: ModelConfig) -> Any:
+    """The CLIPTokenizer of a bundled name, a folder, an fsspec URI or a Hub id. Raises UserError."""
+    from transformers import CLIPTokenizer
+
+    try:
+        if "://" in model.path:
+            with tempfile.TemporaryDirectory() as folder:
+                _copy(model.path.rstrip("/") + "/tokenizer", folder)
+                return CLIPTokenizer.from_pretrained(folder)
+        for place in (BUNDLED / model.path, Path(model.path).expanduser()):
+            if place.is_dir():
+                return CLIPTokenizer.from_pretrained(place / "tokenizer")
+        return CLIPTokenizer.from_pretrained(
+            model.path, subfolder="tokenizer", revision=model.revision or "main"
+        )
+    except Exception as error:
+        reason = redact_text(str(error)).strip().split("\n")[0] or type(error).__name__
+        raise UserError(
+            f"the tokenizer of the model {redact(model.path)} can't be loaded: {reason}"
+        ) from None
+
+
+def _copy(uri: str, folder: str) -> None:
+    import fsspec
+
+    filesystem, path = fsspec.core.url_to_fs(uri)
+    filesystem.get(path.rstrip("/") + "/", folder, recursive=True)
+
+
+class Vocabulary:
+    """What a CLIPTokenizer knows."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        # Words are stored with </w> at their end; special tokens as they are.
+        vocabulary = tokenizer.get_vocab()
+        self._words = pa.array(
+            sorted({token.removesuffix("</w>") for token in vocabulary if _is_word(token)})
+        )
+        self._known: dict[str, list[int]] = {}
+
+    def has(self, words: pa.Array) -> pa.Array:
+        return pc.is_in(pc.utf8_lower(words), self._words)
+
+    def tokens(self, text: str) -> list[int]:
+        """Ids of a text, without unknown ones."""
+        if text not in self._known:
+            if len(self._known) > 100_000:
+                self._known.clear()
+            ids = self._tokenizer(text, add_special_tokens=False).input_ids
+            self._known[text] = [token for token in ids if token != self._tokenizer.unk_token_id]
+        return self._known[text]
+
+
+def _is_word(token: str) -> bool:
+    return token.endswith("</w>") or token.startswith("<|")

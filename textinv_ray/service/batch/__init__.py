@@ -1,0 +1,1 @@
+"""Many pictures of learned words (generate), and scores of them (evaluate), on a pool of actors."""

@@ -1,0 +1,250 @@
+"""`textinv evaluate`: every finished word of an output, scored by one protocol over Ray Data.
+
+    OUTPUT/
+      evaluation/<concept_id>.json   scores and the fingerprint of all they depend on; written whole
+      evaluation.parquet             a row per concept, from those files
+
+A concept whose file has the fingerprint that is wanted is not evaluated again. The training images are those that
+the store keeps in training.png: the first crop of each, at most 256 pixels wide.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from rich.console import Console
+
+from textinv_ray.config.job import JobConfig
+from textinv_ray.inversion import evaluation, formats
+from textinv_ray.inversion.dino import Dino
+from textinv_ray.inversion.evaluation import PROMPTS, Evaluator, Protocol, Subject
+from textinv_ray.service.batch import actor_pool
+from textinv_ray.service.library.lexicon import pick
+from textinv_ray.service.models import loading, sources
+from textinv_ray.service.store.pictures import training_images
+from textinv_ray.service.store.store import Store
+from textinv_ray.service.tracking.concept_runs import ConceptRuns
+from textinv_ray.util.errors import UserError
+
+DESCRIPTION = "description"
+"""The tag of a concept (a column `tags` of the manifest) that holds a person's description of it."""
+_CONCEPTS_PER_BLOCK = 16
+_COLUMNS = ("clip_image_similarity", "clip_text_similarity", "dino_similarity")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be computed, and how."""
+
+    preset: str
+    config: JobConfig
+    """Model, scorer, sampler, and how many workers."""
+    dino: str | None
+    """Folder or Hub id of a DINO model."""
+    identity: str
+    """Of the diffusion model."""
+
+    @property
+    def protocol(self) -> Protocol:
+        """Prompts and number of samples."""
+        kind = "mini" if sources.is_bundled(self.config.model.path) else "general"
+        return Protocol.of(self.preset, self.config.review, PROMPTS[kind])
+
+    def fingerprint(self, result: Mapping[str, Any]) -> str:
+        """Digest of all that a concept's scores depend on."""
+        protocol = self.protocol
+        depends = [
+            result["fingerprint"],
+            result["tags"].get(DESCRIPTION),
+            evaluation.IMAGE_PROMPTS,
+            protocol.num_images,
+            protocol.edit_prompts,
+            [protocol.review.sampler, protocol.review.num_inference_steps, protocol.review.guidance_scale],
+            [self.identity, self.config.model.dtype, self.config.scoring.model, self.dino],
+        ]
+        return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
+
+
+def plan(store: Store, preset: str, overrides: Sequence[str] = (), dino: str | None = None) -> Plan:
+    """By the configuration that the words were learned with. Raises UserError."""
+    if preset not in evaluation.PRESETS:
+        raise UserError(f"no preset {preset!r} (known: {', '.join(evaluation.PRESETS)})")
+    job = store.job()
+    if job is None:
+        raise UserError(f"{store.shown} has no job.json; give the output of `textinv invert`")
+    config = JobConfig.from_dict(job["configuration"], store.shown).override(overrides)
+    return Plan(preset, config, dino, sources.facts(config.model).identity)
+
+
+def evaluate(store: Store, todo: Plan, console: Console, *, only: Collection[str] | None = None) -> int:
+    """Evaluates what isn't yet, and writes evaluation.parquet.
+
+    Returns the exit code: 0 all are evaluated, 1 some could not be. Raises UserError for ids that aren't there.
+    """
+    results = {result["concept_id"]: result for result in store.results()}
+    chosen = pick(results, list(only), "concept") if only is not None else list(results)
+    wanted = {concept_id: todo.fingerprint(results[concept_id]) for concept_id in chosen}
+    have = {found["concept_id"]: found for found in evaluations(store)}
+    missing = [
+        concept_id
+        for concept_id, fingerprint in wanted.items()
+        if have.get(concept_id, {}).get("fingerprint") != fingerprint
+    ]
+    protocol = todo.protocol
+    console.print(
+        f"{store.shown}: {len(results)} words; to evaluate: {len(missing)}, {todo.preset} "
+        f"({protocol.num_images} images a prompt, {protocol.review.num_inference_steps} steps of "
+        f"{protocol.review.sampler}, guidance {protocol.review.guidance_scale:g})"
+    )
+    failed = _judge_all(store, todo, {id_: wanted[id_] for id_ in missing}, console) if missing else 0
+    found = list(evaluations(store))
+    store.write("evaluation.parquet", _table(found))
+    _print(console, [row for row in found if row["concept_id"] in wanted])
+    console.print(f"scores: {store.shown}/evaluation.parquet")
+    return 1 if failed else 0
+
+
+def _judge_all(store: Store, todo: Plan, fingerprints: Mapping[str, str], console: Console) -> int:
+    """Evaluates concepts, by concept_id. Returns how many could not be."""
+    table = pa.table({"concept_id": list(fingerprints), "fingerprint": list(fingerprints.values())})
+    arguments = {
+        "config": todo.config.to_dict(),
+        "preset": todo.preset,
+        "dino": todo.dino,
+        "output": store.uri,
+        "identity": todo.identity,
+    }
+    done = 0
+    try:
+        rows = actor_pool.run(table, Judge, arguments, todo.config, console, batch_size=_CONCEPTS_PER_BLOCK)
+        for finished, row in enumerate(rows, start=1):
+            done += not row["error"]
+            if row["error"]:
+                console.print(f"{row['concept_id']}: {row['error']}")
+            if finished % max(1, len(table) // 10) == 0:
+                console.print(f"{finished} of {len(table)}")
+    except actor_pool.PoolError as error:
+        console.print(f"the job could not go on: {error}")
+    return len(table) - done
+
+
+def log(store: Store, runs: ConceptRuns, console: Console) -> None:
+    """Adds all scores to the concepts' runs in MLflow, as far as it has not got them yet."""
+    found = evaluations(store)
+    logged = sum(
+        runs.log_evaluation(
+            row["concept_id"], row["fingerprint"], _metrics(row), int(1000 * row["evaluated_at"])
+        )
+        for row in found
+    )
+    console.print(f"MLflow: {logged} of {len(found)} concepts have their scores")
+
+
+def evaluations(store: Store) -> list[dict[str, Any]]:
+    """All of evaluation/*.json, by concept_id."""
+    names = [f"evaluation/{name}" for name in store.names("evaluation") if name.endswith(".json")]
+    return [json.loads(data) for _, data in store.read_many(names) if data]
+
+
+class Judge:
+    """An actor that evaluates concepts and puts their scores into the store."""
+
+    def __init__(
+        self, config: dict[str, Any], preset: str, dino: str | None, output: str, identity: str
+    ) -> None:
+        """`config`: plain data."""
+        todo = Plan(preset, JobConfig.from_dict(config), dino, identity)
+        torch.set_num_threads(max(1, round(todo.config.service.cpus_per_worker)))
+        self._preset = preset
+        self._store = Store(output)
+        self._evaluator = Evaluator(
+            loading.backbone(todo.config),
+            loading.scorer(todo.config),
+            todo.protocol,
+            Dino.load(sources.resolve(dino), device=todo.config.model.device) if dino else None,
+        )
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """{concept_id, fingerprint} -> {concept_id, error}; error is empty for what was evaluated."""
+        ids, fingerprints = batch["concept_id"].to_pylist(), batch["fingerprint"].to_pylist()
+        errors = [self._judge(*pair) for pair in zip(ids, fingerprints, strict=True)]
+        return pa.table({"concept_id": ids, "error": errors})
+
+    def _judge(self, concept_id: str, fingerprint: str) -> str:
+        before = self._store.read(_name(concept_id))
+        if before and json.loads(before)["fingerprint"] == fingerprint:
+            return ""  # by an actor that died with this block
+        try:
+            subject = read_subject(self._store, concept_id)
+            scores = self._evaluator.evaluate(subject)
+        except ValueError as error:
+            return str(error)
+        content = {
+            "concept_id": concept_id,
+            "preset": self._preset,
+            "learnable_property": subject.learnable_property,
+            "scores": {name: round(value, 6) for name, value in scores.items()},
+            "evaluated_at": time.time(),
+            "fingerprint": fingerprint,
+        }
+        self._store.write(_name(concept_id), json.dumps(content, indent=1).encode())
+        return ""
+
+
+def _name(concept_id: str) -> str:
+    return f"evaluation/{concept_id}.json"
+
+
+def read_subject(store: Store, concept_id: str) -> Subject:
+    """A finished concept as the store has it. Raises ValueError when a file is missing or damaged."""
+    result = store.result(concept_id)
+    data = store.read_concept(concept_id, "learned_embeds.safetensors")
+    pictures = store.read_concept(concept_id, "training.png")
+    if result is None or data is None or pictures is None:
+        raise ValueError("its result.json, learned_embeds.safetensors or training.png is not there")
+    ((token, vectors),) = formats.parse_words(data, "learned_embeds.safetensors").items()
+    return Subject(
+        token,
+        vectors,
+        result["learnable_property"],
+        training_images(pictures, result["images"]),
+        result["tags"].get(DESCRIPTION),
+    )
+
+
+def _metrics(row: Mapping[str, Any]) -> dict[str, float]:
+    """Names in MLflow, which groups by what stands before the slash."""
+    return {f"{row['preset']}/{name}": value for name, value in row["scores"].items()}
+
+
+def _table(found: Sequence[Mapping[str, Any]]) -> bytes:
+    """evaluation.parquet: a column per score that any concept has."""
+    names = sorted({name for row in found for name in row["scores"]})
+    fields = [(name, pa.string()) for name in ("concept_id", "preset", "learnable_property", "fingerprint")]
+    schema = pa.schema([*fields, ("evaluated_at", pa.float64()), *((name, pa.float64()) for name in names)])
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist([{**row, **row["scores"]} for row in found], schema), sink)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def _print(console: Console, found: Sequence[Mapping[str, Any]]) -> None:
+    """Means over concepts (how many), and of the references beside them."""
+    names = [name for name in _COLUMNS if any(name in row["scores"] for row in found)]
+    for reference in ("", "_training_images", "_without_word", "_description"):
+        cells = []
+        for name in names:
+            values = [row["scores"][name + reference] for row in found if name + reference in row["scores"]]
+            if values:
+                cells.append(f"{name} {np.mean(values):.3f} ({len(values)})")
+        if cells:
+            what = reference.strip("_").replace("_", " ") or "learned words"
+            console.print(f"  {what}: {', '.join(cells)} ")

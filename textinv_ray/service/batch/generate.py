@@ -1,0 +1,270 @@
+"""Pictures with learned words: of one prompt in this process, or of a table of prompts over Ray Data.
+
+A table's pictures lie in
+
+    OUTPUT/
+      pictures/<key>/<seed>.png
+      pictures/<key>/done.json     written last: this row of the table is done
+      index.parquet                a row per picture, from the table and the store
+
+`key` is a digest of all that the pictures depend on: prompt, words, seeds, sizes, sampler, model. So a row that
+is done is not done again, and one whose word was learned anew is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from rich.console import Console
+
+from textinv_ray.config.job import JobConfig
+from textinv_ray.inversion import generation
+from textinv_ray.inversion.generation import Request
+from textinv_ray.service.batch import actor_pool, prompts_table
+from textinv_ray.service.library.lexicon import Lexicon
+from textinv_ray.service.models import loading, sources
+from textinv_ray.service.store.pictures import png
+from textinv_ray.service.store.store import Store
+from textinv_ray.util.errors import UserError
+from textinv_ray.util.redact import redact
+
+logger = logging.getLogger(__name__)
+
+_ROWS_PER_BATCH = 16  # of the table: a worker that dies loses at most these
+_COLUMNS = 4  # of a grid
+_INDEX = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("prompt", pa.string()),
+        ("negative_prompt", pa.string()),
+        ("words", pa.list_(pa.string())),
+        ("seed", pa.int64()),
+        ("size", pa.int32()),
+        ("guidance_scale", pa.float64()),
+        ("num_inference_steps", pa.int32()),
+        ("sampler", pa.string()),
+        ("file", pa.string()),
+        ("error", pa.string()),
+    ]
+)
+
+
+def settings(
+    lexicon: Lexicon,
+    config_name: str | None,
+    overrides: Sequence[str],
+    steps: int | None,
+    guidance: float | None,
+) -> JobConfig:
+    """The configuration that was named, else the one that the words were learned with, else the default."""
+    config = JobConfig.load(config_name) if config_name else lexicon.configuration or JobConfig.load()
+    overrides = list(overrides)
+    if steps is not None:
+        overrides.append(f"review.num_inference_steps={steps}")
+    if guidance is not None:
+        overrides.append(f"review.guidance_scale={guidance}")
+    return config.override(overrides)
+
+
+def one(request: Request, lexicon: Lexicon, config: JobConfig, out: Store) -> list[str]:
+    """Draws one request in this process: a PNG per seed, and all of them as grid.png. Returns their names."""
+    vectors = _vectors(lexicon, [request])
+    backbone = loading.backbone(config)
+    _check_size(vectors, backbone.embedding_dim)
+    try:
+        (images,) = generation.generate(backbone, vectors, [request], config.review)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    names = []
+    for seed, image in zip(request.seeds, images, strict=True):
+        names.append(f"{seed}.png")
+        out.write(names[-1], png(image))
+    out.write("grid.png", png(grid(images)))
+    return ["grid.png", *names]
+
+
+def grid(images: np.ndarray) -> np.ndarray:
+    """Pictures side by side, in rows of four: uint8 (n, H, W, 3) -> (rows * H, columns * W, 3)."""
+    columns = min(len(images), _COLUMNS)
+    rows = -(-len(images) // columns)
+    blank = np.full((rows * columns - len(images), *images.shape[1:]), 255, np.uint8)
+    tiles = np.concatenate([images, blank]).reshape(rows, columns, *images.shape[1:])
+    return tiles.transpose(0, 2, 1, 3, 4).reshape(rows * images.shape[1], columns * images.shape[2], 3)
+
+
+def many(prompts_uri: str, lexicon: Lexicon, config: JobConfig, out: Store, console: Console) -> int:
+    """Draws all rows of a table that aren't done. Returns the exit code: 0 all done, 1 some rows failed."""
+    requests = prompts_table.read(prompts_uri, lexicon)
+    facts = sources.facts(config.model)
+    vectors = _vectors(lexicon, requests)
+    digests = {token: _digest(array.numpy().tobytes()) for token, array in vectors.items()}
+    keys = [_key(request, digests, config, facts) for request in requests]
+    done = _done(out, keys)
+    todo = {key: request for key, request in zip(keys, requests, strict=True) if key not in done}
+    pictures = sum(request.count for request in todo.values())
+    console.print(
+        f"{redact(prompts_uri)}: {len(requests)} rows, {len(lexicon)} words known; "
+        f"to draw: {pictures} pictures of {len(todo)} rows"
+    )
+    errors = _draw_all(todo, vectors, config, out, console) if todo else {}
+    for number, key in enumerate(keys):
+        if key in errors:
+            console.print(f"row {number}: {errors[key]}")
+    _write_index(out, requests, keys, errors, config, facts.resolution)
+    console.print(f"pictures: {out.shown}/pictures, listed in {out.shown}/index.parquet")
+    return 1 if errors else 0
+
+
+def _draw_all(
+    todo: Mapping[str, Request],
+    vectors: Mapping[str, torch.Tensor],
+    config: JobConfig,
+    out: Store,
+    console: Console,
+) -> dict[str, str]:
+    """Draws requests, by key. Returns the errors of those that could not be drawn, by key."""
+    table = pa.table(
+        {"key": list(todo), "request": [json.dumps(asdict(request)) for request in todo.values()]}
+    )
+    arguments = {
+        "config": config.to_dict(),
+        "vectors": {token: array.numpy() for token, array in vectors.items()},
+        "output": out.uri,
+    }
+    errors = dict.fromkeys(todo, "not drawn: the workers could not go on")
+    try:
+        rows = actor_pool.run(table, Artist, arguments, config, console, batch_size=_ROWS_PER_BATCH)
+        for finished, row in enumerate(rows, start=1):
+            errors[row["key"]] = row["error"]
+            if finished % max(1, len(todo) // 10) == 0:
+                console.print(f"{finished} of {len(todo)} rows")
+    except actor_pool.PoolError as error:
+        console.print(f"the job could not go on: {error}")
+    return {key: error for key, error in errors.items() if error}
+
+
+class Artist:
+    """An actor that draws rows of the table and puts them into the store."""
+
+    def __init__(self, config: dict[str, Any], vectors: Mapping[str, np.ndarray], output: str) -> None:
+        """`config`: plain data. `vectors`: float32 (V, D) of all words that the table names."""
+        self._config = JobConfig.from_dict(config)
+        torch.set_num_threads(max(1, round(self._config.service.cpus_per_worker)))
+        self._backbone = loading.backbone(self._config)
+        self._vectors = {token: torch.tensor(array) for token, array in vectors.items()}
+        _check_size(self._vectors, self._backbone.embedding_dim)
+        self._store = Store(output)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """{key, request} -> {key, error}; error is empty for what is drawn, now or before."""
+        rows = dict(zip(batch["key"].to_pylist(), batch["request"].to_pylist(), strict=True))
+        done = _done(self._store, list(rows))  # by an actor that died with this block
+        todo = {key: _request(text) for key, text in rows.items() if key not in done}
+        errors = dict(zip(todo, self._draw(list(todo), list(todo.values())), strict=True))
+        return pa.table({"key": list(rows), "error": [errors.get(key, "") for key in rows]})
+
+    def _draw(self, keys: Sequence[str], requests: Sequence[Request]) -> list[str]:
+        tokens = {token for request in requests for token in request.words}
+        vectors = {token: self._vectors[token] for token in sorted(tokens)}
+        try:
+            drawn = generation.generate(self._backbone, vectors, requests, self._config.review)
+        except ValueError as error:  # a prompt that is too long for its words
+            if len(keys) == 1:
+                return [str(error)]
+            return [self._draw([key], [request])[0] for key, request in zip(keys, requests, strict=True)]
+        for key, request, images in zip(keys, requests, drawn, strict=True):
+            for seed, image in zip(request.seeds, images, strict=True):
+                self._store.write(_picture(key, seed), png(image))
+            self._store.write(_mark(key), json.dumps(asdict(request)).encode())
+        return [""] * len(keys)
+
+
+def _vectors(lexicon: Lexicon, requests: Sequence[Request]) -> dict[str, torch.Tensor]:
+    tokens = sorted({token for request in requests for token in request.words})
+    return {token: lexicon.vectors(token) for token in tokens}
+
+
+def _check_size(vectors: Mapping[str, torch.Tensor], embedding_dim: int) -> None:
+    for token, array in vectors.items():
+        if array.shape[1] != embedding_dim:
+            raise UserError(
+                f"the word {token!r} was learned for another model: its vectors have {array.shape[1]} numbers, "
+                f"this model's have {embedding_dim}"
+            )
+
+
+def _request(text: str) -> Request:
+    fields = json.loads(text)
+    return Request(**{**fields, "words": tuple(fields["words"])})
+
+
+def _key(request: Request, digests: Mapping[str, str], config: JobConfig, facts: sources.ModelFacts) -> str:
+    """Digest of all that a row's pictures depend on."""
+    guidance = request.guidance_scale
+    depends = {
+        **asdict(request),
+        "size": request.size or facts.resolution,
+        "guidance_scale": config.review.guidance_scale if guidance is None else guidance,
+        "words": {token: digests[token] for token in request.words},
+        "sampler": [config.review.sampler, config.review.num_inference_steps],
+        "model": [facts.identity, config.model.dtype],
+    }
+    return _digest(json.dumps(depends, sort_keys=True).encode())[:32]
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _picture(key: str, seed: int) -> str:
+    return f"pictures/{key}/{seed}.png"
+
+
+def _mark(key: str) -> str:
+    return f"pictures/{key}/done.json"
+
+
+def _done(out: Store, keys: Sequence[str]) -> set[str]:
+    """Keys of rows whose pictures are all there."""
+    marks = out.read_many([_mark(key) for key in keys])
+    return {key for key, (_, data) in zip(keys, marks, strict=True) if data is not None}
+
+
+def _write_index(
+    out: Store,
+    requests: Sequence[Request],
+    keys: Sequence[str],
+    errors: Mapping[str, str],
+    config: JobConfig,
+    resolution: int,
+) -> None:
+    review = config.review
+    rows = []
+    for number, (key, request) in enumerate(zip(keys, requests, strict=True)):
+        error = errors.get(key)
+        guidance = request.guidance_scale
+        row = {
+            "row": number,
+            "prompt": request.prompt,
+            "negative_prompt": request.negative_prompt,
+            "words": list(request.words),
+            "size": request.size or resolution,
+            "guidance_scale": review.guidance_scale if guidance is None else guidance,
+            "num_inference_steps": review.num_inference_steps,
+            "sampler": review.sampler,
+            "error": error,
+        }
+        for seed in request.seeds:
+            rows.append({**row, "seed": seed, "file": None if error else _picture(key, seed)})
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows, _INDEX), sink, compression="zstd")
+    out.write("index.parquet", sink.getvalue().to_pybytes())

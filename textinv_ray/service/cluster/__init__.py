@@ -1,0 +1,1 @@
+"""Ray itself: connecting to it, how many workers it holds, keeping them running."""

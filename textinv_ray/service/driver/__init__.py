@@ -1,0 +1,1 @@
+"""One job, from the command to the exit code."""

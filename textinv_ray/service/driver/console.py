@@ -1,0 +1,175 @@
+"""What a user sees: our lines and one progress line. What libraries say goes to the log file."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from textinv_ray.util.logs import _LOG_FORMAT
+from textinv_ray.util.redact import redact_text
+from textinv_ray.util.text import duration
+
+_PLAIN_EVERY_S = 15.0  # Between progress lines where there is no terminal.
+_RATE_OVER_S = 90.0
+_LONGEST_LINE = 2**20  # bytes
+_NOISE = b"Failed to query Ray Train Controller actor state"
+"""Said every second by each trainer of a Ray without a dashboard, as a local one is; fleet.py does what it can't."""
+
+
+@contextlib.contextmanager
+def captured(log: Path, verbose: bool) -> Iterator[Console]:
+    """A console for our own lines, while all else that this process and its children print goes to `log`.
+
+    Done on file descriptors, because some of it comes from libraries' C++ and from child processes. With
+    `verbose` it is shown too. Our own lines are logged as well. Credentials in URIs are left out of it all.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept_out, kept_err = os.dup(1), os.dup(2)
+    log_text, out = log.open("a", encoding="utf-8"), _text(kept_out)
+    pump = _Pump(log_text.fileno(), *([kept_err] if verbose else []))
+    os.dup2(pump.entry, 1)
+    os.dup2(pump.entry, 2)
+    handler = logging.StreamHandler(_text(pump.entry))
+    handler.setFormatter(logging.Formatter(_LOG_FORMAT))
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        yield _LoggingConsole(out, log_text)
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+        for end in (handler.stream.close, sys.stdout.flush, sys.stderr.flush):
+            with contextlib.suppress(OSError):  # a full disk
+                end()
+        os.dup2(kept_out, 1)
+        os.dup2(kept_err, 2)
+        pump.close()
+        for file in (log_text, out):
+            with contextlib.suppress(OSError):
+                file.close()
+        os.close(kept_out)
+        os.close(kept_err)
+
+
+def _text(descriptor: int) -> TextIO:
+    """A text file of its own on a copy of a descriptor."""
+    return os.fdopen(os.dup(descriptor), "w", encoding="utf-8", errors="replace")
+
+
+class _LoggingConsole(Console):
+    """Prints for the user, and the same words into the log file. Brackets are brackets, not markup."""
+
+    def __init__(self, out: TextIO, log: TextIO) -> None:
+        width = None if out.isatty() else 120
+        super().__init__(file=out, width=width, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        self._plain = Console(file=log, width=120, no_color=True, highlight=False, markup=False, emoji=False)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*objects, **options)
+        with contextlib.suppress(OSError):  # a full disk
+            self._plain.print(*objects, **options)
+            self._plain.file.flush()
+
+
+class _Pump:
+    """Copies the lines that are written to its entry to several places, without credentials."""
+
+    def __init__(self, *targets: int) -> None:
+        self._exit, self.entry = os.pipe()
+        self._targets = targets
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        os.close(self.entry)
+        self._thread.join(2)  # a child that lives on may hold the other end open
+
+    def _run(self) -> None:
+        rest = b""
+        while data := os.read(self._exit, 65536):
+            # A URI must not be cut in two: what is no whole line yet waits, unless it gets too long for one.
+            lines, newline, rest = (rest + data).rpartition(b"\n")
+            if len(rest) > _LONGEST_LINE:
+                lines, newline, rest = lines + newline + rest, b"", b""
+            self._write(lines + newline)
+        self._write(rest)
+
+    def _write(self, data: bytes) -> None:
+        if _NOISE in data:
+            data = b"".join(line for line in data.splitlines(keepends=True) if _NOISE not in line)
+        clean = redact_text(data.decode(errors="replace")).encode()
+        for target in self._targets:
+            with contextlib.suppress(OSError), os.fdopen(os.dup(target), "wb") as file:
+                file.write(clean)
+
+
+class Progress:
+    """One line: concepts done, failed and running, steps per second, time left."""
+
+    def __init__(self, console: Console, concepts: int, steps: int) -> None:
+        """`concepts` to do, `steps` of all of them together."""
+        self._console = console
+        self._concepts = concepts
+        self._steps = steps
+        self._done = 0
+        self._seen: deque[tuple[float, int, int]] = deque()
+        self._printed = time.monotonic()
+        self._live = (
+            Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        )
+
+    def __enter__(self) -> Progress:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def show(self, done: int, failed: int, running: int, steps_computed: int, steps_reached: int) -> None:
+        """The present state: printed anew on a terminal, and every 15 s elsewhere."""
+        now = time.monotonic()
+        if self._seen and steps_computed < self._seen[-1][1]:
+            self._seen.clear()  # a feed that was restarted counts anew
+        self._done = max(self._done, done)  # and has yet to find in the store what is done
+        self._seen.append((now, steps_computed, steps_reached))
+        while now - self._seen[0][0] > _RATE_OVER_S and len(self._seen) > 2:
+            self._seen.popleft()
+        line = f"{self._done} of {self._concepts} concepts done"
+        if failed:
+            line += f", {failed} failed"
+        line += f", {running} running"
+        rate = self._rate()
+        if rate:
+            line += f" · {rate:.1f} steps/s · {duration(max(0, self._steps - steps_reached) / rate)} left"
+        elif not steps_computed:
+            line += " · starting the workers and loading the model"
+        if self._live:
+            self._live.update(Text(line), refresh=True)
+        elif now - self._printed >= _PLAIN_EVERY_S:
+            self._printed = now
+            self._console.print(line)
+
+    def _rate(self) -> float:
+        """Steps per second lately; 0 while unknown."""
+        started = next((seen for seen in self._seen if seen[1] > 0), None)
+        last = self._seen[-1]
+        if started is None or last[0] - started[0] < 2:
+            return 0.0
+        return (last[1] - started[1]) / (last[0] - started[0])

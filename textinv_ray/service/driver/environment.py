@@ -1,0 +1,46 @@
+"""The surroundings of a driver: quiet libraries, job.log."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from textinv_ray.service.store.store import Store, StoreError
+
+_LOG_PATIENCE_S = 30.0  # A remote job.log that can't be written is waited for this long.
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_COLOR_PREFIX": "0",
+    "RAY_DEDUP_LOGS": "0",  # job.log has a line of each concept, however alike they are
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+}
+
+
+def quiet() -> None:
+    """Telemetry and progress bars of the libraries off, unless the environment says otherwise."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+
+
+@contextmanager
+def log_file(store: Store) -> Iterator[Path]:
+    """job.log of a local output; for a remote one, a local file that is put there in the end."""
+    if store.is_local:
+        os.makedirs(store.root, exist_ok=True)
+        yield Path(store.path("job.log"))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "job.log"
+        try:
+            yield path
+        finally:
+            with suppress(StoreError):  # a store that refuses has been heard of before
+                Store(store.uri, patience_s=_LOG_PATIENCE_S).write("job.log", path.read_bytes())

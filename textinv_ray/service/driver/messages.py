@@ -1,0 +1,189 @@
+"""What a job tells its user, in lines."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from textinv_ray.config.job import JobConfig
+from textinv_ray.manifest.reader import Manifest
+from textinv_ray.service.intake.plan import Plan, estimate
+from textinv_ray.service.models.sources import ModelFacts, is_bundled
+from textinv_ray.service.store.store import Store
+from textinv_ray.service.tracking.uri import default_uri, ui_command
+from textinv_ray.util.redact import redact, redact_text
+from textinv_ray.util.text import duration
+
+if TYPE_CHECKING:
+    pass
+
+_SHOWN_ROWS = 30
+_SHOWN_FAILURES = 20
+
+
+def print_start(console: Console, manifest: Manifest, plan: Plan, config: JobConfig, store: Store) -> None:
+    """What will run, with which model, where results go, and the resolved configuration."""
+    console.print(f"manifest: {redact(manifest.uri)}, {_count(manifest.num_rows, 'concept')}")
+    line = f"to learn: {_count(len(plan.todo), 'concept')}, {plan.steps} steps"
+    console.print(line + (f"; done already: {len(plan.done)}" if plan.done else ""))
+    console.print(f"model: {_model(config)}")
+    console.print(f"output: {store.shown}{_output_hint(store, config)}")
+    console.print("configuration (job.json has all of it):")
+    for section, fields in config.to_dict().items():
+        given = ", ".join(
+            f"{name}={_short(value)}" for name, value in fields.items() if not isinstance(value, dict)
+        )
+        console.print(f"  {section}: {redact_text(given)}")
+
+
+def print_nothing_to_do(console: Console, plan: Plan, config: JobConfig, store: Store) -> int:
+    """All is done. Returns the exit code."""
+    console.print(f"nothing to do: all {_count(len(plan.done), 'concept')} are done")
+    console.print(f"results: {store.shown}")
+    if config.tracking.enabled:
+        uri = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(store)
+        print_tracking(console, uri, True)
+    return 0
+
+
+def print_plan(console: Console, plan: Plan, config: JobConfig, facts: ModelFacts, store: Store) -> None:
+    """For --dry-run."""
+    console.print("the manifest is in order")
+    for path in plan.missing:
+        console.print(f"  but this image doesn't exist, so its concept will fail: {path}")
+    console.print(f"model: {_model(config)}")
+    console.print(f"output: {store.shown}")
+    console.print(f"done already: {_count(len(plan.done), 'concept')}")
+    console.print(f"to learn: {_count(len(plan.todo), 'concept')}, {plan.steps} steps")
+    if not plan.todo:
+        return
+    again = len(plan.with_result)
+    if again:
+        console.print(
+            f"  of these, {again} have a result of other settings or images, which will be replaced"
+        )
+    seconds, source = estimate(plan, config, facts, store)
+    console.print(f"estimate: {duration(seconds)} of one worker's time ({source})")
+    if config.service.workers != "auto":
+        workers = min(config.service.workers, len(plan.todo))
+        console.print(f"  with {_count(workers, 'worker')}: about {duration(seconds / workers)}")
+
+
+def print_results(
+    console: Console, store: Store, plan: Plan, done: set[str], failed: dict[str, str], started: float
+) -> None:
+    """The table: this run's concepts, failed ones first, then the worst by image similarity."""
+    results = [result for result in store.results() if result["concept_id"] in done]
+    results.sort(key=lambda result: result["clip_image_similarity"] or 0.0)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column, side in (
+        ("concept", "left"),
+        ("status", "left"),
+        ("steps", "right"),
+        ("CLIP image similarity", "right"),
+        ("CLIP text similarity", "right"),
+        ("seconds", "right"),
+    ):
+        table.add_column(column, justify=side, no_wrap=True)  # type: ignore[arg-type]
+    for concept_id in list(failed)[:_SHOWN_FAILURES]:
+        table.add_row(concept_id, "failed", "", "", "", "")
+    for result in results[:_SHOWN_ROWS]:
+        table.add_row(
+            result["concept_id"],
+            "done",
+            _steps(result),
+            _change(result["clip_image_similarity_initializer"], result["clip_image_similarity"]),
+            _change(result["clip_text_similarity_initializer"], result["clip_text_similarity"]),
+            f"{result['seconds']:.0f}",
+        )
+    if table.rows:
+        console.print()
+        console.print(table)
+        if len(results) > _SHOWN_ROWS:
+            console.print(f"(the {_SHOWN_ROWS} least similar of {len(results)}; results.parquet has all)")
+        console.print(
+            "(similarity of the initializer word -> of the learned word; seconds: of a worker's time, of which "
+            + ", ".join(f"{share:.0%} for {what}" for what, share in _shares(results).items())
+            + ")"
+        )
+    console.print()
+    took = duration(time.monotonic() - started)
+    console.print(
+        f"{len(done)} of {_count(len(plan.todo), 'concept')} learned in {took}, {len(failed)} failed"
+    )
+    for concept_id, error in list(failed.items())[:_SHOWN_FAILURES]:
+        console.print(f"  {concept_id}: {error}")
+    if len(failed) > _SHOWN_FAILURES:
+        console.print(f"  ... and {len(failed) - _SHOWN_FAILURES} more, in {store.shown}/failed")
+
+
+def print_tracking(console: Console, uri: str, is_current: bool) -> None:
+    """How to open MLflow."""
+    console.print(f"review: {ui_command(uri)}")
+    if not is_current:
+        console.print("  MLflow hasn't everything yet; the next run of this command catches up")
+
+
+def print_end(console: Console, store: Store, code: int, unfinished: int) -> None:
+    """Where all is, and how to go on."""
+    if code <= 1:
+        console.print(f"results: {store.shown}/results.parquet, {store.shown}/report.html")
+    else:
+        console.print(f"results so far: {store.shown}")
+    if unfinished or code:
+        console.print("the same command goes on where this one ended; log: " + f"{store.shown}/job.log")
+
+
+def _model(config: JobConfig) -> str:
+    if is_bundled(config.model.path):
+        return (
+            f"{config.model.path}, the small one that ships with this package (64 px; to see how it works); "
+            "Stable Diffusion: --config sd15"
+        )
+    return redact(config.model.path)
+
+
+def _output_hint(store: Store, config: JobConfig) -> str:
+    """A submitted job runs in a copy of the working directory, which nobody will look into."""
+    relative = "://" not in config.service.output and not Path(config.service.output).is_absolute()
+    if store.is_local and relative and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        return " (in the job's copy of the working directory: give --output an absolute path or a URI)"
+    return ""
+
+
+def _shares(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """What of the workers' time wasn't learning; that looks were taken is said only where it's so."""
+    seconds = sum(result["seconds"] for result in results)
+
+    def share(name: str) -> float:
+        return sum(result.get(name, 0.0) for result in results) / seconds if seconds else 0.0
+
+    shares = {"samples and scores": share("review_seconds"), "choosing the best word": share("look_seconds")}
+    return {what: value for what, value in shares.items() if value or what == "samples and scores"}
+
+
+def _steps(result: Mapping[str, Any]) -> str:
+    rule = result.get("stopped", "steps")
+    return str(result["steps"]) if rule == "steps" else f"{result['steps']} ({rule})"
+
+
+def _change(before: float | None, after: float | None) -> str:
+    if after is None:
+        return ""
+    return f"{before:.3f} -> {after:.3f}" if before is not None else f"{after:.3f}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _short(value: object) -> str:
+    if isinstance(value, list):
+        return ",".join(map(str, value)) if len(str(value)) < 40 else f"{len(value)} values"
+    return "-" if value is None else str(value)

@@ -1,0 +1,1 @@
+"""The manifest through Ray Data: what is left to do, and preparing it."""

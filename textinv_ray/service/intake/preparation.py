@@ -1,0 +1,130 @@
+"""The manifest through Ray Data: read, filter, split, and prepare on CPUs, streamed."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import fsspec
+
+from textinv_ray.concepts import prepare
+from textinv_ray.concepts.images import ImageError
+from textinv_ray.config.job import JobConfig
+from textinv_ray.manifest.reader import Manifest
+from textinv_ray.service.models.sources import ModelFacts
+from textinv_ray.service.store.store import Store
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from ray.data import Dataset
+
+_ROWS_PER_BLOCK = (
+    8  # A file is one block however many CPUs there are; a task should hold a few concepts only.
+)
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What makes concepts of a manifest's rows. Goes into the feed's process, which asks it for rows."""
+
+    manifest: Manifest
+    config: JobConfig
+    facts: ModelFacts
+    output: str
+    maybe_done: Collection[str]
+    """Concepts with a result in the store, of this or of another fingerprint."""
+    task_cpus: float
+    """CPUs that one of its tasks reserves."""
+
+    def iter_rows(self, wanted: Collection[str]) -> Iterable[Mapping[str, Any]]:
+        """Rows {concept_id, steps, concept, error, done} of the `wanted` concepts, made as they are asked for.
+
+        concept: `Concept.to_row()`'s bytes; empty when `error` says why it can't be made, or when `done`.
+        Those with most steps come first within a block of the manifest, so that none of them begins last.
+        """
+        return self.dataset(wanted).iter_rows()
+
+    def dataset(self, wanted: Collection[str]) -> Dataset:
+        """The same as a Dataset."""
+        import ray
+
+        from textinv_ray.service.intake.idle_throttle import IdleThrottle
+
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        # The feed may not ask for a row for hours, and that is no fault.
+        context.execution_no_progress_timeout_s = -1
+        context.custom_execution_callback_classes = [IdleThrottle]
+        context.use_datasource_v2 = False  # its listing of files takes a whole CPU, whatever is asked for
+        uri = self.manifest.uri
+        if "://" not in uri:  # relative to the driver's working directory, which isn't the feed's
+            uri = os.path.join(self.manifest.base, os.path.basename(uri))
+        fs, path = fsspec.core.url_to_fs(uri)
+        columns, cpus = self.manifest.sound_columns(), self.task_cpus
+        rows = ray.data.read_parquet(path, filesystem=fs, columns=columns, num_cpus=cpus)
+        rows = rows.map_batches(
+            _picker(
+                None if len(wanted) == self.manifest.num_rows else wanted,
+                self.config.training.steps if "steps" in columns else None,
+            ),
+            batch_format="pyarrow",
+            batch_size=None,
+            zero_copy_batch=True,
+            num_cpus=cpus,
+        )
+        rows = rows.repartition(target_num_rows_per_block=_ROWS_PER_BLOCK)
+        # It has no argument for this, and would wait forever for a whole CPU where workers hold them all.
+        rows._logical_plan.dag.ray_remote_args["num_cpus"] = cpus
+        return rows.map(
+            self._prepare,
+            compute=ray.data.TaskPoolStrategy(size=max(1, math.floor(self.config.service.prepare_cpus))),
+            num_cpus=cpus,
+        )
+
+    def _prepare(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        concept_id = str(row["concept_id"])
+        prepared = {
+            "concept_id": concept_id,
+            "steps": int(row.get("steps") or self.config.training.steps),
+            "concept": b"",
+            "error": "",
+            "done": False,
+        }
+        try:
+            concept = prepare.make(
+                row,
+                self.config,
+                base=self.manifest.base,
+                resolution=self.facts.resolution,
+                model_identity=self.facts.identity,
+            )
+        except (ImageError, ValueError) as error:
+            return {**prepared, "error": str(error)}
+        if concept_id in self.maybe_done:
+            result = Store(self.output).result(concept_id)
+            if result and result["fingerprint"] == concept.fingerprint:
+                return {**prepared, "done": True}
+        return {**prepared, "concept": concept.to_row()["concept"]}
+
+
+def _picker(concept_ids: Collection[str] | None, steps: int | None) -> Callable[[pa.Table], pa.Table]:
+    """Keeps rows of these concepts (None: all), those with most steps first. `steps`: of rows that name none;
+    None where no row does."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    wanted = pa.array(sorted(concept_ids), pa.string()) if concept_ids is not None else None
+
+    def pick(table: pa.Table) -> pa.Table:
+        if wanted is not None:
+            table = table.filter(pc.is_in(pc.cast(table["concept_id"], pa.string()), wanted))
+        if steps is None:
+            return table
+        return table.take(
+            pc.array_sort_indices(pc.negate(pc.fill_null(table["steps"], steps)).combine_chunks())
+        )
+
+    return pick

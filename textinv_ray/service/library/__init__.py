@@ -1,0 +1,1 @@
+"""Words after learning: looked up, listed, exported to other programs."""

@@ -1,0 +1,84 @@
+"""Words for other programs: a file per word, and a list of what each is called in a prompt."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from textinv_ray.inversion import formats
+from textinv_ray.service.library.lexicon import named_words, pick
+from textinv_ray.service.store.store import Store
+from textinv_ray.util.errors import UserError
+
+PREFIXES = {"a1111": "ti-"}
+"""In front of a file's name. A1111 takes the name for the word wherever it stands, so that a file `cat` would
+change every prompt that says cat."""
+LIST = "words.csv"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One word's file."""
+
+    concept_id: str
+    placeholder_token: str
+    file: str
+    in_prompt: str
+    """What a user of the program writes."""
+
+
+def export(
+    store: Store,
+    format_name: str,
+    out: Store,
+    *,
+    only: Collection[str] | None = None,
+    approved: Collection[str] | None = None,
+    prefix: str | None = None,
+) -> list[Exported]:
+    """Writes `<prefix><concept_id>.safetensors` for every finished concept, and words.csv.
+
+    only: concept ids to take; approved: ids that reviewers approved (none: all, approved or not).
+    Raises UserError for ids that aren't there, when nothing is left, and for a word that can't be read.
+    """
+    if format_name not in formats.FORMATS:
+        raise UserError(f"no format {format_name!r} (known: {', '.join(formats.FORMATS)})")
+    tokens = dict(named_words(store))
+    if not tokens:
+        raise UserError(f"{store.shown} has no learned words")
+    chosen = pick(tokens, list(only), "concept") if only is not None else list(tokens)
+    if not chosen:
+        raise UserError("no word is chosen: name concept ids with --only a,b, or leave it out")
+    if approved is not None:
+        chosen = [concept_id for concept_id in chosen if concept_id in approved]
+    if not chosen:
+        raise UserError("no word is approved: set the tag approved=true on a concept's run in MLflow")
+    prefix = PREFIXES.get(format_name, "") if prefix is None else prefix
+    exported = []
+    for concept_id, (_, data) in zip(
+        chosen,
+        store.read_many(f"concepts/{concept_id}/learned_embeds.safetensors" for concept_id in chosen),
+        strict=True,
+    ):
+        try:
+            ((token, vectors),) = formats.parse_words(data or b"", "learned_embeds.safetensors").items()
+        except ValueError as error:
+            raise UserError(f"the word of {concept_id!r} can't be read: {error}") from None
+        stem = f"{prefix}{concept_id}"
+        word = Exported(concept_id, token, f"{stem}.safetensors", formats.in_prompt(format_name, token, stem))
+        out.write(word.file, formats.write_word(format_name, token, vectors))
+        exported.append(word)
+    out.write(LIST, _table(exported))
+    return exported
+
+
+def _table(exported: list[Exported]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["file", "in_prompt", "concept_id", "placeholder_token"])
+    writer.writerows(
+        [word.file, word.in_prompt, word.concept_id, word.placeholder_token] for word in exported
+    )
+    return text.getvalue().encode()

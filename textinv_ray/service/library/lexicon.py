@@ -1,0 +1,175 @@
+"""Learned words by name, out of any number of outputs and files: what a prompt in angle brackets means."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from textinv_ray.config.job import JobConfig
+from textinv_ray.inversion import formats
+from textinv_ray.service.store.store import Store
+from textinv_ray.util.errors import UserError
+from textinv_ray.util.redact import redact
+from textinv_ray.util.text import nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_BRACKETS = re.compile(r"<[^<>\s]+>")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a word lies."""
+
+    token: str
+    store: Store
+    """Of the output, or of the folder that a single file is in."""
+    name: str
+    """The file's name in it."""
+    concept_id: str
+    """Empty for a file."""
+
+    @property
+    def shown(self) -> str:
+        """The source, as people may see it."""
+        return self.store.shown if self.concept_id else f"{self.store.shown}/{self.name}"
+
+
+class Lexicon:
+    """The words of outputs and files. Vectors are read when they are asked for, and kept."""
+
+    def __init__(self, sources: Sequence[str]) -> None:
+        """`sources`: outputs (folders, fsspec URIs), or files of words (formats.SUFFIXES). Raises UserError."""
+        self._entries: dict[str, list[Entry]] = {}
+        self._vectors: dict[str, Tensor] = {}
+        self._outputs: list[Store] = []
+        for source in sources:
+            if source.endswith(formats.SUFFIXES):
+                self._add_file(source)
+            else:
+                self._add_output(source)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def configuration(self) -> JobConfig | None:
+        """The configuration that the first output was learned with; none when there are files only."""
+        job = self._outputs[0].job() if self._outputs else None
+        return JobConfig.from_dict(job["configuration"], self._outputs[0].shown) if job else None
+
+    def words_in(self, text: str) -> tuple[str, ...]:
+        """The learned words that a text names, as they were learned, each once.
+
+        Anything in angle brackets must be one; words without brackets count where they stand alone.
+        Raises UserError, with the nearest word, for one that is unknown or in several sources.
+        """
+        found = [self._entry(token).token for token in _BRACKETS.findall(text)]
+        lower = text.lower()
+        for key, entries in self._entries.items():
+            is_bare = not _BRACKETS.fullmatch(key)
+            if is_bare and key in lower and re.search(rf"(?<!\w){re.escape(key)}(?!\w)", lower):
+                found.append(self._one(entries).token)
+        return tuple(dict.fromkeys(found))
+
+    def vectors(self, token: str) -> Tensor:
+        """float32 (V, D) of a word. Raises UserError when its file isn't there or isn't readable."""
+        key = token.lower()
+        if key not in self._vectors:
+            self._vectors[key] = self._read(self._entry(token))
+        return self._vectors[key]
+
+    def _entry(self, token: str) -> Entry:
+        if token.lower() not in self._entries:
+            known = sorted(entries[0].token for entries in self._entries.values())
+            listed = f" (known: {', '.join(known[:10])}{', ...' if len(known) > 10 else ''})"
+            near = nearest(token, known)
+            raise UserError(f"no learned word {token!r}{near}{'' if near else listed}")
+        return self._one(self._entries[token.lower()])
+
+    @staticmethod
+    def _one(entries: Sequence[Entry]) -> Entry:
+        if len(entries) > 1:
+            places = " and ".join(entry.shown for entry in entries)
+            raise UserError(f"the word {entries[0].token!r} is in {places}: leave one of them out")
+        return entries[0]
+
+    def _read(self, entry: Entry) -> Tensor:
+        data = entry.store.read(entry.name)
+        if data is None:
+            raise UserError(f"the word {entry.token!r} is not in {entry.shown} any more")
+        try:
+            found = formats.parse_words(data, entry.name.rsplit("/", 1)[-1])
+        except ValueError as error:
+            raise UserError(f"{entry.shown}: {error}") from None
+        # A single word's file counts by its place: the concept may be called something else by now.
+        return next(iter(found.values())) if len(found) == 1 else found[entry.token]
+
+    def _add_file(self, source: str) -> None:
+        folder, _, name = source.rpartition("/")
+        store = Store(folder or ("/" if source.startswith("/") else "."))
+        data = store.read(name)
+        if data is None:
+            raise UserError(f"the file of words {redact(source)!r} doesn't exist")
+        try:
+            found = formats.parse_words(data, name)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        for token in found:
+            self._add(Entry(token, store, name, ""))
+
+    def _add_output(self, source: str) -> None:
+        store = Store(source)
+        count = len(self._entries)
+        for concept_id, token in named_words(store):
+            self._add(Entry(token, store, f"concepts/{concept_id}/learned_embeds.safetensors", concept_id))
+        if len(self._entries) == count and not store.names("concepts"):
+            raise UserError(
+                f"{store.shown} has no learned words; give the output of `textinv invert`, "
+                "or a learned_embeds.safetensors"
+            )
+        self._outputs.append(store)
+
+    def _add(self, entry: Entry) -> None:
+        entries = self._entries.setdefault(entry.token.lower(), [])
+        if all((other.store.uri, other.name) != (entry.store.uri, entry.name) for other in entries):
+            entries.append(entry)
+
+
+def named_words(store: Store) -> Iterator[tuple[str, str]]:
+    """(concept_id, placeholder token) of every finished concept of an output, by concept_id.
+
+    From results.parquet where it has all of them (one file instead of one per concept), else from the results.
+    """
+    concepts = store.names("concepts")
+    table = _table(store, ["concept_id", "status", "placeholder_token"])
+    if table is not None:
+        rows = [row for row in table.to_pylist() if row["status"] == "done"]
+        if [row["concept_id"] for row in rows] == concepts:
+            yield from ((row["concept_id"], row["placeholder_token"]) for row in rows)
+            return
+    yield from ((result["concept_id"], result["placeholder_token"]) for result in store.results())
+
+
+def _table(store: Store, columns: list[str]) -> pa.Table | None:
+    """Columns of results.parquet; none when it isn't there."""
+    try:
+        with store.fs.open(store.path("results.parquet"), "rb") as file:
+            return pq.read_table(file, columns=columns)
+    except (FileNotFoundError, pa.ArrowInvalid, KeyError):
+        return None
+
+
+def pick(known: Iterable[str], wanted: Sequence[str], what: str) -> list[str]:
+    """Those of `known` that are wanted, in their order. Raises UserError, with the nearest, for another."""
+    known = list(known)
+    for name in wanted:
+        if name not in known:
+            raise UserError(f"no {what} {name!r}{nearest(name, known)}")
+    return [name for name in known if name in set(wanted)]

@@ -1,0 +1,66 @@
+"""`textinv words`: an output's learned words in lines for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from textinv_ray.inversion import formats
+from textinv_ray.service.library.lexicon import named_words, pick
+from textinv_ray.service.store.store import Store
+from textinv_ray.service.views import results_table
+from textinv_ray.service.views.similarity import direction
+from textinv_ray.util.errors import UserError
+
+
+def lines(store: Store, like: str | None, count: int) -> Iterator[str]:
+    """Without `like`: the first words, and the pairs that are most alike. With it: the words nearest to it.
+
+    `like`: a placeholder token or a concept_id. Raises UserError for one that isn't there.
+    """
+    tokens = dict(named_words(store))
+    if not tokens:
+        raise UserError(f"{store.shown} has no learned words")
+    if like is not None:
+        yield from _nearest(store, tokens, like, count)
+        return
+    for concept_id, token in list(tokens.items())[:count]:
+        yield _line(token, store.result(concept_id) or {})
+    if len(tokens) > count:
+        yield f"... and {len(tokens) - count} more"
+    pairs = results_table.alike(store, count)
+    if pairs:
+        yield "most alike (cosine of the means of their vectors):"
+        yield from (f"  {cosine:.3f}  {tokens[one]}  {tokens[other]}" for one, other, cosine in pairs)
+
+
+def _nearest(store: Store, tokens: Mapping[str, str], like: str, count: int) -> Iterator[str]:
+    by_token = {token.lower(): concept_id for concept_id, token in tokens.items()}
+    wanted = like if like in tokens else by_token.get(like.lower())
+    if wanted is None:
+        pick(tokens.values(), [like], "learned word")
+    found = dict(_directions(store, tokens))
+    if wanted not in found:
+        raise UserError(f"the word of {wanted!r} can't be read")
+    own = found.pop(wanted)
+    cosines = {id_: float(own @ other) for id_, other in found.items() if other.shape == own.shape}
+    yield _line(tokens[wanted], store.result(wanted) or {})
+    for concept_id, cosine in sorted(cosines.items(), key=lambda item: (-item[1], item[0]))[:count]:
+        yield f"  {cosine:.3f}  {tokens[concept_id]}"
+
+
+def _directions(store: Store, tokens: Mapping[str, str]) -> Iterator[tuple[str, np.ndarray]]:
+    names = [f"concepts/{concept_id}/learned_embeds.safetensors" for concept_id in tokens]
+    for concept_id, (_, data) in zip(tokens, store.read_many(names), strict=True):
+        try:
+            (vectors,) = formats.parse_words(data or b"", "learned_embeds.safetensors").values()
+        except ValueError:
+            continue
+        yield concept_id, direction(vectors.numpy())
+
+
+def _line(token: str, result: Mapping[str, Any]) -> str:
+    norms = ", ".join(f"{norm:.2f}" for norm in result.get("norms", ()))
+    return f"{token}: norm {norms}; near {', '.join(result.get('nearest_words', ()))}"

@@ -1,0 +1,25 @@
+"""The models of a configuration, loaded where this process computes."""
+
+from __future__ import annotations
+
+from textinv_ray.config.job import JobConfig
+from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.scoring import Scorer
+from textinv_ray.service.models import sources
+
+
+def backbone(config: JobConfig) -> Backbone:
+    """The diffusion model. Raises UserError."""
+    model = config.model
+    return Backbone.load(
+        sources.resolve(model.path),
+        revision=model.revision,
+        variant=model.variant,
+        device=model.device,
+        dtype=model.dtype,
+    )
+
+
+def scorer(config: JobConfig) -> Scorer:
+    """The CLIP model. Raises UserError."""
+    return Scorer.load(sources.resolve(config.scoring.model), device=config.model.device)

@@ -1,0 +1,148 @@
+"""Where models come from: bundled names, folders, fsspec URIs (copied once per node), Hub ids."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from textinv_ray.config.job import ModelConfig
+from textinv_ray.manifest.vocabulary import BUNDLED
+from textinv_ray.util import retries
+from textinv_ray.util.errors import UserError
+from textinv_ray.util.redact import redact, redact_text
+
+_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+_PATIENCE_S = 60.0  # a store with models may be away for so long
+_CHUNK, _CHUNKS = 4096, 16  # of a weights file, spread over it: any training changes every one of them
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the driver must know of a model without loading it."""
+
+    identity: str
+    """Tells its weights from others': a digest, the same wherever a copy lies; or a Hub id with its commit"""
+    resolution: int
+    """Side of its images in pixels."""
+
+
+def cache_folder() -> Path:
+    """Where copies of remote models lie on this node."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "textinv_ray" / "models"
+
+
+def is_bundled(path: str) -> bool:
+    """Whether a model ships with this package."""
+    return "/" not in path and (BUNDLED / path).is_dir()
+
+
+def resolve(path: str) -> str:
+    """A folder for a bundled name or a URI (copied to this node, once); a folder or Hub id as it is.
+
+    Raises UserError when a URI can't be copied.
+    """
+    if is_bundled(path):
+        return str(BUNDLED / path)
+    if "://" in path:
+        return str(_copy_once(path))
+    folder = Path(path).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else path
+
+
+def facts(model: ModelConfig) -> ModelFacts:
+    """Reads a few kilobytes of the model. Raises UserError when it isn't there or isn't a pipeline."""
+    try:
+        if is_bundled(model.path) or "://" in model.path or Path(model.path).expanduser().is_dir():
+            fs, root = fsspec.core.url_to_fs(model.path if "://" in model.path else resolve(model.path))
+            identity = retries.call(
+                lambda: _digest(fs, root.rstrip("/"), model.variant),
+                patience_s=_PATIENCE_S,
+                what=redact(model.path),
+            )
+            read: Callable[[str], bytes] = lambda name: fs.cat_file(f"{root.rstrip('/')}/{name}")  # noqa: E731
+        else:
+            identity, read = _hub(model)
+        unet, vae = json.loads(read("unet/config.json")), json.loads(read("vae/config.json"))
+        resolution = int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
+    except UserError:
+        raise
+    except Exception as error:
+        why = redact_text(str(error)).strip().split("\n")[0] or type(error).__name__
+        raise UserError(
+            f"the model {redact(model.path)!r} can't be read: {why} "
+            "(expected: a diffusers Stable Diffusion folder, its URI, or a Hub id)"
+        ) from None
+    return ModelFacts(identity, resolution)
+
+
+def _hub(model: ModelConfig) -> tuple[str, Callable[[str], bytes]]:
+    """(id and commit, reader of its small files). From the local cache when there is no network."""
+    from huggingface_hub import hf_hub_download
+
+    def read(name: str) -> bytes:
+        return Path(hf_hub_download(model.path, name, revision=model.revision)).read_bytes()
+
+    # .../snapshots/<commit>/model_index.json
+    commit = Path(hf_hub_download(model.path, "model_index.json", revision=model.revision)).parent.name
+    return f"{model.path}@{commit}" + (f" {model.variant}" if model.variant else ""), read
+
+
+def _digest(fs: Any, root: str, variant: str | None) -> str:
+    """Digest of a pipeline folder: small files whole, of weights the size and samples."""
+    digest = hashlib.sha256()
+    for part in _PARTS:
+        for path in sorted(fs.ls(f"{root}/{part}", detail=False)):
+            name = path.rsplit("/", 1)[-1]
+            if not _counts(name, variant):
+                continue
+            size = fs.size(path)
+            digest.update(f"{part}/{name} {size}\n".encode())
+            if not name.endswith(".safetensors"):
+                digest.update(fs.cat_file(path))
+                continue
+            for index in range(_CHUNKS):
+                start = (size - _CHUNK) * index // (_CHUNKS - 1) if size > _CHUNK else 0
+                digest.update(fs.cat_file(path, start=start, end=start + _CHUNK))
+    return digest.hexdigest()
+
+
+def _counts(name: str, variant: str | None) -> bool:
+    """Whether a file is loaded: configurations, the tokenizer, and weights of the wanted variant."""
+    if not name.endswith(".safetensors"):
+        return name.endswith((".json", ".txt"))
+    found = re.fullmatch(r"[^.]+?(?:\.([^.]+))?\.safetensors", name)
+    return bool(found) and (found.group(1) if found else None) == variant
+
+
+def _copy_once(uri: str) -> Path:
+    """Copies a folder to this node's cache unless it is there; several workers wait for one of them."""
+    target = cache_folder() / hashlib.sha256(uri.rstrip("/").encode()).hexdigest()[:16]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{target}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if target.is_dir():
+            return target
+        partial = Path(f"{target}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            fs, root = fsspec.core.url_to_fs(uri)
+            retries.call(
+                lambda: fs.get(root.rstrip("/") + "/", f"{partial}/", recursive=True),
+                patience_s=_PATIENCE_S,
+                what=redact(uri),
+            )
+        except Exception as error:
+            raise UserError(f"{redact(uri)} can't be copied: {redact_text(str(error))}") from None
+        partial.rename(target)
+    return target

@@ -1,0 +1,297 @@
+"""Who learns which concept: leases that expire without heartbeats, and a cap on attempts. No Ray in here.
+
+A concept is waiting, leased to one worker, or over (done or failed). A worker that dies, hangs or is cut off
+stops sending heartbeats; its concepts wait again and go on from their checkpoints elsewhere. Execution is at
+least once: a result that arrives late, from a worker that lost its lease, is as good as any, because results
+are idempotent.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+_ALONE = 2  # A concept lost this often gets a worker to itself, so that it takes no other down with it.
+
+
+@dataclass
+class Entry:
+    """One concept that isn't over."""
+
+    concept_id: str
+    payload: Any
+    """What a worker needs to learn it (a Ray object reference)."""
+    steps: int
+    """Steps in all."""
+    step: int = 0
+    """The last step heard of."""
+    losses: int = 0
+    """Workers lost with it since it last got further."""
+    lost_at: int = 0
+    """Its step when it was last lost."""
+    error: str = ""
+    """Of the last loss."""
+    first: bool = False
+    """Somebody had it already: it goes before those that nobody has begun."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right and duty to learn a concept."""
+
+    concept_id: str
+    payload: Any
+    attempt: int
+    """1 for the first."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something the driver's view should know: kind "saved" (a checkpoint), "done" or "failed"."""
+
+    kind: str
+    concept_id: str
+    error: str = ""
+
+
+@dataclass
+class _Worker:
+    holds: dict[str, Entry] = field(default_factory=dict)
+    claims: set[str] = field(default_factory=set)
+    """Concepts that it learns by a lease of this table's predecessor, and that weren't offered here yet."""
+    heard: float = 0.0
+    steps: int = 0
+
+
+class Leases:
+    """The table. Not thread-safe: the feed locks."""
+
+    def __init__(
+        self, timeout_s: float, max_attempts: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._timeout_s = timeout_s
+        self._max_attempts = max_attempts
+        self._clock = clock
+        self._entries: dict[str, Entry] = {}
+        self._waiting: dict[str, None] = {}
+        self._workers: dict[str, _Worker] = {}
+        self._steps_over = 0  # of concepts that are over
+        self._steps_of_gone = 0  # computed by workers that are gone
+        self.done = 0
+        self.failed = 0
+        self.skipped = 0
+        self.steps_redone = 0
+        """Steps that were heard of and then taken again, from a checkpoint before them."""
+        self.closed = False
+        self.known: set[str] = set()
+        """Concepts that were offered or ended here."""
+        self.events: list[Event] = []
+
+    @property
+    def waiting(self) -> int:
+        """Concepts nobody learns at the moment."""
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        """Concepts on lease."""
+        return sum(len(worker.holds) for worker in self._workers.values())
+
+    @property
+    def over(self) -> bool:
+        """Nothing is left to do, and nothing will come."""
+        return self.closed and not self._entries
+
+    @property
+    def steps_computed(self) -> int:
+        """Steps by all workers in this run, those that had to be redone included."""
+        return self._steps_of_gone + sum(worker.steps for worker in self._workers.values())
+
+    @property
+    def steps_reached(self) -> int:
+        """How far all concepts have come, those of earlier runs' checkpoints included: for the time left."""
+        return self._steps_over + sum(entry.step for entry in self._entries.values())
+
+    @property
+    def no_pending(self) -> bool:
+        """All that is left is on lease: a worker without any has nothing to wait for but another's end."""
+        return self.closed and not self._waiting
+
+    def offer(self, concept_id: str, payload: Any, steps: int) -> None:
+        """A concept to learn."""
+        if concept_id in self.known:
+            return
+        self.known.add(concept_id)
+        entry = self._entries[concept_id] = Entry(concept_id, payload, steps)
+        for worker in self._workers.values():
+            if concept_id in worker.claims:
+                worker.claims.discard(concept_id)
+                worker.holds[concept_id] = entry
+                return
+        self._waiting[concept_id] = None
+
+    def skip(self, concept_id: str, steps: int) -> None:
+        """A concept that turned out to be done already."""
+        if concept_id not in self.known:
+            self.known.add(concept_id)
+            self.skipped += 1
+            self._steps_over += steps
+
+    def close(self) -> None:
+        """No more will be offered."""
+        self.closed = True
+        for worker in self._workers.values():
+            worker.claims.clear()
+
+    def take(self, worker: str, count: int, expected_workers: int = 1) -> list[Lease]:
+        """Up to `count` concepts for a worker; none when all are out (then it should ask again) or `over`.
+
+        Those that somebody had before come first, then those with most steps: a long one must not begin last.
+        Once all concepts are known, no worker gets more than its share of what is left: else the first one might
+        take all of a small job while others look on. `expected_workers`: those that may still be starting.
+        """
+        self.expire()
+        me = self._hear(worker)
+        if self.closed:
+            share = -(-len(self._entries) // max(expected_workers, len(self._workers)))
+            count = min(count, share - len(me.holds))
+        if any(entry.losses >= _ALONE for entry in me.holds.values()):
+            return []
+        leases: list[Lease] = []
+        waiting = [self._entries[concept_id] for concept_id in self._waiting] if count > 0 else []
+        for entry in sorted(waiting, key=lambda entry: (not entry.first, entry.step - entry.steps)):
+            if len(leases) >= count:
+                break
+            alone = entry.losses >= _ALONE
+            if alone and (me.holds or leases):
+                continue
+            del self._waiting[entry.concept_id]
+            me.holds[entry.concept_id] = entry
+            leases.append(Lease(entry.concept_id, entry.payload, entry.losses + 1))
+            if alone:
+                break
+        return leases
+
+    def beat(self, worker: str, steps: Mapping[str, int], computed: int) -> list[str]:
+        """A sign of life: the worker's concepts with their steps. Returns those it lost and must drop.
+
+        `computed`: steps this worker has computed in all.
+        """
+        self.expire()
+        me = self._hear(worker)
+        me.steps = max(me.steps, computed)
+        for concept_id, step in steps.items():
+            self._adopt(me, concept_id)
+            if concept_id in me.holds:
+                self.steps_redone += max(0, me.holds[concept_id].step - step)
+                me.holds[concept_id].step = step
+        return [
+            concept_id for concept_id in steps if concept_id not in me.holds and concept_id not in me.claims
+        ]
+
+    def _adopt(self, me: _Worker, concept_id: str) -> None:
+        """A concept that a worker learns without a lease is its own while nobody else has it.
+
+        It was silent for too long and came back, or this table is new (its predecessor died).
+        """
+        if concept_id in self._waiting and self._entries[concept_id].losses < _ALONE:
+            del self._waiting[concept_id]
+            me.holds[concept_id] = self._entries[concept_id]
+        elif concept_id not in self.known and not self.closed:
+            me.claims.add(concept_id)
+
+    def may_write(self, worker: str, concept_id: str) -> bool:
+        """Whether a concept that the worker learns is neither over nor another's by now."""
+        if concept_id not in self._entries:
+            return concept_id not in self.known  # learned by a lease of this table's predecessor
+        return not any(concept_id in me.holds for name, me in self._workers.items() if name != worker)
+
+    def saved(self, worker: str, concept_id: str, step: int) -> None:
+        """A checkpoint at `step` is in the store: the concept got further, whatever happened before."""
+        entry = self._entries.get(concept_id)
+        if entry is not None:
+            if step > entry.lost_at:
+                entry.losses = 0
+            self.events.append(Event("saved", concept_id))
+
+    def ack(self, worker: str, concept_id: str) -> None:
+        """The concept's result is in the store. Good from anyone, at any time, any number of times."""
+        self._hear(worker).claims.discard(concept_id)
+        self.conclude(concept_id)
+
+    def conclude(self, concept_id: str) -> None:
+        """The concept is done, whoever learned it."""
+        if self._forget(concept_id):
+            self.done += 1
+            self.events.append(Event("done", concept_id))
+
+    def fail(self, worker: str, concept_id: str, error: str) -> bool:
+        """The concept can't be learned. False when the worker has lost it: then it is not its to judge."""
+        me = self._hear(worker)
+        me.claims.discard(concept_id)
+        if concept_id not in me.holds:
+            return False
+        self.give_up(concept_id, error)
+        return True
+
+    def give_up(self, concept_id: str, error: str) -> None:
+        """The concept failed, whoever held it."""
+        if self._forget(concept_id):
+            self.failed += 1
+            self.events.append(Event("failed", concept_id, error))
+
+    def give_back(self, worker: str, concept_id: str) -> None:
+        """The worker doesn't work on a concept (any more); if it is still on lease to it, it waits again."""
+        me = self._hear(worker)
+        me.claims.discard(concept_id)
+        entry = me.holds.pop(concept_id, None)
+        if entry is not None:
+            self._wait_again(entry)
+
+    def leave(self, worker: str, error: str = "") -> None:
+        """A worker goes, giving back what it holds. With an error it was lost; else it left in good order."""
+        gone = self._workers.pop(worker, None)
+        if gone is None:
+            return
+        self._steps_of_gone += gone.steps
+        for entry in gone.holds.values():
+            if error:
+                self._count_loss(entry, error)
+            if entry.losses >= self._max_attempts:
+                self.give_up(entry.concept_id, entry.error)
+            else:
+                self._wait_again(entry)
+
+    def expire(self) -> None:
+        """Takes the leases of workers that weren't heard of for too long."""
+        late = self._clock() - self._timeout_s
+        for name in [name for name, worker in self._workers.items() if worker.heard < late]:
+            self.leave(name, f"its worker gave no sign of life for {self._timeout_s:g} s")
+
+    def _wait_again(self, entry: Entry) -> None:
+        entry.first = True
+        self._waiting[entry.concept_id] = None
+
+    def _count_loss(self, entry: Entry, error: str) -> None:
+        entry.losses += 1
+        entry.lost_at = max(entry.lost_at, entry.step)
+        entry.error = f"{error} ({entry.losses} of {self._max_attempts} attempts)"
+
+    def _hear(self, worker: str) -> _Worker:
+        me = self._workers.setdefault(worker, _Worker())
+        me.heard = self._clock()
+        return me
+
+    def _forget(self, concept_id: str) -> bool:
+        """Whether the concept was not over yet. It may be one that this table hasn't been offered so far."""
+        entry = self._entries.pop(concept_id, None)
+        if entry is None and concept_id in self.known:
+            return False
+        self.known.add(concept_id)
+        self._steps_over += entry.steps if entry else 0
+        for worker in self._workers.values():
+            worker.holds.pop(concept_id, None)
+        self._waiting.pop(concept_id, None)
+        return True

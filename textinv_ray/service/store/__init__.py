@@ -1,0 +1,1 @@
+"""What lasts: results, checkpoints, histories and pictures, over fsspec."""

@@ -1,0 +1,347 @@
+"""Durable results over fsspec: the truth about a job. MLflow and `results.parquet` are views of it.
+
+    OUTPUT/
+      job.json                       configuration, versions, digest of the manifest
+      concepts/<concept_id>/
+        checkpoint.safetensors       while it runs: the task's whole state
+        state.safetensors            when it is done: the same, to continue from with more steps
+        learned_embeds.safetensors   what diffusers' load_textual_inversion reads
+        history.parquet              a row per step: see history.py
+        training.png, samples/step_<step>.png
+        result.json                  written last: this is what "done" means
+      failed/<concept_id>.json       why a concept was given up
+      results.parquet, report.html
+
+No reader ever sees half a file: local files are written under a temporary name and renamed, objects are put
+whole. A result is taken away before any of its files is replaced, so `result.json` and its neighbours agree.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import re
+import tempfile
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from textinv_ray.util import retries
+from textinv_ray.util.errors import UserError
+from textinv_ray.util.redact import redact, redact_text
+
+logger = logging.getLogger(__name__)
+
+PATIENCE_S = 600.0
+"""So long a store may be away (throttle, reset, answer 5xx) before a job gives up."""
+_BATCH = 512  # Objects asked for at once: remote file systems fetch a batch concurrently.
+_WHY = {errno.ENOSPC: "no space left", errno.EDQUOT: "the quota is used up", errno.EROFS: "it is read-only"}
+
+T = TypeVar("T")
+
+
+class StoreError(UserError):
+    """The store refuses, or was away for too long: nothing can be kept, so the job must stop."""
+
+    def __init__(self, message: str, is_permanent: bool) -> None:
+        super().__init__(message)
+        self.is_permanent = is_permanent
+
+
+class Store:
+    """The results of one output folder or URI. Safe to open in many processes at once.
+
+    Transient errors are tried again for `patience_s` seconds. All methods raise StoreError after that, and at
+    once for what can't succeed: access denied, no such bucket, no space left.
+    """
+
+    def __init__(self, uri: str, patience_s: float = PATIENCE_S) -> None:
+        """`uri`: a folder, or any fsspec URI (`s3://bucket/path`, `memory://path`)."""
+        self._patience_s = patience_s
+        self.fs, root = fsspec.core.url_to_fs(str(uri))
+        self.root = root.rstrip("/")
+        self.is_local = isinstance(self.fs, LocalFileSystem)
+        self.uri = self.root if self.is_local else str(uri).rstrip("/")
+
+    @property
+    def shown(self) -> str:
+        """The output as people may see it: without credentials."""
+        return redact(self.uri)
+
+    def path(self, *names: str) -> str:
+        """The file system's own path of a file in this store."""
+        return "/".join((self.root, *names))
+
+    def read(self, name: str) -> bytes | None:
+        """A file's bytes; none when it doesn't exist."""
+
+        def read() -> bytes | None:
+            try:
+                return bytes(self.fs.cat_file(self.path(name)))
+            except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+                return None
+
+        return self._call(read, name)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Writes a whole file, or nothing."""
+        path = self.path(name)
+        if not self.is_local:
+            self._call(lambda: self.fs.pipe_file(path, data), name)
+            return
+
+        def write() -> None:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            temporary = f"{path}.{uuid.uuid4().hex}.tmp"
+            try:
+                with open(temporary, "wb") as file:
+                    file.write(data)
+                os.replace(temporary, path)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.remove(temporary)
+                raise
+
+        self._call(write, name)
+
+    def remove(self, name: str) -> None:
+        """Removes a file if it is there."""
+
+        def remove() -> None:
+            with contextlib.suppress(FileNotFoundError):
+                self.fs.rm_file(self.path(name))
+
+        self._call(remove, name)
+
+    @contextlib.contextmanager
+    def building(self, name: str) -> Iterator[Path]:
+        """A local path to write a large file at, which then gets into the store as a whole."""
+        beside = self.root if self.is_local else None
+        try:
+            with tempfile.TemporaryDirectory(dir=beside, prefix=".building-") as folder:
+                path = Path(folder) / os.path.basename(name)
+                yield path
+                if self.is_local:
+                    os.replace(path, self.path(name))
+                else:
+                    self._call(lambda: self.fs.put_file(str(path), self.path(name)), name)
+        except OSError as error:
+            raise self.refusal(name, error) from error
+
+    def names(self, folder: str) -> list[str]:
+        """Sorted names of what lies in a folder of the store; empty when there is none."""
+        return sorted({_last(entry) for entry in self._list(folder, detail=False)} - {""})
+
+    def times(self, *folder: str) -> dict[str, float]:
+        """Names of the files in a folder -> when each was written, in seconds since 1970."""
+        entries = self._list("/".join(folder), detail=True)
+        return {_last(entry["name"]): _time(entry) for entry in entries if entry["type"] == "file"}
+
+    def _list(self, folder: str, *, detail: bool) -> list[Any]:
+        def entries() -> list[Any]:
+            self.fs.invalidate_cache()
+            try:
+                return list(self.fs.ls(self.path(folder), detail=detail))
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+
+        return self._call(entries, folder)
+
+    def _call(self, action: Callable[[], T], name: str) -> T:
+        try:
+            return retries.call(action, patience_s=self._patience_s, what=f"{self.shown}/{name}")
+        except Exception as error:
+            if type(error).__module__ == "builtins" and not isinstance(error, OSError):
+                raise  # not the store's: a mistake in this program
+            raise self.refusal(name, error) from error
+
+    def refusal(self, name: str, error: Exception) -> StoreError:
+        """What an error at a file of this store is to a job."""
+        message = f"the output {self.shown}/{name}: {_why(error)}"
+        return StoreError(message, not retries.is_transient(error))
+
+    # Jobs
+
+    def job(self) -> dict[str, Any] | None:
+        """job.json."""
+        return _json(self.read("job.json"), "job.json")
+
+    def write_job(self, job: Mapping[str, Any]) -> None:
+        """Writes job.json."""
+        self.write("job.json", _dump(job))
+
+    # Concepts while they are learned
+
+    def read_concept(self, concept_id: str, name: str) -> bytes | None:
+        """One of a concept's files."""
+        return self.read(_concept(concept_id, name))
+
+    def write_concept(self, concept_id: str, name: str, data: bytes) -> None:
+        """Writes one of a concept's files."""
+        self.write(_concept(concept_id, name), data)
+
+    def states(self, concept_id: str) -> Iterator[tuple[str, bytes]]:
+        """(name, bytes) of what learning may continue from, best first. The task judges whether it fits."""
+        for name in ("checkpoint.safetensors", "state.safetensors"):
+            data = self.read_concept(concept_id, name)
+            if data is not None:
+                yield name, data
+
+    def checkpoint(self, concept_id: str, state: bytes, history: bytes) -> None:
+        """Keeps a running concept's state. The history first: it may know more than the state, not less."""
+        self.write_concept(concept_id, "history.parquet", history)
+        self.write_concept(concept_id, "checkpoint.safetensors", state)
+
+    def remove_checkpoint(self, concept_id: str) -> None:
+        """Of a concept that is over."""
+        self.remove(_concept(concept_id, "checkpoint.safetensors"))
+
+    # Concepts when they are over
+
+    def finish(self, concept_id: str, result: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+        """Makes a concept done. `files`: name -> bytes, samples excepted, which are there already.
+
+        Doing it twice, or two workers doing it at once, leaves the same result.
+        """
+        self.remove(_concept(concept_id, "result.json"))
+        for name, data in files.items():
+            self.write_concept(concept_id, name, data)
+        self.write_concept(concept_id, "result.json", _dump(result))
+        self.remove_checkpoint(concept_id)
+        self.remove(_failed(concept_id))
+        kept = {sample_name(step) for step in result["sample_steps"]}
+        for name in self.names(_concept(concept_id, "samples")):
+            if f"samples/{name}" not in kept:
+                self.remove(_concept(concept_id, f"samples/{name}"))
+
+    def amend(self, concept_id: str, result: Mapping[str, Any]) -> None:
+        """Replaces the result.json of a concept that stays done."""
+        self.write(_concept(concept_id, "result.json"), _dump(result))
+
+    def fail(self, concept_id: str, failure: Mapping[str, Any]) -> None:
+        """Records why a concept was given up, for now: the next run tries it again."""
+        self.write(_failed(concept_id), _dump({"concept_id": concept_id, **failure}))
+
+    def result(self, concept_id: str) -> dict[str, Any] | None:
+        """A finished concept's result.json; none when it isn't done."""
+        name = _concept(concept_id, "result.json")
+        return _json(self.read(name), name)
+
+    def failure(self, concept_id: str) -> dict[str, Any] | None:
+        """failed/<concept_id>.json."""
+        return _json(self.read(_failed(concept_id)), _failed(concept_id))
+
+    def results(self) -> Iterator[dict[str, Any]]:
+        """Every finished concept's result.json, by concept_id."""
+        names = (_concept(concept_id, "result.json") for concept_id in self.names("concepts"))
+        return (found for _, found in self._read_json(names))
+
+    def failures(self) -> Iterator[dict[str, Any]]:
+        """Every failed/<concept_id>.json, by concept_id."""
+        names = (f"failed/{name}" for name in self.names("failed") if name.endswith(".json"))
+        return (found for _, found in self._read_json(names))
+
+    def read_many(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | None]]:
+        """(name, bytes or none) in order, a batch at a time."""
+        for batch in _batches(names, _BATCH):
+            if self.is_local:
+                yield from ((name, self.read(name)) for name in batch)
+                continue
+            found = self.fs.cat([self.path(name) for name in batch], on_error="return")
+            found = {path.lstrip("/"): data for path, data in found.items()}
+            for name in batch:
+                data = found.get(self.path(name).lstrip("/"))
+                # Whatever else went wrong with it, it may be there: it is asked for alone.
+                is_absent = data is None or isinstance(data, FileNotFoundError)
+                yield name, None if is_absent else data if isinstance(data, bytes) else self.read(name)
+
+    def _read_json(self, names: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+        for name, data in self.read_many(names):
+            content = _json(data, name)
+            if content is not None:
+                yield name, content
+
+
+def _why(error: Exception) -> str:
+    """A reason for people."""
+    if isinstance(error, PermissionError):
+        reason = "access denied"
+    elif isinstance(error, FileNotFoundError):
+        reason = "it can't be written there; does the bucket exist?"
+    else:
+        reason = _WHY.get(getattr(error, "errno", None) or 0, type(error).__name__)
+    return f"{reason} ({redact_text(str(error)).strip()})"
+
+
+def sample_name(step: int) -> str:
+    """A concept's grid of samples at a step, as the tracking view and the report find it."""
+    return f"samples/step_{step:07d}.png"
+
+
+def _concept(concept_id: str, name: str) -> str:
+    return f"concepts/{_checked(concept_id)}/{name}"
+
+
+def _failed(concept_id: str) -> str:
+    return f"failed/{_checked(concept_id)}.json"
+
+
+def _checked(concept_id: str) -> str:
+    """An id that stays inside the store, whatever manifest it came from. Raises ValueError."""
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,128}", concept_id) or concept_id in (".", ".."):
+        raise ValueError(f"concept_id {concept_id!r} can't name a folder")
+    return concept_id
+
+
+def _last(path: str) -> str:
+    return path.rstrip("/").rsplit("/", 1)[-1]
+
+
+def _time(entry: Mapping[str, Any]) -> float:
+    """When a file was written. fsspec's file systems name it differently: local disk, S3, GCS, memory."""
+    for name in ("mtime", "LastModified", "updated", "last_modified", "created"):
+        value = entry.get(name)
+        if isinstance(value, str):
+            value = datetime.fromisoformat(value.replace("Z", "+00:00"))
+        if isinstance(value, datetime):
+            return value.timestamp()
+        if isinstance(value, int | float):
+            return float(value)
+    return 0.0
+
+
+def _dump(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def _json(data: bytes | None, name: str) -> dict[str, Any] | None:
+    """Parsed JSON; a file that isn't an object of JSON counts as absent, with a warning."""
+    if data is None:
+        return None
+    try:
+        content = json.loads(data)
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        logger.warning("%s is not readable and counts as absent", name)
+        return None
+    return content
+
+
+def _batches(items: Iterable[str], size: int) -> Iterator[list[str]]:
+    batch: list[str] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

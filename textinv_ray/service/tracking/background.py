@@ -1,0 +1,93 @@
+"""The thread of the driver that keeps the MLflow view up to date."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable
+
+from textinv_ray.service.tracking.mirror import MLflowMirror
+from textinv_ray.util.redact import redact_text
+
+logger = logging.getLogger(__name__)
+
+_RETRY_S = (2.0, 60.0)  # first and longest wait after an error
+_MANY = 10  # concepts to catch up with at the end: worth a line
+
+
+class MirrorThread:
+    """Keeps a MLflowMirror up to date in a thread of the driver. Whatever MLflow does, the job goes on."""
+
+    def __init__(self, view: MLflowMirror, warn: Callable[[str], None]) -> None:
+        """`warn` is told once when MLflow can't be written to, and once when it is back."""
+        self._view = view
+        self._warn = warn
+        self._todo: dict[str, None] = {}
+        self._changed = threading.Condition()
+        self._closing = False
+        self._failing_since = math.inf
+        self._given_up = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
+        self._thread.start()
+
+    def note(self, concept_ids: Iterable[str]) -> None:
+        """These concepts have news in the store."""
+        with self._changed:
+            self._todo.update(dict.fromkeys(concept_ids))
+            self._changed.notify_all()
+
+    def finish(self, patience_s: float, limit_s: float = math.inf) -> bool:
+        """Waits until MLflow has everything: `patience_s` while it can't be written to, `limit_s` in all.
+
+        Returns whether it has everything. If not, nothing is begun any more: another process may take over.
+        """
+        start = time.monotonic()
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+            left = len(self._todo)
+        if left > _MANY:
+            self._warn(f"MLflow: writing {left} concepts")
+        while self._thread.is_alive():
+            self._thread.join(0.2)
+            now = time.monotonic()
+            if now > start + limit_s or now > max(self._failing_since, start) + patience_s:
+                self._given_up.set()
+                return False
+        return True
+
+    def _run(self) -> None:
+        wait, is_open = _RETRY_S[0], False
+        while not self._given_up.is_set():
+            concept_id = ""
+            try:
+                if not is_open:
+                    self._view.open()
+                    self.note(self._view.missing())
+                    is_open = True
+                with self._changed:
+                    while not self._todo and not self._closing:
+                        self._changed.wait()
+                    if not self._todo:
+                        return
+                    concept_id = next(iter(self._todo))
+                    del self._todo[concept_id]
+                self._view.update(concept_id)
+                wait = _RETRY_S[0]
+                if self._failing_since < math.inf:
+                    self._failing_since = math.inf
+                    self._warn("MLflow is back; its view catches up")
+            except Exception as error:
+                logger.warning("MLflow: %s", redact_text(traceback.format_exc()))
+                if self._failing_since == math.inf:
+                    self._failing_since = time.monotonic()
+                    why = redact_text(str(error)).strip().split("\n")[0]
+                    self._warn(f"MLflow can't be written to for now, the job goes on: {why}")
+                with self._changed:
+                    if concept_id:
+                        self._todo[concept_id] = None
+                self._given_up.wait(wait)
+                wait = min(2 * wait, _RETRY_S[1])

@@ -1,0 +1,98 @@
+"""Concepts' runs in MLflow after their job: which of them reviewers approved, and scores that come later."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textinv_ray.service.store.store import Store
+from textinv_ray.service.tracking.mirror import CONCEPT, FINGERPRINT, JOB
+from textinv_ray.util.errors import UserError
+from textinv_ray.util.redact import redact, redact_text
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+APPROVED = "approved"
+"""The tag that a reviewer sets to `true` on a concept's run."""
+EVALUATION = "textinv.evaluation"
+
+
+class ConceptRuns:
+    """The concepts' runs of one output."""
+
+    def __init__(self, store: Store, uri: str, experiment: str) -> None:
+        """`uri`: of the tracking server or database. Raises UserError when there is none, or no such job."""
+        self._store = store
+        self._shown = redact(uri)
+        database = Path(uri.removeprefix("sqlite:///"))
+        if uri.startswith("sqlite:///") and not database.exists():
+            raise UserError(f"there is no MLflow database {self._shown}; name the one with --tracking-uri")
+        job = store.job()
+        if job is None:
+            raise UserError(f"{store.shown} has no job.json, so its runs in MLflow can't be found")
+        from mlflow import MlflowClient
+
+        self._client: MlflowClient = MlflowClient(tracking_uri=uri)
+        try:
+            found = self._client.get_experiment_by_name(experiment)
+            if found is None:
+                raise UserError(f"MLflow at {self._shown} has no experiment {experiment!r}")
+            self._runs = {
+                run.data.tags[CONCEPT]: run
+                for run in self._search(found.experiment_id, f"tags.`{JOB}` = '{job['id']}'")
+                if CONCEPT in run.data.tags
+            }
+        except UserError:
+            raise
+        except Exception as error:
+            why = redact_text(str(error)).strip().split("\n")[0]
+            raise UserError(f"MLflow at {self._shown} can't be read: {why}") from None
+
+    def approved(self) -> list[str]:
+        """Concepts whose run has the tag approved=true and shows the word that the store has now.
+
+        So an approval doesn't pass on to a word that was learned anew after it.
+        """
+        return sorted(
+            concept_id
+            for concept_id, run in self._runs.items()
+            if run.data.tags.get(APPROVED, "").strip().lower() == "true" and self._is_current(concept_id, run)
+        )
+
+    def log_evaluation(
+        self, concept_id: str, fingerprint: str, metrics: Mapping[str, float], time_ms: int
+    ) -> bool:
+        """Adds metrics to a concept's run, once per `fingerprint`. False when there is no such run."""
+        from mlflow.entities import Metric
+
+        run = self._runs.get(concept_id)
+        if run is None or not self._is_current(concept_id, run):
+            return False
+        if run.data.tags.get(EVALUATION) == fingerprint:
+            return True
+        entries = [Metric(name, value, time_ms, 0) for name, value in metrics.items()]
+        try:
+            self._client.log_batch(run.info.run_id, entries)
+            self._client.set_tag(run.info.run_id, EVALUATION, fingerprint)
+        except Exception as error:
+            why = redact_text(str(error)).strip().split("\n")[0]
+            raise UserError(f"MLflow at {self._shown} can't be written to: {why}") from None
+        return True
+
+    def _is_current(self, concept_id: str, run: Run) -> bool:
+        result = self._store.result(concept_id)
+        return result is not None and run.data.tags.get(FINGERPRINT) == result["fingerprint"]
+
+    def _search(self, experiment_id: str, filter_string: str) -> Iterator[Any]:
+        token = None
+        while True:
+            page = self._client.search_runs(
+                [experiment_id], filter_string, max_results=1000, page_token=token
+            )
+            yield from page
+            token = page.token
+            if not token:
+                return

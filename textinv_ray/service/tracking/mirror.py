@@ -1,0 +1,385 @@
+"""The MLflow view: a parent run per job, a child run per concept. The driver alone writes it, from the store.
+
+Runs are found again by tags, and every number carries the time that the store says, so writing again changes
+nothing and a view rebuilt from the store equals the one written while the job ran.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from textinv_ray.service.store.history import History
+from textinv_ray.service.store.store import Store, sample_name
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+logger = logging.getLogger(__name__)
+
+JOB, CONFIG, CONCEPT = "textinv.job", "textinv.config", "textinv.concept"
+FINGERPRINT, STATE, STEP = "textinv.fingerprint", "textinv.state", "textinv.step"
+_METRICS_PER_CALL = 900  # MLflow takes 1000 entries in one call, params and tags included
+_KIND = "custom_model_development"  # so that the UI opens with runs and charts, not with chat traces
+_TABLE_ROWS = 2000  # of the results table in the UI; results.parquet has all
+_PARAMS = (
+    "placeholder_token",
+    "initializer_token",
+    "learnable_property",
+    "num_vectors",
+    "steps",
+    "learning_rate",
+    "batch_size",
+    "seed",
+    "images",
+    "templates",
+    "captions",
+)
+_SCORES = (
+    "clip_image_similarity",
+    "clip_text_similarity",
+    "clip_image_similarity_initializer",
+    "clip_text_similarity_initializer",
+)
+
+
+@dataclass
+class _Child:
+    """What MLflow has of a concept."""
+
+    run_id: str
+    fingerprint: str
+    """Of the result it shows; empty while there is none."""
+    state: str
+    """State fingerprint of the optimisation whose curve it shows."""
+    step: int
+    """Up to here, the history is in MLflow; -1 for nothing."""
+    images: set[str] | None = None
+    """"key+step" of images it has; none: not asked yet."""
+
+
+class MLflowMirror:
+    """The runs of one job in MLflow. Methods raise what MLflow raises, and may be called again then."""
+
+    def __init__(self, store: Store, uri: str, experiment: str) -> None:
+        self._store = store
+        self._uri = uri
+        self._experiment = experiment
+        self._children: dict[str, _Child] = {}
+        self._client: MlflowClient | None = None
+        self.parent_id = ""
+
+    def open(self) -> None:
+        """Connects, finds or makes the experiment and the parent run, and learns what is there already."""
+        from mlflow import MlflowClient
+
+        client = MlflowClient(tracking_uri=self._uri)
+        job = self._job()
+        found = client.get_experiment_by_name(self._experiment)
+        if found is None:
+            beside = None
+            if self._uri.startswith("sqlite:///"):
+                beside = str(Path(self._uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts")
+            self._experiment_id = client.create_experiment(
+                self._experiment, artifact_location=beside, tags={"mlflow.experimentKind": _KIND}
+            )
+        else:
+            self._experiment_id = found.experiment_id
+        self._client = client
+        self.parent_id = self._find_parent(job)
+        for run in self._search(f"tags.`{JOB}` = '{job['id']}'"):
+            tags = run.data.tags
+            if CONCEPT in tags:
+                self._children[tags[CONCEPT]] = _Child(
+                    run.info.run_id, tags.get(FINGERPRINT, ""), tags.get(STATE, ""), int(tags.get(STEP, -1))
+                )
+
+    def missing(self) -> list[str]:
+        """Concepts whose end the store knows and MLflow doesn't."""
+        ended = [(result["concept_id"], result["fingerprint"]) for result in self._store.results()]
+        ended += [(failure["concept_id"], _failure_key(failure)) for failure in self._store.failures()]
+        return [
+            id_ for id_, key in ended if self._children.get(id_, _Child("", "", "", 0)).fingerprint != key
+        ]
+
+    def update(self, concept_id: str) -> None:
+        """Brings a concept's run up to what the store has."""
+        result = self._store.result(concept_id)
+        failure = None if result else self._store.failure(concept_id)
+        history = self._history(concept_id)
+        key = result["fingerprint"] if result else _failure_key(failure) if failure else ""
+        start = _start(history, failure)
+        child = self._child(concept_id, key, history, start)
+        if child.fingerprint == key != "":
+            return
+        metrics = self._history_metrics(child, history)
+        params: dict[str, Any] = {}
+        tags: dict[str, str] = {}
+        if result:
+            params = {name: result[name] for name in _PARAMS} | result.get("options", {})
+            params["stopped"] = result.get("stopped", "steps")
+            if result.get("best_step") is not None:
+                params["best_step"] = result["best_step"]
+            tags = {**result["tags"], "status": "done"}
+            metrics += self._result_metrics(result)
+        elif failure:
+            tags = {"status": "failed", "error": failure["error"], "mlflow.note.content": failure["error"]}
+        self._log(child.run_id, metrics, params, tags)
+        self._log_images(concept_id, child, history)
+        if result:
+            self._client_.set_tag(child.run_id, "mlflow.note.content", _note(result))
+            self._log_file(child.run_id, concept_id, "learned_embeds.safetensors")
+        if history and history.points:
+            child.step = history.points[-1].step
+            self._client_.set_tag(child.run_id, STEP, str(child.step))
+        if key:
+            end = history.points[-1].time_ms if history and history.points else None
+            self._client_.set_terminated(child.run_id, "FINISHED" if result else "FAILED", end)
+            self._client_.set_tag(child.run_id, FINGERPRINT, key)
+            child.fingerprint = key
+
+    def close(self, status: str, artifacts: Iterable[Path]) -> None:
+        """Writes the summary and ends the parent run with MLflow's `status`."""
+        self.summarise(artifacts)
+        ended_at = self._job().get("ended_at")
+        end = None if ended_at is None else int(1000 * ended_at)
+        self._client_.set_terminated(self.parent_id, status, end)
+
+    def summarise(self, artifacts: Iterable[Path]) -> None:
+        """Writes totals, the results table and files to the parent run."""
+        results = list(self._store.results())
+        failures = list(self._store.failures())
+        job = self._job()
+        totals: dict[str, float] = {
+            "concepts_done": len(results),
+            "concepts_failed": len(failures),
+            "steps": sum(result["steps"] for result in results),
+            "seconds": sum(result["seconds"] for result in results),
+        }
+        for name in _SCORES:
+            values = [result[name] for result in results if result.get(name) is not None]
+            if values:
+                totals[f"mean_{name}"] = sum(values) / len(values)
+        now = max([int(1000 * result["finished_at"]) for result in results], default=0)
+        self._log(self.parent_id, [(name, value, now, 0) for name, value in totals.items()], {}, {})
+        with tempfile.TemporaryDirectory() as folder:
+            table = Path(folder) / "results.json"
+            table.write_text(json.dumps(_table(results, failures)), encoding="utf-8")
+            configuration = Path(folder) / "configuration.yaml"
+            configuration.write_text(yaml.safe_dump(job["configuration"], sort_keys=False), encoding="utf-8")
+            for path in (table, configuration, *artifacts):
+                self._client_.log_artifact(self.parent_id, str(path))
+        outcome = f"{len(results)} done, {len(failures)} failed. Pictures of all: *Artifacts*, `report.html`."
+        self._client_.set_tag(self.parent_id, "mlflow.note.content", f"{_job_note(job)}\n\n{outcome}")
+        listed = json.dumps([{"path": "results.json", "type": "table"}])
+        self._client_.set_tag(self.parent_id, "mlflow.loggedArtifacts", listed)
+
+    # The parts
+
+    @property
+    def _client_(self) -> MlflowClient:
+        assert self._client is not None, "open() comes first"
+        return self._client
+
+    def _job(self) -> dict[str, Any]:
+        job = self._store.job()
+        if job is None:
+            raise FileNotFoundError(f"{self._store.shown} has no job.json")
+        return job
+
+    def _find_parent(self, job: Mapping[str, Any]) -> str:
+        """A job is an output and what determines its results: another configuration is another parent."""
+        wanted = f"tags.`{JOB}` = '{job['id']}' and tags.`{CONFIG}` = '{job['config_digest']}'"
+        tags = {
+            "output": self._store.shown,
+            "manifest": job["manifest"],
+            "mlflow.note.content": _job_note(job),
+            **{f"version.{name}": text for name, text in job["versions"].items()},
+        }
+        run = next(iter(self._search(wanted)), None)
+        if run is None:
+            run = self._client_.create_run(
+                self._experiment_id,
+                start_time=int(1000 * job["started_at"]),
+                tags={JOB: job["id"], CONFIG: job["config_digest"]},
+                run_name=job["name"],
+            )
+        else:
+            self._client_.update_run(run.info.run_id, status="RUNNING")
+        self._log(run.info.run_id, [], dict(_flat(job["determines_results"])), tags)
+        return str(run.info.run_id)
+
+    def _search(self, filter_string: str) -> Iterable[Any]:
+        token = None
+        while True:
+            page = self._client_.search_runs(
+                [self._experiment_id], filter_string, max_results=1000, page_token=token
+            )
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def _child(self, concept_id: str, key: str, history: History | None, start: int | None) -> _Child:
+        """The concept's run. One that shows another result or another optimisation is replaced."""
+        child = self._children.get(concept_id)
+        state = history.state_fingerprint if history else ""
+        if child is not None:
+            same_curve = child.state == state or not state
+            if same_curve and (not child.fingerprint or child.fingerprint == key):
+                return child
+            self._client_.delete_run(child.run_id)
+        tags = {
+            JOB: self._job()["id"],
+            CONCEPT: concept_id,
+            STATE: state,
+            "mlflow.parentRunId": self.parent_id,
+        }
+        run = self._client_.create_run(self._experiment_id, start_time=start, tags=tags, run_name=concept_id)
+        child = _Child(run.info.run_id, "", state, -1, set())
+        self._children[concept_id] = child
+        return child
+
+    def _history(self, concept_id: str) -> History | None:
+        data = self._store.read_concept(concept_id, "history.parquet")
+        try:
+            return History.from_bytes(data) if data else None
+        except ValueError as error:
+            logger.warning("history of %s: %s", concept_id, error)
+            return None
+
+    @staticmethod
+    def _history_metrics(child: _Child, history: History | None) -> list[tuple[str, float, int, int]]:
+        metrics = []
+        for point in history.points if history else ():
+            if point.step <= child.step:
+                continue
+            for name in ("loss", "clip_image_similarity", "clip_text_similarity"):
+                value = getattr(point, name)
+                if value is not None:
+                    metrics.append((name, value, point.time_ms, point.step))
+        return metrics
+
+    @staticmethod
+    def _result_metrics(result: Mapping[str, Any]) -> list[tuple[str, float, int, int]]:
+        time_ms, step = int(1000 * result["finished_at"]), result["steps"]
+        names = ("clip_image_similarity_initializer", "clip_text_similarity_initializer", "seconds")
+        return [(name, result[name], time_ms, step) for name in names if result[name] is not None]
+
+    def _log(
+        self,
+        run_id: str,
+        metrics: list[tuple[str, float, int, int]],
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+    ) -> None:
+        """In as few calls as MLflow allows."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        entries = [Metric(*entry) for entry in metrics]
+        first, rest = entries[:_METRICS_PER_CALL], entries[_METRICS_PER_CALL:]
+        param_list = [Param(name, str(value)[:5000]) for name, value in params.items()]
+        tag_list = [RunTag(name, str(value)[:5000]) for name, value in tags.items()]
+        self._client_.log_batch(run_id, first, param_list[:50], tag_list[:50])
+        while rest or param_list[50:] or tag_list[50:]:
+            param_list, tag_list = param_list[50:], tag_list[50:]
+            self._client_.log_batch(run_id, rest[:_METRICS_PER_CALL], param_list[:50], tag_list[:50])
+            rest = rest[_METRICS_PER_CALL:]
+
+    def _log_images(self, concept_id: str, child: _Child, history: History | None) -> None:
+        """Training images once, and a picture for each sampled step, under the UI's step slider."""
+        if child.images is None:
+            listed = self._client_.list_artifacts(child.run_id, "images")
+            # The small copy is written last: a picture without it is written again.
+            names = [Path(item.path).name for item in listed if item.path.endswith("+compressed.webp")]
+            child.images = {"+".join(name.split("+")[:3:2]) for name in names}
+        first = history.points[0].time_ms if history and history.points else None
+        wanted = [("training images", 0, "training.png", first)]
+        for point in history.points if history else ():
+            if point.sampled:
+                wanted.append(("samples", point.step, sample_name(point.step), point.time_ms))
+        for key, step, name, time_ms in wanted:
+            data = None if f"{key}+{step}" in child.images else self._store.read_concept(concept_id, name)
+            if data is not None:
+                from PIL import Image
+
+                image = Image.open(io.BytesIO(data))
+                self._client_.log_image(child.run_id, image, key=key, step=step, timestamp=time_ms)
+                child.images.add(f"{key}+{step}")
+
+    def _log_file(self, run_id: str, concept_id: str, name: str) -> None:
+        data = self._store.read_concept(concept_id, name)
+        if data is not None:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / name
+                path.write_bytes(data)
+                self._client_.log_artifact(run_id, str(path))
+
+
+def _failure_key(failure: Mapping[str, Any]) -> str:
+    return f"failed: {failure['error']}"[:5000]
+
+
+def _start(history: History | None, failure: Mapping[str, Any] | None) -> int | None:
+    """When a concept's run began, in ms since the epoch, as far as the store knows."""
+    if history and history.points:
+        return history.points[0].time_ms
+    return int(1000 * failure["time"]) if failure else None
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """("training.steps", 300), ..."""
+    for name, value in data.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _job_note(job: Mapping[str, Any]) -> str:
+    """What the UI shows on top of a job's run."""
+    determines = job["determines_results"]
+    return (
+        f"{job['manifest_rows']} concepts of `{job['manifest']}`, learned for `{determines['model']['path']}` "
+        f"in {_steps(determines)} steps each where the row doesn't say otherwise"
+    )
+
+
+def _steps(determines: Mapping[str, Any]) -> str:
+    return ("at most " if "stopping" in determines else "") + str(determines["training"]["steps"])
+
+
+def _note(result: Mapping[str, Any]) -> str:
+    """What the UI shows on top of a concept's run."""
+    lines = [
+        f"`{result['placeholder_token']}`: {result['learnable_property']}, learned from "
+        f"{result['images']} images, starting at *{result['initializer_token']}*",
+        "",
+        "| | initializer | learned |",
+        "|---|---|---|",
+    ]
+    for name in ("clip_image_similarity", "clip_text_similarity"):
+        before, after = result[f"{name}_initializer"], result[name]
+        cells = ("" if value is None else f"{value:.3f}" for value in (before, after))
+        lines.append(f"| {name.replace('_', ' ')} | {' | '.join(cells)} |")
+    lines += ["", "Nearest words: " + ", ".join(result["nearest_words"])]
+    return "\n".join(lines)
+
+
+def _table(results: list[dict[str, Any]], failures: list[dict[str, Any]]) -> dict[str, Any]:
+    """The results as MLflow's table viewer reads them: failed ones first, then the worst."""
+    columns = ["concept_id", "status", *_SCORES, "steps", "seconds", "error"]
+    rows = [[failure["concept_id"], "failed", *[None] * 6, failure["error"]] for failure in failures]
+    results = sorted(results, key=lambda result: result["clip_image_similarity"] or 0)
+    for result in results:
+        scores = [None if result[name] is None else round(result[name], 4) for name in _SCORES]
+        rows.append([result["concept_id"], "done", *scores, result["steps"], round(result["seconds"], 1), ""])
+    return {"columns": columns, "data": rows[:_TABLE_ROWS]}

@@ -1,0 +1,79 @@
+"""`textinv track`: the MLflow view, rebuilt from a store into any tracking server. Twice is as good as once."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from textinv_ray.service.store.job import set_behind
+from textinv_ray.service.store.store import Store, StoreError
+from textinv_ray.service.tracking.mirror import MLflowMirror
+from textinv_ray.service.tracking.uri import default_uri, ui_command
+from textinv_ray.util.errors import UserError
+from textinv_ray.util.redact import redact, redact_text
+
+_SAY_EVERY = 100  # concepts
+_STATUS = {0: "FINISHED", 1: "FAILED"}
+_VIEWS = ("results.parquet", "report.html")
+# A person waits for the answer; the service's own tracker tries for longer.
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
+def rebuild(output: str, tracking_uri: str | None, experiment: str | None, console: Console) -> None:
+    """Writes whatever MLflow doesn't have of the job at `output`: ended concepts, and begun ones so far.
+
+    tracking_uri, experiment: none for those of the job. Raises UserError when there is no job, or when MLflow
+    can't be written to; what was written until then stays, and the next call goes on.
+    """
+    for name, value in _PATIENCE.items():
+        os.environ.setdefault(name, value)
+    store = Store(output)
+    job = store.job()
+    if job is None:
+        raise UserError(f"{store.shown}: no job.json there; give the --output of a job")
+    configured = job["configuration"]["tracking"]
+    own = configured["uri"] or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(store)
+    uri = tracking_uri or own
+    view = MLflowMirror(store, uri, experiment or configured["experiment"])
+    try:
+        view.open()
+        behind = [*view.missing(), *_begun(store)]
+        console.print(f"{store.shown}: {len(behind)} concepts to write")
+        for number, concept_id in enumerate(behind, 1):
+            view.update(concept_id)
+            if number % _SAY_EVERY == 0:
+                console.print(f"  {number} of {len(behind)}")
+        _close(view, store, job)
+        if uri == own and job.get("ended_at") is not None:
+            set_behind(store, False)
+    except StoreError:
+        raise
+    except Exception as error:
+        why = redact_text(str(error)).strip().split("\n")[0] or type(error).__name__
+        raise UserError(f"MLflow at {redact(uri)} can't be written to: {why}") from None
+    console.print(f"review: {ui_command(uri)}")
+
+
+def _begun(store: Store) -> list[str]:
+    """Concepts with a checkpoint and no end: what is known of them is shown, too."""
+    ended = {found["concept_id"] for found in (*store.results(), *store.failures())}
+    return [concept_id for concept_id in store.names("concepts") if concept_id not in ended]
+
+
+def _close(view: MLflowMirror, store: Store, job: dict[str, Any]) -> None:
+    """Totals and files; a job that hasn't ended stays RUNNING in MLflow, for its own driver to end."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = []
+        for name in _VIEWS:
+            data = store.read(name)
+            if data is not None:
+                files.append(Path(folder) / name)
+                files[-1].write_bytes(data)
+        if job.get("ended_at") is None:
+            view.summarise(files)
+        else:
+            view.close(_STATUS.get(job["exit_code"], "KILLED"), files)

@@ -1,0 +1,1 @@
+"""What people read, made from the store: results.parquet, report.html, `textinv status`."""

@@ -1,0 +1,148 @@
+"""What is kept of a concept: its result.json, and pictures as grids."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from textinv_ray.concepts import prepare
+from textinv_ray.concepts.concept import Concept
+from textinv_ray.config.job import JobConfig
+from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.task import ConceptTask
+from textinv_ray.service.store.history import History, Point
+from textinv_ray.service.store.store import Store
+
+logger = logging.getLogger(__name__)
+
+OPTIONS = ("init_from", "vectors_added_at", *prepare.OPTIONS)
+
+
+def history_of(store: Store, task: ConceptTask, config: JobConfig) -> History:
+    """The stored history up to the task's step if it is of the same optimisation, else a new one."""
+    concept = task.concept
+    new = History(concept.state_fingerprint, review_fingerprint(concept, config))
+    data = store.read_concept(concept.concept_id, "history.parquet") if task.step else None
+    try:
+        stored = History.from_bytes(data) if data else new
+    except ValueError as error:
+        logger.warning("%s: %s", concept.concept_id, error)
+        stored = new
+    if stored.state_fingerprint != new.state_fingerprint or not stored.points:
+        stored = new
+    stored.cut(task.step)
+    if stored.review_fingerprint != new.review_fingerprint:
+        stored.forget_reviews()
+        stored.review_fingerprint = new.review_fingerprint
+    if not stored.points:
+        stored.at(0)
+    return stored
+
+
+def result(
+    task: ConceptTask, history: History, backbone: Backbone, samples: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    """result.json of a concept that is done and was reviewed at its first and last point.
+
+    samples: the last point's, prompt -> uint8 (n, H, W, 3).
+    """
+    concept, vectors = task.concept, task.vectors
+    before, after = history.points[0], history.points[-1]
+    return {
+        "concept_id": concept.concept_id,
+        "status": "done",
+        "placeholder_token": concept.placeholder_token,
+        "initializer_token": concept.initializer_token or concept.init_from,
+        "learnable_property": concept.learnable_property,
+        "num_vectors": len(vectors),
+        "embedding_dim": vectors.shape[1],
+        "steps": task.step,
+        "stopped": task.stopped or "steps",
+        "best_step": task.best_step,
+        "learning_rate": concept.learning_rate,
+        "batch_size": concept.batch_size,
+        "seed": concept.seed,
+        "images": len(concept.images),
+        "templates": len(concept.templates),
+        "captions": len(concept.captions),
+        "options": options(concept),
+        "tags": concept.tags,
+        "image_uris": list(concept.image_uris),
+        "clip_image_similarity_initializer": before.clip_image_similarity,
+        "clip_image_similarity": after.clip_image_similarity,
+        "clip_text_similarity_initializer": before.clip_text_similarity,
+        "clip_text_similarity": after.clip_text_similarity,
+        "final_loss": final_loss(history),
+        "norms": [round(float(norm), 6) for norm in vectors.norm(dim=1)],
+        "nearest_words": nearest_words(backbone, vectors),
+        "seconds": round(history.seconds, 3),
+        "review_seconds": round(history.review_seconds, 3),
+        "look_seconds": round(history.look_seconds, 3),
+        "finished_at": time.time(),
+        "sample_steps": [point.step for point in history.points if point.sampled],
+        "sample_prompts": list(samples),
+        "images_per_prompt": max((len(images) for images in samples.values()), default=0),
+        "fingerprint": concept.fingerprint,
+        "row_fingerprint": concept.row_fingerprint,
+        "state_fingerprint": concept.state_fingerprint,
+    }
+
+
+def options(concept: Concept) -> dict[str, Any]:
+    """What isn't plain textual inversion about a concept: the fields that have a column and another value."""
+    given = {field.name: (getattr(concept, field.name), field.default) for field in fields(Concept)}
+    return {name: given[name][0] for name in OPTIONS if given[name][0] != given[name][1]}
+
+
+def final_loss(history: History) -> float | None:
+    """Mean loss of the last tenth of the steps: a single step's says little."""
+    losses = [point.loss for point in history.points if point.loss is not None]
+    last = losses[-max(1, len(losses) // 10) :]
+    return sum(last) / len(last) if last else None
+
+
+@torch.no_grad()
+def nearest_words(backbone: Backbone, vectors: torch.Tensor, count: int = 5) -> list[str]:
+    """Whole words of the vocabulary by largest cosine with the mean of `vectors` (V, D)."""
+    table: torch.Tensor = backbone.text_encoder.get_input_embeddings().weight.data
+    table = table.float()
+    mean = vectors.to(table.device).float().mean(dim=0)
+    cosines = F.cosine_similarity(table, mean[None], dim=1)
+    tokens = backbone.tokenizer.convert_ids_to_tokens(cosines.argsort(descending=True).tolist())
+    return [token.removesuffix("</w>") for token in tokens if token.endswith("</w>")][:count]
+
+
+def review_steps(concept: Concept, config: JobConfig) -> dict[int, bool]:
+    """Steps at which to make samples -> whether to score them. The first and the last are always there."""
+    steps = {round(fraction * concept.steps): False for fraction in config.review.sample_at}
+    steps |= {round(fraction * concept.steps): True for fraction in config.scoring.evaluate_at}
+    return steps | {0: True, concept.steps: True}
+
+
+def review_fingerprint(concept: Concept, config: JobConfig) -> str:
+    """Digest of all that samples and scores depend on besides the word."""
+    part = config.result_inputs()
+    depends = [
+        part["review"],
+        part["scoring"],
+        concept.prompts,
+        concept.edit_prompts,
+        concept.initializer_token,
+    ]
+    return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
+
+
+def review(point: Point, image_similarity: float | None, text_similarity: float | None) -> None:
+    """Notes samples, and scores if there are any, at a point of the history."""
+    point.sampled = True
+    if image_similarity is not None:
+        point.clip_image_similarity, point.clip_text_similarity = image_similarity, text_similarity

@@ -1,0 +1,1 @@
+"""What every room uses: errors for users, redacted URIs, retries, text."""

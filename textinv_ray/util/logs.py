@@ -1,0 +1,21 @@
+"""Logging of worker processes: to stderr, without credentials."""
+
+from __future__ import annotations
+
+import logging
+
+from textinv_ray.util.redact import redact_text
+
+_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+def log_to_stderr() -> None:
+    """Logging of a worker process: as here, to where Ray collects it, without credentials in URIs."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Clean(_LOG_FORMAT))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+class _Clean(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return redact_text(super().format(record))

@@ -1,0 +1,41 @@
+"""URIs as people may see them: without credentials."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit, urlunsplit
+
+_USERINFO = re.compile(r"(?<=://)[^/?#\s]*@")
+_QUERY = re.compile(r"(?<=: )(/[^\s?]*)\?\S*")  # urllib3 names host and path apart
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://[^\s'\"<>]+")
+
+
+def redact(uri: str) -> str:
+    """`uri` without user, password, query and fragment: what may go into a log, a report or MLflow.
+
+    Signed URLs keep their signature in the query, so all of it goes. A plain path is returned as it is.
+    """
+    if "://" not in uri:
+        return uri
+    chain = [_redact_link(link) for link in uri.split("::")]
+    return "::".join(chain)
+
+
+def redact_text(text: str) -> str:
+    """A message of somebody else's library with every URI in it replaced by `redact(uri)`."""
+    return _QUERY.sub(r"\1", _URI.sub(lambda match: redact(match.group()), text))
+
+
+def _redact_link(link: str) -> str:
+    if "://" not in link:
+        return link
+    try:
+        parts = urlsplit(link)
+    except ValueError:  # such as an unclosed [ in the host
+        return _USERINFO.sub("", link).split("?", 1)[0].split("#", 1)[0]
+    host = parts.netloc.rpartition("@")[2]
+    if parts.scheme in ("http", "https") or "@" in parts.netloc or parts.query:
+        bare = urlunsplit((parts.scheme, host, parts.path, "", ""))
+        # urlunsplit drops the // of an empty host (sqlite:///x, file:///x); put it back.
+        return bare if "://" in bare else bare.replace(":", "://", 1)
+    return link

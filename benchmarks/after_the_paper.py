@@ -51,7 +51,7 @@ from textinv_ray.inversion.review import Subject, review
 from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.manifest import checks
-from textinv_ray.manifest import reader as manifests
+from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.models import loading, sources
 
 BASE = "base"
@@ -268,7 +268,7 @@ def _seconds(action: Callable[[], Any]) -> float:
 
 def read_concepts(uri: str, config: JobConfig, seeds: int, limit: int | None) -> dict[Run, Concept]:
     """Every concept of a manifest with every seed, as jobs/ablate.py has them. Captions are left out."""
-    source, facts = manifests.open(uri), sources.facts(config.model)
+    source, facts = Manifest.open(uri), sources.facts(config.model)
     checks.check(source, config)
     found = {}
     for row in itertools.islice(source.rows(), limit):

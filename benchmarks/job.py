@@ -21,7 +21,7 @@ from textinv_ray.concepts.concept import Concept
 from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion.words import load_learned_embeds
 from textinv_ray.manifest import checks
-from textinv_ray.manifest import reader as manifests
+from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.models import sources
 from textinv_ray.service.store.history import History
 from textinv_ray.service.store.store import Store
@@ -55,7 +55,7 @@ class Run:
 
 def concepts_of(manifest: str, config: JobConfig, limit: int | None = None) -> list[Concept]:
     """The rows of a manifest with their images, prepared as the job would; captions, which few have, are left out."""
-    opened, facts = manifests.open(manifest), sources.facts(config.model)
+    opened, facts = Manifest.open(manifest), sources.facts(config.model)
     checks.check(opened, config)
     rows = [
         {name: value for name, value in row.items() if name != "captions"}

@@ -34,7 +34,7 @@ from textinv_ray.concepts.concept import Concept
 from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion.review import Review
 from textinv_ray.manifest import checks
-from textinv_ray.manifest import reader as manifests
+from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.cluster.layout import WorkerLayout
 from textinv_ray.service.intake import plan
 from textinv_ray.service.intake.preparation import Preparation
@@ -141,7 +141,7 @@ def feed_process() -> psutil.Process:
 
 def learn(path: Path, output: Path, config: JobConfig, workers: int) -> dict[str, float]:
     """Runs the job. Returns seconds and memory."""
-    opened, facts, store = manifests.open(str(path)), sources.facts(config.model), Store(str(output))
+    opened, facts, store = Manifest.open(str(path)), sources.facts(config.model), Store(str(output))
     began = time.perf_counter()
     checks.check(opened, config)
     checked = time.perf_counter()
@@ -192,7 +192,7 @@ def again(path: Path, output: Path, config: JobConfig) -> dict[str, float]:
     """What it takes to find that all is done, to list the store, and to write results.parquet."""
     store = Store(str(output))
     start = time.perf_counter()
-    opened = manifests.open(str(path))
+    opened = Manifest.open(str(path))
     checks.check(opened, config)
     todo = plan.make(opened, config, sources.facts(config.model), store)
     restarted = time.perf_counter()

@@ -28,7 +28,7 @@ import ray
 
 from benchmarks import job, measure, scale
 from textinv_ray.config.job import JobConfig
-from textinv_ray.manifest import reader as manifests
+from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.cluster.layout import WorkerLayout
 from textinv_ray.service.intake import plan
 from textinv_ray.service.intake.preparation import Preparation
@@ -88,7 +88,7 @@ def simulated(workers: int, seconds: float, folder: Path) -> dict[str, Any]:
     folder.mkdir()
     path, output, ready = scale.write_manifest(folder, concepts), folder / "out", folder / "ready"
     ready.mkdir()
-    opened, facts, store = manifests.open(str(path)), sources.facts(config.model), Store(str(output))
+    opened, facts, store = Manifest.open(str(path)), sources.facts(config.model), Store(str(output))
     todo = plan.make(opened, config, facts, store).todo
     size = WorkerLayout(workers, 1.0, 0.0, 0.1)
     feed = start_scheduler(

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from textinv_ray.concepts import images
 from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion import Backbone, load_learned_embeds, sample_images
-from textinv_ray.manifest import reader
+from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.models import sources
 
 EDITS = {
@@ -48,7 +48,7 @@ def row_of_pictures(backbone: Backbone, row: dict, folder: Path, config: JobConf
 
 def main() -> None:
     output, target = Path(sys.argv[1]), Path(sys.argv[2])
-    config, source = JobConfig.load("mini"), reader.open("examples/manifest.parquet")
+    config, source = JobConfig.load("mini"), Manifest.open("examples/manifest.parquet")
     backbone = Backbone.load(sources.resolve(config.model.path))
     rows = list(source.rows())
     label = 110

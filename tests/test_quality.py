@@ -13,7 +13,7 @@ from textinv_ray.concepts.concept import Concept
 from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion import Backbone, ConceptTask, Pack, Scorer, sample_images
 from textinv_ray.inversion.scoring import image_similarity
-from textinv_ray.manifest import reader
+from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.models import sources
 
 pytestmark = pytest.mark.slow
@@ -50,7 +50,7 @@ class Learned:
 def learned() -> Learned:
     config = JobConfig.load("mini", ["training.steps=200"])  # nobody looks at the pack of this test
     backbone = Backbone.load(sources.resolve("mini-sd"))
-    source = reader.open("examples/manifest.parquet")
+    source = Manifest.open("examples/manifest.parquet")
     concepts = {
         row["concept_id"]: prepare.make(
             row, config, base=source.base, resolution=backbone.resolution, model_identity="mini-sd"

@@ -17,7 +17,7 @@ from PIL import Image
 from textinv_ray.cli import jobs
 from textinv_ray.cli.jobs import main
 from textinv_ray.config.job import JobConfig
-from textinv_ray.manifest import reader
+from textinv_ray.manifest.reader import Manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -51,7 +51,7 @@ def pets(tmp_path: Path) -> Path:
 def test_a_manifest_from_folders(pets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out" / "m.parquet"
     assert textinv("manifest", str(pets), "-o", str(out)) == 0
-    cat, rex = reader.open(str(out)).rows()
+    cat, rex = Manifest.open(str(out)).rows()
     assert cat == {"concept_id": "my-cat", "images": ["../pets/my cat/a.jpeg"]}
     assert rex == {
         "concept_id": "rex",
@@ -80,7 +80,7 @@ def test_a_manifest_from_folders(pets: Path, tmp_path: Path, capsys: pytest.Capt
 def test_embedded_images(pets: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.parquet"
     assert textinv("manifest", str(pets), "-o", str(out), "--embed") == 0
-    _, rex = reader.open(str(out)).rows()
+    _, rex = Manifest.open(str(out)).rows()
     assert [image["path"] for image in rex["images"]] == ["1.webp", "2.JPG", "10.png"]
     assert rex["images"][0]["bytes"] == (pets / "rex" / "1.webp").read_bytes()
 
@@ -91,7 +91,7 @@ def test_one_file_for_all_concepts(pets: Path, tmp_path: Path) -> None:
         "rex: {initializer_token: dog}\nmy cat: {concept_id: tom, captions: ['{}']}\n"
     )
     assert textinv("manifest", str(pets), "-o", str(tmp_path / "m.parquet")) == 0
-    cat, rex = reader.open(str(tmp_path / "m.parquet")).rows()
+    cat, rex = Manifest.open(str(tmp_path / "m.parquet")).rows()
     assert (cat["concept_id"], cat["captions"], rex["initializer_token"]) == ("tom", ["{}"], "dog")
 
 
@@ -157,7 +157,7 @@ def test_templates_from_a_file(pets: Path, tmp_path: Path) -> None:
     (pets / "small.txt").write_text("a photo of a {}\nmy {}\n")
     out = tmp_path / "m.parquet"
     assert textinv("manifest", str(pets), "-o", str(out)) == 0
-    rows = {row["concept_id"]: row for row in reader.open(str(out)).rows()}
+    rows = {row["concept_id"]: row for row in Manifest.open(str(out)).rows()}
     assert rows["rex"]["templates"] == ["a photo of a {}", "my {}"]
 
 
@@ -173,7 +173,7 @@ def test_a_remote_manifest_needs_its_images_inside(pets: Path, capsys: pytest.Ca
     assert textinv("manifest", str(pets), "-o", "memory://out/m.parquet") == 2
     assert "a manifest elsewhere can't point at local images; add --embed" in capsys.readouterr().err
     assert textinv("manifest", str(pets), "-o", "memory://out/m.parquet", "--embed") == 0
-    assert reader.open("memory://out/m.parquet").count_images() == 4
+    assert Manifest.open("memory://out/m.parquet").count_images() == 4
 
 
 def test_validate_says_that_nothing_is_wrong(

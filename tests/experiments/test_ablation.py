@@ -21,7 +21,7 @@ from textinv_ray.experiments.ablation import VARIANTS, expand
 from textinv_ray.experiments.ablation_table import AXES, Score, interval, table
 from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.manifest import checks
-from textinv_ray.manifest import reader as manifests
+from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.driver import job_record
 from textinv_ray.service.intake import plan
 from textinv_ray.service.store.store import Store
@@ -31,7 +31,7 @@ CONFIG = JobConfig.load("mini", ["training.steps=100"])
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> manifests.Manifest:
+def source(tmp_path: Path) -> Manifest:
     """Two concepts; the second has captions, which name it by its placeholder, and steps of its own."""
     path = examples.write_manifest(tmp_path / "data", 2)
     extended = pq.read_table(path)
@@ -45,10 +45,10 @@ def source(tmp_path: Path) -> manifests.Manifest:
             extended = extended.drop_columns([name])
         extended = extended.append_column(name, pa.array(values))
     pq.write_table(extended, path)
-    return manifests.open(str(path))
+    return Manifest.open(str(path))
 
 
-def test_every_variant_of_every_concept_with_every_seed(source: manifests.Manifest) -> None:
+def test_every_variant_of_every_concept_with_every_seed(source: Manifest) -> None:
     rows = list(expand(source, CONFIG, list(VARIANTS), seeds=2))
     runs = {row["concept_id"]: row for row in rows}
     assert len(runs) == len(rows) == 2 * 2 * len(VARIANTS) - 2  # c0 has no captions
@@ -67,13 +67,13 @@ def test_every_variant_of_every_concept_with_every_seed(source: manifests.Manife
     assert list(expand(source, CONFIG, ["base"], seeds=1, limit=1)) == [runs["c0.base.0"]]
 
 
-def test_the_runs_are_a_sound_manifest(source: manifests.Manifest, tmp_path: Path) -> None:
+def test_the_runs_are_a_sound_manifest(source: Manifest, tmp_path: Path) -> None:
     """Wherever it lies; and each variant of a concept is learned apart, from the same random numbers."""
     rows = list(expand(source, CONFIG, list(VARIANTS), seeds=2))
     path = tmp_path / "elsewhere" / "runs.parquet"
     path.parent.mkdir()
     path.write_bytes(ablation._parquet(rows))
-    opened = manifests.open(str(path))
+    opened = Manifest.open(str(path))
     checks.check(opened, CONFIG)
     options: dict[str, Any] = {"base": opened.base, "resolution": 16, "model_identity": "model-1"}
     concepts = [prepare.make(row, CONFIG, **options) for row in opened.rows()]
@@ -166,7 +166,7 @@ def test_text_and_plot(tmp_path: Path) -> None:
 
 
 def test_what_is_written_of_finished_runs(
-    source: manifests.Manifest,
+    source: Manifest,
     tmp_path: Path,
     tiny_sd: Path,
     tiny_clip: Path,
@@ -212,7 +212,7 @@ def test_what_is_written_of_finished_runs(
     assert {"ablation.parquet", "ablation.png"} <= files
 
 
-def test_references_are_what_they_say(source: manifests.Manifest, tiny_sd: Path, tiny_clip: Path) -> None:
+def test_references_are_what_they_say(source: Manifest, tiny_sd: Path, tiny_clip: Path) -> None:
     """The training images among themselves, without each image's likeness to itself; written out pair by pair."""
     config = examples.config(tiny_sd, tiny_clip)
     row = next(source.rows())
@@ -230,9 +230,7 @@ def test_references_are_what_they_say(source: manifests.Manifest, tiny_sd: Path,
 
 
 @pytest.mark.slow
-def test_from_the_command_to_mlflow(
-    source: manifests.Manifest, tmp_path: Path, tiny_sd: Path, tiny_clip: Path
-) -> None:
+def test_from_the_command_to_mlflow(source: Manifest, tmp_path: Path, tiny_sd: Path, tiny_clip: Path) -> None:
     from mlflow import MlflowClient
 
     given = examples.settings(tiny_sd, tiny_clip, "service.workers=1")

@@ -17,7 +17,7 @@ from textinv_ray.experiments import ablation_table, image_counts
 from textinv_ray.experiments.ablation_table import Score, table
 from textinv_ray.experiments.image_counts import expand
 from textinv_ray.inversion.scoring import Scorer
-from textinv_ray.manifest import reader as manifests
+from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.store.store import Store, sample_name
 from textinv_ray.util.errors import UserError
 
@@ -25,13 +25,13 @@ CONFIG = JobConfig.load("mini")
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> manifests.Manifest:
+def source(tmp_path: Path) -> Manifest:
     """Three concepts, of three, two and three images."""
     few = {"c1": {"images": ["c1-0.png", "c1-1.png"]}}
-    return manifests.open(str(examples.write_manifest(tmp_path / "data", 3, few)))
+    return Manifest.open(str(examples.write_manifest(tmp_path / "data", 3, few)))
 
 
-def test_a_run_has_the_first_images(source: manifests.Manifest, tmp_path: Path) -> None:
+def test_a_run_has_the_first_images(source: Manifest, tmp_path: Path) -> None:
     """Of concepts that have enough for all sizes: differences are between runs of the same concepts."""
     runs = {row["concept_id"]: row for row in expand(source, CONFIG, [1, 3], seeds=2)}
     assert list(runs) == [f"c{c}.images-{size}.{seed}" for c in (0, 2) for size in (1, 3) for seed in (0, 1)]
@@ -51,7 +51,7 @@ def test_sizes_as_people_write_them() -> None:
 
 
 def test_all_runs_are_judged_by_the_images_that_none_learned_from(
-    source: manifests.Manifest, tmp_path: Path, tiny_sd: Path, tiny_clip: Path
+    source: Manifest, tmp_path: Path, tiny_sd: Path, tiny_clip: Path
 ) -> None:
     config, store = examples.config(tiny_sd, tiny_clip), Store(str(tmp_path / "out"))
     runs = list(expand(source, config, [1, 2], seeds=1, limit=1))
@@ -98,7 +98,7 @@ def test_plot(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_from_the_command(source: manifests.Manifest, tmp_path: Path, tiny_sd: Path, tiny_clip: Path) -> None:
+def test_from_the_command(source: Manifest, tmp_path: Path, tiny_sd: Path, tiny_clip: Path) -> None:
     given = examples.settings(tiny_sd, tiny_clip, "service.workers=1", "tracking.enabled=false")
 
     done = examples.ablate(source.uri, tmp_path, given, "--set-sizes", "1,2", "--seeds", "1")

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.tables import WITHOUT_DEFAULT, Write, good, problems
 from textinv_ray.config.job import JobConfig
-from textinv_ray.manifest import reader
+from textinv_ray.manifest.reader import Manifest
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_variants_that_are_fine(write: Write) -> None:
     }
     path = write(**good(**columns))
     assert problems(path) == []
-    rows = list(reader.open(path).rows())
+    rows = list(Manifest.open(path).rows())
     assert [row.get("vectors_added_at") for row in rows] == [[5, 5], [], None]
 
 

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from tests.support import tiny
 from tests.support.tables import CONFIG, WITHOUT_DEFAULT, Write, good, problems
 from textinv_ray.config.job import JobConfig
-from textinv_ray.manifest import checks, reader
+from textinv_ray.manifest import checks
+from textinv_ray.manifest.reader import Manifest, plain_row
 from textinv_ray.util.errors import UserError
 
 # Columns
@@ -32,7 +33,7 @@ def test_a_missing_column(write: Write, name: str) -> None:
     with pytest.raises(
         UserError, match=rf"m.parquet: 1 problem in the manifest\n  column '{name}': is missing"
     ):
-        reader.open(path)
+        Manifest.open(path)
 
 
 @pytest.mark.parametrize(
@@ -246,7 +247,7 @@ def test_types_of_other_writers(write: Write) -> None:
     }
     path = write(**columns)
     assert problems(path, tokenizer=tiny.tokenizer()) == []
-    first, second = reader.open(path).rows()
+    first, second = Manifest.open(path).rows()
     assert first == {
         "concept_id": "a",
         "images": ["x.png"],
@@ -267,13 +268,13 @@ def test_types_of_other_writers(write: Write) -> None:
 def test_embedded_images_are_read_only_when_asked(write: Write) -> None:
     images = pa.array([[{"bytes": b"x" * 100, "path": "a.png"}], [{"bytes": b"y", "path": None}]] * 2)
     path = write(**good(4, images=images))
-    opened = reader.open(path)
+    opened = Manifest.open(path)
     checks.check(opened, CONFIG)
     assert opened.count_images() == 4
     assert next(opened.rows())["images"] == [{"bytes": b"x" * 100, "path": "a.png"}]
     assert next(opened.rows(image_bytes=False))["images"] == [{"path": "a.png"}]
     only_bytes = pa.array([[{"bytes": b"x"}]] * 4)
-    opened = reader.open(write(**good(4, images=only_bytes)))
+    opened = Manifest.open(write(**good(4, images=only_bytes)))
     checks.check(opened, CONFIG)
     assert opened.count_images() == 4
 
@@ -285,7 +286,7 @@ def test_rows_of_numpy_are_plain_too() -> None:
         "steps": np.int64(5),
         "learning_rate": np.float64(1),
     }
-    plain = reader.plain_row({**row, "tags": [("a", 1)], "templates": np.array([]), "unknown": 1})
+    plain = plain_row({**row, "tags": [("a", 1)], "templates": np.array([]), "unknown": 1})
     assert plain == {"concept_id": "a", "images": ["x"], "steps": 5, "learning_rate": 1.0, "tags": {"a": "1"}}
     assert type(plain["steps"]) is int
 
@@ -293,8 +294,8 @@ def test_rows_of_numpy_are_plain_too() -> None:
 def test_relative_images_start_at_the_manifest(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     path = Path(write(**good()))
     monkeypatch.chdir(path.parent)
-    assert reader.open("m.parquet").base == str(path.parent)
-    assert reader.open(f"file://{path}").base == str(path.parent)
+    assert Manifest.open("m.parquet").base == str(path.parent)
+    assert Manifest.open(f"file://{path}").base == str(path.parent)
 
 
 # All at once
@@ -303,7 +304,7 @@ def test_relative_images_start_at_the_manifest(write: Write, monkeypatch: pytest
 def test_the_message_lists_50_and_counts_the_rest(write: Write) -> None:
     path = write(**good(200, steps=[0] * 200, seed=[-1] + [1] * 199))
     with pytest.raises(UserError) as error:
-        checks.check(reader.open(path), CONFIG)
+        checks.check(Manifest.open(path), CONFIG)
     lines = str(error.value).splitlines()
     assert lines[0] == f"{path}: 201 problems in the manifest"
     assert len(lines) == 52
@@ -315,7 +316,7 @@ def test_the_message_lists_50_and_counts_the_rest(write: Write) -> None:
 def test_duplicates_are_found_across_batches_and_hash_collisions_are_not_duplicates(
     write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reader, "_BATCH_ROWS", 4)
+    monkeypatch.setattr("textinv_ray.manifest.reader._BATCH_ROWS", 4)
     columns = good(30)
     columns["concept_id"][29] = "c0"
     path = write(**columns)
@@ -358,7 +359,7 @@ def test_every_wrong_cell_is_reported_and_no_other(write: Write, data: st.DataOb
     schema = pa.schema({"images": pa.list_(pa.string()), "prompts": pa.list_(pa.string())})
     for field in schema:
         columns[field.name] = pa.array(columns[field.name], field.type)
-    opened = reader.open(write(**columns))
+    opened = Manifest.open(write(**columns))
     found = {(problem.row, problem.column) for problem in checks.problems(opened, CONFIG)}
     assert found == cells
 
@@ -396,12 +397,12 @@ def test_rows_come_back_as_they_were_written(tmp_path: Path, rows: list[dict[str
 
     path = tmp_path / "m.parquet"
     pq.write_table(pa.Table.from_pylist(rows, schema(embed=False)), path, row_group_size=3)
-    assert list(reader.open(str(path)).rows()) == rows
+    assert list(Manifest.open(str(path)).rows()) == rows
 
 
 def test_many_rows_take_seconds(write: Write) -> None:
     count = 50_000
     path = write(**good(count, images=[[f"{i}/{k}.jpg" for k in range(4)] for i in range(count)]))
     started = os.times().user
-    checks.check(reader.open(path), CONFIG, tiny.tokenizer())
+    checks.check(Manifest.open(path), CONFIG, tiny.tokenizer())
     assert os.times().user - started < 10  # about 0.5

@@ -19,7 +19,7 @@ import safetensors.numpy
 from tests.support import examples
 from textinv_ray.concepts import prepare
 from textinv_ray.config.job import JobConfig
-from textinv_ray.manifest import reader as manifests
+from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.models import sources
 from textinv_ray.service.store.store import Store
 
@@ -216,7 +216,7 @@ def words(folder: Path, settings: Iterable[str], only: Collection[str] = ()) -> 
 
     config = JobConfig.load("mini", list(settings))
     facts = sources.facts(config.model)
-    opened = manifests.open(str(folder / "data" / "manifest.parquet"))
+    opened = Manifest.open(str(folder / "data" / "manifest.parquet"))
     backbone = Backbone.load(sources.resolve(config.model.path), dtype="float32")
     tasks = []
     for row in opened.rows():

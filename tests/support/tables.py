@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from textinv_ray.config.job import JobConfig
-from textinv_ray.manifest import checks, reader
+from textinv_ray.manifest import checks
+from textinv_ray.manifest.reader import Manifest
 
 CONFIG = JobConfig.load("mini", ["training.steps=200"])
 WITHOUT_DEFAULT = JobConfig.load("mini", ["training.initializer_token=null"])
@@ -20,5 +21,5 @@ def good(count: int = 3, **columns: Any) -> dict[str, Any]:
 
 
 def problems(path: str, config: JobConfig = CONFIG, tokenizer: Any = None) -> list[str]:
-    opened = reader.open(path, check_schema=False)
+    opened = Manifest.open(path, check_schema=False)
     return [str(problem) for problem in checks.problems(opened, config, tokenizer)]

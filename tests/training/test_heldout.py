@@ -11,7 +11,8 @@ import pytest
 from textinv_ray.concepts import prepare
 from textinv_ray.config.job import JobConfig
 from textinv_ray.experiments import ablation
-from textinv_ray.manifest import checks, reader
+from textinv_ray.manifest import checks
+from textinv_ray.manifest.reader import Manifest
 from training import evaluate, heldout
 from training.build import heldout_views, row_of
 from training.tokenizer import load
@@ -45,13 +46,13 @@ def test_with_another_first_others_are_taken(data: Path) -> None:
     taken = []
     for first in (0, 2):
         heldout.main(["-n", "24", "--first", str(first), "-o", str(data / "part.parquet")])
-        taken.append({row["concept_id"] for row in reader.open(str(data / "part.parquet")).rows()})
+        taken.append({row["concept_id"] for row in Manifest.open(str(data / "part.parquet")).rows()})
     assert [len(ids) for ids in taken] == [24, 24]
     assert not taken[0] & taken[1]
 
 
 def test_the_manifest_is_sound_and_every_caption_fits(written: Path) -> None:
-    config, source = JobConfig.load("mini"), reader.open(str(written))
+    config, source = JobConfig.load("mini"), Manifest.open(str(written))
     checks.check(source, config, load())
     rows = {row["concept_id"]: row for row in source.rows()}
     assert len(rows) == 100 + len(HELDOUT_STYLES)
@@ -67,7 +68,7 @@ def test_the_manifest_is_sound_and_every_caption_fits(written: Path) -> None:
 
 
 def test_every_variant_of_the_ablation_can_run(written: Path) -> None:
-    source = reader.open(str(written))
+    source = Manifest.open(str(written))
     runs = list(ablation.expand(source, JobConfig.load("mini"), list(ablation.VARIANTS), seeds=1, limit=1))
     assert len(runs) == len(ablation.VARIANTS)
 

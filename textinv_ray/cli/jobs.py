@@ -174,10 +174,10 @@ def validate(
     """Check a manifest and print everything wrong with it, by row and column."""
     job = _load(config, overrides)
 
-    from textinv_ray.manifest import reader as manifests
     from textinv_ray.manifest import vocabulary
+    from textinv_ray.manifest.reader import Manifest
 
-    opened = manifests.open(manifest, check_schema=False)
+    opened = Manifest.open(manifest, check_schema=False)
     try:
         tokenizer = vocabulary.load(job.model)
     except UserError as error:

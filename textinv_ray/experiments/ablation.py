@@ -29,7 +29,6 @@ from textinv_ray.inversion import sampling, scoring
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.manifest import checks
-from textinv_ray.manifest import reader as manifests
 from textinv_ray.manifest.build import schema
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.driver import run
@@ -96,7 +95,7 @@ def ablate(
     Returns the exit code of `run.invert`. Raises UserError for what is wrong with names, manifest or models.
     """
     chosen = _chosen(variants)
-    source = manifests.open(manifest_uri)
+    source = Manifest.open(manifest_uri)
     checks.check(source, config)
     store = Store(output)
     rows = list(expand(source, config, chosen, seeds, limit))

@@ -31,7 +31,6 @@ from textinv_ray.experiments.ablation_table import Score
 from textinv_ray.inversion import scoring
 from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.manifest import checks
-from textinv_ray.manifest import reader as manifests
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.models import loading, sources
 from textinv_ray.service.store.store import Store, sample_name
@@ -62,7 +61,7 @@ def ablate(
 
     Returns the exit code of `run.invert`. Raises UserError, also when no concept has enough images.
     """
-    source = manifests.open(manifest_uri)
+    source = Manifest.open(manifest_uri)
     checks.check(source, config)
     # The pictures that are scored are kept, and scored again here.
     kept = min(config.scoring.num_images, _MOST_SAMPLES)

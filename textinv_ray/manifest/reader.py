@@ -1,6 +1,6 @@
 """The manifest: a Parquet file with one row per concept.
 
-    manifest = open("manifest.parquet")
+    manifest = Manifest.open("manifest.parquet")
     checks.check(manifest, config, tokenizer)  # UserError with everything wrong, by row and column
     for row in manifest.rows(): ...
 
@@ -80,6 +80,21 @@ class Manifest:
     schema: pa.Schema
     """The file's Arrow schema."""
 
+    @classmethod
+    def open(cls, uri: str, *, check_schema: bool = True) -> Manifest:
+        """Opens a local path or any fsspec URI, and reads the file's footer.
+
+        Raises UserError when the file is missing, unreadable, empty or not Parquet. With `check_schema` also when
+        columns are missing, unknown or of the wrong type.
+        """
+        with _open_parquet(uri) as file:
+            if file.metadata.num_rows == 0:
+                raise UserError(f"{redact(uri)}: the manifest has no rows; it needs one per concept")
+            manifest = cls(uri, _base(uri), file.metadata.num_rows, file.schema_arrow)
+        if check_schema:
+            raise_problems(uri, iter(manifest.schema_problems()))
+        return manifest
+
     def schema_problems(self) -> list[Problem]:
         """Missing, unknown and mistyped columns."""
         problems = [
@@ -136,21 +151,6 @@ class Manifest:
             pc.sum(pc.list_value_length(batch.column(0))).as_py() for batch in self.batches(["images"])
         )
         return sum(length or 0 for length in lengths)
-
-
-def open(uri: str, *, check_schema: bool = True) -> Manifest:
-    """Opens a manifest: a local path or any fsspec URI.
-
-    Raises UserError when it is missing, unreadable, empty or not Parquet, and (unless told otherwise) when
-    columns are missing, unknown or mistyped.
-    """
-    with _open_parquet(uri) as file:
-        if file.metadata.num_rows == 0:
-            raise UserError(f"{redact(uri)}: the manifest has no rows; it needs one per concept")
-        manifest = Manifest(uri, _base(uri), file.metadata.num_rows, file.schema_arrow)
-    if check_schema:
-        raise_problems(uri, iter(manifest.schema_problems()))
-    return manifest
 
 
 def plain_row(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ import pytest
 from tests.support import examples
 from textinv_ray.concepts import prepare
 from textinv_ray.config.job import JobConfig
-from textinv_ray.manifest import reader as manifests
+from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.models import sources
 from textinv_ray.service.store.store import Store
 
@@ -117,7 +117,7 @@ def alone(job: Job, concept_id: str) -> np.ndarray:
 
     config = JobConfig.load("mini", job.settings)
     facts = sources.facts(config.model)
-    opened = manifests.open(str(job.folder / "data" / "manifest.parquet"))
+    opened = Manifest.open(str(job.folder / "data" / "manifest.parquet"))
     row = next(row for row in opened.rows() if row["concept_id"] == concept_id)
     concept = prepare.make(
         row, config, base=opened.base, resolution=facts.resolution, model_identity=facts.identity

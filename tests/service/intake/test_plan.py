@@ -14,7 +14,7 @@ import pytest
 from tests.support import examples
 from textinv_ray.concepts import prepare
 from textinv_ray.config.job import JobConfig
-from textinv_ray.manifest import reader as manifests
+from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.intake import plan
 from textinv_ray.service.intake.plan import Plan
 from textinv_ray.service.models import sources
@@ -39,7 +39,7 @@ def store(tmp_path: Path) -> Store:
 
 def made(manifest: Path, config: JobConfig, store: Store, **options: object) -> Plan:
     facts = sources.facts(config.model)
-    return plan.make(manifests.open(str(manifest)), config, facts, store, **options)  # type: ignore[arg-type]
+    return plan.make(Manifest.open(str(manifest)), config, facts, store, **options)  # type: ignore[arg-type]
 
 
 def finish(store: Store, todo: Plan, concept_id: str) -> None:
@@ -121,7 +121,7 @@ def test_missing_images_are_named(manifest: Path, config: JobConfig, store: Stor
 def test_the_key_is_what_the_preparation_makes(manifest: Path, config: JobConfig, store: Store) -> None:
     """Else nothing would ever be recognised as done."""
     facts = sources.facts(config.model)
-    opened = manifests.open(str(manifest))
+    opened = Manifest.open(str(manifest))
     row = next(iter(opened.rows()))
     concept = prepare.make(
         row, config, base=opened.base, resolution=facts.resolution, model_identity=facts.identity

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support import examples
 from tests.support.bench import wait_for
-from textinv_ray.manifest import reader as manifests
+from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.intake.idle_throttle import IdleThrottle
 from textinv_ray.service.intake.preparation import Preparation
 from textinv_ray.service.models import sources
@@ -26,7 +26,7 @@ def test_the_scheduler_rests_and_waits(
     import ray
 
     config = examples.config(tiny_sd, tiny_clip)
-    manifest = manifests.open(str(examples.write_manifest(tmp_path / "data", CONCEPTS)))
+    manifest = Manifest.open(str(examples.write_manifest(tmp_path / "data", CONCEPTS)))
     preparation = Preparation(
         manifest, config, sources.facts(config.model), str(tmp_path / "out"), frozenset(), 0.5
     )

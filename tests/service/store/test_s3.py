@@ -15,7 +15,7 @@ import pytest
 from tests.support import examples
 from tests.support.s3 import BUCKET, S3Server
 from textinv_ray.config.job import ModelConfig
-from textinv_ray.manifest import reader as manifests
+from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.models import sources
 from textinv_ray.service.store.store import Store, StoreError
 from textinv_ray.service.views import results_table
@@ -119,10 +119,10 @@ def test_manifest_and_model_from_there(s3: S3Server, tmp_path: Path, tiny_sd: Pa
     fs.put_file(str(path), f"{BUCKET}/data/manifest.parquet")
     fs.put(f"{tiny_sd}/", f"{BUCKET}/model/", recursive=True)
     s3.fail("broken", times=6)
-    opened = manifests.open(f"s3://{BUCKET}/data/manifest.parquet")
+    opened = Manifest.open(f"s3://{BUCKET}/data/manifest.parquet")
     assert opened.num_rows == 2
     assert opened.base == f"s3://{BUCKET}/data"
     here = sources.facts(ModelConfig(path=str(tiny_sd)))
     assert sources.facts(ModelConfig(path=f"s3://{BUCKET}/model")) == here
     with pytest.raises(UserError, match="doesn't exist"):
-        manifests.open(f"s3://{BUCKET}/data/other.parquet")
+        Manifest.open(f"s3://{BUCKET}/data/other.parquet")

@@ -10,7 +10,7 @@ import pytest
 from tests.support import examples
 from tests.support.mlflow import Database, Server
 from textinv_ray.config.job import JobConfig
-from textinv_ray.manifest import reader as manifests
+from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.driver import job_record
 from textinv_ray.service.intake import plan
 from textinv_ray.service.models import sources
@@ -28,7 +28,7 @@ def store(tmp_path: Path, tiny_sd: Path, tiny_clip: Path) -> Store:
 
 
 def begin(store: Store, config: JobConfig, folder: Path) -> None:
-    manifest = manifests.open(str(examples.write_manifest(folder / "data", 3)))
+    manifest = Manifest.open(str(examples.write_manifest(folder / "data", 3)))
     facts = sources.facts(config.model)
     job_record.begin(store, manifest, config, plan.make(manifest, config, facts, store))
 

@@ -14,7 +14,7 @@ import pytest
 from tests.cli.test_jobs import textinv
 from tests.support import examples
 from tests.support.mlflow import Database, Server
-from textinv_ray.manifest import reader as manifests
+from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.driver import job_record
 from textinv_ray.service.intake import plan
 from textinv_ray.service.models import sources
@@ -39,7 +39,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 def store(tmp_path: Path, tiny_sd: Path, tiny_clip: Path) -> Store:
     """A job's, with two results, a failure and a concept that is being learned."""
     store = Store(str(tmp_path / "out"))
-    manifest = manifests.open(str(examples.write_manifest(tmp_path / "data", 4)))
+    manifest = Manifest.open(str(examples.write_manifest(tmp_path / "data", 4)))
     config = examples.config(tiny_sd, tiny_clip)
     job_record.begin(store, manifest, config, plan.make(manifest, config, sources.facts(config.model), store))
     for concept_id in IDS:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.cli.test_jobs import textinv
 from tests.support import examples
-from textinv_ray.manifest import reader as manifests
+from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.driver import job_record
 from textinv_ray.service.intake import plan
 from textinv_ray.service.models import sources
@@ -35,7 +35,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, tiny_sd: Path, tiny_cl
 
 
 def begin(store: Store, folder: Path, sd: Path, clip: Path, *overrides: str) -> None:
-    manifest = manifests.open(str(examples.write_manifest(folder / "data", ROWS)))
+    manifest = Manifest.open(str(examples.write_manifest(folder / "data", ROWS)))
     config = examples.config(sd, clip, *overrides)
     todo = plan.make(manifest, config, sources.facts(config.model), store)
     job_record.begin(store, manifest, config, todo)

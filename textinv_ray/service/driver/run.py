@@ -20,7 +20,6 @@ from rich.console import Console
 
 from textinv_ray.config.job import JobConfig
 from textinv_ray.manifest import checks, vocabulary
-from textinv_ray.manifest import reader as manifests
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.cluster.layout import print_fleet
 from textinv_ray.service.driver import job_record, messages
@@ -65,7 +64,7 @@ def invert(
     """
     quiet()
     store = Store(output or config.service.output)
-    manifest = manifests.open(manifest_uri)
+    manifest = Manifest.open(manifest_uri)
     checks.check(manifest, config)
     facts = sources.facts(config.model)
     shown = Console(soft_wrap=True, markup=False, highlight=False)

@@ -167,7 +167,7 @@ def of_concept(config: JobConfig, limit: int | None) -> list[dict[str, Any]]:
         ("steps", Pack, "step"),
         ("refilling the pack", Pack, "add"),
         ("samples and scores", worker, "review"),
-        ("looks at pictures", worker, "looks"),
+        ("evaluations of the stopping rule", worker, "evaluate_words"),
         ("results and histories", Worker, "_finish"),
         ("checkpoints", Worker, "_save"),
     ]

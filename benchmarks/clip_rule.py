@@ -1,14 +1,14 @@
-"""How often should `stopping.rule: clip` look, how long be patient, and how many steps may there be at most?
+"""Which interval, patience and maximum number of steps suit `stopping.rule: clip`?
 
     python benchmarks/clip_rule.py [--steps 600] [--every 20] [--rules 20/4/200,20/8/400/10,...] [--seeds 1]
                                    [--manifest PATH] [--limit N] [--images 8] [--config mini]
                                    [--set SECTION.FIELD=VALUE ...] [--json PATH]
 
 A rule is EVERY/PATIENCE/STEPS[/SAMPLING]: `stopping.clip.every` (a multiple of --every), `stopping.clip.patience`,
-`training.steps` and `stopping.clip.num_inference_steps`. Every word is learned once to --steps and looked at as often
-as any rule wants; all rules are then applied to the same looks, and the words that they would have kept are scored,
-with noise that no look has seen. Below the first rule's scores stand differences to it, paired by concept. Seconds: a
-rule's steps and looks, at the speed of this run. One process, no Ray.
+`training.steps` and `stopping.clip.num_inference_steps`. Every word is learned once, for --steps steps, and evaluated
+wherever any rule evaluates it. All rules are then applied to the same evaluations, and the words that they would have
+kept are scored, from noise that no evaluation used. Columns "- first" are differences to the first rule, paired by
+concept. Seconds: a rule's steps and evaluations at the speed of this run. One process, no Ray.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from textinv_ray.config.job import JobConfig
 from textinv_ray.config.training import StoppingConfig
 from textinv_ray.inversion import stopping
 from textinv_ray.inversion.backbone import Backbone
-from textinv_ray.inversion.review import Pictures, Subject, looks
+from textinv_ray.inversion.review import Pictures, Subject, evaluate_words
 from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.service.models import sources
@@ -64,22 +64,22 @@ class Rule:
     def __str__(self) -> str:
         return f"{self.every}/{self.patience}/{self.steps}/{self.sampling}"
 
-    def looks_at(self, base: StoppingConfig) -> set[tuple[int, int]]:
-        """All (sampling, step) that it may want a look of."""
-        at = range(0, self.steps + 1, self.every)
-        return {(self.sampling, step) for step in at if stopping.is_due(step, self.steps, self._set(base))}
+    def evaluations(self, base: StoppingConfig) -> set[tuple[int, int]]:
+        """All (sampling, step) at which this rule may evaluate a word."""
+        at, settings = range(0, self.steps + 1, self.every), self._set(base)
+        return {(self.sampling, step) for step in at if stopping.evaluation_due(step, self.steps, settings)}
 
     def applied(
         self, series: np.ndarray, apart: int, concept: Concept, base: StoppingConfig
     ) -> tuple[int, int]:
-        """(the step whose word is kept, the step where learning ends). series: the looks at 0, apart, 2 apart, ..."""
+        """(the step whose word is kept, the step where learning ends). series: evaluations at 0, apart, 2 apart, ..."""
         settings = self._set(base)
         seen = series[:: self.every // apart][: self.steps // self.every + 1]
-        end = stopping.ends_at(seen, concept, settings)
+        end = stopping.stopping_step(seen, concept, settings)
         if end is not None:
             seen = seen[: end // self.every + 1]
         best = stopping.best_step(seen, concept, settings)
-        assert best is not None, "a rule has at least one look"
+        assert best is not None, "a rule has at least one evaluation"
         return best, self.steps if end is None else end
 
     def _set(self, base: StoppingConfig) -> StoppingConfig:
@@ -87,19 +87,19 @@ class Rule:
         return base.model_copy(update={"rule": "clip", "clip": clip})
 
 
-def looked_at(
+def evaluate(
     backbone: Backbone,
     scorer: Scorer,
     concepts: Sequence[Concept],
     words: Sequence[Tensor],
     config: JobConfig,
 ) -> list[float]:
-    """A look at each concept's word."""
+    """The evaluation of each concept's word."""
     found: list[float] = []
     for start in range(0, len(concepts), CONCEPTS_AT_ONCE):
         part = slice(start, start + CONCEPTS_AT_ONCE)
         subjects = [Subject(*pair) for pair in zip(concepts[part], words[part], strict=True)]
-        found += looks(backbone, scorer, subjects, config)
+        found += evaluate_words(backbone, scorer, subjects, config)
     return found
 
 
@@ -108,7 +108,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--every", type=int, default=20, help="steps between looks")
+    parser.add_argument("--every", type=int, default=20, help="steps between evaluations")
     parser.add_argument("--rules", default=RULES)
     parser.add_argument("--manifest", default=str(job.EXAMPLES))
     parser.add_argument("--limit", type=int, help="take the first rows only")
@@ -127,11 +127,11 @@ def main() -> None:
             rule = Rule.parse(text, sampling)
         except ValueError:
             parser.error(f"{text!r} isn't EVERY/PATIENCE/STEPS[/SAMPLING]")
-        looks_at = rule.looks_at(given.stopping)
-        if rule.every % options.every or rule.steps > options.steps or not looks_at:
+        evaluated = rule.evaluations(given.stopping)
+        if rule.every % options.every or rule.steps > options.steps or not evaluated:
             parser.error(
                 f"{rule}: needs a multiple of --every {options.every}, at most --steps {options.steps}, "
-                f"and a look at step {given.stopping.min_steps} (stopping.min_steps) or later"
+                f"and an evaluation at step {given.stopping.min_steps} (stopping.min_steps) or later"
             )
         rules.append(rule)
     config = given.override(["stopping.rule=none", f"training.steps={options.steps}"])
@@ -147,18 +147,21 @@ def main() -> None:
     step_seconds = (measure.now() - start) / len(concepts) / options.steps
     words = {step: [iterates[concept.concept_id, step][-1] for concept in concepts] for step in at}
     print(f"learned: {1000 * step_seconds:.0f} ms a step of a concept", flush=True)
-    wanted = set[tuple[int, int]]().union(*(rule.looks_at(given.stopping) for rule in rules))
-    series, look_seconds = {}, {}
+    wanted = set[tuple[int, int]]().union(*(rule.evaluations(given.stopping) for rule in rules))
+    series, evaluation_seconds = {}, {}
     for sampling in sorted({sampling for sampling, _ in wanted}):
         own = given.override([f"stopping.clip.num_inference_steps={sampling}"])
         series[sampling] = np.full((len(at) + 1, len(concepts)), np.nan)
         steps_of = sorted(step for one, step in wanted if one == sampling)
         start = measure.now()
         for step in steps_of:
-            found = looked_at(backbone, scorer, concepts, words[step], own)
+            found = evaluate(backbone, scorer, concepts, words[step], own)
             series[sampling][step // options.every] = found
-        look_seconds[sampling] = (measure.now() - start) / len(concepts) / len(steps_of)
-        print(f"{sampling} sampling steps: {1000 * look_seconds[sampling]:.0f} ms a look", flush=True)
+        evaluation_seconds[sampling] = (measure.now() - start) / len(concepts) / len(steps_of)
+        print(
+            f"{sampling} sampling steps: {1000 * evaluation_seconds[sampling]:.0f} ms an evaluation",
+            flush=True,
+        )
 
     seen: Pictures = {}
     rows: list[dict[str, Any]] = []
@@ -175,15 +178,15 @@ def main() -> None:
         scores = fewer_steps.score(backbone, scorer, kept, config, seen)
         first = first or scores
         steps = statistics.mean(end for _, end in applied)
-        looks_at = [step for _, step in rule.looks_at(given.stopping)]
-        count = statistics.mean(sum(step <= end for step in looks_at) for _, end in applied)
+        evaluated_at = [step for _, step in rule.evaluations(given.stopping)]
+        count = statistics.mean(sum(step <= end for step in evaluated_at) for _, end in applied)
         row: dict[str, Any] = {
             "every/patience/steps/sampling": str(rule),
             "steps": round(steps),
-            "looks": round(count, 1),
+            "evaluations": round(count, 1),
         }
         row |= {
-            "seconds": round(steps * step_seconds + count * look_seconds[rule.sampling], 2),
+            "seconds": round(steps * step_seconds + count * evaluation_seconds[rule.sampling], 2),
             "best": round(statistics.mean(best for best, _ in applied)),
         }
         for number, title in enumerate(SCORES.values()):
@@ -200,8 +203,10 @@ def main() -> None:
             **vars(options),
             "table": rows,
             "ms_per_step": 1000 * step_seconds,
-            "ms_per_look": {sampling: 1000 * seconds for sampling, seconds in look_seconds.items()},
-            "looks": {
+            "ms_per_evaluation": {
+                sampling: 1000 * seconds for sampling, seconds in evaluation_seconds.items()
+            },
+            "evaluations": {
                 sampling: np.where(np.isnan(found), None, found).T.tolist()
                 for sampling, found in series.items()
             },

@@ -31,7 +31,7 @@ from textinv_ray.concepts.concept import Concept
 from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.pack import Pack
-from textinv_ray.inversion.review import Subject, looks, review
+from textinv_ray.inversion.review import Subject, evaluate_words, review
 from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.inversion.tuning import choose_pack_size
@@ -57,10 +57,12 @@ def learn(
 ) -> list[Word]:
     """Words at the steps `at`, and at their end."""
 
-    def look(tasks: list[ConceptTask]) -> None:
-        start, due = measure.now(), [task for task in tasks if task.look_due]
+    def evaluate(tasks: list[ConceptTask]) -> None:
+        start, due = measure.now(), [task for task in tasks if task.evaluation_due]
         subjects = [Subject(task.concept, task.vectors) for task in due]
-        for task, score in zip(due, looks(backbone, scorer, subjects, config) if due else [], strict=True):
+        for task, score in zip(
+            due, evaluate_words(backbone, scorer, subjects, config) if due else [], strict=True
+        ):
             task.record(score)
         for task in due:
             seconds[task.concept.concept_id] += (measure.now() - start) / len(due)
@@ -78,8 +80,8 @@ def learn(
         assert pack is not None
         leavers = []
         if by_clip:
-            due = [task for task in pack.tasks if task.look_due]
-            look(due)
+            due = [task for task in pack.tasks if task.evaluation_due]
+            evaluate(due)
             for task in due:
                 task.apply_stopping()
                 if task.done:
@@ -93,7 +95,7 @@ def learn(
                 raise SystemExit(f"{task.concept.concept_id} failed: {task.failed}")
             seconds[task.concept.concept_id] += share
         if by_clip:
-            look([task for task in leavers if task.done])
+            evaluate([task for task in leavers if task.done])
         for task in dict.fromkeys([*tasks, *leavers]):
             if task.step in at or task in leavers:
                 words.append(Word(task.concept, task.vectors, task.step, seconds[task.concept.concept_id]))

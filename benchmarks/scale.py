@@ -52,7 +52,7 @@ class SimulatedTask:
     """As much of a ConceptTask as the service sees. Its word is its seed."""
 
     failed = start = stopped = best_step = None
-    look_due = False
+    evaluation_due = False
 
     def __init__(self, concept: Concept, backbone: object, config: JobConfig) -> None:
         self.concept, self.steps, self.step = concept, concept.steps, 0

@@ -48,7 +48,7 @@ class Learned:
 
 @pytest.fixture(scope="module")
 def learned() -> Learned:
-    config = JobConfig.load("mini", ["training.steps=200"])  # nobody looks at the pack of this test
+    config = JobConfig.load("mini", ["training.steps=200"])  # no stopping rule: this test takes all steps
     backbone = Backbone.load(sources.resolve("mini-sd"))
     source = Manifest.open("examples/manifest.parquet")
     concepts = {

@@ -114,7 +114,7 @@ def test_quality_vs_steps(
     plot = tmp_path / "plot.png"
     options = ["--at=1,3", "--seeds=2", "--images=1", f"--manifest={manifest}", f"--plot={plot}", *settings]
     rule = "stopping.rule=clip stopping.min_steps=1 stopping.clip.every=1 stopping.clip.patience=1"
-    early = "training.learning_rate=1e-30"  # no look is better than the first
+    early = "training.learning_rate=1e-30"  # no evaluation is better than the first
     found = figures(quality_vs_steps, *options, f"--stopping={rule}", f"--stopping={rule} {early}")
     assert [row["steps"] for row in found["points"][:3]] == [0, 1, 3]
     rules = found["points"][3:]
@@ -246,11 +246,11 @@ def test_clip_rule(figures: Callable[..., dict[str, Any]], manifest: str, settin
     options = ["--steps=4", "--every=1", "--images=1", f"--manifest={manifest}", *settings]
     found = figures(clip_rule, "--rules=1/9/4,1/1/4/2,2/1/2,2/9/4/1", *options)
     rules = [row["every/patience/steps/sampling"] for row in found["table"]]
-    assert rules == ["1/9/4/5", "1/1/4/2", "2/1/2/5", "2/9/4/1"]  # mini's looks take 5
-    assert [row["looks"] for row in found["table"]][::2] == [4, 1]
-    looked = {steps: [looks[1:] for looks in series] for steps, series in found["looks"].items()}
-    assert [[score is None for score in looks] for looks in looked["1"]] == 2 * [[True, False, True, False]]
-    best = [1 + max(range(4), key=looks.__getitem__) for looks in looked["5"]]
+    assert rules == ["1/9/4/5", "1/1/4/2", "2/1/2/5", "2/9/4/1"]  # mini's evaluations take 5 sampling steps
+    assert [row["evaluations"] for row in found["table"]][::2] == [4, 1]
+    scores = {steps: [one[1:] for one in series] for steps, series in found["evaluations"].items()}
+    assert [[score is None for score in one] for one in scores["1"]] == 2 * [[True, False, True, False]]
+    best = [1 + max(range(4), key=one.__getitem__) for one in scores["5"]]
     assert found["table"][0]["best"] == round(sum(best) / len(best))
     with pytest.raises(SystemExit, match="2"):
         figures(clip_rule, "--rules=3/1/4", "--every=2", *options[2:])

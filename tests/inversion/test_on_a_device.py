@@ -13,9 +13,8 @@ import pytest
 
 from tests.support import tiny
 from textinv_ray.config.job import JobConfig
-from textinv_ray.inversion import pack as packs
 from textinv_ray.inversion.backbone import Backbone
-from textinv_ray.inversion.pack import Pack
+from textinv_ray.inversion.pack import FAILURE_CHECK_INTERVAL, Pack
 from textinv_ray.inversion.task import ConceptTask
 
 CONFIG = JobConfig.from_dict({"training": {"max_grad_norm": 0.05, "lr_schedule": "cosine"}})
@@ -40,7 +39,7 @@ def pack(tiny_sd: Path) -> Pack:
 
 
 def test_a_step_waits_for_the_device_only_where_concepts_may_leave(pack: Pack) -> None:
-    for _ in range(packs._CHECK_EVERY - 1):
+    for _ in range(FAILURE_CHECK_INTERVAL - 1):
         assert pack.step() == []
     with pytest.raises(NotImplementedError, match="meta tensor"):
         pack.step()

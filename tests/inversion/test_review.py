@@ -11,7 +11,7 @@ from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion import review as review_module
 from textinv_ray.inversion import scoring
 from textinv_ray.inversion.backbone import Backbone
-from textinv_ray.inversion.review import Review, Subject, looks, review
+from textinv_ray.inversion.review import Review, Subject, evaluate_words, review
 from textinv_ray.inversion.sampling import sample_images
 from textinv_ray.inversion.scoring import Scorer
 
@@ -145,7 +145,7 @@ def test_crops_all_count_as_reference(backbone: Backbone, scorer: Scorer) -> Non
 
 
 @pytest.mark.parametrize("steps", [None, 1, 3])
-def test_looks_are_the_image_similarity_of_other_pictures(
+def test_evaluations_are_the_image_similarity_of_other_pictures(
     backbone: Backbone, scorer: Scorer, steps: int | None
 ) -> None:
     clip = {"num_images": 2, "num_inference_steps": steps}
@@ -153,9 +153,9 @@ def test_looks_are_the_image_similarity_of_other_pictures(
         update={"stopping": JobConfig.from_dict({"stopping": {"clip": clip}}).stopping}
     )
     sampling = config.review.model_copy(update={} if steps is None else {"num_inference_steps": steps})
-    found = looks(backbone, scorer, SUBJECTS, config)
+    found = evaluate_words(backbone, scorer, SUBJECTS, config)
     for subject, score in zip(SUBJECTS, found, strict=True):
-        assert looks(backbone, scorer, [subject], config) == [pytest.approx(score, abs=1e-3)]
+        assert evaluate_words(backbone, scorer, [subject], config) == [pytest.approx(score, abs=1e-3)]
     word, concept = SUBJECTS[0].vectors, SUBJECTS[0].concept
     assert word is not None
     prompts, seeds = ["a photo of <c0>"] * 2, [1_000_000, 1_000_001]

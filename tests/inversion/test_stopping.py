@@ -69,7 +69,7 @@ def learned_alone(backbone64: Backbone) -> list[ConceptTask]:
     st.lists(st.sampled_from([0.1, 0.2, 0.3, math.nan, math.inf]), max_size=12),
     st.sampled_from([(), (7, 11)]),
 )
-def test_the_best_look(scores: list[float], added_at: tuple[int, ...]) -> None:
+def test_the_best_evaluation(scores: list[float], added_at: tuple[int, ...]) -> None:
     section = StoppingConfig.model_validate({"rule": "clip", "clip": {"every": 3}})
     found = stopping.best_step(np.array(scores), tiny.concept(vectors_added_at=added_at), section)
     counted = {3 * n: score for n, score in enumerate(scores) if 3 * n >= max(0, *added_at, 0)}
@@ -96,23 +96,23 @@ def test_variance_ratios(values: list[float], window: int) -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.integers(-3, 3), max_size=20))
-def test_looks_since_the_best(scores: list[int]) -> None:
-    found = stopping.looks_since_best(np.array(scores, dtype=float))
+def test_evaluations_since_the_best(scores: list[int]) -> None:
+    found = stopping.evaluations_since_best(np.array(scores, dtype=float))
     assert found.tolist() == [n - scores.index(max(scores[: n + 1])) for n in range(len(scores))]
 
 
-looks = st.lists(st.one_of(st.floats(0, 1), st.sampled_from([math.nan, math.inf])), max_size=30)
+evaluations = st.lists(st.one_of(st.floats(0, 1), st.sampled_from([math.nan, math.inf])), max_size=30)
 
 
 @settings(deadline=None)
-@given(looks, st.sampled_from(["dvar", "clip"]), st.integers(0, 40), st.sampled_from([(), (15,)]))
+@given(evaluations, st.sampled_from(["dvar", "clip"]), st.integers(0, 40), st.sampled_from([(), (15,)]))
 @example([1, 0.5, *[0.4] * 20], "dvar", 0, ())
 @example([1, 0.5, *[0.4] * 20], "dvar", 0, (15,))
 @example([*[0.4] * 20], "clip", 0, (15,))
 def test_what_comes_later_does_not_change_the_end(
     values: list[float], rule: str, min_steps: int, added_at: tuple[int, ...]
 ) -> None:
-    """So a state can be judged anew from its looks; and never before there may be an end."""
+    """So the rule can be applied again to a saved series. And no rule ends learning before it may."""
     config = StoppingConfig.model_validate(
         {
             "rule": rule,
@@ -122,9 +122,9 @@ def test_what_comes_later_does_not_change_the_end(
         }
     )
     concept = tiny.concept(vectors_added_at=added_at)
-    end = stopping.ends_at(np.array(values, dtype=float), concept, config)
+    end = stopping.stopping_step(np.array(values, dtype=float), concept, config)
     for seen in range(len(values) + 1):
-        found = stopping.ends_at(np.array(values[:seen], dtype=float), concept, config)
+        found = stopping.stopping_step(np.array(values[:seen], dtype=float), concept, config)
         assert found == (end if end is not None and seen > end // 3 else None)
     if end is not None:
         assert end >= max(min_steps, *added_at, 0)
@@ -135,11 +135,11 @@ def test_a_loss_that_settles_and_one_that_does_not() -> None:
     config = dvar(min_steps=0, every=10, window=5, threshold=0.1).stopping
     steps = np.arange(60)
     settling, wandering = np.exp(-steps / 5), np.sin(steps)
-    end = stopping.ends_at(settling, tiny.concept(), config)
+    end = stopping.stopping_step(settling, tiny.concept(), config)
     assert end is not None
     assert 80 <= end <= 150
-    assert stopping.ends_at(wandering, tiny.concept(), config) is None
-    assert stopping.ends_at(np.full(60, 0.3), tiny.concept(), config) is None
+    assert stopping.stopping_step(wandering, tiny.concept(), config) is None
+    assert stopping.stopping_step(np.full(60, 0.3), tiny.concept(), config) is None
 
 
 # --- The fixed batch ---------------------------------------------------------------------------------------
@@ -170,7 +170,7 @@ def test_the_fixed_batch_is_pinned(backbone: Backbone) -> None:
     assert task.tensors["fixed_noise"][0, 0, 0, :2].tolist() == pytest.approx([0.387425, -0.178173], abs=1e-5)
 
 
-def test_a_look_is_the_loss_on_the_fixed_batch(
+def test_an_evaluation_is_the_loss_on_the_fixed_batch(
     backbone64: Backbone, learned_alone: list[ConceptTask]
 ) -> None:
     """Of the word before the step, with the number of vectors that it has then."""
@@ -190,7 +190,7 @@ def test_a_look_is_the_loss_on_the_fixed_batch(
             expected.append(loss.mean().item())
         pack.step()
     assert task.step > 12
-    assert learned_alone[4].state_dict()["looks"].tolist() == pytest.approx(expected, abs=1e-9)
+    assert learned_alone[4].state_dict()["evaluations"].tolist() == pytest.approx(expected, abs=1e-9)
     of_stage = [
         (fixed["fixed_ids"][stage : stage + 3] >= backbone64.vocabulary_size).sum() for stage in (0, 3)
     ]
@@ -276,7 +276,7 @@ def test_the_model_stays_as_it_was(backbone: Backbone) -> None:
     assert digest(backbone) == before
 
 
-def test_running_out_of_memory_at_a_look_changes_nothing(
+def test_running_out_of_memory_at_an_evaluation_changes_nothing(
     backbone64: Backbone, learned_alone: list[ConceptTask], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pack = Pack(backbone64, CONFIG, 2)
@@ -297,7 +297,7 @@ def test_running_out_of_memory_at_a_look_changes_nothing(
     assert_same_end(tasks[0], learned_alone[0])
 
 
-def test_no_more_samples_at_a_look_than_in_a_step(
+def test_no_more_samples_at_an_evaluation_than_in_a_step(
     backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes, real = [], Backbone.predict
@@ -308,7 +308,7 @@ def test_no_more_samples_at_a_look_than_in_a_step(
 
     monkeypatch.setattr(Backbone, "predict", predict)
     pack = Pack(backbone, CONFIG, 2)
-    for concept in CONCEPTS[:2]:  # 1 + 3 samples a step, 2 x 3 a look
+    for concept in CONCEPTS[:2]:  # 1 + 3 samples a step, 2 x 3 an evaluation
         pack.add(ConceptTask(concept, backbone, CONFIG))
     pack.step()
     assert sizes == [4, 2, 4]
@@ -326,11 +326,13 @@ def test_a_concept_that_fails_is_not_taken_for_learned(backbone: Backbone) -> No
         pack.step()
     assert bad.failed
     assert (bad.step, bad.stopped) == (5, None)
-    assert bad.tensors["looks"].isfinite().sum() == 10, "it was looked at until that was noticed"
+    assert bad.tensors["evaluations"].isfinite().sum() == 10, "it was evaluated until the failure was noticed"
 
 
-def test_the_trial_of_pack_sizes_takes_no_looks(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Pack, "_fixed_losses", lambda *_: pytest.fail("a look"))
+def test_the_trial_of_pack_sizes_takes_no_evaluations(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Pack, "_fixed_losses", lambda *_: pytest.fail("an evaluation"))
     config = dvar(every=1).model_copy(update={"pack": JobConfig.from_dict({"pack": {"max_size": 2}}).pack})
     task = ConceptTask(tiny.concept(steps=2), backbone, config)
     assert choose_pack_size(backbone, task, config) in (1, 2)
@@ -394,7 +396,7 @@ def test_a_state_beyond_the_end_is_refused(backbone: Backbone) -> None:
         lambda: JobConfig.from_dict({"stopping": {"rule": "clip", "clip": {"every": 2}}}),
     ],
 )
-def test_looks_of_another_kind_are_not_gone_on_with(
+def test_a_series_of_other_evaluations_is_not_continued(
     backbone: Backbone, change: Callable[[], JobConfig]
 ) -> None:
     config = change()
@@ -402,7 +404,7 @@ def test_looks_of_another_kind_are_not_gone_on_with(
     pack.add(task)
     for _ in range(4):
         pack.step()
-    with pytest.raises(ValueError, match="look_kind is"):
+    with pytest.raises(ValueError, match="evaluation_digest is"):
         restored(task.to_bytes(), backbone, CONFIG)
 
 
@@ -421,18 +423,20 @@ def test_looks_of_another_kind_are_not_gone_on_with(
         ({"review": {"images_per_prompt": 9}, "stopping": {"clip": {"patience": 9}}}, True),
     ],
 )
-def test_what_a_look_at_clip_similarity_depends_on(other: dict[str, Any], same: bool) -> None:
+def test_what_the_evaluation_of_clip_similarity_depends_on(other: dict[str, Any], same: bool) -> None:
     base: dict[str, Any] = {"stopping": {"rule": "clip"}}
     merged = {**base, **other, "stopping": {**base["stopping"], **other.get("stopping", {})}}
-    one, two = (stopping.kind(LONG, JobConfig.from_dict(data)) for data in (base, merged))
+    one, two = (stopping.evaluation_digest(LONG, JobConfig.from_dict(data)) for data in (base, merged))
     assert (one == two) == same
 
 
-def test_a_state_with_a_look_too_few_is_refused(backbone: Backbone) -> None:
+def test_a_state_with_an_evaluation_too_few_is_refused(backbone: Backbone) -> None:
     task, pack = ConceptTask(LONG, backbone, CONFIG), Pack(backbone, CONFIG, 1)
     pack.add(task)
     for _ in range(3):
         pack.step()
     state = task.state_dict()
-    with pytest.raises(ValueError, match="at step 3 with 1 looks"):
-        ConceptTask(LONG, backbone, CONFIG).load_state_dict({**state, "looks": state["looks"][:1]})
+    with pytest.raises(ValueError, match="at step 3 with 1 evaluations"):
+        ConceptTask(LONG, backbone, CONFIG).load_state_dict(
+            {**state, "evaluations": state["evaluations"][:1]}
+        )

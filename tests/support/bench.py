@@ -14,7 +14,7 @@ from textinv_ray.concepts.concept import Concept
 from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.pack import Pack
-from textinv_ray.inversion.review import Subject, looks
+from textinv_ray.inversion.review import Subject, evaluate_words
 from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.service.scheduling.scheduler import Scheduler
@@ -112,11 +112,13 @@ class Bench:
         pack = Pack(self.backbone, self.config, 1)
         task = ConceptTask(concept, self.backbone, self.config)
         pack.add(task)
-        while not task.done or task.look_due:
-            if self.config.stopping.rule == "clip" and task.look_due:
-                (score,) = looks(self.backbone, self.scorer, [Subject(concept, task.vectors)], self.config)
-                task.looked(score)
-                task.judge()
+        while not task.done or task.evaluation_due:
+            if self.config.stopping.rule == "clip" and task.evaluation_due:
+                (score,) = evaluate_words(
+                    self.backbone, self.scorer, [Subject(concept, task.vectors)], self.config
+                )
+                task.record(score)
+                task.apply_stopping()
             if not task.done:
                 pack.step()
         return task

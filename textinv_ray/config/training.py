@@ -110,53 +110,55 @@ class TrainingConfig(Strict):
 
 
 class DvarConfig(Strict):
-    """`stopping.rule: dvar`: the loss on a fixed batch no longer moves (Voronov et al. 2023)."""
+    """`stopping.rule: dvar`: learning ends when the loss on a fixed batch has settled (Voronov et al. 2023)."""
 
     every: int = Field(10, ge=1)
-    """Steps between looks, from step 0 on. A look costs about half of what a step of its batch_size does."""
+    """Steps between evaluations, from step 0 on. One costs about half as much as a step of the same batch size."""
     batch_size: int = Field(4, ge=1, le=1024)
-    """Samples of the fixed batch (the authors: 4): images, noise, timesteps and prompts by the concept's seed alone."""
+    """Samples of the fixed batch (the authors: 4). Images, noise, timesteps and prompts depend on the seed alone."""
     window: int = Field(28, ge=2)
-    """Looks whose variance is compared with that of all looks so far (the authors: 282 steps, a look at each)."""
+    """Number of last evaluations whose variance is divided by the variance of all evaluations so far (the authors
+    evaluate at each step, with a window of 282)."""
     threshold: float = Field(0.39, gt=0, lt=1)
-    """Learning ends when the ratio of the two falls below this (the authors: 0.39)."""
+    """Learning ends when that ratio falls below this (the authors: 0.39)."""
 
 
 class ClipConfig(Strict):
-    """`stopping.rule: clip`: the CLIP image similarity no longer rises. The word is that of its best look."""
+    """`stopping.rule: clip`: learning ends when CLIP image similarity no longer rises. The best word is kept."""
 
     every: int = Field(100, ge=1)
-    """Steps between looks, from the first multiple of it at or after `min_steps` on. A look renders samples of
-    scoring.image_prompt, by `review`'s sampler, from other noise than the scores': a result isn't praised for the
-    pictures it was chosen by."""
+    """Steps between evaluations, from the first multiple of it at or after `min_steps` on. An evaluation renders
+    samples of `scoring.image_prompt` with the sampler of `review`. Their noise differs from that of the final scores,
+    so these aren't biased by the choice."""
     num_images: int = Field(8, ge=1, le=1024)
-    """Samples of a look."""
+    """Samples per evaluation."""
     num_inference_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
-    """Sampling steps of a look's samples; by default those of `review`. Fewer can do: a look compares a word with
-    itself only."""
+    """Sampling steps of an evaluation; by default those of `review`. Fewer can suffice, because words of one concept
+    are only compared with each other."""
     patience: int = Field(3, ge=1)
-    """Learning ends when this many looks in a row were no better than the best before them."""
+    """Learning ends after this many evaluations in a row without a new best one."""
 
 
 class StoppingConfig(Strict):
-    """When a concept counts as learned before all its `steps` were taken, which are then the most it takes."""
+    """When learning ends before all `steps`, which are then the maximum."""
 
     rule: Literal["none", "dvar", "clip"] = "none"
-    """`dvar`: by the loss on a fixed batch; `clip`: by CLIP image similarity, dearer. Learning rate schedules stay
-    those of `steps`. With `dvar` the word is what it was at the look that ended learning, with `clip` what it was at
-    its best look. Raising `steps` later learns no more for a concept that a rule has ended; another rule (or other
-    settings of it) takes up what was learned so far where it would have come to the same point, and begins anew
-    where it wouldn't."""
+    """`none`: all steps are taken. `dvar`: ends by the loss on a fixed batch; the result is the last word. `clip`: ends
+    by CLIP image similarity, at a higher cost; the result is the word of the best evaluation. Learning rate schedules
+    still refer to `steps`. If you raise `steps` later, a concept that a rule has ended stays ended. If you change the
+    rule or its settings, a concept continues from its state where the new rule would have reached the same state, and
+    starts again where it wouldn't."""
     min_steps: int = Field(100, ge=0)
-    """No rule ends learning before this step, nor before the last of `vectors_added_at`. At least the warm-up."""
+    """No rule ends learning before this step, nor before the last of `vectors_added_at`. Set it to the length of the
+    warm-up or more."""
     dvar: DvarConfig = DvarConfig()
-    """Of `rule: dvar`."""
+    """Settings of `rule: dvar`."""
     clip: ClipConfig = ClipConfig()
-    """Of `rule: clip`."""
+    """Settings of `rule: clip`."""
 
 
 def is_word_file(uri: str) -> bool:
-    """Whether an `init_from` looks like a file of a word."""
+    """Whether an `init_from` names a safetensors file rather than a method."""
     return uri.partition("?")[0].endswith(".safetensors")
 
 

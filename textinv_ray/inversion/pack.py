@@ -1,8 +1,8 @@
-"""Many concepts in one forward and backward pass of the frozen model, each as if it were alone.
+"""Many concepts in one forward and backward pass of the frozen model, each learned as if it were alone.
 
-Samples don't interact in the model (it has no batch normalisation), so the gradient of a sum of losses gives
-each word what its own loss would have given it. All else that is per concept (Adam's bias correction,
-learning rate, clipping, loss scale, the check for non-finite values) is batched over concepts here.
+Samples don't interact in the model (it has no batch normalization). So the gradient of the sum of all concepts' losses
+is, for each word, the gradient of its own loss. Everything else is per concept and batched here: Adam's bias
+correction, learning rate, gradient clipping, loss scale, and the check for non-finite values.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.task import ConceptTask, learning_rate
 
 LOSS_SCALE_GROWTH_STEPS = 2000
-_CHECK_EVERY = 10  # steps between looks at the device for failed concepts: each look waits for the device
+FAILURE_CHECK_INTERVAL = 10
+"""Steps between reads of `failed_at` from the device; each read waits for the device."""
 
 
 class Pack:
-    """Up to `size` concepts that take their steps together. A slot that gets free can be refilled at once."""
+    """Up to `size` concepts that take their steps together. A slot that becomes free can be refilled at once."""
 
     def __init__(self, backbone: Backbone, config: JobConfig, size: int) -> None:
         self.backbone = backbone
@@ -38,7 +39,7 @@ class Pack:
         return self.size - len(self.tasks)
 
     def add(self, task: ConceptTask) -> None:
-        """Takes a concept in; it goes on from the step it is at. Raises ValueError when no slot is free."""
+        """Adds a concept, which continues from its own step. Raises ValueError when no slot is free, or it is done."""
         if self.free <= 0:
             raise ValueError(f"all {self.size} slots of the pack are taken")
         if task.done or task.failed:
@@ -46,18 +47,19 @@ class Pack:
         self._stack([*self.tasks, task])
 
     def remove(self, task: ConceptTask) -> None:
-        """Lets a concept go, with its state as it is."""
+        """Removes a concept; it keeps its state as it is."""
         own = {name: tensor.clone() for name, tensor in task.tensors.items()}
         self._stack([other for other in self.tasks if other is not task])
         task.tensors = own
 
     def step(self) -> list[ConceptTask]:
-        """One optimizer step of every concept. Returns those that are done or have failed: they have left.
+        """Takes one optimizer step of every concept. Removes and returns those that are done or have failed.
 
-        If DVAR ends the learning of some, these leave at once, and no step is taken before their slots are free
-        for others. When this raises (out of memory), no concept has changed, and fewer of them can go on.
+        If `stopping.rule: dvar` ends some, these leave and this call takes no step, so that the caller can fill their
+        slots first. When this raises (out of memory), no concept has changed, and the step can be repeated with
+        fewer concepts.
         """
-        stopped = self._look()
+        stopped = self._evaluate_losses()
         if stopped:
             return stopped
         losses, gradient = self.losses_and_gradient()
@@ -89,7 +91,11 @@ class Pack:
         return self._leavers()
 
     def losses_and_gradient(self) -> tuple[Tensor, Tensor]:
-        """Each concept's mean loss (K,), and the gradient of their scaled sum by all word vectors (R, D)."""
+        """Gal et al. 2022, eq. (2), for every concept: the mean loss over its samples, and its gradient.
+
+        Returns the losses (K,), and the gradient (R, D) of sum_k scale_k loss_k by all word vectors: samples don't
+        interact, so each row is the gradient of its own concept's loss, times that concept's loss scale.
+        """
         draws = [task.draw() for task in self.tasks]
         latents_at = torch.cat([draw.latents for draw in draws]) + self._first_latent
         prompts_at = torch.cat([draw.prompts for draw in draws]) + self._first_prompt
@@ -111,19 +117,19 @@ class Pack:
         (gradient,) = torch.autograd.grad((losses * tensors["loss_scale"]).sum(), rows)
         return losses.detach(), gradient
 
-    def _look(self) -> list[ConceptTask]:
-        """With `stopping.rule: dvar`, measures the concepts that are due, and takes out those that end by it.
+    def _evaluate_losses(self) -> list[ConceptTask]:
+        """With `stopping.rule: dvar`, evaluates the words that are due. Removes and returns those that it ends.
 
-        The device is waited for only where learning may end. Concepts that begin together look together, and as
-        they end at looks, so do those that take their slots.
+        Waits for the device only from `min_steps` on, where learning may end. Concepts that begin together are
+        evaluated together; and as they end at an evaluation, so are those that take their slots.
         """
-        due = [place for place, task in enumerate(self.tasks) if task.look_due]
+        due = [place for place, task in enumerate(self.tasks) if task.evaluation_due]
         if self.stopping.rule != "dvar" or not due:
             return []
         losses = self._fixed_losses(due)
-        first = self._starts("looks")[due]
+        first = self._starts("evaluations")[due]
         numbers = torch.tensor([self.tasks[place].step // self.stopping.dvar.every for place in due])
-        self._tensors["looks"][self._to_device(first + numbers)] = losses
+        self._tensors["evaluations"][self._to_device(first + numbers)] = losses
         for place in due:
             self.tasks[place].record()
             if self.tasks[place].step >= self.stopping.min_steps:
@@ -135,7 +141,7 @@ class Pack:
 
     @torch.no_grad()
     def _fixed_losses(self, due: list[int]) -> Tensor:
-        """Mean loss on its fixed batch of each concept that is due, by its place: (len(due),)."""
+        """The mean loss on the fixed batch of each concept that is due. due: places in `tasks`. Returns (len(due),)."""
         size, tensors = self.stopping.dvar.batch_size, self._tensors
         stages = torch.tensor([self.tasks[place].stage for place in due])
         firsts = torch.stack(
@@ -148,7 +154,7 @@ class Pack:
         within = torch.arange(size) * torch.tensor([[1], [1], [0]])
         chosen = self._to_device((firsts[:, :, None] + within[:, None]).flatten(1))
         losses = []
-        # No more samples at once than in a step, which needs more memory for each
+        # In chunks of a step's number of samples: a forward pass of that size needs less memory than the step
         for samples, lines, first_row in chosen.split(len(self._concept_of_sample), dim=1):
             ids = tensors["fixed_ids"][lines]
             ids = torch.where(ids >= self.backbone.vocabulary_size, ids + first_row[:, None], ids)
@@ -164,14 +170,14 @@ class Pack:
         return torch.cat(losses).reshape(len(due), size).mean(dim=1)
 
     def _starts(self, name: str) -> Tensor:
-        """Where each concept's part of a stacked tensor begins: int64 (K,), on the CPU."""
+        """Index of each concept's first row in a stacked tensor: int64 (K,), on the CPU."""
         counts = torch.tensor([len(task.tensors[name]) for task in self.tasks])
         return counts.cumsum(0) - counts
 
     def _penalty_gradient(self, absent: Tensor) -> Tensor:
-        """What the options of each concept add to the gradient (R, D), at its loss scale; 0 for most.
+        """The gradient (R, D) of the penalty terms of each concept's loss, times its loss scale.
 
-        absent: bool (R,), the vectors that have not joined their words yet.
+        absent: bool (R,), vectors that haven't joined their words yet; their rows are 0.
         """
         vectors = self._tensors["vectors"]
         gradient = penalties.regularization_gradient(vectors, self._tensors["initial"], self._regularization)
@@ -180,8 +186,8 @@ class Pack:
         return torch.where(absent, 0, scale)[:, None] * gradient
 
     def _leavers(self) -> list[ConceptTask]:
-        """Takes out the concepts that are done or have failed."""
-        if self._steps_taken % _CHECK_EVERY and not any(task.done for task in self.tasks):
+        """Removes and returns the concepts that are done or have failed."""
+        if self._steps_taken % FAILURE_CHECK_INTERVAL and not any(task.done for task in self.tasks):
             return []
         leavers = []
         for task, failed_at in zip(tuple(self.tasks), self._tensors["failed_at"].tolist(), strict=True):
@@ -198,9 +204,9 @@ class Pack:
         return leavers
 
     def _stack(self, tasks: list[ConceptTask]) -> None:
-        """Lays the concepts' tensors out behind one another; each task's become views of its part.
+        """Concatenates the tensors of these concepts. Each task's tensors become views of its part.
 
-        When memory runs out here, the pack is as it was.
+        When memory runs out here, the pack is unchanged.
         """
         names = tasks[0].tensors if tasks else {}
         lengths = {name: [len(task.tensors[name]) for task in tasks] for name in names}

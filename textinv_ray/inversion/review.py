@@ -43,8 +43,8 @@ Pictures = dict[tuple[int, str, int], np.ndarray]
 INITIALIZER = -1
 KEPT_PICTURES = 256
 """200 MB at 512 pixels."""
-_FIRST_LOOK_SEED = 1_000_000
-"""Beyond all seeds of samples and scores."""
+_FIRST_EVALUATION_SEED = 1_000_000
+"""Evaluations use seeds from here on: beyond those of all samples and scores."""
 
 
 def review(
@@ -96,15 +96,19 @@ def review(
     return reviews
 
 
-def looks(backbone: Backbone, scorer: Scorer, subjects: Sequence[Subject], config: JobConfig) -> list[float]:
-    """What `stopping.rule: clip` sees of each subject: its CLIP image similarity, from noise that no score is from.
+def evaluate_words(
+    backbone: Backbone, scorer: Scorer, subjects: Sequence[Subject], config: JobConfig
+) -> list[float]:
+    """The evaluation of `stopping.rule: clip`: each word's CLIP image similarity in [-1, 1].
+
+    Its samples start from other noise than those of `review`, so that the choice of a word doesn't bias its scores.
 
     Raises ValueError for a prompt that is so long that a word would be cut off.
     """
     clip, settings = config.stopping.clip, config.review
     if clip.num_inference_steps is not None:
         settings = settings.model_copy(update={"num_inference_steps": clip.num_inference_steps})
-    seeds = range(_FIRST_LOOK_SEED, _FIRST_LOOK_SEED + clip.num_images)
+    seeds = range(_FIRST_EVALUATION_SEED, _FIRST_EVALUATION_SEED + clip.num_images)
     wanted = [
         (index, _image_prompt(subject.concept, config), seed)
         for index, subject in enumerate(subjects)

@@ -1,8 +1,9 @@
-"""When a concept has converged: rules that end its learning before all its steps are taken.
+"""Stopping rules: they end a concept's learning before all its steps are taken.
 
-A rule looks at the word every few steps, before the next step is taken, and each look gives one number. The series of
-a concept's looks is part of its state, and the rules are functions of that series: so where learning ends depends on
-the concept alone, and a state from elsewhere can be asked whether it lies beyond the end.
+A rule evaluates the word at fixed intervals, before the next step is taken. Each evaluation gives one number: the
+loss on a fixed batch (`rule: dvar`) or the CLIP image similarity of samples (`rule: clip`). The series of a concept's
+evaluations is part of its state, and the rules are pure functions of that series. So the step at which learning ends
+depends on the concept alone, and a state from an earlier run can be checked against it.
 """
 
 from __future__ import annotations
@@ -23,29 +24,32 @@ if TYPE_CHECKING:
     from textinv_ray.inversion.draws import Draws
 
 
-def every(stopping: StoppingConfig) -> int:
-    """Steps between looks; 0 when nobody looks."""
+def evaluation_interval(stopping: StoppingConfig) -> int:
+    """Steps between evaluations; 0 for `rule: none`."""
     return {"none": 0, "dvar": stopping.dvar.every, "clip": stopping.clip.every}[stopping.rule]
 
 
-def count(steps: int, stopping: StoppingConfig) -> int:
-    """Looks from step 0 to step `steps`, both included: the one at `step` is number step // every."""
-    return steps // every(stopping) + 1 if stopping.rule != "none" else 0
+def num_evaluations(steps: int, stopping: StoppingConfig) -> int:
+    """Entries of the series from step 0 to step `steps`, both included. Step s has entry s // interval."""
+    return steps // evaluation_interval(stopping) + 1 if stopping.rule != "none" else 0
 
 
-def is_due(step: int, steps: int, stopping: StoppingConfig) -> bool:
-    """Whether there is a look at this step, of `steps` in all.
+def evaluation_due(step: int, steps: int, stopping: StoppingConfig) -> bool:
+    """Whether the rule evaluates the word at this step, of `steps` in all.
 
-    DVAR compares with all that was before, and a loss after the last step ends nothing. Pictures of words that are
-    hardly learned yet are worth no look; the last word's are, as it may be the best.
+    `dvar` needs the whole series from step 0 on, but not the last word: a loss after the last step ends nothing.
+    `clip` renders samples, so it begins at `min_steps`, and includes the last word because that may be the best one.
     """
-    if stopping.rule == "none" or step % every(stopping):
+    if stopping.rule == "none" or step % evaluation_interval(stopping):
         return False
     return step < steps if stopping.rule == "dvar" else step >= max(1, stopping.min_steps)
 
 
-def kind(concept: Concept, config: JobConfig) -> str:
-    """Digest of what a look measures, empty when nobody looks: only looks of one kind make a series."""
+def evaluation_digest(concept: Concept, config: JobConfig) -> str:
+    """Digest of the settings that an evaluation's value depends on; "" for `rule: none`.
+
+    Values can be compared, and continue a saved series, only where this digest is the same.
+    """
     stopping, review, scoring = config.stopping, config.review, config.scoring
     if stopping.rule == "none":
         return ""
@@ -56,47 +60,50 @@ def kind(concept: Concept, config: JobConfig) -> str:
         steps = stopping.clip.num_inference_steps or review.num_inference_steps
         sampling = [review.sampler, steps, review.guidance_scale]
         depends = [scoring.model, prompt, stopping.clip.num_images, *sampling]
-    return hashlib.sha256(json.dumps([stopping.rule, every(stopping), *depends]).encode()).hexdigest()
+    settings = [stopping.rule, evaluation_interval(stopping), *depends]
+    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
 
 
-def ends_at(looks: np.ndarray, concept: Concept, stopping: StoppingConfig) -> int | None:
-    """The first step at which the rule ends learning; none: it goes on.
+def stopping_step(evaluations: np.ndarray, concept: Concept, stopping: StoppingConfig) -> int | None:
+    """The first step at which the rule ends learning, or None while it doesn't.
 
-    looks: (number of looks so far,). One that is missing or gave no finite number is passed over.
+    evaluations: (number so far,). Entries that are missing or not finite are skipped.
     """
-    known = np.flatnonzero(np.isfinite(looks))
+    known = np.flatnonzero(np.isfinite(evaluations))
     if stopping.rule == "dvar":
-        ends = variance_ratios(looks[known], stopping.dvar.window) < stopping.dvar.threshold
+        ends = variance_ratios(evaluations[known], stopping.dvar.window) < stopping.dvar.threshold
     elif stopping.rule == "clip":
-        ends = looks_since_best(looks[known]) >= stopping.clip.patience
+        ends = evaluations_since_best(evaluations[known]) >= stopping.clip.patience
     else:
         return None
-    steps = known * every(stopping)
-    # A word whose vectors aren't all there yet isn't learned.
+    steps = known * evaluation_interval(stopping)
+    # Not before the last vector of a progressive extension has joined: that word isn't complete.
     found = steps[ends & (steps >= max(stopping.min_steps, *concept.vectors_added_at, 0))]
     return int(found[0]) if len(found) else None
 
 
-def best_step(looks: np.ndarray, concept: Concept, stopping: StoppingConfig) -> int | None:
-    """The step whose word is the best that `rule: clip` has seen so far; none: it has seen none, or doesn't apply.
+def best_step(evaluations: np.ndarray, concept: Concept, stopping: StoppingConfig) -> int | None:
+    """The step of the best evaluation so far, the first of equals. None with another rule than `clip`, or without any.
 
-    looks: as for `ends_at`. A word whose vectors aren't all there yet doesn't count; of equals the first does.
+    evaluations: (number so far,). Words that don't have all their vectors yet don't count.
     """
     if stopping.rule != "clip":
         return None
-    steps = np.arange(len(looks)) * every(stopping)
-    scores = np.where(np.isfinite(looks) & (steps >= max((0, *concept.vectors_added_at))), looks, -np.inf)
+    steps = np.arange(len(evaluations)) * evaluation_interval(stopping)
+    complete = steps >= max((0, *concept.vectors_added_at))
+    scores = np.where(np.isfinite(evaluations) & complete, evaluations, -np.inf)
     return int(steps[scores.argmax()]) if (scores > -np.inf).any() else None
 
 
 def variance_ratios(losses: np.ndarray, window: int) -> np.ndarray:
-    """DVAR (Voronov et al. 2023): variance of the last `window` losses / variance of all so far, at each loss.
+    """DVAR (Voronov et al. 2023, "Is This Loss Informative?"): Var(last `window` losses) / Var(all so far).
 
-    NaN, which is below no threshold, before there are `window` losses and while all are equal. (n,) -> (n,)
+    One ratio per loss: (n,) -> (n,). NaN, which is below no threshold, before there are `window` losses and while
+    all losses are equal.
     """
     ratios = np.full(len(losses), np.nan)
     if len(losses) >= window:
-        # From the first loss, which is far from the others, so that no digits are lost
+        # Relative to the first loss: E[x^2] - E[x]^2 loses digits where the mean is large
         centred = losses - losses[0]
         counts = np.arange(1, len(losses) + 1)
         total = np.cumsum(centred**2) / counts - (np.cumsum(centred) / counts) ** 2
@@ -106,8 +113,8 @@ def variance_ratios(losses: np.ndarray, window: int) -> np.ndarray:
     return ratios
 
 
-def looks_since_best(scores: np.ndarray) -> np.ndarray:
-    """How many looks ago the best score so far was first reached, at each: (n,) -> (n,)."""
+def evaluations_since_best(scores: np.ndarray) -> np.ndarray:
+    """At each evaluation, how many evaluations ago the best score so far was first reached: (n,) -> (n,)."""
     before = np.maximum.accumulate(np.concatenate([[-np.inf], scores]))[:-1]
     places = np.arange(len(scores))
     return places - np.maximum.accumulate(np.where(scores > before, places, 0))
@@ -116,10 +123,11 @@ def looks_since_best(scores: np.ndarray) -> np.ndarray:
 def fixed_batch(
     draws: Draws, means: Tensor, stds: Tensor, prompt_ids: Tensor, *, stages: int, num_timesteps: int
 ) -> dict[str, Tensor]:
-    """What a concept's loss is measured on at every look (Voronov et al. 2023: all five sources of chance fixed).
+    """The batch of F samples that DVAR's loss is measured on: images, noise, timesteps and prompts are all fixed.
 
-    draws: as for a step, of F samples; their timesteps are spread, one to each F-th of the schedule. means, stds:
-    of the cached latents. prompt_ids: (stages * prompts, L), of the word with each number of vectors in turn.
+    draws: of a step with F samples; their timesteps are stratified, one in each F-th of the schedule.
+    means, stds: (N * A * F, C, h, w) of the cached latents. prompt_ids: int64 (stages * prompts, L), of the word with
+    each of its numbers of vectors in turn.
     Returns fixed_latents and fixed_noise (F, C, h, w), fixed_timesteps (F,), and fixed_ids (stages * F, L).
     """
     device, size = means.device, len(draws.timesteps)

@@ -24,7 +24,7 @@ from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion import words
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.pack import Pack, is_out_of_memory
-from textinv_ray.inversion.review import Pictures, Review, Subject, looks, review
+from textinv_ray.inversion.review import Pictures, Review, Subject, evaluate_words, review
 from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.inversion.tuning import compile_step
@@ -240,7 +240,7 @@ class Worker:
         """With `stopping.rule: clip`, looks at the words that are due before their next step; some may end by it."""
         if self._config.stopping.rule != "clip":
             return
-        items = self._looked([self._item(task) for task in pack.tasks if task.look_due])
+        items = self._looked([self._item(task) for task in pack.tasks if task.evaluation_due])
         for item in items:
             item.task.apply_stopping()
             if item.task.done:
@@ -249,13 +249,13 @@ class Worker:
 
     def _looked(self, items: Sequence[ActiveConcept]) -> list[ActiveConcept]:
         """Looks at the pictures of those that are due. Returns all but those that failed by it."""
-        due = {item.concept_id: item for item in items if item.task.look_due}
+        due = {item.concept_id: item for item in items if item.task.evaluation_due}
         subjects = [Subject(item.task.concept, item.task.vectors) for item in due.values()]
-        render = partial(looks, self._backbone, self._scorer, config=self._config)
+        render = partial(evaluate_words, self._backbone, self._scorer, config=self._config)
         scores = self._rendered(list(due.values()), subjects, render, History.add_look)
         for concept_id, score in scores.items():
             due[concept_id].task.record(score)
-        return [item for item in items if not item.task.look_due]
+        return [item for item in items if not item.task.evaluation_due]
 
     def _shrink(self, pack: Pack) -> None:
         """After a step that ran out of memory (and changed nothing): half the concepts go on, the others later.

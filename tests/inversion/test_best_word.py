@@ -1,4 +1,4 @@
-"""`stopping.rule: clip`: who has a scorer looks; the word is that of the best look."""
+"""`stopping.rule: clip`: the caller supplies the scores, and the word is that of the best evaluation."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def clip(patience: int, min_steps: int = 0) -> JobConfig:
 def learned_by(
     scores: dict[int, float], task: ConceptTask, backbone: Backbone, config: JobConfig, *, interrupted: bool
 ) -> tuple[ConceptTask, dict[int, torch.Tensor]]:
-    """The task at its end, when its looks give these scores; and its word at each look."""
+    """The task at its end, when its evaluations give these scores; and its word at each evaluation."""
     pack, seen = Pack(backbone, config, 1), {}
     if not task.done:
         pack.add(task)
-    while not task.done or task.look_due:
-        if task.look_due:
+    while not task.done or task.evaluation_due:
+        if task.evaluation_due:
             seen[task.step] = task.vectors
             task.record(scores[task.step])
             task.apply_stopping()
-            assert not task.look_due
+            assert not task.evaluation_due
             if interrupted:
                 task = restarted(task, pack, backbone, config)
         if not task.done:
@@ -51,7 +51,7 @@ def test_a_concept_ends_when_its_scores_rise_no_more(backbone: Backbone, interru
 
 
 @pytest.mark.parametrize(("steps", "best"), [(10, 10), (9, 4), (5, 4), (1, None)])
-def test_the_last_word_is_looked_at_too(backbone: Backbone, steps: int, best: int | None) -> None:
+def test_the_last_word_is_evaluated_too(backbone: Backbone, steps: int, best: int | None) -> None:
     config = clip(patience=9)
     task = ConceptTask(tiny.concept(steps=steps), backbone, config)
     task, seen = learned_by(SCORES, task, backbone, config, interrupted=False)
@@ -62,7 +62,9 @@ def test_the_last_word_is_looked_at_too(backbone: Backbone, steps: int, best: in
 
 
 @pytest.mark.parametrize(("steps", "best"), [(20, 8), (6, 6), (4, None)])
-def test_nobody_looks_before_there_may_be_an_end(backbone: Backbone, steps: int, best: int | None) -> None:
+def test_there_are_no_evaluations_before_learning_may_end(
+    backbone: Backbone, steps: int, best: int | None
+) -> None:
     config = clip(patience=1, min_steps=5)
     task = ConceptTask(tiny.concept(steps=steps), backbone, config)
     task, seen = learned_by({6: 0.6, 8: 0.7, 10: 0.7}, task, backbone, config, interrupted=steps > 6)
@@ -103,7 +105,7 @@ def restarted(task: ConceptTask, pack: Pack, backbone: Backbone, config: JobConf
     pack.remove(task)
     again = ConceptTask(task.concept, backbone, config)
     again.restore(task.to_bytes())
-    assert (again.stopped, again.look_due) == (task.stopped, False)
+    assert (again.stopped, again.evaluation_due) == (task.stopped, False)
     if not again.done:
         pack.add(again)
     return again

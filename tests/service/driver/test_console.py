@@ -17,7 +17,7 @@ from textinv_ray.util.text import duration
 SCRIPT = """
 import logging, os, subprocess, sys
 from pathlib import Path
-from textinv_ray.service.console import captured
+from textinv_ray.service.driver.console import captured
 
 print("before")
 with captured(Path(sys.argv[1]), verbose=sys.argv[2] == "verbose") as console:

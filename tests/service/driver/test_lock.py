@@ -19,7 +19,7 @@ from textinv_ray.util.errors import UserError
 
 DIES_WITH_IT = """
 import os, sys
-from textinv_ray.service.lock import Lock
+from textinv_ray.service.driver.lock import Lock
 from textinv_ray.service.store import Store
 
 Lock(Store(sys.argv[1]), print).__enter__()

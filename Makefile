@@ -10,7 +10,7 @@ TEAM = $(BIN)/torchrun --standalone --nproc-per-node $$($(BIN)/python -c "import
 export RAY_USAGE_STATS_ENABLED = 0
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help install demo test test-quick test-faults lint train-mini eval-mini examples bench clean
+.PHONY: help install demo test test-quick test-faults lint docs train-mini eval-mini examples bench clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -42,6 +42,9 @@ lint: install    ## style, types, layering
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: install    ## the documentation as a site in site/; broken links and missing docstrings fail
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 train-mini: install  ## draw the data and train the bundled models again (needs Node.js)
 	cd training/characters && npm ci --no-audit --no-fund
 	$(BIN)/python -m training.build
@@ -62,4 +65,4 @@ bench: install   ## how fast the packed step is on this machine
 	$(BIN)/python benchmarks/step.py
 
 clean:           ## remove what the commands above made
-	rm -rf $(VENV) build outputs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build outputs site .pytest_cache .mypy_cache .ruff_cache

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+import textinv_ray
 from textinv_ray.cli import jobs
 from textinv_ray.cli.jobs import main
 from textinv_ray.config.job import JobConfig
@@ -313,3 +314,22 @@ def test_light_commands_import_nothing_heavy(tmp_path: Path, tiny_sd: Path, argu
         env=environment,
     )
     assert done.returncode == 0, done.stderr
+
+
+# The program itself
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert textinv("--version") == 0
+    assert capsys.readouterr().out == f"textinv_ray {textinv_ray.__version__}\n"
+
+
+def test_python_m() -> None:
+    command = [sys.executable, "-m", "textinv_ray", "--version"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (shown.returncode, shown.stdout) == (0, f"textinv_ray {textinv_ray.__version__}\n")
+
+
+def test_the_package_is_typed() -> None:
+    """By PEP 561."""
+    assert (Path(textinv_ray.__file__).parent / "py.typed").is_file()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from textinv_ray import __version__
 from textinv_ray.cli import words
 from textinv_ray.config.job import JobConfig
 from textinv_ray.manifest import checks
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="textinv",
-    help="Learn words for thousands of concepts (Textual Inversion), from one Parquet manifest, on Ray.",
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -57,6 +57,22 @@ SetOption = Annotated[
         help="Override one setting, e.g. training.steps=500. Repeatable.",
     ),
 ]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"textinv_ray {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    """Learn words for thousands of concepts (Textual Inversion) from one Parquet manifest, on Ray."""
 
 
 @app.command()

@@ -58,6 +58,7 @@ class Vocabulary:
         self._known: dict[str, list[int]] = {}
 
     def has(self, words: pa.Array) -> pa.Array:
+        """Whether each word is one of the vocabulary; case does not matter. bool (rows,)."""
         return pc.is_in(pc.utf8_lower(words), self._words)
 
     def tokens(self, text: str) -> list[int]:

@@ -25,6 +25,7 @@ class ActiveConcept:
 
     @property
     def concept_id(self) -> str:
+        """The concept's id."""
         return self.task.concept.concept_id
 
     @property

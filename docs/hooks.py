@@ -1,0 +1,162 @@
+"""MkDocs hooks: tables that are made from the code, and a check that public names have docstrings.
+
+A page says where a table goes by a comment of its own line, such as `<!-- table: settings -->`.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from textinv_ray.config.job import JobConfig, preset_names
+
+logger = logging.getLogger("mkdocs.hooks.textinv_ray")
+
+ROOT = Path(__file__).resolve().parents[1]
+"""The repository."""
+MARKER = re.compile(r"^<!-- table: ([a-z-]+) -->$", re.MULTILINE)
+_LIMITS = (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """MkDocs calls this for each page. An unknown table is a warning, which `--strict` makes an error."""
+
+    def table(marker: re.Match[str]) -> str:
+        if marker[1] in TABLES:
+            return TABLES[marker[1]]()
+        logger.warning("there is no table %r (known: %s)", marker[1], ", ".join(TABLES))
+        return marker[0]
+
+    return MARKER.sub(table, markdown)
+
+
+def on_pre_build(**_: Any) -> None:
+    """MkDocs calls this first. A public name without a docstring is a warning, an error with `--strict`."""
+    for name in undocumented():
+        logger.warning("%s has no docstring", name)
+
+
+# Tables
+
+
+def settings_table() -> str:
+    """A table for each section of the configuration: every field with its type, default and docstring."""
+    schema = JobConfig.model_json_schema()
+    parts = []
+    for section, reference in schema["properties"].items():
+        model = _resolve(reference, schema)
+        rows = []
+        for name, field, default in _fields(model, reference["default"], schema):
+            cells = _type(field, schema), _default(default), _one_line(field.get("description", ""))
+            rows.append(f"| `{section}.{name}` | {' | '.join(cells)} |")
+        about = _one_line(model["description"])
+        head = "| setting | type | default | |\n|---|---|---|---|"
+        parts.append("\n".join([f"### {section}\n", f"{about}\n", head, *rows]))
+    return "\n\n".join(parts)
+
+
+def presets_table() -> str:
+    """Every preset with the model that it is for and what it changes."""
+    rows = []
+    for name in preset_names():
+        text = (ROOT / "configs" / f"{name}.yaml").read_text(encoding="utf-8")
+        comment = " ".join(line[1:].strip() for line in _leading_comments(text))
+        config = JobConfig.load(name)
+        learned = config.training
+        training = f"{learned.steps} steps x {learned.batch_size}, rate {learned.learning_rate:g}"
+        rows.append(f"| `{name}` | `{config.model.path}` | {training} | {_one_line(comment)} |")
+    return "\n".join(["| preset | model | training | |", "|---|---|---|---|", *rows])
+
+
+TABLES: Mapping[str, Callable[[], str]] = {"settings": settings_table, "presets": presets_table}
+"""Marker -> what makes its table."""
+
+
+def _leading_comments(text: str) -> Iterator[str]:
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            return
+        yield line
+
+
+def _fields(
+    model: Mapping[str, Any], defaults: Mapping[str, Any], schema: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Mapping[str, Any], Any]]:
+    """(dotted name, JSON schema, default) of each field, those of nested models in place of the model."""
+    for name, field in model["properties"].items():
+        inner, default = _resolve(field, schema), defaults.get(name)
+        if "properties" in inner:
+            yield from _fields(inner, default or field["default"], schema, f"{prefix}{name}.")
+        else:
+            yield prefix + name, field, default
+
+
+def _resolve(field: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    reference = field.get("$ref")
+    return schema["$defs"][reference.rpartition("/")[2]] if reference else field
+
+
+def _type(field: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
+    """A JSON schema in words."""
+    if "anyOf" in field:
+        return ", or ".join(_type(option, schema) for option in field["anyOf"])
+    if "enum" in field:
+        return ", ".join(f"`{value}`" for value in field["enum"])
+    if "const" in field:
+        return f"`{field['const']}`"
+    kind = field["type"]
+    if kind == "array":
+        return f"list of {_type(field['items'], schema)}"
+    if kind == "null":
+        return "none"
+    if kind == "string" and "pattern" in field:
+        return "text with `{}`"
+    limits = " and ".join(f"{sign} {_number(field[name])}" for name, sign in _LIMITS if name in field)
+    words = {"string": "text", "boolean": "`true`, `false`"}.get(kind, kind)
+    return f"{words} {limits}" if limits else words
+
+
+def _number(value: float) -> str:
+    """2**63, the end of the seeds, is no number that a reader would recognise."""
+    return f"{value:,}" if value != 2**63 else "2^63"
+
+
+def _default(value: Any) -> str:
+    text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True)
+    return f"`{text.strip().removesuffix('...').strip()}`" if value is not None else "none"
+
+
+def _one_line(text: str) -> str:
+    """Text in a cell of a table."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+# Docstrings
+
+
+def undocumented() -> Iterator[str]:
+    """Public modules, classes, functions and properties of the package that have no docstring."""
+    import griffe
+
+    package = griffe.load("textinv_ray", search_paths=[ROOT])
+    assert isinstance(package, griffe.Module)
+    yield from sorted(_undocumented(package))
+
+
+def _undocumented(parent: Any) -> Iterator[str]:
+    import griffe
+
+    if not parent.docstring:
+        yield parent.path
+    for name, member in parent.members.items():
+        if member.is_alias or name.startswith("_"):
+            continue
+        if member.kind in (griffe.Kind.MODULE, griffe.Kind.CLASS):
+            yield from _undocumented(member)
+        elif (member.kind is griffe.Kind.FUNCTION or "property" in member.labels) and not member.docstring:
+            yield member.path

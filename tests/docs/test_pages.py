@@ -1,0 +1,128 @@
+"""What README and docs say of the repository: paths that exist, commands that the program takes, code that runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
+from tests.support import pages
+from tests.support.pages import PAGES, ROOT
+from textinv_ray.cli.jobs import app
+from textinv_ray.config.job import JobConfig
+from textinv_ray.inversion import Backbone, save_learned_embeds
+
+JOBS = {"invert_many": "invert", "generate_many": "generate-many", "evaluate_many": "evaluate"}
+"""Scripts in jobs/ and the commands that they are."""
+TOP = (
+    "textinv_ray|tests|jobs|benchmarks|configs|docs|examples|training"
+    "|inversion|config|manifest|service|experiments|cli|util"
+    "|driver|intake|scheduling|cluster|worker|store|models|tracking|views|library|batch"
+)
+PATH = re.compile(rf"(?<![\w/.\-:<>])(?:{TOP})(?:/[\w.\-]+)*/[\w.\-*]*")
+every_page = pytest.mark.parametrize("page", PAGES, ids=pages.name)
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 200
+
+
+@every_page
+def test_paths_exist(page: Path) -> None:
+    """From the repository on, or in prose from the package or its `service/` on."""
+    text = re.sub(r"\]\([^)]*\)", "]", page.read_text())  # links: below
+    roots = (ROOT, ROOT / "textinv_ray", ROOT / "textinv_ray" / "service")
+    found = {path.rstrip(".") for path in PATH.findall(text)}
+    missing = {path for path in found if not any(list(root.glob(path.rstrip("/"))) for root in roots)}
+    assert not missing
+
+
+@every_page
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text()
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        other = (page.parent / path).resolve() if path else page
+        assert other.exists(), target
+        if anchor:
+            assert anchor in pages.headings(other.read_text()), target
+
+
+def _command_of(words: Sequence[str]) -> tuple[TyperCommand, list[str]] | None:
+    """The command that a line runs, and its arguments; none for programs of others."""
+    if words[0] == "textinv":
+        return _subcommand(words[1]), list(words[2:])
+    if words[0].endswith("python") and len(words) > 1 and words[1].startswith("jobs/"):
+        script = Path(words[1])
+        assert (ROOT / script).is_file()
+        if script.stem in JOBS:
+            return _subcommand(JOBS[script.stem]), list(words[2:])
+        return _script(script), list(words[2:])
+    return None
+
+
+def _subcommand(name: str) -> TyperCommand:
+    group = get_command(app)
+    assert isinstance(group, TyperGroup)
+    command = group.commands[name]
+    assert isinstance(command, TyperCommand)
+    return command
+
+
+def _script(path: Path) -> TyperCommand:
+    spec = importlib.util.spec_from_file_location(path.stem, ROOT / path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    job = typer.Typer()
+    job.command()(getattr(module, path.stem))
+    command = get_command(job)
+    assert isinstance(command, TyperCommand)
+    return command
+
+
+@every_page
+def test_commands_are_taken(page: Path) -> None:
+    """Options and settings as the pages write them; nothing is run."""
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for words in pages.commands(page.read_text()):
+        if words[0] == "make":
+            assert words[1] in targets
+        found = _command_of(words)
+        if not found:
+            continue
+        command, arguments = found
+        context = command.make_context(command.name, arguments)  # raises typer's UsageError
+        config = context.params.get("config")
+        if config is None or not config.endswith(".yaml"):
+            overrides = context.params.get("overrides") or ()
+            JobConfig.load(config, [text for text in overrides if "..." not in text])
+
+
+def test_there_are_commands_to_test() -> None:
+    found = [words for page in PAGES for words in pages.commands(page.read_text())]
+    assert len(found) > 40
+    assert sum(_command_of(words) is not None for words in found) > 25
+
+
+def test_a_word_in_diffusers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The block of docs/results.md, with the bundled model."""
+    (block,) = pages.blocks((ROOT / "docs" / "results.md").read_text(), "python")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "textinv_ray").symlink_to(ROOT / "textinv_ray")
+    word = tmp_path / "outputs/demo/concepts/ada/learned_embeds.safetensors"
+    word.parent.mkdir(parents=True)
+    dim = Backbone.load("textinv_ray/models/mini-sd").embedding_dim
+    word.write_bytes(save_learned_embeds("<ada>", torch.zeros(1, dim)))
+    exec(compile(block, "docs/results.md", "exec"), {})
+    assert (tmp_path / "ada.png").stat().st_size > 0

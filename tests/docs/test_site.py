@@ -1,0 +1,133 @@
+"""The site that `make docs` builds: complete tables, nothing from other servers, and no build with mistakes."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from tests.support.pages import ROOT
+from textinv_ray.config.job import JobConfig, preset_names
+
+pytest.importorskip("mkdocs")
+
+
+def build(folder: Path, site: Path) -> subprocess.CompletedProcess[str]:
+    """`make docs` of a repository."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(site)]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(folder)}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    built = build(ROOT, folder)
+    assert built.returncode == 0, built.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def hooks() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("hooks", ROOT / "docs" / "hooks.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, field) of everything that `--set` takes."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from fields(field.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name, field
+
+
+def test_every_setting_is_in_the_table(hooks: ModuleType) -> None:
+    rows = re.findall(r"^\| `([\w.]+)` \| (.+) \| (.+) \| (.+) \|$", hooks.settings_table(), re.MULTILINE)
+    table = {name: (kind, default, text) for name, kind, default, text in rows}
+    assert list(table) == [name for name, _ in fields(JobConfig)]
+    assert table["training.steps"] == ("integer ≥ 1 and ≤ 1,000,000", "`300`", "Optimizer steps per concept.")
+    assert table["service.workers"][:2] == ("integer ≥ 1, or `auto`", "`auto`")
+    assert table["review.prompts.object"][:2] == ("list of text with `{}`", "`['a photo of {}']`")
+    for name, field in fields(JobConfig):
+        if name.count(".") == 1:
+            assert table[name][2].replace("\\|", "|") == " ".join(str(field.description).split())
+
+
+def test_every_preset_is_in_the_table(hooks: ModuleType) -> None:
+    assert re.findall(r"^\| `(\w+)` \|", hooks.presets_table(), re.MULTILINE) == preset_names()
+
+
+def test_the_site_has_the_tables(site: Path) -> None:
+    page = (site / "configuration.html").read_text()
+    for name, _ in fields(JobConfig):
+        assert f"<code>{name}</code>" in page
+    assert "&lt;!-- table" not in page
+    assert "<!-- table" not in page
+
+
+class _Loaded(HTMLParser):
+    """Collects what a browser would load for a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.urls: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if tag in ("script", "img", "iframe", "source"):
+            self.urls.append(given.get("src") or "")
+        if tag == "link" and given.get("rel") != "canonical":
+            self.urls.append(given.get("href") or "")
+
+
+def test_pages_load_nothing_from_other_servers(site: Path) -> None:
+    found = 0
+    for page in site.rglob("*.html"):
+        parser = _Loaded()
+        parser.feed(page.read_text())
+        found += len(parser.urls)
+        assert not [url for url in parser.urls if url.startswith(("http:", "https:", "//"))], page
+    assert found > 50
+    for style in site.rglob("*.css"):
+        assert not re.search(r"url\(['\"]?(https?:)?//", style.read_text()), style
+
+
+def test_the_site_holds_pages_and_no_code(site: Path) -> None:
+    assert (site / "index.html").is_file()
+    assert not list(site.rglob("*.py"))
+
+
+def test_mistakes_fail_the_build(tmp_path: Path) -> None:
+    """A broken link, a missing anchor, an unknown table, and a public name without a docstring."""
+    ignore = shutil.ignore_patterns(
+        "__pycache__", "*.safetensors", "vocab.json", "merges.txt", "tokenizer.json"
+    )
+    for folder in ("docs", "textinv_ray", "configs"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignore)
+    shutil.copy(ROOT / "mkdocs.yml", tmp_path)
+    with (tmp_path / "docs" / "words.md").open("a") as page:
+        page.write("\n[a](nowhere.md) [b](review.md#nothing)\n\n<!-- table: nonsense -->\n")
+    with (tmp_path / "textinv_ray" / "util" / "text.py").open("a") as module:
+        module.write("\n\ndef undescribed() -> None:\n    pass\n")
+    built = build(tmp_path, tmp_path / "site")
+    assert built.returncode != 0
+    assert "contains a link 'nowhere.md'" in built.stderr
+    assert "does not contain an anchor '#nothing'" in built.stderr
+    assert "there is no table 'nonsense'" in built.stderr
+    assert "textinv_ray.util.text.undescribed has no docstring" in built.stderr

@@ -41,6 +41,7 @@ from torch import Tensor
 
 from textinv_ray.concepts import prepare
 from textinv_ray.concepts.concept import Concept
+from textinv_ray.concepts.settings import concept_seed
 from textinv_ray.config.job import JobConfig
 from textinv_ray.experiments import ablation_table
 from textinv_ray.experiments.ablation_table import Score
@@ -277,7 +278,7 @@ def read_concepts(uri: str, config: JobConfig, seeds: int, limit: int | None) ->
             row, config, base=source.base, resolution=facts.resolution, model_identity=facts.identity
         )
         for seed in range(seeds):
-            number = prepare.concept_seed(config.training.seed + seed, concept.concept_id)
+            number = concept_seed(config.training.seed + seed, concept.concept_id)
             found[concept.concept_id, str(seed)] = dataclasses.replace(
                 concept, concept_id=f"{concept.concept_id}.{seed}", seed=number
             )

@@ -16,6 +16,7 @@ from PIL import Image
 from textinv_ray.concepts import prepare, templates
 from textinv_ray.concepts.concept import Concept
 from textinv_ray.concepts.images import ImageError
+from textinv_ray.concepts.settings import concept_seed
 from textinv_ray.config.job import JobConfig
 
 CONFIG = JobConfig.load("mini")
@@ -95,10 +96,10 @@ def test_rows_that_a_check_refuses() -> None:
 
 @given(st.integers(0, 2**63 - 1), st.from_regex(r"[A-Za-z0-9._-]{1,20}", fullmatch=True))
 def test_seeds_are_in_range_and_differ(seed: int, concept_id: str) -> None:
-    value = prepare.concept_seed(seed, concept_id)
+    value = concept_seed(seed, concept_id)
     assert 0 <= value < 2**63
-    assert value == prepare.concept_seed(seed, concept_id)
-    assert value != prepare.concept_seed(seed, concept_id + "x")
+    assert value == concept_seed(seed, concept_id)
+    assert value != concept_seed(seed, concept_id + "x")
 
 
 def digests(concept: Concept) -> tuple[str, str, str]:
@@ -111,7 +112,7 @@ def digests(concept: Concept) -> tuple[str, str, str]:
         {"row": dict(reversed(ROW.items()))},
         {"tags": {"team": "b"}},
         {"steps": CONFIG.training.steps, "learnable_property": "object", "placeholder_token": "<rex>"},
-        {"seed": prepare.concept_seed(0, "rex")},
+        {"seed": concept_seed(0, "rex")},
         {"overrides": ["service.workers=9", "pack.size=3", "tracking.enabled=false", "model.device=cpu"]},
         {"overrides": ["data.resolution=16"]},
         {"vectors_added_at": [], "norm_control": "none", "regularization_weight": 0.0},

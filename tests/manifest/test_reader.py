@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 from tests.support import tiny
 from tests.support.tables import CONFIG, WITHOUT_DEFAULT, Write, good, problems
 from textinv_ray.config.job import JobConfig
-from textinv_ray.manifest import checks
-from textinv_ray.manifest.reader import Manifest, plain_row
+from textinv_ray.manifest import checks, duplicates
+from textinv_ray.manifest.batch import Batch
+from textinv_ray.manifest.columns import plain_row, schema
+from textinv_ray.manifest.reader import Manifest
 from textinv_ray.util.errors import UserError
 
 # Columns
@@ -313,17 +315,28 @@ def test_the_message_lists_50_and_counts_the_rest(write: Write) -> None:
     assert rows == sorted(rows)
 
 
-def test_duplicates_are_found_across_batches_and_hash_collisions_are_not_duplicates(
-    write: Write, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("textinv_ray.manifest.reader._BATCH_ROWS", 4)
+def test_duplicates_are_found_across_batches(write: Write) -> None:
+    count = 20_000  # more than two batches
+    columns = good(count)
+    columns["concept_id"][-1] = "c0"
+    columns["placeholder_token"] = [None, "<x>", *[None] * (count - 3), "<X>"]
+    found = problems(write(**columns))
+    assert [line.split(":")[0] for line in found] == [
+        f"row {count - 1} (c0), column 'concept_id'",
+        f"row {count - 1} (c0), column 'placeholder_token'",
+    ]
+
+
+def test_equal_hashes_alone_are_no_duplicates(write: Write) -> None:
     columns = good(30)
     columns["concept_id"][29] = "c0"
-    path = write(**columns)
-    found = problems(path)
-    assert [line.split(":")[0] for line in found] == ["row 29 (c0), column 'concept_id'"]
-    monkeypatch.setattr(checks, "_hashes", lambda values: np.zeros(len(values), np.int64))
-    assert problems(path) == found
+    opened = Manifest.open(write(**columns))
+    found = []
+    for values in duplicates.of_manifest(hash_of=lambda text: 0):
+        for batch in opened.batches(["concept_id"]):
+            values.add(Batch(batch))
+        found += [(problem.row, problem.column) for problem in values.problems(opened)]
+    assert found == [(29, "concept_id")]
 
 
 WRONG = {
@@ -393,8 +406,6 @@ texts = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_siz
     )
 )
 def test_rows_come_back_as_they_were_written(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
-    from textinv_ray.manifest.build import schema
-
     path = tmp_path / "m.parquet"
     pq.write_table(pa.Table.from_pylist(rows, schema(embed=False)), path, row_group_size=3)
     assert list(Manifest.open(str(path)).rows()) == rows

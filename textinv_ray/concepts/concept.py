@@ -1,4 +1,4 @@
-"""One concept, ready to learn: what the preparation hands to the workers."""
+"""A concept that is ready to be learned: what preparation hands to the workers."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 
 
-@dataclass(frozen=True, eq=False)
-class Concept:
-    """A manifest row with all defaults filled in and its images decoded."""
+@dataclass(frozen=True, kw_only=True)
+class ConceptSettings:
+    """What a manifest row and the configuration say about a concept, before any file is read."""
 
     concept_id: str
     """Unique in its manifest; safe as a file name."""
     placeholder_token: str
-    """What the word is called in prompts, such as `<cat-toy>`."""
+    """What the learned word is called in prompts, such as `<cat-toy>`."""
     initializer_token: str
-    """Word or phrase of the vocabulary that learning starts from."""
+    """Word or phrase of the vocabulary that learning starts from; empty if `init_from` is given."""
     learnable_property: str
     """ "object" or "style"."""
     num_vectors: int
@@ -31,50 +31,57 @@ class Concept:
     batch_size: int
     """Samples per step."""
     seed: int
-    """In [0, 2**63): with the step number it determines every random draw."""
+    """In [0, 2**63). Together with the step number it determines every random number."""
     templates: tuple[str, ...]
     """Training prompts with `{}` for the word; never empty."""
     captions: tuple[str, ...]
-    """Empty, or a prompt per image from the first on, with `{}`. Images beyond use the templates."""
+    """Training prompts with `{}` of the first images. Images beyond the last caption use the templates."""
     prompts: tuple[str, ...]
-    """Prompts to render for review, with `{}`."""
+    """Prompts of the sample images, with `{}`."""
     edit_prompts: tuple[str, ...]
     """Prompts of clip_text_similarity, with `{}`."""
     tags: dict[str, str]
-    """The row's own labels, for MLflow."""
+    """The row's labels, for MLflow."""
+    # Fields with a default came later. Fingerprints leave them out at their default (see fingerprints.py).
+    init_from: str = ""
+    """What learning starts from in place of the initializer_token: one of `config.training.INIT_FROM`, or the path or
+    URI of another word's file. Empty: the initializer_token."""
+    initializer_candidates: tuple[str, ...] = ()
+    """The words that `init_from="auto"` chooses from; empty otherwise."""
+    vectors_added_at: tuple[int, ...] = ()
+    """Ascending steps at which the word gets one vector more than before."""
+    regularization_weight: float = 0.0
+    """Weight of ||v - v0||^2 in the loss."""
+    per_image_probability: float = 0.0
+    """How often a word of the image's own stands beside the learned one, in [0, 1]."""
+    norm_control: str = "none"
+    """ "none", "rescale" or "regularize"."""
+    norm_weight: float = 0.01
+    """Weight of (||v|| - mean norm)^2 in the loss, with norm_control "regularize"."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Concept(ConceptSettings):
+    """A manifest row with all defaults filled in, its images decoded and its fingerprints taken."""
+
     images: np.ndarray
     """uint8 (N, A, S, S, 3): N images, A crops of each, S the resolution."""
     image_uris: tuple[str, ...]
     """Where the N images came from, without credentials."""
     fingerprint: str
-    """Digest of everything the result depends on, image bytes included: the same means the same result."""
+    """Digest of everything the result depends on, including the images' bytes. Equal fingerprints: equal results."""
     row_fingerprint: str
-    """The same digest from the row alone, with image URIs (or embedded bytes) in place of fetched bytes:
-    what is done can be skipped without fetching its images."""
+    """The same digest with image URIs (or the bytes of embedded images) in place of fetched bytes. It can be computed
+    without fetching an image, so that finished concepts can be skipped."""
     state_fingerprint: str
-    """Digest of what the course of learning depends on: a checkpoint may be continued when it is equal.
-    Reviews and scores don't count, nor does `steps` while the learning rate is constant: a concept whose
-    steps were raised continues from its final state."""
-    # What follows came later: at these defaults it isn't part of the fingerprints (see prepare.py).
-    init_from: str = ""
-    """Empty: the initializer_token. Else one of training_config.INIT_FROM, or where `initial_vectors` came from."""
-    initializer_candidates: tuple[str, ...] = ()
-    """What "auto" chooses the initializer_token from."""
+    """Digest of what the course of learning depends on. A checkpoint with the same one may be continued. Reviews and
+    scores are not part of it, nor is `steps` while the learning rate is constant: if `steps` is raised, learning
+    continues from the final state."""
     initial_vectors: tuple[tuple[float, ...], ...] = ()
-    """Another word that learning starts from: (any number of vectors, D)."""
-    vectors_added_at: tuple[int, ...] = ()
-    """Ascending steps at which the word gets one vector more than `num_vectors`."""
-    regularization_weight: float = 0.0
-    """Of ||v - v0||^2."""
-    per_image_probability: float = 0.0
-    """How often a word of the image's own stands beside the learned one."""
-    norm_control: str = "none"
-    """One of training_config.NORM_CONTROLS."""
-    norm_weight: float = 0.01
-    """Of (||v|| - mean norm)^2, when norm_control is "regularize"."""
+    """Vectors of the other word that learning starts from: (any number of vectors, D)."""
 
     def to_row(self) -> dict[str, Any]:
-        """{"concept_id": str, "concept": bytes}: one type for all rows, whatever lists are empty."""
+        """A row {"concept_id": str, "concept": bytes} of a dataset. Its types are the same for all concepts."""
         header = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "images"}
         header["images_shape"] = self.images.shape
         text = json.dumps(header).encode()

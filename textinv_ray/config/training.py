@@ -11,7 +11,6 @@ from textinv_ray.util.errors import UserError
 
 LearnableProperty = Literal["object", "style"]
 Prompt = Annotated[str, Field(pattern=r"\{\}")]
-NORM_CONTROLS = ("none", "rescale", "regularize")
 INIT_FROM = ("auto", "vocabulary_mean")
 """Values of `training.init_from` that aren't the URI of a learned word."""
 

@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from textinv_ray.concepts import images, prepare, templates
+from textinv_ray.concepts import images, prepare, settings, templates
 from textinv_ray.concepts.concept import Concept
 from textinv_ray.config.job import JobConfig
 from textinv_ray.experiments import ablation_table
@@ -29,7 +29,7 @@ from textinv_ray.inversion import sampling, scoring
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.manifest import checks
-from textinv_ray.manifest.build import schema
+from textinv_ray.manifest.columns import COLUMNS, Row, schema
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.driver import run
 from textinv_ray.service.models import sources
@@ -166,29 +166,29 @@ def expand(
 
 
 def run_of(
-    row: dict[str, Any], config: JobConfig, base: str, variant: str, columns: Columns, seed: int
+    row: Row, config: JobConfig, base: str, variant: str, columns: Columns, seed: int
 ) -> dict[str, Any]:
     """One run's row, for a manifest that lies elsewhere: paths are absolute. `columns`: what the variant changes."""
     concept_id = row["concept_id"]
     placeholder = row.get("placeholder_token", f"<{concept_id}>")
-    made = {name: value for name, value in row.items() if name != "placeholder_token"}
-    for name in ("templates", "captions", "prompts"):
-        if name in made:  # they may say the word's name, which is another in each run
+    made: Columns = {name: value for name, value in row.items() if name != "placeholder_token"}
+    for name, column in COLUMNS.items():
+        if column.has_placeholder and name in made:  # each run has a placeholder_token of its own
             made[name] = [text.replace(placeholder, templates.WORD) for text in made[name]]
     if variant != "captions":
         made.pop("captions", None)
     made["images"] = [
         images.locate(image, base)[1] if isinstance(image, str) else image for image in row["images"]
     ]
-    if prepare.is_uri(row.get("init_from")):
-        made["init_from"] = images.locate(row["init_from"], base)[1]
+    if (start := row.get("init_from")) and settings.is_file(start):
+        made["init_from"] = images.locate(start, base)[1]
     tags = {CONCEPT_TAG: concept_id, VARIANT_TAG: variant, SEED_TAG: str(seed)}
     return {
         **made,
         **_PLAIN,
         **columns,
         "concept_id": f"{concept_id}.{variant}.{seed}",
-        "seed": prepare.concept_seed(row.get("seed", config.training.seed) + seed, concept_id),
+        "seed": settings.concept_seed(row.get("seed", config.training.seed) + seed, concept_id),
         "tags": {**row.get("tags", {}), **tags},
     }
 

@@ -31,6 +31,7 @@ from textinv_ray.experiments.ablation_table import Score
 from textinv_ray.inversion import scoring
 from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.manifest import checks
+from textinv_ray.manifest.columns import Row
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.models import loading, sources
 from textinv_ray.service.store.store import Store, sample_name
@@ -92,12 +93,12 @@ def expand(
             continue
         for size in sizes:
             columns = {"prompts": [_image_prompt(row, config)]}
-            part = {**row, "images": row["images"][:size]}
+            part: Row = {**row, "images": row["images"][:size]}
             for seed in range(seeds):
                 yield ablation.run_of(part, config, source.base, f"images-{size}", columns, seed)
 
 
-def _image_prompt(row: Mapping[str, Any], config: JobConfig) -> str:
+def _image_prompt(row: Row, config: JobConfig) -> str:
     kind = row.get("learnable_property", config.training.learnable_property)
     return config.scoring.image_prompt.of(kind)
 
@@ -156,9 +157,7 @@ def scores(
 class Judge:
     """Compares what a concept's runs drew with images that none of them learned from."""
 
-    def __init__(
-        self, row: dict[str, Any], source: Manifest, largest: int, scorer: Scorer, config: JobConfig
-    ) -> None:
+    def __init__(self, row: Row, source: Manifest, largest: int, scorer: Scorer, config: JobConfig) -> None:
         facts = sources.facts(config.model)
         concept = prepare.make(
             row, config, base=source.base, resolution=facts.resolution, model_identity=facts.identity

@@ -14,17 +14,15 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from textinv_ray.concepts import prepare
 from textinv_ray.concepts.concept import Concept
 from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.task import ConceptTask
+from textinv_ray.manifest.columns import COLUMNS
 from textinv_ray.service.store.history import History, Point
 from textinv_ray.service.store.store import Store
 
 logger = logging.getLogger(__name__)
-
-OPTIONS = ("init_from", "vectors_added_at", *prepare.OPTIONS)
 
 
 def history_of(store: Store, task: ConceptTask, config: JobConfig) -> History:
@@ -98,9 +96,10 @@ def result(
 
 
 def options(concept: Concept) -> dict[str, Any]:
-    """What isn't plain textual inversion about a concept: the fields that have a column and another value."""
-    given = {field.name: (getattr(concept, field.name), field.default) for field in fields(Concept)}
-    return {name: given[name][0] for name in OPTIONS if given[name][0] != given[name][1]}
+    """The settings beyond plain textual inversion that have another value than by default."""
+    defaults = {field.name: field.default for field in fields(Concept)}
+    shown = [name for name, column in COLUMNS.items() if column.shown == "option"]
+    return {name: getattr(concept, name) for name in shown if getattr(concept, name) != defaults[name]}
 
 
 def final_loss(history: History) -> float | None:

@@ -1,0 +1,134 @@
+"""Fingerprints: what they depend on, and that old results keep theirs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from textinv_ray.concepts import prepare
+from textinv_ray.config.job import JobConfig
+
+RED = b"P6 2 2 255\n" + bytes((200, 30, 40)) * 4
+BLUE = b"P6 2 2 255\n" + bytes((10, 20, 250)) * 4
+IMAGES = [{"bytes": RED, "path": "1.ppm"}, {"bytes": BLUE, "path": None}]
+MODEL: dict[str, Any] = {"resolution": 16, "model_identity": "model-1"}
+
+ROWS: dict[str, dict[str, Any]] = {
+    "plain": {"concept_id": "rex", "images": IMAGES, "initializer_token": "dog"},
+    "minimal": {"concept_id": "minka", "images": IMAGES[:1]},
+    "full": {
+        "concept_id": "f",
+        "images": IMAGES,
+        "placeholder_token": "<full>",
+        "initializer_token": "cat toy",
+        "learnable_property": "style",
+        "num_vectors": 2,
+        "steps": 700,
+        "learning_rate": 1e-3,
+        "batch_size": 2,
+        "seed": 11,
+        "templates": ["a <full>", "the {}"],
+        "captions": ["my {}"],
+        "prompts": ["{} at night"],
+        "tags": {"team": "a"},
+        "vectors_added_at": [9, 4],
+        "regularization_weight": 0.5,
+        "per_image_probability": 0.25,
+        "norm_control": "regularize",
+        "norm_weight": 0.5,
+    },
+    "auto": {"concept_id": "a", "images": IMAGES, "init_from": "auto", "norm_control": "rescale"},
+    "word": {"concept_id": "w", "images": ["1.ppm", "2.ppm"], "init_from": "word.safetensors"},
+}
+CONFIGS = {
+    "defaults": [],
+    "training": [
+        "training.lr_schedule=cosine",
+        "training.lr_warmup_steps=5",
+        "training.max_grad_norm=1.0",
+        "training.templates=['my {}']",
+        "training.vectors_added_at=[7]",
+        "training.norm_weight=0.2",
+        "training.steps=500",
+    ],
+    "data": [
+        "data.crop=random",
+        "data.crops_per_image=2",
+        "data.resolution=24",
+        "data.flip_probability=0",
+        "model.dtype=bfloat16",
+    ],
+    "dvar": ["stopping.rule=dvar", "stopping.dvar.threshold=0.2"],
+    "clip": [
+        "stopping.rule=clip",
+        "stopping.min_steps=7",
+        "review.images_per_prompt=1",
+        "scoring.num_images=2",
+    ],
+    "elsewhere": [
+        "service.workers=3",
+        "pack.size=2",
+        "model.path=other",
+        "tracking.enabled=false",
+        "data.download_retry_s=0",
+    ],
+}
+DIGESTS = {
+    "plain defaults": "1392c7d55c4031ca 1392c7d55c4031ca 3223c9433584b0a8",
+    "minimal defaults": "3645d3bc10ac6f1f 3645d3bc10ac6f1f 9fe6a48ed566cc44",
+    "full defaults": "7804731c0c88cecd 7804731c0c88cecd cafebd5853a3ed28",
+    "auto defaults": "cfab10f669ff7139 cfab10f669ff7139 a67e306e1658ba0c",
+    "word defaults": "aa13116a77bd2514 08ed6de68db9e903 da18aee940cdda29",
+    "plain training": "4c91a00077537591 4c91a00077537591 5475d3ca95aec39e",
+    "minimal training": "39a6609ec1b5539e 39a6609ec1b5539e 6d6af15da1f232f0",
+    "full training": "484866c04a4613c4 484866c04a4613c4 13a932bb219ac6cf",
+    "auto training": "2a471662c5718785 2a471662c5718785 9870bd34f0e0a410",
+    "word training": "95ffc92c6a2b3e9b d77ef2dc0b277304 58d7cf2ca961cc1d",
+    "plain data": "0c9b2cfbfcbaf6c3 0c9b2cfbfcbaf6c3 25efd96b279b8c65",
+    "minimal data": "e4e7c81d34f83a7a e4e7c81d34f83a7a fd009d897cdeecfe",
+    "full data": "4298a86343eb2f53 4298a86343eb2f53 bb4cb4707d20c6c8",
+    "auto data": "7aa4b8f405a5998d 7aa4b8f405a5998d a9022359a9d5cd7c",
+    "word data": "73c9f2f81a96ce0b fc88a2dd9a9b4962 ae1d6cf86a9b1931",
+    "plain dvar": "d4045bdbb8e1033b d4045bdbb8e1033b 3223c9433584b0a8",
+    "minimal dvar": "5c1530efe6211664 5c1530efe6211664 9fe6a48ed566cc44",
+    "full dvar": "1598f83801907d9c 1598f83801907d9c cafebd5853a3ed28",
+    "auto dvar": "b6378c9527d03823 b6378c9527d03823 a67e306e1658ba0c",
+    "word dvar": "f724ad6692e37e91 af0da6bde379ff44 da18aee940cdda29",
+    "plain clip": "e77704cdc835e0d3 e77704cdc835e0d3 3223c9433584b0a8",
+    "minimal clip": "6c9896c3f0a43a57 6c9896c3f0a43a57 9fe6a48ed566cc44",
+    "full clip": "a0dddd1f947e74e3 a0dddd1f947e74e3 cafebd5853a3ed28",
+    "auto clip": "3818251b54778925 3818251b54778925 a67e306e1658ba0c",
+    "word clip": "800d204c819e1123 5c7e39b5b26ee2e6 da18aee940cdda29",
+    "plain elsewhere": "1392c7d55c4031ca 1392c7d55c4031ca 3223c9433584b0a8",
+    "minimal elsewhere": "3645d3bc10ac6f1f 3645d3bc10ac6f1f 9fe6a48ed566cc44",
+    "full elsewhere": "7804731c0c88cecd 7804731c0c88cecd cafebd5853a3ed28",
+    "auto elsewhere": "cfab10f669ff7139 cfab10f669ff7139 a67e306e1658ba0c",
+    "word elsewhere": "aa13116a77bd2514 08ed6de68db9e903 da18aee940cdda29",
+}
+"""The first 16 digits of fingerprint, row_fingerprint and state_fingerprint, by row and configuration."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A manifest's folder with two images and a learned word."""
+    (tmp_path / "1.ppm").write_bytes(RED)
+    (tmp_path / "2.ppm").write_bytes(BLUE)
+    word = {"<a>": np.arange(8, dtype=np.float32).reshape(2, 4)}
+    (tmp_path / "word.safetensors").write_bytes(safetensors.numpy.save(word))
+    return tmp_path
+
+
+@pytest.mark.parametrize("case", DIGESTS)
+def test_existing_results_keep_their_fingerprints(folder: Path, case: str) -> None:
+    """A change of a digest makes every finished concept run again. It needs a reason, such as a new default, and a
+    higher FINGERPRINT_VERSION if results change."""
+    row, config = case.split()
+    job = JobConfig().override(["training.initializer_token=character", *CONFIGS[config]])
+    concept = prepare.make(ROWS[row], job, base=str(folder), **MODEL)
+    digests = concept.fingerprint, concept.row_fingerprint, concept.state_fingerprint
+    assert " ".join(digest[:16] for digest in digests) == DIGESTS[case]
+    assert prepare.row_fingerprint(ROWS[row], job, **MODEL) == concept.row_fingerprint

@@ -1,0 +1,113 @@
+"""Fingerprints: digests of everything that a concept's result depends on.
+
+The results of older versions stay valid only while equal inputs keep their digests. So a new setting gets a default at
+which it is left out, and FINGERPRINT_VERSION is raised when the same inputs give another result than before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, fields, replace
+from functools import lru_cache
+
+from textinv_ray.concepts.concept import ConceptSettings
+from textinv_ray.config.job import JobConfig
+from textinv_ray.manifest.columns import COLUMNS
+from textinv_ray.manifest.kinds import ImageSource
+
+FINGERPRINT_VERSION = 1
+Section = dict[str, object]
+"""Names and JSON values."""
+
+_DEFAULTS = {field.name: field.default for field in fields(ConceptSettings) if field.default is not MISSING}
+"""Settings that came after the first results. They are left out at these values."""
+_LABELS = {name for name, column in COLUMNS.items() if column.read_by == "labels"}
+_AFTER_LEARNING = {name for name, column in COLUMNS.items() if column.read_by == "review"} | {"edit_prompts"}
+_IN_SETTINGS = (
+    "training.initializer_candidates",
+    "scoring.edit_prompts",
+    *(column.overrides for column in COLUMNS.values() if column.overrides),
+)
+"""Configuration fields that count by what a concept's settings have of them."""
+_REPLACED = ("data.resolution", "model.path", "model.revision", "model.variant")
+"""Configuration fields in whose place the resolution in use and the model's identity count. A model keeps its identity
+when it is moved; another model may take its place."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything that determines a concept's result, apart from its images."""
+
+    config: dict[str, Section]
+    """Sections of the configuration, without what concepts have settings of their own for."""
+    settings: Section
+    """The concept's settings."""
+
+    def with_setting(self, name: str, value: object) -> Inputs:
+        """The same with another value of one setting."""
+        return replace(self, settings={**self.settings, name: value})
+
+    def digest(self, images: Sequence[str]) -> str:
+        """Digest of everything the result depends on. `images`: what stands for each image."""
+        return _digest(
+            {"version": FINGERPRINT_VERSION, **self.config, "row": self.settings, "images": images}
+        )
+
+    def state_digest(self, images: Sequence[str]) -> str:
+        """Digest of what the course of learning depends on, which a checkpoint may be continued with.
+
+        Leaves out reviews, scores and names. Also leaves out when learning ends: `stopping` changes no step, and a
+        checkpoint knows its own step. `steps` counts only if the learning rate depends on it.
+        """
+        settings = {name: value for name, value in self.settings.items() if name not in _AFTER_LEARNING}
+        if self.config["training"]["lr_schedule"] == "constant":
+            del settings["steps"]
+        sections = {name: self.config[name] for name in ("model", "data", "training")}
+        return _digest({"version": FINGERPRINT_VERSION, **sections, "row": settings, "images": images})
+
+
+def inputs_of(
+    settings: ConceptSettings, config: JobConfig, *, resolution: int, model_identity: str
+) -> Inputs:
+    """The inputs of a concept's result. A default counts as if the row had given it.
+
+    `resolution`: side of the training images in pixels. `model_identity`: what tells the model's weights from others.
+    """
+    sections: dict[str, Section] = json.loads(_shared_sections(config))
+    sections["model"]["identity"] = model_identity
+    sections["data"]["resolution"] = resolution
+    own = {
+        name: value
+        for name, value in vars(settings).items()
+        if name not in _LABELS and not (name in _DEFAULTS and value == _DEFAULTS[name])
+    }
+    return Inputs(sections, own)
+
+
+def image_keys(images: Sequence[ImageSource]) -> list[str]:
+    """What stands for each image of a row without fetching it: its URI, or the digest of its embedded bytes."""
+    keys = []
+    for image in images:
+        if isinstance(image, str):
+            keys.append(image)
+        elif (data := image.get("bytes")) is not None:
+            keys.append(hashlib.sha256(data).hexdigest())
+        else:
+            keys.append(str(image.get("path")))
+    return keys
+
+
+@lru_cache(maxsize=8)
+def _shared_sections(config: JobConfig) -> str:
+    """The configuration without what differs between concepts, as JSON, which the cache can share."""
+    sections = config.result_inputs()
+    for name in (*_IN_SETTINGS, *_REPLACED):
+        section, field = name.split(".")
+        del sections[section][field]
+    return json.dumps(sections)
+
+
+def _digest(parts: Section) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,0 +1,79 @@
+"""Fills in the defaults of a manifest row: row and configuration become a concept's settings."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from textinv_ray.concepts import templates
+from textinv_ray.concepts.concept import ConceptSettings
+from textinv_ray.config.job import JobConfig
+from textinv_ray.config.training import INIT_FROM
+from textinv_ray.manifest.columns import COLUMNS, Row
+
+
+def settings_of(row: Row, config: JobConfig) -> ConceptSettings:
+    """The settings of a row: its own values, and for absent ones those of the configuration.
+
+    Raises ValueError for a row without images, or if neither row nor configuration says what learning starts from.
+    """
+    training, concept_id = config.training, row["concept_id"]
+    placeholder = row.get("placeholder_token", f"<{concept_id}>")
+    init_from, initializer_token = start_of(row, config)
+    if not row.get("images"):
+        raise ValueError(f"{concept_id}: the row has no images")
+
+    def texts(given: Sequence[str]) -> tuple[str, ...]:
+        """Texts with {} for the word. Those without {} have the placeholder token in its place."""
+        word = templates.WORD
+        return tuple(text if word in text else text.replace(placeholder, word) for text in given)
+
+    values = {name: column.value(row, config) for name, column in COLUMNS.items() if column.overrides}
+    learnable_property: str = values["learnable_property"]
+    values |= {
+        "init_from": init_from,
+        "initializer_token": initializer_token,
+        # 0: as many as the file has, which is not read yet.
+        "num_vectors": row.get("num_vectors", 0 if is_file(init_from) else training.num_vectors),
+        "seed": row.get("seed", concept_seed(training.seed, concept_id)),
+        "templates": texts(values["templates"] or templates.templates(learnable_property)),
+        "prompts": texts(row.get("prompts", config.review.prompts.of(learnable_property))),
+        "vectors_added_at": tuple(sorted(values["vectors_added_at"])),
+    }
+    return ConceptSettings(
+        **values,
+        concept_id=concept_id,
+        placeholder_token=placeholder,
+        captions=texts(row.get("captions", ())),
+        edit_prompts=config.scoring.edit_prompts.of(learnable_property),
+        tags=row.get("tags", {}),
+        initializer_candidates=(
+            training.initializer_candidates.of(learnable_property) if init_from == "auto" else ()
+        ),
+    )
+
+
+def concept_seed(seed: int, concept_id: str) -> int:
+    """The seed of a concept whose row has none, in [0, 2**63). It does not depend on the order of the rows."""
+    return int.from_bytes(hashlib.sha256(f"{seed}\n{concept_id}".encode()).digest()[:8], "big") >> 1
+
+
+def is_file(init_from: str | None) -> bool:
+    """Whether an `init_from` is the path or URI of a file: neither empty nor one of `INIT_FROM`."""
+    return bool(init_from) and init_from not in INIT_FROM
+
+
+def start_of(row: Row, config: JobConfig) -> tuple[str, str]:
+    """What learning starts from, as (init_from, initializer_token); one of them is empty.
+
+    Takes the first that is given: the row's init_from, the row's initializer_token, the configuration's init_from,
+    its initializer_token. Raises ValueError if there is none.
+    """
+    training = config.training
+    token = row.get("initializer_token", training.initializer_token) or ""
+    start = row.get("init_from") or ("" if row.get("initializer_token") else training.init_from) or ""
+    if not token and not start:
+        raise ValueError(
+            f"{row['concept_id']}: the row has no initializer_token, and the configuration no default"
+        )
+    return start, "" if start else token

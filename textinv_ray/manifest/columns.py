@@ -1,0 +1,355 @@
+"""The columns of a manifest: the one place where they are listed.
+
+`Row` declares each column: the type of its values, and a `Meaning` with everything else. `COLUMNS` is made from it.
+The schema check, the checks of ranges and choices, preparation, fingerprints, `textinv manifest`, the parameters in
+results and MLflow, and the table in the documentation all come from `COLUMNS`.
+
+To add a column: declare it in `Row`, give `ConceptSettings` a field of the same name, and write the code that acts on
+the field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, Literal, TypedDict, cast, get_args, get_origin, get_type_hints
+
+import pyarrow as pa
+from pydantic.fields import FieldInfo
+
+from textinv_ray.config.job import JobConfig
+from textinv_ray.manifest.kinds import EMBEDDED_IMAGES, IMAGES, OF_TYPE, ImageSource, Kind
+
+ReadBy = Literal["learning", "review", "labels"]
+"""What reads a column, and so which fingerprints its value is part of:
+
+- `learning`: the optimisation. Part of all fingerprints.
+- `review`: what comes after it, such as samples and scores, and the names of outputs. Not part of the state
+  fingerprint: when it changes, learning continues from its checkpoint.
+- `labels`: nothing that affects the result. Part of no fingerprint.
+"""
+Shown = Literal["parameter", "option", "tags", ""]
+"""Where results and MLflow show a column's value:
+
+- `parameter`: in every result, and as a parameter of every MLflow run (of lists, the length).
+- `option`: in the `options` of a result, and as a parameter of its MLflow run, if it is not the default.
+- `tags`: as tags of the MLflow run.
+- empty: nowhere, or in a way of its own.
+"""
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What the type of a column does not say about it."""
+
+    text: str
+    """What the column is, in a sentence or two of Markdown."""
+    read_by: ReadBy
+    overrides: str = ""
+    """Dotted name of the configuration field that the value replaces, such as `training.steps`. The column's range and
+    choices are those of the field."""
+    default: str = ""
+    """What applies without a value, in Markdown; empty: the configuration field that the column overrides."""
+    shown: Shown = ""
+    has_placeholder: bool = False
+    """Whether the column's texts must say where the learned word goes: by `{}`, or by the row's placeholder_token."""
+
+
+class _RequiredColumns(TypedDict):
+    concept_id: Annotated[
+        str,
+        Meaning(
+            "Name of the concept, unique in the manifest, and of its folder in the output: letters, digits, `.`, `_` "
+            "and `-`, at most 128.",
+            read_by="labels",
+        ),
+    ]
+    images: Annotated[
+        list[ImageSource],
+        Meaning(
+            "Training images; 3 to 5 are best. Paths relative to the manifest's folder, absolute paths, or URIs "
+            "(`s3://`, `gs://`, `https://`, ...); or the images' bytes.",
+            read_by="learning",
+            shown="parameter",
+        ),
+    ]
+
+
+class Row(_RequiredColumns, total=False):
+    """A row of a manifest as plain Python. Columns without a value are absent."""
+
+    placeholder_token: Annotated[
+        str,
+        Meaning(
+            "What the learned word is called in prompts. One word, new to the model's tokenizer, and unique in the "
+            "manifest; case does not matter.",
+            read_by="review",
+            default="`<concept_id>`",
+            shown="parameter",
+        ),
+    ]
+    initializer_token: Annotated[
+        str,
+        Meaning(
+            "Word or phrase that learning starts from, such as `dog`.",
+            read_by="learning",
+            overrides="training.initializer_token",
+            shown="parameter",
+        ),
+    ]
+    learnable_property: Annotated[
+        str,
+        Meaning(
+            "What the images have in common. Selects the default templates, prompts and initializer candidates.",
+            read_by="review",
+            overrides="training.learnable_property",
+            shown="parameter",
+        ),
+    ]
+    num_vectors: Annotated[
+        int,
+        Meaning(
+            "Embedding vectors of the word.",
+            read_by="learning",
+            overrides="training.num_vectors",
+            default="`training.num_vectors`; with a file in `init_from`, as many as it has",
+            shown="parameter",
+        ),
+    ]
+    steps: Annotated[
+        int,
+        Meaning(
+            "Optimizer steps.",
+            read_by="learning",
+            overrides="training.steps",
+            shown="parameter",
+        ),
+    ]
+    learning_rate: Annotated[
+        float,
+        Meaning(
+            "Adam's step size.",
+            read_by="learning",
+            overrides="training.learning_rate",
+            shown="parameter",
+        ),
+    ]
+    batch_size: Annotated[
+        int,
+        Meaning(
+            "Samples per step.",
+            read_by="learning",
+            overrides="training.batch_size",
+            shown="parameter",
+        ),
+    ]
+    seed: Annotated[
+        int,
+        Meaning(
+            "Determines every random number of the concept's training.",
+            read_by="learning",
+            overrides="training.seed",
+            default="made from `training.seed` and `concept_id`",
+            shown="parameter",
+        ),
+    ]
+    templates: Annotated[
+        list[str],
+        Meaning(
+            "Training prompts, with `{}` for the word.",
+            read_by="learning",
+            overrides="training.templates",
+            default="`training.templates`, or else those of the paper",
+            shown="parameter",
+            has_placeholder=True,
+        ),
+    ]
+    captions: Annotated[
+        list[str],
+        Meaning(
+            "Training prompts of single images, in the order of `images`, with `{}` for the word. Images beyond the "
+            "last caption use the templates.",
+            read_by="learning",
+            default="none",
+            shown="parameter",
+            has_placeholder=True,
+        ),
+    ]
+    prompts: Annotated[
+        list[str],
+        Meaning(
+            "Prompts of the sample images, with `{}` for the word.",
+            read_by="review",
+            overrides="review.prompts",
+            has_placeholder=True,
+        ),
+    ]
+    tags: Annotated[
+        dict[str, str],
+        Meaning(
+            "Labels of your own. They become tags in MLflow.", read_by="labels", default="none", shown="tags"
+        ),
+    ]
+    init_from: Annotated[
+        str,
+        Meaning(
+            "What learning starts from, in place of `initializer_token`: `auto`, `vocabulary_mean`, or the path or URI "
+            "of another word's `learned_embeds.safetensors`.",
+            read_by="learning",
+            overrides="training.init_from",
+            default="`training.init_from`, if the row has no `initializer_token`",
+            shown="option",
+        ),
+    ]
+    vectors_added_at: Annotated[
+        list[int],
+        Meaning(
+            "Steps at which the word gets one vector more, such as `[2000, 4000]`; an empty list: none.",
+            read_by="learning",
+            overrides="training.vectors_added_at",
+            shown="option",
+        ),
+    ]
+    regularization_weight: Annotated[
+        float,
+        Meaning(
+            "Weight of the squared distance from the initial vectors in the loss.",
+            read_by="learning",
+            overrides="training.regularization_weight",
+            shown="option",
+        ),
+    ]
+    per_image_probability: Annotated[
+        float,
+        Meaning(
+            "Share of the training prompts in which a word of the image's own stands beside the learned one.",
+            read_by="learning",
+            overrides="training.per_image_probability",
+            shown="option",
+        ),
+    ]
+    norm_control: Annotated[
+        str,
+        Meaning(
+            "Keeps the norm of the vectors near the mean norm of the vocabulary: `rescale` sets it after every step, "
+            "`regularize` adds a term to the loss.",
+            read_by="learning",
+            overrides="training.norm_control",
+            shown="option",
+        ),
+    ]
+    norm_weight: Annotated[
+        float,
+        Meaning(
+            "Weight of the term that `norm_control: regularize` adds.",
+            read_by="learning",
+            overrides="training.norm_weight",
+            shown="option",
+        ),
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column(Meaning):
+    """A column of the manifest."""
+
+    name: str
+    kind: Kind
+    required: bool
+
+    @cached_property
+    def field(self) -> FieldInfo | None:
+        """The configuration field that the column overrides, if any."""
+        if not self.overrides:
+            return None
+        *sections, name = self.overrides.split(".")
+        model: Any = JobConfig
+        for section in sections:
+            model = model.model_fields[section].annotation
+        return model.model_fields[name]
+
+    @cached_property
+    def limits(self) -> tuple[tuple[str, float], ...]:
+        """Range of a number, as (symbol, limit) pairs such as (">=", 1). Empty: any."""
+        symbols = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+        constraints = self.field.metadata if self.field else []
+        return tuple(
+            (symbol, getattr(constraint, attribute))
+            for constraint in constraints
+            for attribute, symbol in symbols.items()
+            if getattr(constraint, attribute, None) is not None
+        )
+
+    @property
+    def range(self) -> str:
+        """The limits in words, such as ">= 1 and <= 64"; empty: any."""
+        return " and ".join(f"{symbol} {limit}" for symbol, limit in self.limits)
+
+    @cached_property
+    def choices(self) -> tuple[str, ...]:
+        """The values that a string may have. Empty: any."""
+        annotation = self.field.annotation if self.field else None
+        return get_args(annotation) if get_origin(annotation) is Literal else ()
+
+    def value(self, row: Mapping[str, object], config: JobConfig) -> Any:
+        """The row's value, or else that of the configuration field which the column overrides."""
+        given = row.get(self.name)
+        if given is not None:
+            return given
+        value: object = config
+        for name in self.overrides.split("."):
+            value = getattr(value, name)
+        return value
+
+
+def _columns() -> dict[str, Column]:
+    columns = {}
+    for name, hint in get_type_hints(Row, include_extras=True).items():
+        kind, (meaning,) = OF_TYPE[hint.__origin__], hint.__metadata__
+        required = name in Row.__required_keys__
+        columns[name] = Column(**vars(meaning), name=name, kind=kind, required=required)
+    return columns
+
+
+COLUMNS: Mapping[str, Column] = _columns()
+"""All columns by name, required ones first."""
+
+
+def plain_row(row: Mapping[str, object]) -> Row:
+    """Converts a row of any reader (pyarrow, Ray Data) to plain Python.
+
+    Keeps known columns that have a value. An empty list counts as no value, except in `vectors_added_at`, where it
+    overrides the configuration. Raises ValueError for a value that isn't of the column's kind.
+    """
+    plain: dict[str, object] = {}
+    for name, column in COLUMNS.items():
+        value: Any = row.get(name)
+        if value is None or (column.kind.empty_is_absent and len(value) == 0):
+            continue
+        try:
+            plain[name] = column.kind.plain(value)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name} {error}") from None
+    return cast(Row, plain)
+
+
+def schema(embed: bool) -> pa.Schema:
+    """Arrow schema of a manifest with all columns. `embed`: images as {bytes, path}, otherwise as URIs."""
+    return pa.schema(
+        [
+            (name, EMBEDDED_IMAGES if embed and column.kind is IMAGES else column.kind.arrow)
+            for name, column in COLUMNS.items()
+        ]
+    )
+
+
+def markdown_table() -> str:
+    """The columns as a Markdown table (name, type and range, default, meaning), for the documentation."""
+    lines = ["| column | type | default | meaning |", "|---|---|---|---|"]
+    for name, column in COLUMNS.items():
+        allowed = ", ".join(f"`{choice}`" for choice in column.choices) or column.range
+        kind = f"{column.kind.expected}: {allowed}" if allowed else column.kind.expected
+        default = "required" if column.required else column.default or f"`{column.overrides}`"
+        lines.append(f"| `{name}` | {kind} | {default} | {column.text} |")
+    return "\n".join(lines) + "\n"

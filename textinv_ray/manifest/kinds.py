@@ -11,11 +11,13 @@ from pyarrow import types
 
 
 class EmbeddedImage(TypedDict, total=False):
+    """An image as Hugging Face datasets store it. One of the two may be missing or None."""
+
     bytes: bytes | None
+    """The encoded image file."""
     path: str | None
+    """Its name, path or URI."""
 
-
-"""An image as Hugging Face datasets store it: the encoded file's bytes, and its name or URI. One may be missing."""
 
 ImageSource = str | EmbeddedImage
 """An image of a row: its URI or path, or its embedded bytes."""

@@ -20,7 +20,7 @@ from textinv_ray.util.errors import UserError
 DIES_WITH_IT = """
 import os, sys
 from textinv_ray.service.driver.lock import Lock
-from textinv_ray.service.store import Store
+from textinv_ray.service.store.store import Store
 
 Lock(Store(sys.argv[1]), print).__enter__()
 os._exit(9)

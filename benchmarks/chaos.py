@@ -29,7 +29,9 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 from tests.support import jobs
-from tests.support.jobs import Job, Nodes, ended, processes
+from tests.support.commands import Command
+from tests.support.jobs import Job
+from tests.support.nodes import Nodes, processes
 from tests.support.s3 import BUCKET, S3Server
 
 PAUSE_S = (4.0, 30.0)  # between faults
@@ -67,7 +69,7 @@ class Chaos:
         self.random = random.Random(seed)
         self.faults: Counter[str] = Counter()
         self.runs = 0
-        self.process: jobs.Command
+        self.process: Command
         self.hung: dict[int, float] = {}
         self.redone = 0
         self.damaged_results = False
@@ -120,7 +122,7 @@ class Chaos:
         self.nodes.complete()
         if self.process.poll() not in (None, 0):
             self.run()
-        code, out = ended(self.process, seconds=3600)
+        code, out = self.process.ended(3600)
         self.redone += self._redone_of_this_run()
         if code in (0, 1) and self.damaged_results:
             self.damaged_results = False

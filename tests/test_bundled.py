@@ -10,7 +10,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from transformers import CLIPModel
 
-from tests.cli.test_jobs import textinv
+from tests.support.commands import textinv
 from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion import Backbone, Scorer, sample_images, save_learned_embeds
 from textinv_ray.inversion.evaluation import PROMPTS, Evaluator, Protocol, Subject

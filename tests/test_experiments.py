@@ -13,7 +13,6 @@ from PIL import Image
 
 from benchmarks import after_the_paper, composition
 from benchmarks.after_the_paper import ClipWords, PerLayerBackbone
-from tests.service.tracking.test_mirror import begin
 from tests.support import examples, tiny
 from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion import words
@@ -132,7 +131,7 @@ def test_after_the_paper_to_its_end_and_no_further(tmp_path: Path, tiny_sd: Path
 def words_of_two_kinds(tmp_path: Path, tiny_sd: Path, tiny_clip: Path) -> Store:
     """Two objects and a style."""
     store = Store(str(tmp_path / "out"))
-    begin(store, examples.config(tiny_sd, tiny_clip), tmp_path)
+    examples.begin(store, examples.config(tiny_sd, tiny_clip), tmp_path)
     for index, (concept_id, kind) in enumerate((("a", "object"), ("b", "object"), ("s", "style"))):
         vectors = torch.randn(1, 32, generator=torch.Generator().manual_seed(index)).tolist()
         examples.finish(store, concept_id, vectors, learnable_property=kind)

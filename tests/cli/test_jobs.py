@@ -15,20 +15,10 @@ import pytest
 from PIL import Image
 
 import textinv_ray
+from tests.support.commands import REPOSITORY, script, textinv
 from textinv_ray.cli import jobs
-from textinv_ray.cli.jobs import main
 from textinv_ray.config.job import JobConfig
 from textinv_ray.manifest.reader import Manifest
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def textinv(*arguments: str) -> int:
-    """Runs a command in this process; its exit code."""
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    code = stop.value.code
-    return code if isinstance(code, int) else 0
 
 
 @pytest.fixture
@@ -289,8 +279,9 @@ def test_settings_of_the_cluster_and_of_the_command(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_job_script_is_the_same_command(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "jobs" / "invert_many.py"), "--help"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        script("invert_many", "--help"), cwd=tmp_path, capture_output=True, text=True, check=True
+    )
     assert "--dry-run" in done.stdout
     assert "invert_many" in done.stdout
 
@@ -305,7 +296,7 @@ def test_light_commands_import_nothing_heavy(tmp_path: Path, tiny_sd: Path, argu
         "try:\n    main(sys.argv[1:])\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\n"
         "heavy = {'torch', 'ray', 'mlflow', 'diffusers'} & set(sys.modules)\nassert not heavy, heavy\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(
         [sys.executable, "-c", script, *arguments],
         cwd=tmp_path,
@@ -326,7 +317,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_python_m() -> None:
     command = [sys.executable, "-m", "textinv_ray", "--version"]
-    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    shown = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
     assert (shown.returncode, shown.stdout) == (0, f"textinv_ray {textinv_ray.__version__}\n")
 
 

@@ -20,7 +20,9 @@ import psutil
 import pytest
 
 from tests.support import examples, jobs
-from tests.support.jobs import Command, Job, Nodes, ended, processes, wait_for
+from tests.support.commands import Command
+from tests.support.jobs import Job
+from tests.support.nodes import Nodes, processes
 from tests.support.s3 import BUCKET, S3Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(900)]
@@ -64,7 +66,7 @@ def job(make_job: Callable[..., Job]) -> Job:
 
 def begun(job: Job, process: Command) -> list[psutil.Process]:
     """The workers, once they all learn and some concept has a checkpoint."""
-    wait_for(process, lambda: job.checkpoints() and len(processes("RayTrainWorker")) == 2)
+    process.wait_for(lambda: job.checkpoints() and len(processes("RayTrainWorker")) == 2)
     return processes("RayTrainWorker")
 
 
@@ -72,7 +74,7 @@ def test_workers_killed(job: Job, words: dict[str, np.ndarray]) -> None:
     process = job.start()
     for worker in begun(job, process):
         worker.kill()
-    code, out = ended(process)
+    code, out = process.ended()
     assert code == 0, out
     assert job.resumed(), "something went on from a checkpoint"
     job.assert_all_done(words)
@@ -83,13 +85,13 @@ def test_a_worker_hangs_and_comes_back_late(job: Job, words: dict[str, np.ndarra
     process = job.start()
     begun(job, process)
     # One whose concept has a checkpoint: else there is nothing for the other to go on from.
-    hung = psutil.Process(wait_for(process, job.holder_of_a_checkpoint))
+    hung = psutil.Process(process.wait_for(job.holder_of_a_checkpoint))
     hung.suspend()
     try:
-        wait_for(process, lambda: "attempt 2" in job.log())
+        process.wait_for(lambda: "attempt 2" in job.log())
     finally:
         hung.resume()
-    code, out = ended(process)
+    code, out = process.ended()
     assert code == 0, out
     assert job.resumed()
     job.assert_all_done(words)
@@ -144,7 +146,7 @@ def test_a_node_dies_and_never_returns(nodes: Nodes, job: Job, words: dict[str, 
     process = job.start()
     begun(job, process)
     nodes.kill()
-    code, out = ended(process)
+    code, out = process.ended()
     assert code == 0, out
     job.assert_all_done(words)
 
@@ -155,7 +157,7 @@ def test_all_nodes_die_and_one_comes(nodes: Nodes, job: Job, words: dict[str, np
     nodes.kill()
     nodes.kill()
     nodes.add()
-    code, out = ended(process)
+    code, out = process.ended()
     assert code == 0, out
     assert job.resumed()
     job.assert_all_done(words)
@@ -167,9 +169,9 @@ def test_a_node_is_about_to_go(nodes: Nodes, make_job: Callable[..., Job]) -> No
     process = job.start()
     begun(job, process)
     nodes.drain(0)
-    wait_for(process, lambda: not nodes.workers_of(0))
+    process.wait_for(lambda: not nodes.workers_of(0))
     nodes.kill(0)
-    code, out = ended(process)
+    code, out = process.ended()
     assert code == 0, out
     assert len(job.done()) == COUNT
     assert job.resumed()
@@ -182,7 +184,7 @@ def test_a_process_of_the_service_is_killed(job: Job, words: dict[str, np.ndarra
     begun(job, process)
     for victim in processes(name):
         victim.kill()
-    code, out = ended(process)
+    code, out = process.ended()
     assert code == 0, out
     job.assert_all_done(words)
     if name == "Scheduler":
@@ -191,7 +193,7 @@ def test_a_process_of_the_service_is_killed(job: Job, words: dict[str, np.ndarra
 
 def test_the_driver_is_killed_and_run_again(job: Job, words: dict[str, np.ndarray]) -> None:
     process = job.start()
-    wait_for(process, lambda: job.done() and job.checkpoints())
+    process.wait_for(lambda: job.done() and job.checkpoints())
     process.kill()
     process.wait(60)
     before, marks = job.done(), len(job.begun())
@@ -214,7 +216,7 @@ def test_two_jobs_and_a_stop(job: Job, words: dict[str, np.ndarray]) -> None:
     assert "Traceback" not in out
     process.send_signal(signal.SIGTERM)
     signalled = time.monotonic()
-    code, out = ended(process)
+    code, out = process.ended()
     assert time.monotonic() - signalled < 20
     assert code == 143, out
     assert "the same command goes on where this one ended" in out
@@ -272,17 +274,17 @@ def test_the_store_is_away_throttles_and_refuses(
     # On a Ray of its own: a running one's workers wouldn't have this server's address in their environment.
     job = make_job("service.cpus_per_worker=1", output=f"s3://{BUCKET}/out", address="local")
     process = job.start()
-    wait_for(process, job.checkpoints)
+    process.wait_for(job.checkpoints)
     s3.stop()
     back = time.monotonic() + 20
-    wait_for(process, lambda: time.monotonic() > back)
+    process.wait_for(lambda: time.monotonic() > back)
     s3.start()
     s3.fail("slow down", times=50)
-    wait_for(process, lambda: s3.times == 0)
-    wait_for(process, job.done)
+    process.wait_for(lambda: s3.times == 0)
+    process.wait_for(job.done)
     assert not job.store.names("failed")
     s3.fail("denied", only=("PUT",))
-    code, out = ended(process)
+    code, out = process.ended()
     assert code == 1, out
     assert "the job could not go on: the output s3://" in out
     assert "access denied" in out
@@ -316,7 +318,7 @@ def test_the_disk_is_full(
     filler = small_disk / "filler"
     subprocess.run(["dd", "if=/dev/zero", f"of={filler}", "bs=4k"], check=False, capture_output=True)
     assert shutil.disk_usage(small_disk).free == 0
-    code, out = ended(process)
+    code, out = process.ended()
     assert code == 1, out
     assert "the job could not go on: the output" in out
     assert "no space left" in out
@@ -330,8 +332,8 @@ def test_the_disk_is_full(
 def test_lock_json_says_who(job: Job) -> None:
     process = job.start()
     lock: Callable[[], bytes | None] = lambda: job.store.read("lock.json")  # noqa: E731
-    found = json.loads(wait_for(process, lock))
+    found = json.loads(process.wait_for(lock))
     assert found["pid"] == process.pid
     process.send_signal(signal.SIGTERM)
-    ended(process)
+    process.ended()
     assert job.store.read("lock.json") is None

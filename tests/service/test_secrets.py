@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.cli.test_jobs import textinv
-from tests.service.cluster.test_connection import REPOSITORY, free_ports
 from tests.support import examples
+from tests.support.commands import REPOSITORY, textinv
+from tests.support.network import free_ports
 from textinv_ray.concepts import images
 from textinv_ray.config.job import JobConfig
 from textinv_ray.service.store.store import Store

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import safetensors.numpy
 
+from tests.support.rows import Rows
+from tests.support.waiting import wait_for
 from textinv_ray.concepts.concept import Concept
 from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion.backbone import Backbone
@@ -22,35 +25,6 @@ from textinv_ray.service.store.history import History
 from textinv_ray.service.store.keys import Key
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.worker.worker import Worker
-
-
-class Rows:
-    """Prepared rows, as Ray Data would stream them."""
-
-    def __init__(self, concepts: Iterable[Concept], errors: Iterable[str] = ()) -> None:
-        self._rows = [
-            {
-                "concept_id": c.concept_id,
-                "steps": c.steps,
-                "concept": c.to_row()["concept"],
-                "error": "",
-                "done": False,
-            }
-            for c in concepts
-        ]
-        self._rows += [
-            {
-                "concept_id": name,
-                "steps": 5,
-                "concept": b"",
-                "error": "image x.png: is truncated",
-                "done": False,
-            }
-            for name in errors
-        ]
-
-    def iter_rows(self, wanted: Collection[str]) -> Iterator[dict[str, Any]]:
-        return iter(self._rows)
 
 
 class Handle:
@@ -79,7 +53,7 @@ class Bench:
         service = self.config.service
         return Handle(
             Scheduler(
-                Rows(concepts, errors),
+                Rows.of(concepts, errors),
                 keys,
                 self.store.uri,
                 ahead=16,
@@ -129,20 +103,27 @@ class Bench:
         return History.from_bytes(data)
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 60) -> Any:
-    """What the condition gives once it is true."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.05)
-    raise AssertionError("waited in vain")
-
-
 def over(feed: Any) -> Any:
     """The feed's status once it has published everything."""
     import ray
 
     wait_for(lambda: ray.get(feed.status.remote(0)).over)
     return ray.get(feed.status.remote(0))
+
+
+class Crash(BaseException):
+    """What a worker dies of."""
+
+
+def crash_at(worker: Worker, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets a worker die before the step after `step` of its first concept, with all writes done."""
+    real = worker._step
+
+    def stop(pack: Pack) -> None:
+        if pack.tasks[0].step >= step:
+            worker._writer.submit(lambda: None).result()
+            raise Crash
+        time.sleep(0.06)
+        real(pack)
+
+    monkeypatch.setattr(worker, "_step", stop)

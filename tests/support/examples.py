@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,15 @@ import pyarrow.parquet as pq
 import safetensors.numpy
 from PIL import Image
 
+from tests.support.commands import LOCAL_RAY, as_options, script
 from textinv_ray.config.job import JobConfig
+from textinv_ray.manifest.reader import Manifest
+from textinv_ray.service.driver import job_record
+from textinv_ray.service.intake import plan
+from textinv_ray.service.models import sources
 from textinv_ray.service.store.history import History
 from textinv_ray.service.store.store import Store, sample_name
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 MANIFEST = pa.schema(
     [
         ("concept_id", pa.string()),
@@ -58,7 +61,7 @@ def write_manifest(folder: Path, count: int, changes: Mapping[str, Mapping[str, 
         names = [f"c{index}-{number}.png" for number in range(3)]
         for number, name in enumerate(names):
             (folder / name).write_bytes(png(10 * index + number))
-        row = {
+        row: dict[str, Any] = {
             "concept_id": f"c{index}",
             "images": names,
             "initializer_token": "cat",
@@ -166,15 +169,21 @@ def finish(
     store.finish(concept_id, made, files)
 
 
+def begin(store: Store, config: JobConfig, folder: Path, count: int = 3) -> None:
+    """Writes a manifest of `count` concepts into `folder`/data, and the store's job.json, as a job's start does."""
+    manifest = Manifest.open(str(write_manifest(folder / "data", count)))
+    todo = plan.make(manifest, config, sources.facts(config.model), store)
+    job_record.begin(store, manifest, config, todo)
+
+
 def ablate(
     manifest: str, folder: Path, settings: Sequence[str], *options: str
 ) -> subprocess.CompletedProcess[str]:
     """jobs/ablate.py on a Ray of its own, in `folder`, into its "out"."""
-    command = [sys.executable, str(REPOSITORY / "jobs" / "ablate.py"), manifest, "-o", "out"]
     return subprocess.run(
-        [*command, *(part for setting in settings for part in ("--set", setting)), *options],
+        [*script("ablate", manifest, "-o", "out"), *as_options(settings), *options],
         cwd=folder,
-        env={**os.environ, "RAY_ADDRESS": "local", "OMP_NUM_THREADS": "1"},
+        env={**os.environ, **LOCAL_RAY},
         capture_output=True,
         text=True,
         timeout=400,

@@ -1,125 +1,39 @@
-"""Jobs as users start them, on a cluster of several nodes, with means to disturb them and to judge the outcome."""
+"""Jobs as users start them, with means to disturb them and to check the outcome."""
 
 from __future__ import annotations
 
 import os
 import re
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import psutil
 import safetensors.numpy
 
 from tests.support import examples
+from tests.support.commands import LOCAL_RAY, Command, as_options, script
 from textinv_ray.concepts import prepare
 from textinv_ray.config.job import JobConfig
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.models import sources
 from textinv_ray.service.store.store import Store
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 # Of a word's norm. Another pack size changes the order of float32 sums, which Adam makes visible where a gradient is
 # next to zero: 0.0006 was seen. A single step more is 0.005 to 0.03.
 TOLERANCE = 0.002
 
 
-class Nodes:
-    """A Ray of a head, for the feed and the like, and of nodes with room for one worker each."""
-
-    def __init__(self, workers: int) -> None:
-        from ray.cluster_utils import Cluster
-
-        self._options = {"object_store_memory": 100 * 2**20, "dashboard_agent_listen_port": 0}
-        self._cluster = Cluster(
-            initialize_head=True,
-            # With the dashboard, as clusters have it: Train asks it which of its controllers live.
-            head_node_args={
-                "num_cpus": 1,
-                "include_dashboard": True,
-                "dashboard_port": free_ports(1)[0],
-                **self._options,
-            },
-        )
-        self._wanted = workers
-        self.workers: list[Any] = []
-        self.complete()
-
-    @property
-    def address(self) -> str:
-        return str(self._cluster.address)
-
-    def complete(self) -> None:
-        """Adds nodes that were killed. On the main thread only."""
-        while len(self.workers) < self._wanted:
-            self.add()
-
-    def add(self) -> None:
-        self.workers.append(self._cluster.add_node(num_cpus=2, **self._options))
-
-    def kill(self, index: int = 0) -> None:
-        """Its raylet dies, and all its processes with it."""
-        self._cluster.remove_node(self.workers.pop(index), allow_graceful=False)
-
-    def drain(self, index: int = 0) -> None:
-        """Tells it, as a cloud does some time before it takes a spot machine away."""
-        from ray._raylet import GcsClient
-        from ray.core.generated.autoscaler_pb2 import DrainNodeReason
-
-        reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
-        deadline_ms = int(1000 * (time.time() + 120))
-        client = GcsClient(address=self.address)
-        accepted, why = client.drain_node(self.workers[index].node_id, reason, "spot", deadline_ms)
-        assert accepted, why
-
-    def workers_of(self, index: int) -> list[psutil.Process]:
-        """The processes on a node that learn."""
-        raylet = self.workers[index].all_processes["raylet"][0].process.pid
-        return [worker for worker in processes("RayTrainWorker") if worker.ppid() == raylet]
-
-    def close(self) -> None:
-        self._cluster.shutdown()
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nothing on this machine listens on."""
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
-class Command(subprocess.Popen[str]):
-    """A process that prints into a file: a pipe that nobody reads would stop it once it is full."""
-
-    def __init__(self, command: list[str], said: Path, **options: Any) -> None:
-        self._said = said
-        with said.open("w") as out:
-            super().__init__(command, stdout=out, stderr=subprocess.STDOUT, text=True, **options)
-
-    def said(self) -> str:
-        """What it has printed."""
-        return self._said.read_text()
-
-
 class Job:
-    """A command, its folder, and what it says."""
+    """`jobs/invert_many.py` over data/manifest.parquet in a folder, its output and its log."""
 
-    def __init__(self, folder: Path, address: str, settings: Iterable[str], output: str = "out") -> None:
-        """`output`: a folder in `folder`, or a URI."""
+    def __init__(
+        self, folder: Path, settings: Iterable[str], output: str = "out", address: str = "local"
+    ) -> None:
+        """`output`: a folder in `folder`, or a URI. `address`: of the Ray; "local" starts one for each run."""
         self.folder = folder
-        self.address = address
         self.settings = list(settings)
         self.output = output
-        self.environment: dict[str, str] = {}
+        self.environment = {**LOCAL_RAY, "RAY_ADDRESS": address}
         self._started: list[Command] = []
         self.store = Store(output if "://" in output else str(folder / output))
 
@@ -132,21 +46,14 @@ class Job:
         self.environment["PYTHONPATH"] = f"{inject}:{os.environ.get('PYTHONPATH', '')}"
 
     def start(self, *options: str) -> Command:
-        settings = [part for setting in self.settings for part in ("--set", setting)]
-        environment = {
-            **os.environ,
-            "RAY_ADDRESS": self.address,
-            "OMP_NUM_THREADS": "1",
-            **self.environment,
-        }
         process = Command(
-            [
-                *(sys.executable, str(REPOSITORY / "jobs" / "invert_many.py"), "data/manifest.parquet"),
-                *("-o", self.output, *settings, *options),
-            ],
-            self.folder / f"said-{len(self._started)}.log",
-            cwd=self.folder,
-            env=environment,
+            script(
+                "invert_many",
+                *("data/manifest.parquet", "-o", self.output, *as_options(self.settings), *options),
+            ),
+            self.folder / f"run-{len(self._started)}",
+            self.folder,
+            self.environment,
         )
         self._started.append(process)
         return process
@@ -159,8 +66,8 @@ class Job:
                 process.wait()
 
     def run(self, *options: str) -> tuple[int, str]:
-        """(exit code, what it printed)."""
-        return ended(self.start(*options))
+        """Starts it and waits for its end. Returns (exit code, what it printed)."""
+        return self.start(*options).ended()
 
     def log(self) -> str:
         """What driver and workers logged, over all runs."""
@@ -257,48 +164,10 @@ def quick(*overrides: str) -> list[str]:
     ]
 
 
-def processes(name: str) -> list[psutil.Process]:
-    """Ray's processes of one kind, such as RayTrainWorker, Scheduler, Fleet or TrainController, under this one."""
-    found = []
-    for child in psutil.Process().children(recursive=True):
-        try:
-            if child.name().startswith("ray::") or child.cmdline()[:1]:
-                title = " ".join(child.cmdline())
-                if title.startswith("ray::") and name in title and child.status() != psutil.STATUS_ZOMBIE:
-                    found.append(child)
-        except psutil.Error:
-            continue
-    return found
-
-
-def wait_for(process: Command, condition: Callable[[], Any], seconds: float = 400) -> Any:
-    """What the condition gives once it is true. Fails when the process ends before."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
-        if process.poll() is not None:
-            raise AssertionError(f"it ended: {process.said()}")
-        time.sleep(0.02)
-    raise AssertionError("waited in vain")
-
-
-def ended(process: Command, seconds: float = 400) -> tuple[int, str]:
-    """(exit code, what it printed)."""
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        process.terminate()
-        process.wait(60)
-        raise AssertionError(f"it didn't end: {process.said()}") from None
-    return process.returncode, process.said()
-
-
 def make(folder: Path, address: str, count: int, *overrides: str, output: str = "out") -> Job:
     """A job over `count` concepts."""
     examples.write_manifest(folder / "data", count)
-    return Job(folder, address, quick(*overrides), output)
+    return Job(folder, quick(*overrides), output, address)
 
 
 _SITECUSTOMIZE = '''

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 from typing import Any
+
+from tests.support.network import free_ports
+from tests.support.waiting import wait_for
+from textinv_ray.service.store.store import Store
+from textinv_ray.service.tracking.mirror import MLflowMirror
 
 
 class Database:
@@ -75,9 +78,7 @@ class Server:
     def __init__(self, template: Path, folder: Path) -> None:
         self.database = Database(template, folder)
         self.path = folder / "mlflow.db"
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        (self.port,) = free_ports(1)
         self.uri = f"http://127.0.0.1:{self.port}"
         self.view = Database.at(self.uri)
         self._artifacts = folder / "artifacts"
@@ -94,15 +95,7 @@ class Server:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        deadline = time.monotonic() + 240
-        while time.monotonic() < deadline:
-            try:
-                urllib.request.urlopen(f"{self.uri}/health", timeout=1).close()
-                return
-            except OSError:
-                assert self._process.poll() is None, "the server ended"
-                time.sleep(0.2)
-        raise AssertionError("the server didn't come up")
+        wait_for(self._answers, 240, "the server didn't come up")
 
     def stop(self) -> None:
         """As a machine that goes: nothing is said to anybody."""
@@ -110,3 +103,24 @@ class Server:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait(30)
             self._process = None
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, "the server ended"
+        try:
+            urllib.request.urlopen(f"{self.uri}/health", timeout=1).close()
+        except OSError:
+            return False
+        return True
+
+
+def write_view(store: Store, database: Database) -> MLflowMirror:
+    """Writes a finished job's results to MLflow, as the driver does at its end."""
+    view = MLflowMirror(store, database.uri, "textinv")
+    view.open()
+    for concept_id in view.missing():
+        view.update(concept_id)
+    report = Path(store.root) / "report.html"
+    report.write_text("report")
+    view.close("FINISHED", [report])
+    return view

@@ -33,7 +33,7 @@ class S3Server:
         self.mode = "ok"
         self.times: float = float("inf")
         """How many requests get the mode's answer; then it is "ok" again."""
-        self.only = ("GET", "HEAD", "PUT", "POST", "DELETE")
+        self.only: tuple[str, ...] = ("GET", "HEAD", "PUT", "POST", "DELETE")
         """Methods that the mode concerns."""
         self.requests: list[str] = []
         """METHOD /path of all so far."""
@@ -85,7 +85,7 @@ class S3Server:
             status, body = _ANSWERS[self.mode]
             respond(status, [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
             return [b"" if method == "HEAD" else body.encode()]
-        return self._backend(environment, respond)  # type: ignore[no-any-return]
+        return self._backend(environment, respond)
 
     def _keys(self) -> dict[str, str]:
         return {

@@ -16,15 +16,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.cli.test_jobs import textinv
-from tests.service.tracking.test_mirror import begin, write_view
 from tests.support import examples
-from tests.support.mlflow import Database
+from tests.support.commands import REPOSITORY, textinv
+from tests.support.mlflow import Database, write_view
 from textinv_ray.service.batch import evaluate
 from textinv_ray.service.store.pictures import training_grid, training_images
 from textinv_ray.service.store.store import Store
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 @given(st.integers(1, 7), st.integers(1, 9))
@@ -36,7 +33,7 @@ def test_training_images_come_back_from_their_grid(count: int, side: int) -> Non
 @pytest.fixture
 def store(tmp_path: Path, tiny_sd: Path, tiny_clip: Path) -> Store:
     store = Store(str(tmp_path / "out"))
-    begin(store, examples.config(tiny_sd, tiny_clip, "service.workers=1"), tmp_path)
+    examples.begin(store, examples.config(tiny_sd, tiny_clip, "service.workers=1"), tmp_path)
     for index, concept_id in enumerate(("a", "b")):
         vectors = torch.randn(1, 32, generator=torch.Generator().manual_seed(index)).tolist()
         examples.finish(store, concept_id, vectors, embedding_dim=32, tags={"description": "a red cat"})
@@ -95,7 +92,7 @@ def test_subjects_come_from_the_store(store: Store) -> None:
 
 def command(*arguments: str) -> tuple[int, str]:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "jobs" / "evaluate_many.py"), *arguments],
+        [sys.executable, str(REPOSITORY / "jobs" / "evaluate_many.py"), *arguments],
         env={**os.environ, "RAY_ADDRESS": "local"},
         capture_output=True,
         text=True,

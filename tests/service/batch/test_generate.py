@@ -20,15 +20,13 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from tests.cli.test_jobs import textinv
 from tests.support import examples
+from tests.support.commands import REPOSITORY, textinv
 from textinv_ray.inversion.generation import Request
 from textinv_ray.service.batch import generate, prompts_table
 from textinv_ray.service.library.lexicon import Lexicon
 from textinv_ray.service.store.store import Store
 from textinv_ray.util.errors import UserError
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def vectors(seed: int, count: int = 1) -> torch.Tensor:
@@ -214,7 +212,7 @@ def test_many_prompts_and_again(output: Store, settings: list[str], tmp_path: Pa
     def command(*arguments: str) -> tuple[int, str]:
         done = subprocess.run(
             [sys.executable, *arguments, "--words", output.uri, *settings],
-            env={**os.environ, "RAY_ADDRESS": "local", "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "RAY_ADDRESS": "local", "PYTHONPATH": str(REPOSITORY)},
             capture_output=True,
             text=True,
             timeout=300,
@@ -223,7 +221,7 @@ def test_many_prompts_and_again(output: Store, settings: list[str], tmp_path: Pa
         return done.returncode, done.stdout
 
     def run() -> tuple[int, str]:
-        return command(str(ROOT / "jobs" / "generate_many.py"), path, "--output", out.uri)
+        return command(str(REPOSITORY / "jobs" / "generate_many.py"), path, "--output", out.uri)
 
     code, said = run()
     assert code == 1, said

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -20,9 +19,10 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from tests.service.cluster.test_connection import RAY, REPOSITORY
 from tests.support import examples
-from tests.support.jobs import free_ports
+from tests.support.commands import RAY, REPOSITORY, as_options
+from tests.support.network import answers, free_ports
+from tests.support.waiting import wait_for
 
 HEAD_ID = "f" * 51 + "00000"  # the fake provider's name for its head
 MACHINES = 2
@@ -104,11 +104,7 @@ class Head:
 
     def _answers(self, port: int) -> bool:
         assert self.process.poll() is None, self.said()
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            return False
-        return True
+        return answers(port)
 
     def said(self) -> str:
         self._log.seek(0)
@@ -139,13 +135,6 @@ class Head:
         self._log.close()
 
 
-def wait_for(condition: Callable[[], object], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.2)
-
-
 @pytest.fixture
 def head(tmp_path: Path) -> Iterator[Head]:
     head = Head(tmp_path)
@@ -161,8 +150,14 @@ def test_machines_come_and_go_with_the_job(
     """Submitted without --working-dir: it runs in the folder where the head was started, as in the image."""
     manifest = examples.write_manifest(tmp_path / "data", 4)
     settings = examples.settings(tiny_sd, tiny_clip, "model.device=cpu", "training.steps=200")
-    options = [part for setting in settings for part in ("--set", setting)]
-    command = ["python", "jobs/invert_many.py", str(manifest), "-o", str(tmp_path / "out"), *options]
+    command = [
+        "python",
+        "jobs/invert_many.py",
+        str(manifest),
+        "-o",
+        str(tmp_path / "out"),
+        *as_options(settings),
+    ]
     job = subprocess.Popen(
         [RAY, "job", "submit", "--address", head.dashboard, "--", *command],
         cwd=tmp_path,

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,12 +16,11 @@ import pytest
 from ray.job_submission import JobSubmissionClient
 
 from tests.support import examples
-from tests.support.jobs import free_ports
+from tests.support.commands import RAY, REPOSITORY, as_options
+from tests.support.network import answers, free_ports
+from tests.support.waiting import wait_for
 from textinv_ray.service.cluster import connection
 from textinv_ray.util.errors import UserError
-
-REPOSITORY = Path(__file__).resolve().parents[3]
-RAY = str(Path(sys.executable).with_name("ray"))
 
 
 def test_no_running_ray(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,14 +56,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         [RAY, *command.split()], stdout=log, stderr=log, env=environment, start_new_session=True
     )
     try:
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            try:
-                socket.create_connection(("127.0.0.1", dashboard), timeout=1).close()
-                break
-            except OSError:
-                assert process.poll() is None, (log.seek(0), log.read())
-                time.sleep(0.5)
+        wait_for(lambda: answers(dashboard) or process.poll() is not None, 120, "the head doesn't answer")
+        assert process.poll() is None, (log.seek(0), log.read())
         yield f"http://127.0.0.1:{dashboard}"
     finally:
         os.killpg(process.pid, signal.SIGTERM)
@@ -78,12 +70,11 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def submit(head: str, folder: Path, options: list[str], *more: str) -> subprocess.CompletedProcess[str]:
     """`ray job submit` of the README's first line."""
-    settings = [part for option in options for part in ("--set", option)]
     return subprocess.run(
         [
             *(RAY, "job", "submit", "--address", head, "--working-dir", ".", *more, "--"),
             *("python", "jobs/invert_many.py", str(folder / "data" / "manifest.parquet")),
-            *("-o", str(folder / "out"), *settings),
+            *("-o", str(folder / "out"), *as_options(options)),
         ],
         cwd=REPOSITORY,
         env={**os.environ, "RAY_AUTH_MODE": "disabled"},
@@ -102,16 +93,11 @@ def test_a_submitted_job(head: str, tmp_path: Path, tiny_sd: Path, tiny_clip: Pa
     )
     begun = submit(head, tmp_path, options, "--no-wait", "--submission-id", "first")
     assert begun.returncode == 0, begun.stdout + begun.stderr
-    deadline = time.monotonic() + 300
-    while not list((tmp_path / "out").glob("concepts/*/checkpoint.safetensors")):
-        assert time.monotonic() < deadline, "no checkpoint"
-        time.sleep(0.05)
+    wait_for(lambda: list((tmp_path / "out").glob("concepts/*/checkpoint.safetensors")), 300, "no checkpoint")
     # At once: in the seconds that `ray job stop` takes to start, a thousand steps are soon taken.
     jobs = JobSubmissionClient(head)
     assert jobs.stop_job("first")
-    while not jobs.get_job_status("first").is_terminal():
-        assert time.monotonic() < deadline, "the job goes on"
-        time.sleep(0.05)
+    wait_for(lambda: jobs.get_job_status("first").is_terminal(), 60, "the job goes on")
     log = (tmp_path / "out" / "job.log").read_text()
     assert "stopping: the workers write checkpoints" in log
 

@@ -6,155 +6,79 @@ The tests of the first class build on one another: they are one story on one out
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from tests.support import examples
-from textinv_ray.concepts import prepare
-from textinv_ray.config.job import JobConfig
-from textinv_ray.manifest.reader import Manifest
-from textinv_ray.service.models import sources
-from textinv_ray.service.store.store import Store
+from tests.support import examples, jobs
+from tests.support.jobs import Job
+from tests.support.nodes import processes
 
-REPOSITORY = Path(__file__).resolve().parents[3]
 STEPS = 300  # seconds of work: a worker that is killed at its first checkpoint has not finished
 pytestmark = pytest.mark.slow
 
 
-class Job:
-    """A command, its folder, and what it says."""
-
-    def __init__(self, folder: Path, sd: Path, clip: Path) -> None:
-        self.folder = folder
-        self.settings = examples.settings(
-            sd,
-            clip,
-            f"training.steps={STEPS}",
-            "service.workers=2",
-            "service.heartbeat_s=0.3",
-            "service.lease_timeout_s=4",
-            "service.checkpoint_every_s=0.2",
-        )
-        self.store = Store(str(folder / "out"))
-
-    def start(self, *options: str, **environment: str) -> subprocess.Popen[str]:
-        settings = [part for setting in self.settings for part in ("--set", setting)]
-        return subprocess.Popen(
-            [
-                *(sys.executable, str(REPOSITORY / "jobs" / "invert_many.py"), "data/manifest.parquet"),
-                *("-o", "out", *settings, *options),
-            ],
-            cwd=self.folder,
-            env={**os.environ, "RAY_ADDRESS": "local", "OMP_NUM_THREADS": "1", **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(self, *options: str) -> tuple[int, str]:
-        """(exit code, what it printed)."""
-        process = self.start(*options)
-        out, err = process.communicate(timeout=280)
-        assert err == "", "nothing but our lines"
-        return process.returncode, out
-
-    def vectors(self) -> dict[str, np.ndarray]:
-        table = pq.read_table(self.folder / "out" / "results.parquet")
-        return {
-            row["concept_id"]: np.asarray(row["vectors"])
-            for row in table.to_pylist()
-            if row["status"] == "done"
-        }
-
-
-def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """The processes that learn."""
-    found = []
-    for child in psutil.Process(process.pid).children(recursive=True):
-        try:
-            if "RayTrainWorker" in " ".join(child.cmdline()):
-                found.append(child)
-        except psutil.Error:
-            continue
-    return found
-
-
-def wait_for(process: subprocess.Popen[str], condition: Callable[[], Any], seconds: float = 200) -> Any:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise AssertionError(f"it ended: {process.communicate()}")
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.02)
-    raise AssertionError("waited in vain")
-
-
 @pytest.fixture(scope="module")
-def job(tmp_path_factory: pytest.TempPathFactory, tiny_sd: Path, tiny_clip: Path) -> Job:
+def job(tmp_path_factory: pytest.TempPathFactory, tiny_sd: Path, tiny_clip: Path) -> Iterator[Job]:
+    """Six concepts; one of c5's images doesn't exist."""
     folder = tmp_path_factory.mktemp("job")
     examples.write_manifest(folder / "data", 6, {"c5": {"images": ["c5-0.png", "no-such-file.png"]}})
-    return Job(folder, tiny_sd, tiny_clip)
-
-
-def alone(job: Job, concept_id: str) -> np.ndarray:
-    """What one process without any service learns."""
-    from textinv_ray.inversion.backbone import Backbone
-    from textinv_ray.inversion.pack import Pack
-    from textinv_ray.inversion.task import ConceptTask
-
-    config = JobConfig.load("mini", job.settings)
-    facts = sources.facts(config.model)
-    opened = Manifest.open(str(job.folder / "data" / "manifest.parquet"))
-    row = next(row for row in opened.rows() if row["concept_id"] == concept_id)
-    concept = prepare.make(
-        row, config, base=opened.base, resolution=facts.resolution, model_identity=facts.identity
+    settings = examples.settings(
+        tiny_sd,
+        tiny_clip,
+        f"training.steps={STEPS}",
+        "service.workers=2",
+        "service.heartbeat_s=0.3",
+        "service.lease_timeout_s=4",
+        "service.checkpoint_every_s=0.2",
     )
-    backbone = Backbone.load(config.model.path, dtype="float32")
-    task = ConceptTask(concept, backbone, config)
-    pack = Pack(backbone, config, 1)
-    pack.add(task)
-    while pack.tasks:
-        pack.step()
-    return task.vectors.numpy()
+    job = Job(folder, settings)
+    yield job
+    job.close()
+
+
+def run(job: Job, *options: str) -> tuple[int, str]:
+    """(exit code, what it printed)."""
+    process = job.start(*options)
+    code, _ = process.ended(280)
+    assert process.err() == "", "nothing but our lines"
+    return code, process.out()
+
+
+def vectors(job: Job) -> dict[str, np.ndarray]:
+    """By results.parquet: concept_id -> (V, D)."""
+    table = pq.read_table(job.folder / "out" / "results.parquet")
+    return {
+        row["concept_id"]: np.asarray(row["vectors"]) for row in table.to_pylist() if row["status"] == "done"
+    }
 
 
 class TestStory:
     def test_two_workers_killed_one_bad_image(self, job: Job) -> None:
         """Killed workers' concepts go on from their checkpoints; a bad image fails its concept alone."""
         process = job.start()
-        pattern = "concepts/*/checkpoint.safetensors"
-        wait_for(process, lambda: list(Path(job.store.root).glob(pattern)) and len(workers_of(process)) == 2)
+        process.wait_for(lambda: job.checkpoints() and len(processes("RayTrainWorker", process.pid)) == 2)
         # Both: nothing tells from outside which of them holds the concept that has a checkpoint.
-        for worker in workers_of(process):
+        for worker in processes("RayTrainWorker", process.pid):
             worker.kill()
-        out, err = process.communicate(timeout=280)
-        assert err == ""
-        assert process.returncode == 1, out
+        code, out = process.ended(280)
+        assert process.err() == ""
+        assert code == 1, out
         assert "5 of 6 concepts learned" in out
         assert "c5: image " in out
         assert "no-such-file.png: doesn't exist" in out
-        assert "worker" not in Path(job.store.path("failed")).name
 
-        log = Path(job.store.path("job.log")).read_text()
-        resumed = [line for line in log.splitlines() if "from step" in line and "from step 0 " not in line]
-        assert resumed, "at least one concept went on from a checkpoint"
-        vectors = job.vectors()
-        assert sorted(vectors) == ["c0", "c1", "c2", "c3", "c4"]
+        assert job.resumed(), "at least one concept went on from a checkpoint"
+        found = vectors(job)
+        assert sorted(found) == ["c0", "c1", "c2", "c3", "c4"]
         for concept_id in ("c0", "c4"):
-            np.testing.assert_allclose(vectors[concept_id], alone(job, concept_id), atol=1e-5)
+            alone = jobs.words(job.folder, job.settings, only=[concept_id])
+            np.testing.assert_allclose(found[concept_id], alone[concept_id], atol=1e-5)
 
     def test_mlflow_has_it(self, job: Job) -> None:
         from mlflow import MlflowClient
@@ -181,22 +105,22 @@ class TestStory:
     def test_the_same_command_tries_only_what_is_missing(self, job: Job) -> None:
         before = {c: job.store.result(c) for c in ("c0", "c1", "c2", "c3", "c4")}
         (job.folder / "data" / "no-such-file.png").write_bytes(examples.png(77))
-        code, out = job.run()
+        code, out = run(job)
         assert code == 0, out
         assert f"to learn: 1 concept, {STEPS} steps; done already: 5" in out
         assert before == {c: job.store.result(c) for c in before}
-        assert sorted(job.vectors()) == ["c0", "c1", "c2", "c3", "c4", "c5"]
+        assert sorted(vectors(job)) == ["c0", "c1", "c2", "c3", "c4", "c5"]
         assert job.store.failure("c5") is None
 
     def test_then_there_is_nothing_to_do(self, job: Job) -> None:
         began = time.monotonic()
-        code, out = job.run()
+        code, out = run(job)
         assert code == 0
         assert "nothing to do: all 6 concepts are done" in out
         assert time.monotonic() - began < 15
 
     def test_dry_run(self, job: Job) -> None:
-        code, out = job.run("--dry-run", "--set", "training.seed=1")
+        code, out = run(job, "--dry-run", "--set", "training.seed=1")
         assert code == 0
         assert "the manifest is in order" in out
         assert f"to learn: 6 concepts, {6 * STEPS} steps" in out
@@ -209,12 +133,12 @@ class TestStory:
         long = ("--set", "training.steps=3000")
         process = job.start(*more, *long)
         checkpoint = Path(job.store.path("concepts/c0/checkpoint.safetensors"))
-        wait_for(process, checkpoint.is_file)
+        process.wait_for(checkpoint.is_file)
         process.send_signal(signal.SIGTERM)
         began = time.monotonic()
-        out, _ = process.communicate(timeout=60)
+        code, out = process.ended(60)
         assert time.monotonic() - began < 15
-        assert process.returncode == 143, out
+        assert code == 143, out
         assert "stopping: the workers write checkpoints" in out
         assert "the same command goes on where this one ended" in out
         assert checkpoint.is_file()
@@ -222,17 +146,17 @@ class TestStory:
 
 def test_a_model_that_is_not_there(job: Job) -> None:
     process = job.start("--set", "model.path=/no/such/model")
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 2
-    assert "no/such/model" in err
-    assert "Traceback" not in err
+    code, said = process.ended(60)
+    assert code == 2
+    assert "no/such/model" in process.err()
+    assert "Traceback" not in said
 
 
 def test_a_model_that_workers_cant_load_ends_the_job(job: Job, tmp_path: Path) -> None:
     """Found out only by the workers: the job must end and say why, not try forever."""
     process = job.start("--set", "scoring.model=/no/such/model", "--set", "training.seed=5", "--only", "c0")
-    out, _ = process.communicate(timeout=280)
-    assert process.returncode == 1, out
+    code, out = process.ended(280)
+    assert code == 1, out
     assert "the job could not go on: no worker could start" in out
     assert "/no/such/model" in out
 
@@ -240,14 +164,14 @@ def test_a_model_that_workers_cant_load_ends_the_job(job: Job, tmp_path: Path) -
 def test_mlflow_that_was_away_catches_up(job: Job, tmp_path: Path) -> None:
     """A server that refuses stops nothing; the next run of the command writes what is missing, without a Ray."""
     away = ("--set", "tracking.uri=http://127.0.0.1:9", "--set", "training.seed=6", "--only", "c1")
-    code, out = job.run(*away)
+    code, out = run(job, *away)
     assert code == 0, out
     assert "MLflow can't be written to for now, the job goes on" in out
     assert "MLflow hasn't everything yet; the next run of this command catches up" in out
     here = ("--set", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db", *away[2:])
-    code, out = job.run(*here)
+    code, out = run(job, *here)
     assert code == 0, out
     assert "concepts are done; MLflow catches up" in out
     assert "Ray:" not in out
-    _, out = job.run(*here)
+    _, out = run(job, *here)
     assert "nothing to do" in out

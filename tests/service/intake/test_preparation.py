@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support import examples
-from tests.support.bench import wait_for
+from tests.support.waiting import wait_for
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.intake.idle_throttle import IdleThrottle
 from textinv_ray.service.intake.preparation import Preparation

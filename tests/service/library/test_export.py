@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.cli.test_jobs import textinv
-from tests.service.tracking.test_mirror import begin, write_view
 from tests.support import examples
-from tests.support.mlflow import Database
+from tests.support.commands import textinv
+from tests.support.mlflow import Database, write_view
 from textinv_ray.inversion.formats import FORMATS, read_words
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.tracking.concept_runs import ConceptRuns
@@ -93,7 +92,7 @@ def test_approved_words(
     from mlflow import MlflowClient
 
     store = Store(str(tmp_path / "out"))
-    begin(store, examples.config(tiny_sd, tiny_clip), tmp_path)
+    examples.begin(store, examples.config(tiny_sd, tiny_clip), tmp_path)
     for concept_id in ("a", "b", "c"):
         examples.finish(store, concept_id)
     database = Database(empty_database, tmp_path / "first")

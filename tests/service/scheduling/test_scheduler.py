@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support import examples
+from tests.support.rows import Rows
+from tests.support.waiting import wait_for
 from textinv_ray.service.scheduling import scheduler as feeds
 from textinv_ray.service.scheduling.scheduler import Scheduler
 from textinv_ray.service.store.keys import Key
 from textinv_ray.service.store.store import Store
-
-
-class Rows:
-    """Rows that count how many were pulled."""
-
-    def __init__(self, count: int, **changes: Any) -> None:
-        self._count = count
-        self._changes = changes
-        self.pulled = 0
-
-    def iter_rows(self, wanted: Collection[str]) -> Iterator[dict[str, Any]]:
-        for index in range(self._count):
-            if f"c{index}" not in wanted:
-                continue
-            self.pulled += 1
-            row = {"concept_id": f"c{index}", "steps": 10, "concept": b"x", "error": "", "done": False}
-            yield {**row, **self._changes}
 
 
 @pytest.fixture
@@ -49,15 +34,8 @@ def make(rows: Rows, store: Store, ahead: int = 4, lease_timeout_s: float = 60, 
     )
 
 
-def wait_for(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
-
-
 def test_reads_only_a_little_ahead(store: Store) -> None:
-    rows = Rows(50)
+    rows = Rows.numbered(50)
     feed = make(rows, store, ahead=4)
     wait_for(lambda: rows.pulled == 4)
     time.sleep(0.1)
@@ -67,7 +45,7 @@ def test_reads_only_a_little_ahead(store: Store) -> None:
 
 
 def test_the_payload_is_concept_and_stamp(store: Store) -> None:
-    feed = make(Rows(1), store)
+    feed = make(Rows.numbered(1), store)
     wait_for(lambda: feed.take("w", 1).leases or feed.status(0).running)
     feed.leave("w")
     (lease,) = feed.take("w", 1).leases
@@ -75,7 +53,7 @@ def test_the_payload_is_concept_and_stamp(store: Store) -> None:
 
 
 def test_to_the_end(store: Store) -> None:
-    feed = make(Rows(3), store)
+    feed = make(Rows.numbered(3), store)
     seen: list[str] = []
     while not (answer := feed.take("w", 2)).over:
         for lease in answer.leases:
@@ -87,7 +65,7 @@ def test_to_the_end(store: Store) -> None:
 
 
 def test_events_are_told_once(store: Store) -> None:
-    feed = make(Rows(2), store)
+    feed = make(Rows.numbered(2), store)
     wait_for(lambda: feed.take("w", 2).leases or feed.status(0).running)
     feed.saved("w", "c0", 3)
     wait_for(lambda: feed.status(0).events)
@@ -100,7 +78,7 @@ def test_events_are_told_once(store: Store) -> None:
 
 
 def test_images_that_failed_are_in_the_store_when_heard_of(store: Store) -> None:
-    feed = make(Rows(2, error="image x: is truncated", concept=b""), store)
+    feed = make(Rows.numbered(2, error="image x: is truncated", concept=b""), store)
     wait_for(lambda: feed.status(0).events)
     failure = store.failure(feed.status(0).events[0].concept_id)
     assert failure is not None
@@ -111,7 +89,7 @@ def test_images_that_failed_are_in_the_store_when_heard_of(store: Store) -> None
 def test_a_store_that_is_away_delays_the_news(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(Store, "fail", lambda *_: (_ for _ in ()).throw(OSError("away")))
-        feed = make(Rows(1, error="x", concept=b""), store)
+        feed = make(Rows.numbered(1, error="x", concept=b""), store)
         wait_for(lambda: feed.status(0).failed)
         time.sleep(0.1)
         assert not feed.status(0).events
@@ -123,7 +101,7 @@ def test_a_store_that_is_away_delays_the_news(store: Store, monkeypatch: pytest.
 def test_what_is_recognised_is_not_read_again(store: Store) -> None:
     """Files that were only touched: the result's key becomes the new one."""
     examples.finish(store, "c0")
-    feed = make(Rows(1, done=True, concept=b""), store)
+    feed = make(Rows.numbered(1, done=True, concept=b""), store)
     wait_for(lambda: feed.status(0).over)
     assert feed.status(0).skipped == 1
     result = store.result("c0")
@@ -136,7 +114,7 @@ def test_an_unreadable_manifest_ends_the_job(store: Store) -> None:
         def iter_rows(self, wanted: Collection[str]) -> Iterator[dict[str, Any]]:
             raise OSError("connection reset")
 
-    feed = make(Broken(1), store)
+    feed = make(Broken.numbered(1), store)
     wait_for(lambda: feed.status(0).problem)
     assert feed.status(0).problem == "reading the manifest failed: connection reset"
     assert feed.take("w", 1).over
@@ -144,7 +122,7 @@ def test_an_unreadable_manifest_ends_the_job(store: Store) -> None:
 
 
 def test_workers_that_never_start_end_the_job(store: Store) -> None:
-    feed = make(Rows(1), store)
+    feed = make(Rows.numbered(1), store)
     feed.failed_to_start("no such model")
     assert not feed.status(0).problem
     feed.failed_to_start("no such model")
@@ -152,7 +130,7 @@ def test_workers_that_never_start_end_the_job(store: Store) -> None:
 
 
 def test_a_worker_that_fails_to_start_later_is_no_problem(store: Store) -> None:
-    feed = make(Rows(1), store)
+    feed = make(Rows.numbered(1), store)
     feed.beat("w", {}, 5)
     for _ in range(5):
         feed.failed_to_start("GPU is gone")
@@ -160,7 +138,7 @@ def test_a_worker_that_fails_to_start_later_is_no_problem(store: Store) -> None:
 
 
 def test_stopping(store: Store) -> None:
-    rows = Rows(50)
+    rows = Rows.numbered(50)
     feed = make(rows, store)
     wait_for(lambda: feed.take("w", 1).leases or feed.status(0).running)
     assert not feed.beat("w", {"c0": 1}, 1).stop
@@ -173,7 +151,7 @@ def test_stopping(store: Store) -> None:
 
 
 def test_silent_workers_are_noticed_without_others_asking(store: Store) -> None:
-    feed = make(Rows(1), store, lease_timeout_s=0.2)
+    feed = make(Rows.numbered(1), store, lease_timeout_s=0.2)
     wait_for(lambda: feed.take("w", 1).leases or feed.status(0).running)
     wait_for(lambda: not feed.status(0).running)
 
@@ -189,7 +167,7 @@ def test_reading_that_fails_begins_again_at_what_is_left(store: Store) -> None:
                     self.fails -= 1
                     raise OSError("connection reset")
 
-    rows = Resets(4)
+    rows = Resets.numbered(4)
     feed = make(rows, store, ahead=16)
     wait_for(lambda: len(feed.take("w", 4).leases) == 4 or feed.status(0).running == 4)
     assert rows.pulled == 4, "c0 and c1 were not read again"
@@ -201,7 +179,7 @@ def test_reading_that_fails_begins_again_at_what_is_left(store: Store) -> None:
 
 def test_a_restarted_feed_finds_all_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is done and failed by the store, what is in work by the heartbeats, the rest by the manifest."""
-    first = make(Rows(6), store, ahead=16)
+    first = make(Rows.numbered(6), store, ahead=16)
     wait_for(lambda: len(first.take("w", 2).leases) == 2 or first.status(0).running == 2)
     began = time.time()
     examples.finish(store, "c0", row_fingerprint="row 0", images_mtime_digest="stamp 0")
@@ -211,7 +189,7 @@ def test_a_restarted_feed_finds_all_again(store: Store, monkeypatch: pytest.Monk
     cursor = first.status(0).cursor
 
     monkeypatch.setattr(feeds, "_was_restarted", lambda: True)
-    rows = Rows(6)
+    rows = Rows.numbered(6)
     feed = make(rows, store, ahead=16, began=began)
     wait_for(lambda: feed.status(0).failed == 1)
     assert not feed.beat("w", {"c4": 7}, 7).lost, "the worker keeps what it has"
@@ -233,7 +211,7 @@ def test_a_restarted_feed_finds_all_again(store: Store, monkeypatch: pytest.Monk
 
 def test_no_leases_to_a_node_that_is_about_to_go(store: Store) -> None:
     draining: set[str] = set()
-    feed = make(Rows(2), store, find_draining=lambda: draining)
+    feed = make(Rows.numbered(2), store, find_draining=lambda: draining)
     assert not feed.beat("w", {}, 0, "node-1").stop
     assert not feed.beat("v", {}, 0, "node-2").stop
     draining.add("node-1")
@@ -247,7 +225,7 @@ def test_no_leases_to_a_node_that_is_about_to_go(store: Store) -> None:
 
 def test_the_tail(store: Store) -> None:
     """Nothing is left but what others learn: more workers aren't wanted, until one of those is lost."""
-    feed = make(Rows(2), store, lease_timeout_s=0.3)
+    feed = make(Rows.numbered(2), store, lease_timeout_s=0.3)
     assert feed.wants_workers()
     wait_for(lambda: len(feed.take("w", 2).leases) == 2 or feed.status(0).running == 2)
     wait_for(lambda: not feed.wants_workers())
@@ -258,7 +236,7 @@ def test_the_tail(store: Store) -> None:
 
 
 def test_a_store_that_refuses_ends_the_job(store: Store) -> None:
-    feed = make(Rows(1), store)
+    feed = make(Rows.numbered(1), store)
     feed.halt("the output s3://b/x: access denied")
     assert feed.status(0).problem == "the output s3://b/x: access denied"
     assert feed.take("w", 1).over

@@ -8,12 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support import examples
-from tests.support.mlflow import Database, Server
-from textinv_ray.config.job import JobConfig
-from textinv_ray.manifest.reader import Manifest
-from textinv_ray.service.driver import job_record
-from textinv_ray.service.intake import plan
-from textinv_ray.service.models import sources
+from tests.support.mlflow import Database, Server, write_view
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.tracking.mirror import CONCEPT, MLflowMirror
 from textinv_ray.service.tracking.uri import ui_command
@@ -23,31 +18,13 @@ from textinv_ray.service.tracking.uri import ui_command
 def store(tmp_path: Path, tiny_sd: Path, tiny_clip: Path) -> Store:
     """A store that knows its job."""
     store = Store(str(tmp_path / "out"))
-    begin(store, examples.config(tiny_sd, tiny_clip), tmp_path)
+    examples.begin(store, examples.config(tiny_sd, tiny_clip), tmp_path)
     return store
-
-
-def begin(store: Store, config: JobConfig, folder: Path) -> None:
-    manifest = Manifest.open(str(examples.write_manifest(folder / "data", 3)))
-    facts = sources.facts(config.model)
-    job_record.begin(store, manifest, config, plan.make(manifest, config, facts, store))
 
 
 @pytest.fixture
 def database(tmp_path: Path, empty_database: Path) -> Database:
     return Database(empty_database, tmp_path / "first")
-
-
-def write_view(store: Store, database: Database) -> MLflowMirror:
-    """What the driver does at the end of a job."""
-    view = MLflowMirror(store, database.uri, "textinv")
-    view.open()
-    for concept_id in view.missing():
-        view.update(concept_id)
-    report = Path(store.root) / "report.html"
-    report.write_text("report")
-    view.close("FINISHED", [report])
-    return view
 
 
 def test_a_finished_concept(store: Store, database: Database) -> None:
@@ -199,7 +176,7 @@ def test_another_configuration_is_another_parent(
 ) -> None:
     examples.finish(store, "a")
     write_view(store, database)
-    begin(store, examples.config(tiny_sd, tiny_clip, "training.steps=9"), tmp_path)
+    examples.begin(store, examples.config(tiny_sd, tiny_clip, "training.steps=9"), tmp_path)
     examples.finish(store, "a", fingerprint="another", steps=2)
     view = write_view(store, database)
     parents = [run for run in database.runs() if CONCEPT not in run.data.tags]

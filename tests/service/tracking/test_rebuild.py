@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import resource
 import sqlite3
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.cli.test_jobs import textinv
 from tests.support import examples
+from tests.support.commands import textinv
 from tests.support.mlflow import Database, Server
-from textinv_ray.manifest.reader import Manifest
-from textinv_ray.service.driver import job_record
-from textinv_ray.service.intake import plan
-from textinv_ray.service.models import sources
+from tests.support.waiting import wait_for
 from textinv_ray.service.store.job import end, is_behind
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.tracking import background as trackers
@@ -39,9 +34,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 def store(tmp_path: Path, tiny_sd: Path, tiny_clip: Path) -> Store:
     """A job's, with two results, a failure and a concept that is being learned."""
     store = Store(str(tmp_path / "out"))
-    manifest = Manifest.open(str(examples.write_manifest(tmp_path / "data", 4)))
-    config = examples.config(tiny_sd, tiny_clip)
-    job_record.begin(store, manifest, config, plan.make(manifest, config, sources.facts(config.model), store))
+    examples.begin(store, examples.config(tiny_sd, tiny_clip), tmp_path, 4)
     for concept_id in IDS:
         examples.finish(store, concept_id)
     store.fail("c", {"error": "x", "time": 5.0})
@@ -61,13 +54,6 @@ def expected(store: Store, empty_database: Path, tmp_path: Path) -> dict[str, An
 def start(store: Store, uri: str) -> tuple[MirrorThread, list[str]]:
     said: list[str] = []
     return MirrorThread(MLflowMirror(store, uri, "textinv"), said.append), said
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
 
 
 def single(content: dict[str, Any]) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.cli.test_jobs import textinv
 from tests.support import examples
+from tests.support.commands import textinv
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.views import report, results_table
 from textinv_ray.service.views.similarity import direction, most_alike, nearest

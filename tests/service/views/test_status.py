@@ -11,12 +11,8 @@ from typing import Any
 import fsspec
 import pytest
 
-from tests.cli.test_jobs import textinv
 from tests.support import examples
-from textinv_ray.manifest.reader import Manifest
-from textinv_ray.service.driver import job_record
-from textinv_ray.service.intake import plan
-from textinv_ray.service.models import sources
+from tests.support.commands import textinv
 from textinv_ray.service.store.job import end
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.views import status
@@ -29,16 +25,9 @@ LOST = "its worker gave no sign of life for 60 s (3 of 3 attempts)"
 def store(request: pytest.FixtureRequest, tmp_path: Path, tiny_sd: Path, tiny_clip: Path) -> Iterator[Store]:
     """A job of eight concepts that has begun."""
     store = Store(str(tmp_path / "out") if request.param == "local" else "memory://status/out")
-    begin(store, tmp_path, tiny_sd, tiny_clip)
+    examples.begin(store, examples.config(tiny_sd, tiny_clip), tmp_path, ROWS)
     yield store
     fsspec.filesystem("memory").store.clear()
-
-
-def begin(store: Store, folder: Path, sd: Path, clip: Path, *overrides: str) -> None:
-    manifest = Manifest.open(str(examples.write_manifest(folder / "data", ROWS)))
-    config = examples.config(sd, clip, *overrides)
-    todo = plan.make(manifest, config, sources.facts(config.model), store)
-    job_record.begin(store, manifest, config, todo)
 
 
 def finish(store: Store, concept_id: str, **changes: Any) -> None:
@@ -128,7 +117,7 @@ def test_results_that_are_being_replaced(
     """Under new settings an old result is something to do, until the new one is there."""
     for index in range(ROWS):
         finish(store, f"c{index}")
-    begin(store, tmp_path, tiny_sd, tiny_clip, "training.steps=9")
+    examples.begin(store, examples.config(tiny_sd, tiny_clip, "training.steps=9"), tmp_path, ROWS)
     checkpoint(store, "c1", 2)
     finish(store, "c0")
     found = status.read(store.uri)

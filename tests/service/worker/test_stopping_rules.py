@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.service.worker.test_worker import Crash, crash_at
 from tests.support import examples, tiny
-from tests.support.bench import Bench, over
+from tests.support.bench import Bench, Crash, crash_at, over
 from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.scoring import Scorer

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from tests.support import tiny
-from tests.support.bench import Bench, over, wait_for
+from tests.support.bench import Bench, Crash, crash_at, over
+from tests.support.waiting import wait_for
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.pack import Pack
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.service.store.store import Store, StoreError
-from textinv_ray.service.worker.worker import Worker
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -77,24 +77,6 @@ def test_two_workers_learn_the_same_as_one(bench: Bench, tiny_sd: Path) -> None:
     assert over(feed).done == 8
     for concept in concepts:
         np.testing.assert_allclose(bench.vectors(concept.concept_id), bench.alone(concept), atol=1e-6)
-
-
-class Crash(BaseException):
-    """What a worker dies of."""
-
-
-def crash_at(worker: Worker, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets a worker die before the step after `step` of its first concept, with all writes done."""
-    real = worker._step
-
-    def stop(pack: Pack) -> None:
-        if pack.tasks[0].step >= step:
-            worker._writer.submit(lambda: None).result()
-            raise Crash
-        time.sleep(0.06)
-        real(pack)
-
-    monkeypatch.setattr(worker, "_step", stop)
 
 
 def test_a_lost_worker_s_concepts_go_on_elsewhere(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Training images: fetched from anywhere allowed, decoded whatever their kind, cut into squares."""
+"""Training images: fetches them from local paths and URIs, decodes them, and cuts them into squares."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ import os
 import posixpath
 import stat
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from textinv_ray.config.job import DataConfig
+from textinv_ray.manifest.kinds import ImageSource
 from textinv_ray.util import retries
 from textinv_ray.util.redact import redact, redact_text
 
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
-"""Formats that Pillow may decode: pictures only, nothing that starts another program (EPS)."""
+"""Formats that Pillow may decode. EPS is left out because Pillow starts another program for it."""
 MAX_IMAGE_BYTES = 256 * 2**20
-"""More than this is not a training image; reading stops here."""
+"""Reading stops here: a larger file is not a training image."""
 
 
 class ImageError(Exception):
-    """An image that can't be used: fails its concept alone. The message has no credentials in it."""
+    """An image can't be used. It fails only its own concept. The message has no credentials in it."""
 
     def __init__(self, uri: str, reason: str) -> None:
         self.uri = redact(uri)
@@ -50,13 +50,12 @@ class Prepared:
 
 
 def prepare(
-    images: Sequence[str | Mapping[str, Any]], *, base: str, config: DataConfig, resolution: int, seed: int
+    images: Sequence[ImageSource], *, base: str, config: DataConfig, resolution: int, seed: int
 ) -> Prepared:
     """Fetches, decodes and cuts a concept's images.
 
-    `images`: URIs, or {"bytes", "path"} as Hugging Face datasets write them. `base`: the manifest's folder.
-    With random crops the crop positions depend on `seed`, the image's index and the crop's index only.
-    Raises ImageError for the first image that can't be used.
+    `base`: the manifest's folder. `resolution`: side of the squares in pixels. `seed`: of random crops; their positions
+    depend only on it, the image's index and the crop's index. Raises ImageError for the first image that can't be used.
     """
     pixels, digests = [], []
     for index, image in enumerate(images):
@@ -69,20 +68,21 @@ def prepare(
     return Prepared(np.stack(pixels), tuple(name(image, i) for i, image in enumerate(images)), tuple(digests))
 
 
-def name(image: str | Mapping[str, Any], index: int) -> str:
-    """What to call an image in messages and reports: its URI without credentials, or images[2]."""
+def name(image: ImageSource, index: int) -> str:
+    """Name of an image in messages and reports: its URI without credentials, or for example "images[2]"."""
     uri = image if isinstance(image, str) else image.get("path")
     return redact(uri) if uri else f"images[{index}]"
 
 
-def fetch(image: str | Mapping[str, Any], *, base: str, config: DataConfig, index: int = 0) -> bytes:
-    """The bytes of one image. Raises ImageError."""
+def fetch(image: ImageSource, *, base: str, config: DataConfig, index: int = 0) -> bytes:
+    """The bytes of one image file. Retries for up to `data.download_retry_s`. Raises ImageError."""
     if not isinstance(image, str):
         data = image.get("bytes")
         if data is None:
-            if not image.get("path"):
+            path = image.get("path")
+            if not path:
                 raise ImageError(name(image, index), "has neither bytes nor a path")
-            return fetch(image["path"], base=base, config=config, index=index)
+            return fetch(path, base=base, config=config, index=index)
     else:
         protocol, uri = locate(image, base)
         if "::" in uri and protocol != "file":
@@ -109,13 +109,13 @@ def fetch(image: str | Mapping[str, Any], *, base: str, config: DataConfig, inde
 
 
 def locate(uri: str, base: str) -> tuple[str, str]:
-    """(protocol, where it is) of an image URI; a relative one starts at `base`, the manifest's folder.
+    """Resolves an image URI, relative ones from `base`, the manifest's folder.
 
-    The place of a local file is a path without a protocol.
+    Returns (protocol, location). The location of a local file is a path, with the protocol "file"; of others, a URI.
     """
     if "://" not in uri and not uri.startswith("/"):
         protocol, separator, folder = base.rpartition("://")
-        # `..` is resolved here: object stores would take it for a name.
+        # Object stores would take `..` for a name.
         uri = protocol + separator + posixpath.normpath(posixpath.join(folder, uri))
     protocol, separator, path = uri.partition("://")
     if not separator:
@@ -126,11 +126,39 @@ def locate(uri: str, base: str) -> tuple[str, str]:
     return protocol, uri
 
 
-def decode(data: bytes, uri: str, max_pixels: int, near: int | None = None) -> Image.Image:
-    """An RGB picture, upright (EXIF), the first frame, transparency on white, 16 bits scaled to 8.
+@dataclass(frozen=True)
+class LocalFiles:
+    """What is known of a row's local image files without reading them."""
 
-    `near`: the side in pixels that it will be reduced to, so that a huge JPEG needn't be decoded in full.
-    Raises ImageError, `uri` naming the image.
+    mtime_digest: str
+    """Digest of their sizes and modification times. It changes if another image is stored under an old name. Empty if
+    no image is a local file."""
+    missing: tuple[str, ...]
+    """Paths that don't exist or can't be accessed."""
+
+
+def local_files(images: Sequence[ImageSource], base: str) -> LocalFiles:
+    """Looks up size and modification time of those images that are local files. `base`: the manifest's folder."""
+    states, missing = [], []
+    for image in images:
+        protocol, path = locate(image, base) if isinstance(image, str) else ("", "")
+        if protocol != "file":
+            continue
+        try:
+            status = os.stat(path)
+            states.append(f"{status.st_size} {status.st_mtime_ns}")
+        except (OSError, ValueError):
+            states.append("missing")
+            missing.append(path)
+    digest = hashlib.sha256("\n".join(states).encode()).hexdigest() if states else ""
+    return LocalFiles(digest, tuple(missing))
+
+
+def decode(data: bytes, uri: str, max_pixels: int, near: int | None = None) -> Image.Image:
+    """Decodes an image to RGB: its first frame, EXIF orientation applied, transparency over white, 16 bits scaled to 8.
+
+    `uri`: its name in errors. `near`: the side in pixels that it will be resized to; a large JPEG is then decoded at a
+    reduced size. Raises ImageError.
     """
     try:
         Image.init()
@@ -161,15 +189,16 @@ def decode(data: bytes, uri: str, max_pixels: int, near: int | None = None) -> I
 
 
 def crops(image: Image.Image, size: int, centers: np.ndarray) -> np.ndarray:
-    """Squares of an RGB image, its shorter side resized to `size`. Returns uint8 (A, size, size, 3).
+    """Cuts squares from an RGB image and resizes them: uint8 (A, size, size, 3).
 
-    `centers`: (A, 2) in [0, 1]: where between left (top) and right (bottom) a square lies; 0.5 is the middle.
+    The side of each is the image's shorter side. `centers`, (A, 2) in [0, 1]: position of each between left and right,
+    and between top and bottom; 0.5 is the middle.
     """
     side = min(image.size)
     slack = np.array(image.size) - side
     squares = []
     for left, top in np.clip(centers, 0, 1) * slack:
-        # Resizing only the square is the same as resizing all and cutting it out, also for a 1 x 10000 image.
+        # The same as resizing the whole image and then cutting, without a huge result for an image of 1 x 10000.
         box = (float(left), float(top), float(left) + side, float(top) + side)
         squares.append(
             np.asarray(image.resize((size, size), Image.Resampling.LANCZOS, box, reducing_gap=3.0))
@@ -179,7 +208,7 @@ def crops(image: Image.Image, size: int, centers: np.ndarray) -> np.ndarray:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
-        # Pillow's own conversion cuts everything above 255 off.
+        # Pillow's own conversion clips everything above 255.
         grey = np.asarray(image).astype(np.float64) * (255 / 65535)
         return Image.fromarray(np.rint(grey.clip(0, 255)).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
@@ -193,7 +222,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _read_local(path: str) -> bytes:
     mode = os.stat(path).st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a device or a pipe would never end
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # reading a device or a pipe might never end
         raise OSError("is not a regular file")
     with open(path, "rb") as file:
         return file.read(MAX_IMAGE_BYTES + 1)
@@ -203,7 +232,7 @@ def _read_remote(uri: str, protocol: str) -> bytes:
     import fsspec
 
     filesystem, path = fsspec.core.url_to_fs(uri)
-    # Streaming saves the web server a HEAD request that many answer wrongly.
+    # Streaming avoids a HEAD request, which many web servers answer wrongly.
     options = {"block_size": 0} if protocol in ("http", "https") else {}
     parts, left = [], MAX_IMAGE_BYTES + 1
     with filesystem.open(path, "rb", **options) as file:
@@ -214,9 +243,9 @@ def _read_remote(uri: str, protocol: str) -> bytes:
 
 
 def _within(seconds: float, read: Callable[[], bytes]) -> bytes:
-    """`read()` with a time limit, whatever the protocol's library knows of limits.
+    """Calls `read()` with a time limit, which not every protocol's library has.
 
-    A daemon thread, because one that hangs must not keep the process from ending.
+    Uses a daemon thread, because one that hangs must not keep the process from ending. Raises TimeoutError.
     """
     outcome: list[bytes | BaseException] = []
 
@@ -237,10 +266,10 @@ def _within(seconds: float, read: Callable[[], bytes]) -> bytes:
 
 
 def _why(error: Exception, protocol: str) -> str:
-    """A reason for people. Messages of libraries often hold the whole URI; ImageError cleans them."""
+    """The reason in plain words. Library messages may contain the URI with credentials, which ImageError removes."""
     cause = error.__cause__
     if protocol in ("http", "https") and isinstance(error, FileNotFoundError) and cause is not None:
-        # fsspec says so of every failure; what happened is the cause.
+        # fsspec raises this for every failure. What really happened is its cause.
         status = getattr(cause, "status", None)
         return f"HTTP status {status}" if status else f"{type(cause).__name__}: {cause}"
     if isinstance(error, FileNotFoundError):

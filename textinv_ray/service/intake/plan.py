@@ -1,16 +1,15 @@
-"""What a job has to do: rows of the manifest against the store, without Ray and without a model."""
+"""Compares the manifest with the store: which concepts a job has to learn. Needs neither Ray nor a model."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from textinv_ray.concepts import images, prepare
 from textinv_ray.config.job import JobConfig
+from textinv_ray.manifest.columns import Row
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.models.sources import ModelFacts, is_bundled
 from textinv_ray.service.store.keys import Key, key_of
@@ -19,7 +18,7 @@ from textinv_ray.util.errors import UserError
 from textinv_ray.util.text import nearest
 
 _SHOWN_MISSING = 20
-# Seconds for one training sample, where nothing was measured yet.
+# Seconds per training sample, for estimates before anything was measured.
 _GPU_SECONDS_AT_512 = 0.3  # Stable Diffusion 1.5 on a V100 with diffusers' script, a public figure
 _CPU_SECONDS_AT_512 = 15.0
 _BUNDLED_SECONDS = 0.03
@@ -27,22 +26,22 @@ _BUNDLED_SECONDS = 0.03
 
 @dataclass
 class Plan:
-    """The rows that `--only` and `--limit` leave."""
+    """What has to be done for the rows that `--only` and `--limit` select."""
 
     done: set[str] = field(default_factory=set)
-    """Concepts that have their result."""
+    """Concepts whose result in the store is up to date."""
     todo: dict[str, Key] = field(default_factory=dict)
-    """Concepts that must run."""
+    """Concepts that must be learned, each with the key that its result will have."""
     steps: int = 0
-    """Of all that must run, together."""
+    """Optimizer steps of all concepts in `todo`."""
     samples: int = 0
-    """Steps times batch size."""
+    """Training samples of all concepts in `todo`: steps times batch size."""
     with_result: set[str] = field(default_factory=set)
-    """Those of `todo` that have a result, with other settings or possibly with other images."""
+    """Concepts in `todo` that have a result for other settings, or possibly for other images."""
     missing: list[str] = field(default_factory=list)
-    """Local images that don't exist: the first few."""
+    """Local images that don't exist, at most 20."""
     digest: str = ""
-    """Of all the rows' fingerprints: names this manifest under this configuration."""
+    """Digest of the rows' fingerprints, which identifies the manifest together with the configuration."""
 
 
 def make(
@@ -54,7 +53,11 @@ def make(
     only: Collection[str] = (),
     limit: int | None = None,
 ) -> Plan:
-    """Streams through the manifest. Raises UserError for ids in `only` that aren't there."""
+    """Reads the manifest once and compares each row with the results in the store.
+
+    `only`: ids to select; empty: all. `limit`: the most rows to take. Raises UserError for an id in `only` that the
+    manifest doesn't have.
+    """
     results = {found["concept_id"]: key_of(found) for found in store.results()}
     plan, digest = Plan(), hashlib.sha256()
     known: set[str] = set()
@@ -64,12 +67,12 @@ def make(
             row, config, resolution=facts.resolution, model_identity=facts.identity
         )
         digest.update(fingerprint.encode())
-        # Where local files are forbidden, not even whether they exist may be found out.
-        may_look = "file" in config.data.allowed_protocols
-        stamp = (
-            images_mtime_digest(prepare.files(row, config), manifest.base, plan.missing) if may_look else ""
-        )
-        key = Key(fingerprint, stamp)
+        mtime_digest = ""
+        if "file" in config.data.allowed_protocols:  # otherwise not even a file's existence may be revealed
+            local = images.local_files(prepare.files(row, config), manifest.base)
+            mtime_digest = local.mtime_digest
+            plan.missing += local.missing[: _SHOWN_MISSING - len(plan.missing)]
+        key = Key(fingerprint, mtime_digest)
         if results.get(concept_id) == key:
             plan.done.add(concept_id)
             continue
@@ -87,37 +90,16 @@ def make(
     return plan
 
 
-def _rows(manifest: Manifest, only: Collection[str], known: set[str]) -> Any:
+def _rows(manifest: Manifest, only: Collection[str], known: set[str]) -> Iterator[Row]:
+    """The rows whose id is in `only` (empty: all rows). Adds their ids to `known`."""
     for row in manifest.rows():
         if not only or row["concept_id"] in only:
             known.add(row["concept_id"])
             yield row
 
 
-def images_mtime_digest(
-    row_images: Sequence[str | Mapping[str, Any]], base: str, missing: list[str] | None = None
-) -> str:
-    """Digest of size and time of change of a row's local images: another picture under an old name shows.
-
-    Empty when none is local. Images that don't exist are added to `missing`, up to 20.
-    """
-    stamps = []
-    for image in row_images:
-        protocol, path = images.locate(image, base) if isinstance(image, str) else ("", "")
-        if protocol != "file":
-            continue
-        try:
-            status = os.stat(path)
-            stamps.append(f"{status.st_size} {status.st_mtime_ns}")
-        except (OSError, ValueError):
-            stamps.append("missing")
-            if missing is not None and len(missing) < _SHOWN_MISSING:
-                missing.append(path)
-    return hashlib.sha256("\n".join(stamps).encode()).hexdigest() if stamps else ""
-
-
 def estimate(plan: Plan, config: JobConfig, facts: ModelFacts, store: Store) -> tuple[float, str]:
-    """(seconds of one worker's time for what must run, where the figure comes from)."""
+    """Estimates the work: (seconds of one worker's time for all of `todo`, where the figure comes from)."""
     measured = [(found["seconds"], found["steps"] * found["batch_size"]) for found in store.results()]
     samples = sum(count for _, count in measured)
     if samples:

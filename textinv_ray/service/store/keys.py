@@ -11,7 +11,7 @@ class Key(NamedTuple):
 
     row_fingerprint: str
     images_mtime_digest: str
-    """See `images_mtime_digest`."""
+    """See `concepts.images.LocalFiles.mtime_digest`."""
 
 
 def key_of(result: Mapping[str, Any]) -> Key:

@@ -15,7 +15,7 @@ class ActiveConcept:
 
     task: ConceptTask
     images_mtime_digest: str
-    """See plan.images_mtime_digest."""
+    """See `concepts.images.LocalFiles.mtime_digest`."""
     history: History
     reviews: dict[int, bool]
     """Steps at which there are samples to make, and whether to score them too."""

@@ -51,8 +51,8 @@ def settings_table() -> str:
     for section, reference in schema["properties"].items():
         model = _resolve(reference, schema)
         rows = []
-        for name, field, default in _fields(model, reference["default"], schema):
-            cells = _type(field, schema), _default(default), _one_line(field.get("description", ""))
+        for name, field, default, text in _fields(model, reference["default"], schema):
+            cells = _type(field, schema), _default(default), _one_line(text)
             rows.append(f"| `{section}.{name}` | {' | '.join(cells)} |")
         about = _one_line(model["description"])
         head = "| setting | type | default | |\n|---|---|---|---|"
@@ -85,15 +85,16 @@ def _leading_comments(text: str) -> Iterator[str]:
 
 
 def _fields(
-    model: Mapping[str, Any], defaults: Mapping[str, Any], schema: Mapping[str, Any], prefix: str = ""
-) -> Iterator[tuple[str, Mapping[str, Any], Any]]:
-    """(dotted name, JSON schema, default) of each field, those of nested models in place of the model."""
+    model: Mapping[str, Any], defaults: Mapping[str, Any], schema: Mapping[str, Any]
+) -> Iterator[tuple[str, Mapping[str, Any], Any, str]]:
+    """(dotted name, JSON schema, default, docstring) of each field. A nested model's fields stand in its place."""
     for name, field in model["properties"].items():
-        inner, default = _resolve(field, schema), defaults.get(name)
+        inner, default, text = _resolve(field, schema), defaults.get(name), field.get("description", "")
         if "properties" in inner:
-            yield from _fields(inner, default or field["default"], schema, f"{prefix}{name}.")
+            for inner_name, *rest, inner_text in _fields(inner, default or field["default"], schema):
+                yield f"{name}.{inner_name}", *rest, f"{text} {inner_text}"
         else:
-            yield prefix + name, field, default
+            yield name, field, default, text
 
 
 def _resolve(field: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -111,11 +112,13 @@ def _type(field: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
         return f"`{field['const']}`"
     kind = field["type"]
     if kind == "array":
-        return f"list of {_type(field['items'], schema)}"
+        return "list of " + re.sub(r"^(integer|number)", r"\1s", _type(field["items"], schema))
     if kind == "null":
         return "none"
     if kind == "string" and "pattern" in field:
         return "text with `{}`"
+    if {"minimum", "maximum"} <= field.keys():
+        return f"{kind}, {_number(field['minimum'])} to {_number(field['maximum'])}"
     limits = " and ".join(f"{sign} {_number(field[name])}" for name, sign in _LIMITS if name in field)
     words = {"string": "text", "boolean": "`true`, `false`"}.get(kind, kind)
     return f"{words} {limits}" if limits else words

@@ -61,12 +61,11 @@ def test_every_setting_is_in_the_table(hooks: ModuleType) -> None:
     rows = re.findall(r"^\| `([\w.]+)` \| (.+) \| (.+) \| (.+) \|$", hooks.settings_table(), re.MULTILINE)
     table = {name: (kind, default, text) for name, kind, default, text in rows}
     assert list(table) == [name for name, _ in fields(JobConfig)]
-    assert table["training.steps"] == ("integer ≥ 1 and ≤ 1,000,000", "`300`", "Optimizer steps per concept.")
+    assert table["training.steps"] == ("integer, 1 to 1,000,000", "`300`", "Optimizer steps per concept.")
     assert table["service.workers"][:2] == ("integer ≥ 1, or `auto`", "`auto`")
     assert table["review.prompts.object"][:2] == ("list of text with `{}`", "`['a photo of {}']`")
     for name, field in fields(JobConfig):
-        if name.count(".") == 1:
-            assert table[name][2].replace("\\|", "|") == " ".join(str(field.description).split())
+        assert table[name][2].replace("\\|", "|").endswith(" ".join(str(field.description).split()))
 
 
 def test_every_preset_is_in_the_table(hooks: ModuleType) -> None:

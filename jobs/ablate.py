@@ -4,7 +4,7 @@
     ray job submit --working-dir . -- python jobs/ablate.py s3://.../manifest.parquet --config sd15 --output s3://...
     python jobs/ablate.py manifest.parquet --set-sizes 1,3,5,10 --output outputs/set-sizes
 
-All runs are concepts of one job, so the same command goes on where it was stopped. The output gets ablation.parquet
+All runs are concepts of one job, so the same command continues where it was stopped. The output gets ablation.parquet
 and ablation.png (set_sizes.png), which MLflow's run of the job has, too.
 """
 
@@ -28,14 +28,16 @@ def ablate(
     manifest: ManifestArgument,
     config: ConfigOption = None,
     output: Annotated[
-        str, typer.Option("--output", "-o", metavar="URI", help="Where results go.")
+        str, typer.Option("--output", "-o", metavar="URI", help="Folder or URI for the results.")
     ] = "outputs/ablation",
     variants: Annotated[
         str | None,
-        typer.Option(metavar="NAME,NAME", help="Which variants. Default: all. `base` is always among them."),
+        typer.Option(
+            metavar="NAME,NAME", help="Variants to learn. Default: all. `base` is always one of them."
+        ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each variant and concept.")] = 3,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many concepts.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N concepts.")] = None,
     set_sizes: Annotated[
         str | None,
         typer.Option(metavar="N,N", help="Instead of variants: learn from each concept's first N images."),
@@ -47,7 +49,7 @@ def ablate(
     from textinv_ray.experiments import image_counts as sizes
 
     try:
-        # What is compared has taken the same steps, unless somebody wants it otherwise.
+        # By default all variants take the same number of steps.
         settings = JobConfig.load(config, ["stopping.rule=none", *(overrides or ())])
         if set_sizes is not None:
             if variants:

@@ -2,7 +2,7 @@
 
     ray job submit --working-dir . -- python jobs/evaluate_many.py s3://.../results --preset paper
 
-The same as `textinv evaluate`; `--help` tells the rest.
+The same as `textinv evaluate`; `--help` lists the options.
 """
 
 from __future__ import annotations

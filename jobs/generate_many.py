@@ -2,7 +2,7 @@
 
     ray job submit --working-dir . -- python jobs/generate_many.py prompts.parquet --words s3://.../results
 
-The same as `textinv generate-many`; `--help` tells the rest.
+The same as `textinv generate-many`; `--help` lists the options.
 """
 
 from __future__ import annotations

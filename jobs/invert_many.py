@@ -2,7 +2,7 @@
 
     ray job submit --working-dir . -- python jobs/invert_many.py manifest.parquet --config sd15 --output s3://...
 
-The same as `textinv invert`; `--help` tells the rest.
+The same as `textinv invert`; `--help` lists the options.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""`textinv`: the commands. Each parses, calls the library and says what happened.
+"""`textinv`: the commands about jobs. Each parses its arguments, calls the library and prints what happened.
 
-Exit codes: 0 all is well; 1 some concepts failed; 2 the command, the configuration or the manifest is wrong.
-Nothing heavy is imported before a command needs it.
+Exit codes: 0, success; 1, some concepts failed; 2, the command, the configuration or the manifest is wrong.
+Heavy libraries are imported only by the commands that need them.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ app = typer.Typer(
 )
 
 SHOWN_FILES = 20
-"""How many skipped files are named."""
+"""The most skipped or renamed files that are listed."""
 
 ManifestArgument = Annotated[
     str, typer.Argument(metavar="MANIFEST", help="Parquet file: a path or an fsspec URI.")
 ]
 OutputArgument = Annotated[
-    str, typer.Argument(metavar="OUTPUT", help="What a job was given as --output: a folder or a URI.")
+    str, typer.Argument(metavar="OUTPUT", help="The --output of a job: a folder or a URI.")
 ]
 ConfigOption = Annotated[
     str | None,
@@ -46,7 +46,7 @@ ConfigOption = Annotated[
         "--config",
         "-c",
         metavar="NAME|PATH",
-        help="Preset (mini, sd15, sd21, paper, quick, bias) or YAML file. Default: mini, the small bundled model.",
+        help="Preset (mini, sd15, sd21, paper, quick, bias) or YAML file. Default: mini, for the bundled model.",
     ),
 ]
 SetOption = Annotated[
@@ -54,7 +54,7 @@ SetOption = Annotated[
     typer.Option(
         "--set",
         metavar="SECTION.FIELD=VALUE",
-        help="Override one setting, e.g. training.steps=500. Repeatable.",
+        help="Override one setting, such as training.steps=500. Repeatable.",
     ),
 ]
 
@@ -81,21 +81,24 @@ def invert(
     config: ConfigOption = None,
     output: Annotated[
         str | None,
-        typer.Option(
-            "--output", "-o", metavar="URI", help="Where results go: a folder or a URI such as s3://..."
-        ),
+        typer.Option("--output", "-o", metavar="URI", help="Folder or URI (s3://...) for the results."),
     ] = None,
     overrides: SetOption = None,
     only: Annotated[
-        str | None, typer.Option(metavar="ID,ID", help="Learn these concepts only (concept_id, with commas).")
+        str | None,
+        typer.Option(
+            metavar="ID,ID", help="Learn only these concepts (their concept_id, separated by commas)."
+        ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Learn at most so many concepts.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all and say what would run.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Learn only the first N concepts.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything and print what would run; start nothing.")
+    ] = False,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Show what the libraries say, too.")
+        bool, typer.Option("--verbose", "-v", help="Print the messages of the libraries as well.")
     ] = False,
 ) -> None:
-    """Learn a word for every concept of the manifest. What is done already is not done again."""
+    """Learn a word for every concept of the manifest. Concepts that are done are skipped."""
     job = _load(config, overrides)
     if output is not None:
         job = job.model_copy(update={"service": job.service.model_copy(update={"output": output})})
@@ -112,9 +115,9 @@ def invert(
 @app.command()
 def status(
     output: OutputArgument,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs: everything, as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """Say where a job stands, by its results folder alone, while it runs or after."""
+    """Print the state of a job, read from its output; works while the job runs and afterwards."""
     from rich.console import Console
 
     from textinv_ray.service.views import status as statuses
@@ -131,13 +134,16 @@ def track(
     output: OutputArgument,
     tracking_uri: Annotated[
         str | None,
-        typer.Option(metavar="URI", help="MLflow server or database. Default: the job's own, or mlflow.db."),
+        typer.Option(
+            metavar="URI",
+            help="MLflow server or database. Default: the job's, else mlflow.db beside the output.",
+        ),
     ] = None,
     experiment: Annotated[
         str | None, typer.Option(metavar="NAME", help="MLflow experiment. Default: the job's.")
     ] = None,
 ) -> None:
-    """Write what MLflow doesn't have of a job, from its results folder alone. Doing it twice doubles nothing."""
+    """Write to MLflow what it lacks of a job, read from the job's output. Idempotent."""
     from rich.console import Console
 
     from textinv_ray.service.tracking import rebuild as tracks
@@ -147,17 +153,20 @@ def track(
 
 @app.command("manifest")
 def build_manifest(
-    folder: Annotated[str, typer.Argument(metavar="DIR", help="Holds a folder of images per concept.")],
+    folder: Annotated[
+        str, typer.Argument(metavar="DIR", help="Folder with one folder of images per concept.")
+    ],
     out: Annotated[
-        str, typer.Option("--output", "-o", metavar="PATH", help="The manifest to write.")
+        str, typer.Option("--output", "-o", metavar="PATH", help="Path or URI of the manifest to write.")
     ] = "manifest.parquet",
     embed: Annotated[
-        bool, typer.Option("--embed", help="Store the images in the manifest, so that it can go anywhere.")
+        bool,
+        typer.Option("--embed", help="Store the images' bytes in the manifest, so that it can be moved."),
     ] = False,
 ) -> None:
     """Make a manifest from DIR/<concept>/*.{png,jpg,jpeg,webp}.
 
-    A concept.yaml in a concept's folder, or one concepts.yaml in DIR, may set any column:
+    A concept.yaml in a concept's folder, or one concepts.yaml in DIR, may set every column but images:
     initializer_token, placeholder_token, learnable_property, steps, captions, ...
     """
     from textinv_ray.manifest import build
@@ -184,10 +193,10 @@ def validate(
     config: ConfigOption = None,
     overrides: SetOption = None,
     check_images: Annotated[
-        bool, typer.Option("--check-images", help="Fetch and decode every image as well.")
+        bool, typer.Option("--check-images", help="Fetch and decode every image, too.")
     ] = False,
 ) -> None:
-    """Check a manifest and print everything wrong with it, by row and column."""
+    """Check a manifest and print all its errors by row and column."""
     job = _load(config, overrides)
 
     from textinv_ray.manifest import vocabulary
@@ -210,12 +219,12 @@ def validate(
 
 
 def _load(config: str | None, overrides: list[str] | None) -> JobConfig:
-    """A preset or file under TEXTINV_SET (what a cluster's machines set for all jobs on them) under --set."""
+    """The preset or file, overridden by TEXTINV_SET (which a cluster's machines set for all jobs) and then by --set."""
     return JobConfig.load(config, [*os.environ.get("TEXTINV_SET", "").split(), *(overrides or ())])
 
 
 def _check_images(manifest: Manifest, job: JobConfig) -> int:
-    """Decodes every image; prints what is wrong. Returns the number of concepts that would fail."""
+    """Fetches and decodes every image and prints errors. Returns the number of concepts that would fail."""
     from textinv_ray.concepts import images
 
     failed = 0
@@ -240,7 +249,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The `textinv` program: ends the process with its exit code."""
+    """Runs the `textinv` program and ends the process with its exit code. `arguments` default to the command line's."""
     try:
         app(args=list(arguments) if arguments is not None else None)
     except UserError as error:

@@ -1,4 +1,4 @@
-"""The commands of `textinv` for words that are learned: generate, generate-many, export, evaluate, words."""
+"""The commands of `textinv` about learned words: generate, generate-many, export, evaluate, words."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from textinv_ray.service.tracking.concept_runs import ConceptRuns
 
 SHOWN_WORDS = 20
-"""How many words are listed."""
+"""The most words that are listed."""
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="Override one setting. Repeatable."),
@@ -27,7 +27,7 @@ ConfigOption = Annotated[
         "--config",
         "-c",
         metavar="NAME|PATH",
-        help="Preset or YAML file. Default: what the words were learned with.",
+        help="Preset or YAML file. Default: the configuration that the words were learned with.",
     ),
 ]
 WordsOption = Annotated[
@@ -36,22 +36,20 @@ WordsOption = Annotated[
         "--words",
         "-w",
         metavar="OUTPUT|FILE",
-        help="Output of `textinv invert` (folder or URI), or a .safetensors of words. Repeatable.",
+        help="Output of a job (folder or URI), or a .safetensors file of words. Repeatable.",
     ),
 ]
-OutputArgument = Annotated[
-    str, typer.Argument(metavar="OUTPUT", help="Output of `textinv invert`: a folder or URI.")
-]
+OutputArgument = Annotated[str, typer.Argument(metavar="OUTPUT", help="Output of a job: a folder or a URI.")]
 TrackingOption = Annotated[
     str | None,
-    typer.Option(metavar="URI", help="MLflow server or database; default: where the job wrote."),
+    typer.Option(metavar="URI", help="MLflow server or database. Default: the job's."),
 ]
 StepsOption = Annotated[int | None, typer.Option(min=1, help="Sampling steps.")]
 GuidanceOption = Annotated[float | None, typer.Option(min=1.0, help="Guidance scale.")]
 
 
 def add_to(app: typer.Typer) -> None:
-    """Makes these commands part of the program."""
+    """Adds these commands to the program."""
     app.command()(generate)
     app.command("generate-many")(generate_many)
     app.command()(export)
@@ -61,24 +59,27 @@ def add_to(app: typer.Typer) -> None:
 
 def generate(
     prompt: Annotated[
-        str, typer.Argument(metavar="PROMPT", help="With any learned words: 'a drawing of <cat> as <ink>'.")
+        str,
+        typer.Argument(metavar="PROMPT", help="May contain learned words: 'a drawing of <cat> as <ink>'."),
     ],
     words: WordsOption,
-    number: Annotated[int, typer.Option("-n", min=1, max=1024, help="How many pictures.")] = 4,
-    seed: Annotated[int, typer.Option(min=0, help="Of the first picture; the next have the next.")] = 0,
+    number: Annotated[int, typer.Option("-n", min=1, max=1024, help="Number of pictures.")] = 4,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of the first picture; the next pictures have the next seeds.")
+    ] = 0,
     steps: StepsOption = None,
     guidance: GuidanceOption = None,
-    negative_prompt: Annotated[str, typer.Option(help="What to lead away from.")] = "",
+    negative_prompt: Annotated[str, typer.Option(help="Negative prompt; may contain learned words.")] = "",
     size: Annotated[
         int | None, typer.Option(min=8, max=4096, help="Side in pixels, a multiple of 8.")
     ] = None,
     out: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Where pictures go; default: generated/<prompt>.")
+        str | None, typer.Option(metavar="DIR", help="Folder for the pictures. Default: generated/<prompt>.")
     ] = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
 ) -> None:
-    """Draw pictures of a prompt with learned words: a file per seed, and a grid of all."""
+    """Draw pictures of a prompt with learned words: one file per seed, and a grid of all."""
     if size is not None and size % 8:
         raise UserError(f"--size {size} is not a multiple of 8")
 
@@ -106,21 +107,24 @@ def generate_many(
         str,
         typer.Argument(
             metavar="PROMPTS",
-            help="Parquet: prompt, and optionally negative_prompt, seed, count, size, guidance.",
+            help="Parquet file with the column prompt and optionally negative_prompt, seed, count, size, guidance.",
         ),
     ],
     words: WordsOption,
     output: Annotated[
-        str, typer.Option("--output", "-o", metavar="URI", help="Where pictures and index.parquet go.")
+        str,
+        typer.Option(
+            "--output", "-o", metavar="URI", help="Folder or URI for the pictures and index.parquet."
+        ),
     ] = "generated",
     steps: StepsOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Show what the libraries say, too.")
+        bool, typer.Option("--verbose", "-v", help="Print the messages of the libraries as well.")
     ] = False,
 ) -> None:
-    """Draw the pictures of a table of prompts, on Ray. Rows that are done are not done again."""
+    """Draw the pictures of a table of prompts, on Ray. Rows that are done are skipped."""
     _quiet()
     from textinv_ray.service.batch import generate as generating
     from textinv_ray.service.driver.console import captured
@@ -141,20 +145,21 @@ def export(
         str, typer.Option("--format", metavar="FORMAT", help="diffusers, a1111 or comfyui.")
     ],
     out: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Where files go; default: export/<format>.")
+        str | None, typer.Option(metavar="DIR", help="Folder or URI for the files. Default: export/<format>.")
     ] = None,
     only: Annotated[
-        str | None, typer.Option(metavar="ID,ID", help="These concepts only (concept_id, with commas).")
+        str | None,
+        typer.Option(metavar="ID,ID", help="Only these concepts (their concept_id, separated by commas)."),
     ] = None,
     approved: Annotated[
-        bool, typer.Option("--approved", help="Only words whose run in MLflow has the tag approved=true.")
+        bool, typer.Option("--approved", help="Only words whose MLflow run has the tag approved=true.")
     ] = False,
     prefix: Annotated[
-        str | None, typer.Option(help="In front of file names; default: ti- for a1111, else nothing.")
+        str | None, typer.Option(help="Prefix of file names. Default: ti- for a1111, otherwise none.")
     ] = None,
     tracking_uri: TrackingOption = None,
 ) -> None:
-    """Write the learned words as files for another program, with a list of what each is called there."""
+    """Write the learned words as files for another program, and words.csv with what each is called there."""
     _quiet()
     from textinv_ray.service.library import export as exporting
 
@@ -182,7 +187,8 @@ def evaluate(
         str, typer.Option(help="quick (4 images a prompt), or paper (64 images, 50 DDIM steps).")
     ] = "quick",
     only: Annotated[
-        str | None, typer.Option(metavar="ID,ID", help="These concepts only (concept_id, with commas).")
+        str | None,
+        typer.Option(metavar="ID,ID", help="Only these concepts (their concept_id, separated by commas)."),
     ] = None,
     dino: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Folder or Hub id of a DINO model, for its score.")
@@ -191,10 +197,10 @@ def evaluate(
     tracking_uri: TrackingOption = None,
     no_tracking: Annotated[bool, typer.Option("--no-tracking", help="Write nothing to MLflow.")] = False,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Show what the libraries say, too.")
+        bool, typer.Option("--verbose", "-v", help="Print the messages of the libraries as well.")
     ] = False,
 ) -> None:
-    """Score every learned word: reconstruction, editability, and references. Done ones are not done again."""
+    """Score every learned word: reconstruction, editability, and references. Words that have scores are skipped."""
     _quiet()
     from textinv_ray.service.batch import evaluate as evaluating
     from textinv_ray.service.driver.console import captured
@@ -217,9 +223,9 @@ def list_words(
     like: Annotated[
         str | None, typer.Option(metavar="WORD", help="List the words nearest to this one, such as '<cat>'.")
     ] = None,
-    number: Annotated[int, typer.Option("-n", min=1, help="How many lines.")] = SHOWN_WORDS,
+    number: Annotated[int, typer.Option("-n", min=1, help="Number of lines.")] = SHOWN_WORDS,
 ) -> None:
-    """Look into the learned words: norms, nearest words of the vocabulary, concepts that are alike."""
+    """List the learned words: norms, nearest words of the vocabulary, most similar pairs of concepts."""
     _quiet()
     from textinv_ray.service.library import listing
 
@@ -228,7 +234,7 @@ def list_words(
 
 
 def _concept_runs(store: Store, tracking_uri: str | None) -> ConceptRuns:
-    """The concepts' runs, where the job of this output wrote them."""
+    """The concepts' runs in MLflow, where the job of this output wrote them unless `tracking_uri` says otherwise."""
     from textinv_ray.service.tracking.concept_runs import ConceptRuns
     from textinv_ray.service.tracking.uri import resolve_uri
 
@@ -242,7 +248,7 @@ def _ids(text: str | None) -> list[str] | None:
 
 
 def _quiet() -> None:
-    """Before the libraries are imported: some read their settings, and warn, only then."""
+    """To be called before libraries are imported: some of them read their settings, and warn, at import."""
     from textinv_ray.service.driver.environment import quiet
 
     quiet()
@@ -257,5 +263,5 @@ def _store(uri: str) -> Store:
 
 
 def _slug(prompt: str) -> str:
-    """A folder's name for a prompt."""
+    """A folder name for a prompt."""
     return "-".join(re.findall(r"[A-Za-z0-9]+", prompt))[:80].lower() or "pictures"

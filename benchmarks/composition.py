@@ -25,10 +25,10 @@ from torch import Tensor
 from textinv_ray.config.job import JobConfig
 from textinv_ray.experiments.ablation_table import interval
 from textinv_ray.inversion.backbone import Backbone
-from textinv_ray.inversion.evaluation import IMAGE_PROMPTS, Subject
+from textinv_ray.inversion.evaluation import IMAGE_PROMPTS, LearnedConcept
 from textinv_ray.inversion.generation import Request, generate
 from textinv_ray.inversion.scoring import Scorer, image_similarity
-from textinv_ray.service.batch.evaluate import read_subject
+from textinv_ray.service.batch.evaluate import read_concept
 from textinv_ray.service.models import loading
 from textinv_ray.service.store.store import Store
 from textinv_ray.util.errors import UserError
@@ -41,7 +41,7 @@ SCALE, LABEL, SHOWN_BOTH = 2, 150, 4
 class Drawn:
     """A concept, and what its word alone draws."""
 
-    subject: Subject
+    subject: LearnedConcept
     training: Tensor
     """(m, d) features of the training images"""
     samples: np.ndarray
@@ -70,12 +70,12 @@ class Pair:
         )
 
 
-def subjects(store: Store, kind: str, limit: int | None = None) -> list[Subject]:
+def subjects(store: Store, kind: str, limit: int | None = None) -> list[LearnedConcept]:
     """The first learned objects or styles of an output, by concept_id."""
     ids = [result["concept_id"] for result in store.results() if result["learnable_property"] == kind]
     if not ids:
         raise UserError(f"{store.shown} has no {kind}s: composition needs objects and styles in one output")
-    return [read_subject(store, concept_id) for concept_id in ids[:limit]]
+    return [read_concept(store, concept_id) for concept_id in ids[:limit]]
 
 
 class Composer:
@@ -84,13 +84,13 @@ class Composer:
     def __init__(self, backbone: Backbone, scorer: Scorer, config: JobConfig, samples: int) -> None:
         self._backbone, self._scorer, self._config, self._count = backbone, scorer, config, samples
 
-    def draw(self, prompt: str, *used: Subject) -> np.ndarray:
+    def draw(self, prompt: str, *used: LearnedConcept) -> np.ndarray:
         """uint8 (n, H, W, 3)."""
         vectors = {subject.placeholder_token: subject.vectors for subject in used}
         request = Request(prompt, tuple(vectors), count=self._count)
         return generate(self._backbone, vectors, [request], self._config.review)[0]
 
-    def alone(self, subject: Subject) -> Drawn:
+    def alone(self, subject: LearnedConcept) -> Drawn:
         prompt = IMAGE_PROMPTS[subject.learnable_property].replace("{}", subject.placeholder_token)
         samples = self.draw(prompt, subject)
         training = self._scorer.image_features(subject.training_images)

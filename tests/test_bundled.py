@@ -13,7 +13,7 @@ from transformers import CLIPModel
 from tests.support.commands import textinv
 from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion import Backbone, Scorer, sample_images, save_learned_embeds
-from textinv_ray.inversion.evaluation import PROMPTS, Evaluator, Protocol, Subject
+from textinv_ray.inversion.evaluation import PROMPTS, Evaluator, LearnedConcept, Protocol
 from textinv_ray.inversion.formats import write_word
 from textinv_ray.inversion.sampling import SAMPLERS
 from textinv_ray.inversion.words import initial_vectors
@@ -103,7 +103,7 @@ def test_the_evaluation_knows_what_it_sees() -> None:
     review = JobConfig.load("mini", ["review.num_inference_steps=8"]).review
     training = sample_images(backbone, {}, [f"a photo of a {phrase}"] * 4, [90, 91, 92, 93], review)
     protocol = Protocol(4, review, PROMPTS["mini"])
-    subject = Subject("<it>", initial_vectors(backbone, phrase, 6), "object", training, f"a {phrase}")
+    subject = LearnedConcept("<it>", initial_vectors(backbone, phrase, 6), "object", training, f"a {phrase}")
     scores = Evaluator(backbone, Scorer.load(str(CLIP)), protocol).evaluate(subject)
     image = {name: scores[f"clip_image_similarity{name}"] for name in ("", "_description", "_without_word")}
     assert image["_description"] > image["_without_word"] + 0.1

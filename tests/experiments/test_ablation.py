@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -19,6 +22,8 @@ from textinv_ray.config.job import JobConfig
 from textinv_ray.experiments import ablation, ablation_table
 from textinv_ray.experiments.ablation import VARIANTS, expand
 from textinv_ray.experiments.ablation_table import AXES, Score, interval, table
+from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.review import Subject, review
 from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.manifest import checks
 from textinv_ray.manifest.reader import Manifest
@@ -212,21 +217,39 @@ def test_what_is_written_of_finished_runs(
     assert {"ablation.parquet", "ablation.png"} <= files
 
 
-def test_references_are_what_they_say(source: Manifest, tiny_sd: Path, tiny_clip: Path) -> None:
-    """The training images among themselves, without each image's likeness to itself; written out pair by pair."""
-    config = examples.config(tiny_sd, tiny_clip)
+@pytest.mark.parametrize("crops", [1, 2])
+def test_references_use_the_crops_that_the_review_uses(
+    source: Manifest, tiny_sd: Path, tiny_clip: Path, crops: int
+) -> None:
+    """All of them. Training images are compared with each other, never a crop with one of its own image."""
+    random_crops = ["data.crop=random", f"data.crops_per_image={crops}"] if crops > 1 else []
+    config = examples.config(tiny_sd, tiny_clip, *random_crops)
     row = next(source.rows())
     concept = prepare.make(row, config, base=source.base, resolution=16, model_identity="model-1")
+    assert concept.images.shape[:2] == (3, crops)
     found = {score.name: score for score in ablation.references([concept], config)}
+
     scorer = Scorer.load(str(tiny_clip))
-    one, two, three = scorer.image_features(concept.images[:, 0])
-    pairs = float((one @ two + one @ three + two @ three) / 3)
-    assert found["training images"].reconstruction == pytest.approx(pairs, abs=1e-5)
+    images = [scorer.image_features(of_image) for of_image in concept.images]
+    pairs = [
+        float(one @ other)
+        for (_, first), (_, second) in combinations(enumerate(images), 2)
+        for one, other in product(first, second)
+    ]
+    assert len(pairs) == 3 * crops**2
+    assert found["training images"].reconstruction == pytest.approx(np.mean(pairs), abs=1e-5)
     texts = scorer.text_features(
         [prompt.replace("{} ", "").replace(" {}", "") for prompt in concept.edit_prompts]
     )
-    training = (one + two + three) / 3
+    training = torch.cat(images).mean(dim=0)
     assert found["training images"].editability == pytest.approx(float((texts @ training).mean()), abs=1e-5)
+
+    # The same pictures and scores as the review gives to a word that is no text at all
+    nothing = dataclasses.replace(concept, initializer_token=" ")
+    backbone = Backbone.load(str(tiny_sd), dtype="float32")
+    (reviewed,) = review(backbone, scorer, [Subject(nothing, None)], config)
+    assert found["no word"].reconstruction == pytest.approx(reviewed.clip_image_similarity, abs=1e-5)
+    assert found["no word"].editability == pytest.approx(reviewed.clip_text_similarity, abs=1e-5)
 
 
 @pytest.mark.slow

@@ -1,13 +1,18 @@
-"""Set sizes: their runs, what they are judged by, and the whole of it from the command."""
+"""Numbers of images: the runs, the images they are compared with, and the whole study from the command."""
 
 from __future__ import annotations
 
 import io
+from collections import Counter
 from pathlib import Path
+from typing import Any, ClassVar
 
+import fsspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
+from fsspec.implementations.local import LocalFileSystem
 from PIL import Image
 
 from tests.support import examples
@@ -50,10 +55,13 @@ def test_sizes_as_people_write_them() -> None:
             image_counts.parse(wrong)
 
 
-def test_all_runs_are_judged_by_the_images_that_none_learned_from(
-    source: Manifest, tmp_path: Path, tiny_sd: Path, tiny_clip: Path
+@pytest.mark.parametrize("crops", [1, 2])
+def test_all_runs_are_compared_with_the_images_that_none_learned_from(
+    source: Manifest, tmp_path: Path, tiny_sd: Path, tiny_clip: Path, crops: int
 ) -> None:
-    config, store = examples.config(tiny_sd, tiny_clip), Store(str(tmp_path / "out"))
+    """With all crops of them, as in the review."""
+    random_crops = ["data.crop=random", f"data.crops_per_image={crops}"] if crops > 1 else []
+    config, store = examples.config(tiny_sd, tiny_clip, *random_crops), Store(str(tmp_path / "out"))
     runs = list(expand(source, config, [1, 2], seeds=1, limit=1))
     for number, row in enumerate(runs):
         count = len(row["images"])
@@ -68,19 +76,50 @@ def test_all_runs_are_judged_by_the_images_that_none_learned_from(
 
     scorer, row = Scorer.load(str(tiny_clip)), next(source.rows())
     concept = prepare.make(row, config, base=source.base, resolution=16, model_identity="model-1")
-    *learned_from, unseen = scorer.image_features(concept.images[:, 0])
+    assert concept.images.shape[:2] == (3, crops)
+    unseen = scorer.image_features(concept.images[2])
+    learned_from = torch.cat([scorer.image_features(of_image) for of_image in concept.images[:2]])
     for name, seed in (("images-1", 2), ("images-2", 12), ("initializer", 0)):
         pixels = np.asarray(Image.open(io.BytesIO(examples.grid(seed, columns=2, rows=1))))
         samples = scorer.image_features(np.stack([pixels[:, :8], pixels[:, 8:]]))
-        assert found[name].reconstruction == pytest.approx(float((samples @ unseen).mean()), abs=1e-5)
-    ceiling = sum(float(image @ unseen) for image in learned_from) / 2
+        assert found[name].reconstruction == pytest.approx(float((samples @ unseen.T).mean()), abs=1e-5)
+    ceiling = np.mean([float(one @ other) for one in learned_from for other in unseen])
     assert found["other images"].reconstruction == pytest.approx(ceiling, abs=1e-5)
     assert (found["images-1"].editability, found["images-2"].editability) == (1 / 8, 2 / 8)
 
-    # With no image left over, by all of them
-    judge = image_counts.Judge(row, source, 3, scorer, config)
-    assert len(judge.reference) == 3
-    assert judge.ceiling is None
+    # With no image left over, all of them
+    reference = image_counts.ReferenceImages(concept, 3, scorer)
+    assert len(reference.features) == 3 * crops
+    assert reference.ceiling is None
+
+
+class CountedFiles(LocalFileSystem):
+    """Local files under counted://, and how often each was read."""
+
+    protocol = "counted"
+    reads: ClassVar[Counter[str]] = Counter()
+
+    def cat_file(self, path: str, *args: Any, **options: Any) -> bytes:
+        self.reads[path] += 1
+        return bytes(super().cat_file(path, *args, **options))
+
+
+def test_the_model_is_read_once_however_many_concepts(
+    source: Manifest, tmp_path: Path, tiny_sd: Path, tiny_clip: Path
+) -> None:
+    fsspec.register_implementation("counted", CountedFiles)
+    config = examples.config(tiny_sd, tiny_clip, f"model.path=counted://{tiny_sd}")
+    store, reads = Store(str(tmp_path / "out")), []
+    for limit in (1, 3):
+        runs = list(expand(source, config, [1, 2], seeds=1, limit=limit))
+        for row in runs:
+            count = len(row["images"])
+            examples.finish(store, row["concept_id"], tags=row["tags"], images=count)
+        CountedFiles.reads.clear()
+        found = image_counts.scores(store, source, {row["concept_id"] for row in runs}, [1, 2], config)
+        assert len({score.concept for score in found}) == limit
+        reads.append(CountedFiles.reads.total())
+    assert reads[0] == reads[1] > 0
 
 
 def test_plot(tmp_path: Path) -> None:

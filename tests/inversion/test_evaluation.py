@@ -10,10 +10,10 @@ import torch
 from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model
 
 from textinv_ray.config.job import ReviewConfig
-from textinv_ray.inversion import sample_images
+from textinv_ray.inversion import sample_images, scoring
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.dino import Dino
-from textinv_ray.inversion.evaluation import Evaluator, Protocol, Subject, similarity_of_pairs
+from textinv_ray.inversion.evaluation import Evaluator, LearnedConcept, Protocol
 from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.util.errors import UserError
 
@@ -47,24 +47,24 @@ def dino(tmp_path_factory: pytest.TempPathFactory) -> Dino:
     return Dino.load(str(folder), device="cpu")
 
 
-def subject(description: str | None = None, images: int = 3, kind: str = "object") -> Subject:
+def subject(description: str | None = None, images: int = 3, kind: str = "object") -> LearnedConcept:
     generator = np.random.default_rng(5)
     pictures = generator.integers(0, 256, (images, 16, 16, 3), dtype=np.uint8)
     vectors = torch.randn(2, 32, generator=torch.Generator().manual_seed(4))
-    return Subject("<x>", vectors, kind, pictures, description)
+    return LearnedConcept("<x>", vectors, kind, pictures, description)
 
 
 def features(scorer: Scorer, images: np.ndarray) -> np.ndarray:
     return scorer.image_features(images).numpy().astype(np.float64)
 
 
-def drawn(backbone: Backbone, prompt: str, word: str, given: Subject) -> np.ndarray:
+def drawn(backbone: Backbone, prompt: str, word: str, given: LearnedConcept) -> np.ndarray:
     prompts = [prompt.replace("{}", word)] * 3
     learned = {"<x>": given.vectors} if word == "<x>" else {}
     return sample_images(backbone, learned, prompts, [0, 1, 2], FAST)
 
 
-def expected(scorer: Scorer, given: Subject, pictures: dict[str, np.ndarray]) -> dict[str, float]:
+def expected(scorer: Scorer, given: LearnedConcept, pictures: dict[str, np.ndarray]) -> dict[str, float]:
     """Per-sample cosines first, then means; texts without the word."""
     training = features(scorer, given.training_images)
     images = [float(s @ t) for s in features(scorer, pictures["a photo of {}"]) for t in training]
@@ -138,7 +138,9 @@ def test_dino_beside_clip(backbone: Backbone, scorer: Scorer, dino: Dino) -> Non
     training = dino.image_features(given.training_images)
     assert torch.allclose(samples.norm(dim=1), torch.ones(3), atol=1e-5)
     assert scores["dino_similarity"] == pytest.approx(float((samples @ training.T).mean()), abs=2e-4)
-    assert scores["dino_similarity_training_images"] == pytest.approx(similarity_of_pairs(training), abs=1e-6)
+    assert scores["dino_similarity_training_images"] == pytest.approx(
+        scoring.similarity_between_images(training[:, None]), abs=1e-6
+    )
     assert "dino_similarity_without_word" in scores
     plain = Evaluator(backbone, scorer, PROTOCOL).evaluate(given)
     assert {name: value for name, value in scores.items() if "dino" not in name} == plain
@@ -147,12 +149,6 @@ def test_dino_beside_clip(backbone: Backbone, scorer: Scorer, dino: Dino) -> Non
 def test_dino_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"the DINO model .* can't be loaded"):
         Dino.load(str(tmp_path))
-
-
-def test_similarity_of_pairs() -> None:
-    rows = torch.nn.functional.normalize(torch.randn(4, 8, generator=torch.Generator().manual_seed(1)), dim=1)
-    by_hand = [float(rows[i] @ rows[j]) for i in range(4) for j in range(4) if i != j]
-    assert similarity_of_pairs(rows) == pytest.approx(float(np.mean(by_hand)), abs=1e-6)
 
 
 def test_presets() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,13 @@ from PIL import Image
 from transformers import CLIPModel, CLIPProcessor
 
 from textinv_ray.inversion import scoring
-from textinv_ray.inversion.scoring import Scorer, image_similarity, text_similarity, without_word
+from textinv_ray.inversion.scoring import (
+    Scorer,
+    image_similarity,
+    similarity_between_images,
+    text_similarity,
+    without_word,
+)
 from textinv_ray.util.errors import UserError
 
 
@@ -59,6 +66,25 @@ def test_image_similarity_is_the_mean_over_pairs() -> None:
     samples = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     reference = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.6, 0.8]])
     assert image_similarity(samples, reference) == pytest.approx((1 + 1 + 0.6 + 0 + 0 + 0.8) / 6)
+
+
+@pytest.mark.parametrize("crops", [1, 3])
+def test_similarity_between_images_is_the_mean_over_pairs_of_different_images(crops: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    features = torch.nn.functional.normalize(torch.randn(4, crops, 8, generator=generator), dim=2)
+    by_hand = [
+        float(one @ other)
+        for i, j in itertools.permutations(range(4), 2)
+        for one in features[i]
+        for other in features[j]
+    ]
+    assert similarity_between_images(features) == pytest.approx(float(np.mean(by_hand)), abs=1e-6)
+
+
+def test_crop_features_are_the_features_of_each_crop(scorer: Scorer) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16, 3), dtype=np.uint8)
+    expected = torch.stack([scorer.image_features(of_image) for of_image in images])
+    torch.testing.assert_close(scorer.crop_features(images), expected, atol=1e-5, rtol=0)
 
 
 def test_text_similarity_is_the_mean_over_samples() -> None:

@@ -14,11 +14,13 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from torch import Tensor
 
 from textinv_ray.concepts import images, prepare, settings, templates
 from textinv_ray.concepts.concept import Concept
@@ -26,13 +28,11 @@ from textinv_ray.config.job import JobConfig
 from textinv_ray.experiments import ablation_table
 from textinv_ray.experiments.ablation_table import Score
 from textinv_ray.inversion import sampling, scoring
-from textinv_ray.inversion.backbone import Backbone
-from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.manifest import checks
 from textinv_ray.manifest.columns import COLUMNS, Row, schema
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.driver import run
-from textinv_ray.service.models import sources
+from textinv_ray.service.models import loading, sources
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.tracking.mirror import MLflowMirror
 from textinv_ray.service.tracking.uri import resolve_uri
@@ -225,46 +225,36 @@ def _scores(store: Store, wanted: set[str]) -> list[Score]:
 
 
 def references(concepts: Sequence[Concept], config: JobConfig) -> list[Score]:
-    """The corners of the plot (Gal et al. 2022, "Reference setups"), scored as the variants are.
+    """Bounds for the variants' scores (Gal et al. 2022, "Reference setups"), with the crops that the review compares.
 
-    `training images` as if they were samples: their pairs among themselves (an image with itself is left
-    out), and with the edit prompts. `no word`: samples of the prompts without the word. Loads the models.
+    "training images": the training images in place of samples. Their image similarity is over pairs of different
+    images; a concept with one image has none. "no word": samples of the prompts without the word. Loads the models.
     """
-    model = config.model
-    backbone = Backbone.load(
-        sources.resolve(model.path),
-        revision=model.revision,
-        variant=model.variant,
-        device=model.device,
-        dtype=model.dtype,
-    )
-    scorer = Scorer.load(sources.resolve(config.scoring.model), device=model.device)
+    backbone, scorer = loading.backbone(config), loading.scorer(config)
     seeds = list(range(config.scoring.num_images))
-    drawn: dict[str, Any] = {}
 
-    def samples(prompt: str) -> Any:
-        """(num_images, d) features of a prompt without a word."""
-        if prompt not in drawn:
-            pictures = sampling.sample_images(backbone, {}, [prompt] * len(seeds), seeds, config.review)
-            drawn[prompt] = scorer.image_features(pictures)
-        return drawn[prompt]
+    @cache
+    def samples(prompt: str) -> Tensor:
+        """(num_images, d) features of samples of a prompt without a word."""
+        pictures = sampling.sample_images(backbone, {}, [prompt] * len(seeds), seeds, config.review)
+        return scorer.image_features(pictures)
 
     found = []
     for concept in concepts:
-        training = scorer.image_features(concept.images[:, 0])
+        training = scorer.crop_features(concept.images)
+        crops = training.flatten(0, 1)
         edits = [scoring.without_word(prompt) for prompt in concept.edit_prompts]
         texts = scorer.text_features(edits)
-        by_training = [scoring.text_similarity(training, text) for text in texts]
+        by_training = [scoring.text_similarity(crops, text) for text in texts]
         by_nothing = [
             scoring.text_similarity(samples(edit), text) for edit, text in zip(edits, texts, strict=True)
         ]
-        image_prompt = scoring.without_word(config.scoring.image_prompt.of(concept.learnable_property))
-        count = len(training)
-        if count > 1:
-            pairs = float(((training @ training.T).sum() - count) / (count * (count - 1)))
+        if len(training) > 1:
+            image = scoring.similarity_between_images(training)
             mean = sum(by_training) / len(edits)
-            found.append(Score("reference", "training images", concept.concept_id, "", pairs, mean))
-        image = scoring.image_similarity(samples(image_prompt), training)
+            found.append(Score("reference", "training images", concept.concept_id, "", image, mean))
+        image_prompt = scoring.without_word(config.scoring.image_prompt.of(concept.learnable_property))
+        image = scoring.image_similarity(samples(image_prompt), crops)
         mean = sum(by_nothing) / len(edits)
         found.append(Score("reference", "no word", concept.concept_id, "", image, mean))
     return found

@@ -2,7 +2,7 @@
 
 Gal et al. 2022 find that about five images are best. A run of `images-3` learns from a concept's first three. All
 runs of a concept are compared with the same images: those beyond the largest size, which no run has learned from,
-or all of them where there are no more. Otherwise the word of a single image would be judged by that image alone.
+or all of them where there are no more. Otherwise the word of a single image would be compared with that image alone.
 
     OUTPUT/
       ablation.parquet     a row per size, with differences to the largest one (ablation_table.py)
@@ -23,6 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from textinv_ray.concepts import prepare
+from textinv_ray.concepts.concept import Concept
 from textinv_ray.concepts.images import ImageError
 from textinv_ray.config.job import JobConfig
 from textinv_ray.experiments import ablation, ablation_table
@@ -131,11 +132,17 @@ def scores(
     ]
     if not done:
         return []
-    scorer = loading.scorer(config)
+    scorer, facts = loading.scorer(config), sources.facts(config.model)
     wanted = {result["tags"][CONCEPT_TAG] for result in done}
     try:
-        judges = {
-            row["concept_id"]: Judge(row, source, sizes[-1], scorer, config)
+        by_concept = {
+            row["concept_id"]: ReferenceImages(
+                prepare.make(
+                    row, config, base=source.base, resolution=facts.resolution, model_identity=facts.identity
+                ),
+                sizes[-1],
+                scorer,
+            )
             for row in source.rows()
             if row["concept_id"] in wanted
         }
@@ -143,50 +150,54 @@ def scores(
         raise UserError(f"{error}; the runs can't be compared without it") from None
     variants, starts = [], {}
     for result in sorted(done, key=lambda result: result["images"]):
-        concept, judge = result["tags"][CONCEPT_TAG], judges[result["tags"][CONCEPT_TAG]]
-        image = judge.reconstruction(store, result, result["steps"])
+        concept = result["tags"][CONCEPT_TAG]
+        reference = by_concept[concept]
+        image = reference.reconstruction(store, result, result["steps"])
         text, seed = result["clip_text_similarity"], result["tags"][SEED_TAG]
         variants.append(Score("variant", result["tags"][VARIANT_TAG], concept, seed, image, text))
         if concept not in starts:  # the same for every run: no random number of training is in it
-            image, text = judge.reconstruction(store, result, 0), result["clip_text_similarity_initializer"]
+            image, text = (
+                reference.reconstruction(store, result, 0),
+                result["clip_text_similarity_initializer"],
+            )
             starts[concept] = Score("reference", "initializer", concept, "", image, text)
-    ceilings = [judge.ceiling for judge in judges.values() if judge.ceiling]
+    ceilings = [reference.ceiling for reference in by_concept.values() if reference.ceiling]
     return [*variants, *starts.values(), *ceilings]
 
 
-class Judge:
-    """Compares what a concept's runs drew with images that none of them learned from."""
+class ReferenceImages:
+    """The images of a concept that samples of all its runs are compared with: those that no run has learned from.
 
-    def __init__(self, row: Row, source: Manifest, largest: int, scorer: Scorer, config: JobConfig) -> None:
-        facts = sources.facts(config.model)
-        concept = prepare.make(
-            row, config, base=source.base, resolution=facts.resolution, model_identity=facts.identity
-        )
+    All crops of an image count, as in the review. When every image was learned from, all images are compared with.
+    """
+
+    def __init__(self, concept: Concept, largest: int, scorer: Scorer) -> None:
+        """`concept`: with all its images, of which runs have learned from the first `largest` at most."""
         self._scorer = scorer
-        images = scorer.image_features(concept.images[:, 0])
-        unseen = images[largest:]
-        self.reference: Tensor = unseen if len(unseen) else images
-        """(n, d)"""
+        images = scorer.crop_features(concept.images)
+        learned, unseen = images[:largest].flatten(0, 1), images[largest:].flatten(0, 1)
+        self.features: Tensor = unseen if len(unseen) else learned
+        """(images * crops, d) of length 1."""
         self.ceiling: Score | None = None
-        """Of the unseen images in place of samples, beside those that were learned from."""
+        """Scores of the unseen images in place of samples, compared with those that were learned from."""
         if len(unseen):
             texts = scorer.text_features([scoring.without_word(prompt) for prompt in concept.edit_prompts])
-            similarity = scoring.image_similarity(unseen, images[:largest])
+            similarity = scoring.image_similarity(unseen, learned)
             by_text = [scoring.text_similarity(unseen, text) for text in texts]
             mean = sum(by_text) / len(by_text)
             self.ceiling = Score("reference", "other images", concept.concept_id, "", similarity, mean)
 
     def reconstruction(self, store: Store, result: Mapping[str, Any], step: int) -> float:
-        """clip_image_similarity of the run's pictures of the image prompt at a step, with the reference.
+        """clip_image_similarity in [-1, 1] of the run's samples of the image prompt at a step.
 
-        Raises UserError when they are not there any more.
+        Raises UserError when the store no longer has them.
         """
         data = store.read_concept(result["concept_id"], sample_name(step))
         if data is None:
             raise UserError(f"{store.shown}: {result['concept_id']} has no {sample_name(step)} any more")
         grid = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
         pictures = np.stack(np.split(grid, result["images_per_prompt"], axis=1))
-        return scoring.image_similarity(self._scorer.image_features(pictures), self.reference)
+        return scoring.image_similarity(self._scorer.image_features(pictures), self.features)
 
 
 def plot(found: pa.Table, path: Path) -> None:

@@ -96,7 +96,7 @@ PRESETS = ("quick", "paper")
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class LearnedConcept:
     """A learned word and what it should bring back."""
 
     placeholder_token: str
@@ -131,7 +131,7 @@ class Evaluator:
         self._plain: dict[str, _Features] = {}
         self._texts: dict[str, Tensor] = {}
 
-    def evaluate(self, subject: Subject) -> dict[str, float]:
+    def evaluate(self, subject: LearnedConcept) -> dict[str, float]:
         """Scores by name: those above, and the references' as <score>_<reference>. What can't be had is absent.
 
         Raises ValueError for a prompt that is so long that a word would be cut off.
@@ -151,7 +151,7 @@ class Evaluator:
             scores |= {f"{score}_{name}": value for score, value in found.items()}
         return scores
 
-    def _prompts(self, subject: Subject) -> list[str]:
+    def _prompts(self, subject: LearnedConcept) -> list[str]:
         """The image prompt and all editing prompts, each once."""
         kind = subject.learnable_property
         edits = self._protocol.edit_prompts[kind].values()
@@ -180,7 +180,7 @@ class Evaluator:
         return self._texts[text]
 
     def _score(
-        self, subject: Subject, samples: Mapping[str, _Features], training: _Features
+        self, subject: LearnedConcept, samples: Mapping[str, _Features], training: _Features
     ) -> dict[str, float]:
         """The scores of samples, by prompt with `{}`."""
         images = samples[IMAGE_PROMPTS[subject.learnable_property]]
@@ -188,12 +188,12 @@ class Evaluator:
         if images is not training:
             scores["clip_image_similarity"] = scoring.image_similarity(images.clip, training.clip)
         elif len(training.clip) > 1:
-            scores["clip_image_similarity"] = similarity_of_pairs(training.clip)
+            scores["clip_image_similarity"] = scoring.similarity_between_images(training.clip[:, None])
         if images.dino is not None and training.dino is not None:
             if images is not training:
                 scores["dino_similarity"] = scoring.image_similarity(images.dino, training.dino)
             elif len(training.dino) > 1:
-                scores["dino_similarity"] = similarity_of_pairs(training.dino)
+                scores["dino_similarity"] = scoring.similarity_between_images(training.dino[:, None])
         by_prompt = []
         for category, prompts in self._protocol.edit_prompts[subject.learnable_property].items():
             found = [scoring.text_similarity(samples[text].clip, self._text(text)) for text in prompts]
@@ -201,10 +201,3 @@ class Evaluator:
             by_prompt += found
         scores["clip_text_similarity"] = sum(by_prompt) / len(by_prompt)
         return scores
-
-
-def similarity_of_pairs(features: Tensor) -> float:
-    """Mean cosine over pairs of different rows. features: (n, d) of length 1, n > 1."""
-    cosines = features @ features.T
-    count = len(features)
-    return float((cosines.sum() - cosines.diagonal().sum()) / (count * (count - 1)))

@@ -122,7 +122,8 @@ def evaluate_words(
 
 
 def _reference(scorer: Scorer, concept: Concept) -> Tensor:
-    return scorer.image_features(concept.images.reshape(-1, *concept.images.shape[2:]))
+    """(N * A, d): all crops of the training images."""
+    return scorer.crop_features(concept.images).flatten(0, 1)
 
 
 def _key(index: int, subject: Subject, prompt: str, seed: int) -> tuple[int, str, int]:

@@ -53,6 +53,10 @@ class Scorer:
             batches.append(self.model.get_image_features(pixels).pooler_output)
         return F.normalize(torch.cat(batches).float(), dim=-1)
 
+    def crop_features(self, images: np.ndarray) -> Tensor:
+        """Features of a concept's training images: uint8 (N, A, S, S, 3) -> float32 (N, A, d) of length 1."""
+        return self.image_features(images.reshape(-1, *images.shape[2:])).reshape(*images.shape[:2], -1)
+
     @torch.no_grad()
     def text_features(self, texts: Sequence[str]) -> Tensor:
         """float32 (n, d) of length 1. Texts that are too long lose their end."""
@@ -70,6 +74,19 @@ def image_similarity(samples: Tensor, reference: Tensor) -> float:
     as its authors' code computes it (the paper says that embeddings are averaged first).
     """
     return float((samples @ reference.T).mean())
+
+
+def similarity_between_images(features: Tensor) -> float:
+    """clip_image_similarity of training images with each other: the mean cosine over crops of different images.
+
+    features: (N, A, d) of N > 1 images with A crops each, of length 1. Pairs of crops of the same image don't count.
+    """
+    crops = features.flatten(0, 1)
+    cosines = crops @ crops.T
+    count, per_image = features.shape[:2]
+    blocks = cosines.reshape(count, per_image, count, per_image)
+    same_image = blocks.diagonal(dim1=0, dim2=2)
+    return float((cosines.sum() - same_image.sum()) / (count * (count - 1) * per_image**2))
 
 
 def text_similarity(samples: Tensor, text: Tensor) -> float:

@@ -79,15 +79,15 @@ def test_an_output_that_is_none(tmp_path: Path, capfd: pytest.CaptureFixture[str
 
 
 def test_subjects_come_from_the_store(store: Store) -> None:
-    subject = evaluate.read_subject(store, "a")
+    subject = evaluate.read_concept(store, "a")
     assert (subject.placeholder_token, subject.description) == ("<a>", "a red cat")
     assert subject.training_images.shape == (3, 8, 8, 3)
     store.remove("concepts/a/training.png")
     with pytest.raises(ValueError, match=r"training\.png is not there"):
-        evaluate.read_subject(store, "a")
+        evaluate.read_concept(store, "a")
     store.write_concept("a", "training.png", b"bad")
     with pytest.raises(ValueError, match=r"training\.png can't be read"):
-        evaluate.read_subject(store, "a")
+        evaluate.read_concept(store, "a")
 
 
 def command(*arguments: str) -> tuple[int, str]:
@@ -107,15 +107,15 @@ def test_an_actor_passes_over_what_is_done(store: Store) -> None:
     todo = evaluate.plan(store, "quick")
     results = {result["concept_id"]: result for result in store.results()}
     rows = {concept_id: todo.fingerprint(result) for concept_id, result in results.items()}
-    judge = evaluate.Judge(todo.config.to_dict(), "quick", None, store.uri, todo.identity)
+    actor = evaluate.EvaluationActor(todo.config.to_dict(), "quick", None, store.uri, todo.identity)
     table = pa.table({"concept_id": list(rows), "fingerprint": list(rows.values())})
-    assert judge(table.slice(0, 1))["error"].to_pylist() == [""]
+    assert actor(table.slice(0, 1))["error"].to_pylist() == [""]
     first = store.read("evaluation/a.json")
-    assert judge(table)["error"].to_pylist() == ["", ""]
+    assert actor(table)["error"].to_pylist() == ["", ""]
     assert store.read("evaluation/a.json") == first, "with the time at which it was evaluated"
     assert [found["fingerprint"] for found in evaluate.evaluations(store)] == list(rows.values())
     changed = pa.table({"concept_id": ["a"], "fingerprint": ["another"]})
-    judge(changed)
+    actor(changed)
     assert evaluate.evaluations(store)[0]["fingerprint"] == "another"
 
 

@@ -183,17 +183,17 @@ def test_tables_that_are_none(output: Store, tmp_path: Path) -> None:
 def test_an_actor_passes_over_what_is_done(tiny_sd: Path, tiny_clip: Path, tmp_path: Path) -> None:
     """Ray gives it a whole block again when another died with it; half a row is not a row."""
     config = examples.config(tiny_sd, tiny_clip)
-    artist = generate.Artist(config.to_dict(), {"<x>": vectors(1).numpy()}, str(tmp_path))
+    actor = generate.GenerationActor(config.to_dict(), {"<x>": vectors(1).numpy()}, str(tmp_path))
     requests = [Request("a <x>", ("<x>",), count=2), Request("a " * 40 + "<x>", ("<x>",)), Request("a cat")]
     texts = [json.dumps(asdict(request)) for request in requests]
     block = pa.table({"key": ["k0", "k1", "k2"], "request": texts})
-    errors = artist(block)["error"].to_pylist()
+    errors = actor(block)["error"].to_pylist()
     assert [bool(error) for error in errors] == [False, True, False]
     store = Store(str(tmp_path))
     store.remove("pictures/k0/1.png")
     store.remove("pictures/k0/done.json")
     (tmp_path / "pictures" / "k2" / "0.png").write_bytes(b"untouched")
-    assert artist(block)["error"].to_pylist() == errors
+    assert actor(block)["error"].to_pylist() == errors
     assert pixels(tmp_path / "pictures" / "k0" / "1.png").shape == (16, 16, 3)
     assert (tmp_path / "pictures" / "k2" / "0.png").read_bytes() == b"untouched"
 

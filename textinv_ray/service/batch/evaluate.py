@@ -26,7 +26,7 @@ from rich.console import Console
 from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion import evaluation, formats
 from textinv_ray.inversion.dino import Dino
-from textinv_ray.inversion.evaluation import PROMPTS, Evaluator, Protocol, Subject
+from textinv_ray.inversion.evaluation import PROMPTS, Evaluator, LearnedConcept, Protocol
 from textinv_ray.service.batch import actor_pool
 from textinv_ray.service.library.lexicon import pick
 from textinv_ray.service.models import loading, sources
@@ -42,7 +42,7 @@ _COLUMNS = ("clip_image_similarity", "clip_text_similarity", "dino_similarity")
 
 
 @dataclass(frozen=True)
-class Plan:
+class EvaluationPlan:
     """What is to be computed, and how."""
 
     preset: str
@@ -74,7 +74,7 @@ class Plan:
         return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
 
 
-def plan(store: Store, preset: str, overrides: Sequence[str] = (), dino: str | None = None) -> Plan:
+def plan(store: Store, preset: str, overrides: Sequence[str] = (), dino: str | None = None) -> EvaluationPlan:
     """By the configuration that the words were learned with. Raises UserError."""
     if preset not in evaluation.PRESETS:
         raise UserError(f"no preset {preset!r} (known: {', '.join(evaluation.PRESETS)})")
@@ -82,10 +82,12 @@ def plan(store: Store, preset: str, overrides: Sequence[str] = (), dino: str | N
     if job is None:
         raise UserError(f"{store.shown} has no job.json; give the output of `textinv invert`")
     config = JobConfig.from_dict(job["configuration"], store.shown).override(overrides)
-    return Plan(preset, config, dino, sources.facts(config.model).identity)
+    return EvaluationPlan(preset, config, dino, sources.facts(config.model).identity)
 
 
-def evaluate(store: Store, todo: Plan, console: Console, *, only: Collection[str] | None = None) -> int:
+def evaluate(
+    store: Store, todo: EvaluationPlan, console: Console, *, only: Collection[str] | None = None
+) -> int:
     """Evaluates what isn't yet, and writes evaluation.parquet.
 
     Returns the exit code: 0 all are evaluated, 1 some could not be. Raises UserError for ids that aren't there.
@@ -105,7 +107,7 @@ def evaluate(store: Store, todo: Plan, console: Console, *, only: Collection[str
         f"({protocol.num_images} images a prompt, {protocol.review.num_inference_steps} steps of "
         f"{protocol.review.sampler}, guidance {protocol.review.guidance_scale:g})"
     )
-    failed = _judge_all(store, todo, {id_: wanted[id_] for id_ in missing}, console) if missing else 0
+    failed = _evaluate_all(store, todo, {id_: wanted[id_] for id_ in missing}, console) if missing else 0
     found = list(evaluations(store))
     store.write("evaluation.parquet", _table(found))
     _print(console, [row for row in found if row["concept_id"] in wanted])
@@ -113,7 +115,9 @@ def evaluate(store: Store, todo: Plan, console: Console, *, only: Collection[str
     return 1 if failed else 0
 
 
-def _judge_all(store: Store, todo: Plan, fingerprints: Mapping[str, str], console: Console) -> int:
+def _evaluate_all(
+    store: Store, todo: EvaluationPlan, fingerprints: Mapping[str, str], console: Console
+) -> int:
     """Evaluates concepts, by concept_id. Returns how many could not be."""
     table = pa.table({"concept_id": list(fingerprints), "fingerprint": list(fingerprints.values())})
     arguments = {
@@ -125,7 +129,9 @@ def _judge_all(store: Store, todo: Plan, fingerprints: Mapping[str, str], consol
     }
     done = 0
     try:
-        rows = actor_pool.run(table, Judge, arguments, todo.config, console, batch_size=_CONCEPTS_PER_BLOCK)
+        rows = actor_pool.run(
+            table, EvaluationActor, arguments, todo.config, console, batch_size=_CONCEPTS_PER_BLOCK
+        )
         for finished, row in enumerate(rows, start=1):
             done += not row["error"]
             if row["error"]:
@@ -155,14 +161,14 @@ def evaluations(store: Store) -> list[dict[str, Any]]:
     return [json.loads(data) for _, data in store.read_many(names) if data]
 
 
-class Judge:
+class EvaluationActor:
     """An actor that evaluates concepts and puts their scores into the store."""
 
     def __init__(
         self, config: dict[str, Any], preset: str, dino: str | None, output: str, identity: str
     ) -> None:
         """`config`: plain data."""
-        todo = Plan(preset, JobConfig.from_dict(config), dino, identity)
+        todo = EvaluationPlan(preset, JobConfig.from_dict(config), dino, identity)
         torch.set_num_threads(max(1, round(todo.config.service.cpus_per_worker)))
         self._preset = preset
         self._store = Store(output)
@@ -176,15 +182,15 @@ class Judge:
     def __call__(self, batch: pa.Table) -> pa.Table:
         """{concept_id, fingerprint} -> {concept_id, error}; error is empty for what was evaluated."""
         ids, fingerprints = batch["concept_id"].to_pylist(), batch["fingerprint"].to_pylist()
-        errors = [self._judge(*pair) for pair in zip(ids, fingerprints, strict=True)]
+        errors = [self._evaluate(*pair) for pair in zip(ids, fingerprints, strict=True)]
         return pa.table({"concept_id": ids, "error": errors})
 
-    def _judge(self, concept_id: str, fingerprint: str) -> str:
+    def _evaluate(self, concept_id: str, fingerprint: str) -> str:
         before = self._store.read(_name(concept_id))
         if before and json.loads(before)["fingerprint"] == fingerprint:
             return ""  # by an actor that died with this block
         try:
-            subject = read_subject(self._store, concept_id)
+            subject = read_concept(self._store, concept_id)
             scores = self._evaluator.evaluate(subject)
         except ValueError as error:
             return str(error)
@@ -204,7 +210,7 @@ def _name(concept_id: str) -> str:
     return f"evaluation/{concept_id}.json"
 
 
-def read_subject(store: Store, concept_id: str) -> Subject:
+def read_concept(store: Store, concept_id: str) -> LearnedConcept:
     """A finished concept as the store has it. Raises ValueError when a file is missing or damaged."""
     result = store.result(concept_id)
     data = store.read_concept(concept_id, "learned_embeds.safetensors")
@@ -212,7 +218,7 @@ def read_subject(store: Store, concept_id: str) -> Subject:
     if result is None or data is None or pictures is None:
         raise ValueError("its result.json, learned_embeds.safetensors or training.png is not there")
     ((token, vectors),) = formats.parse_words(data, "learned_embeds.safetensors").items()
-    return Subject(
+    return LearnedConcept(
         token,
         vectors,
         result["learnable_property"],

@@ -142,7 +142,7 @@ def _draw_all(
     }
     errors = dict.fromkeys(todo, "not drawn: the workers could not go on")
     try:
-        rows = actor_pool.run(table, Artist, arguments, config, console, batch_size=_ROWS_PER_BATCH)
+        rows = actor_pool.run(table, GenerationActor, arguments, config, console, batch_size=_ROWS_PER_BATCH)
         for finished, row in enumerate(rows, start=1):
             errors[row["key"]] = row["error"]
             if finished % max(1, len(todo) // 10) == 0:
@@ -152,7 +152,7 @@ def _draw_all(
     return {key: error for key, error in errors.items() if error}
 
 
-class Artist:
+class GenerationActor:
     """An actor that draws rows of the table and puts them into the store."""
 
     def __init__(self, config: dict[str, Any], vectors: Mapping[str, np.ndarray], output: str) -> None:

@@ -24,7 +24,7 @@ _BRACKETS = re.compile(r"<[^<>\s]+>")
 
 
 @dataclass(frozen=True)
-class Entry:
+class WordFile:
     """Where a word lies."""
 
     token: str
@@ -46,7 +46,7 @@ class Lexicon:
 
     def __init__(self, sources: Sequence[str]) -> None:
         """`sources`: outputs (folders, fsspec URIs), or files of words (formats.SUFFIXES). Raises UserError."""
-        self._entries: dict[str, list[Entry]] = {}
+        self._entries: dict[str, list[WordFile]] = {}
         self._vectors: dict[str, Tensor] = {}
         self._outputs: list[Store] = []
         for source in sources:
@@ -85,7 +85,7 @@ class Lexicon:
             self._vectors[key] = self._read(self._entry(token))
         return self._vectors[key]
 
-    def _entry(self, token: str) -> Entry:
+    def _entry(self, token: str) -> WordFile:
         if token.lower() not in self._entries:
             known = sorted(entries[0].token for entries in self._entries.values())
             listed = f" (known: {', '.join(known[:10])}{', ...' if len(known) > 10 else ''})"
@@ -94,13 +94,13 @@ class Lexicon:
         return self._one(self._entries[token.lower()])
 
     @staticmethod
-    def _one(entries: Sequence[Entry]) -> Entry:
+    def _one(entries: Sequence[WordFile]) -> WordFile:
         if len(entries) > 1:
             places = " and ".join(entry.shown for entry in entries)
             raise UserError(f"the word {entries[0].token!r} is in {places}: leave one of them out")
         return entries[0]
 
-    def _read(self, entry: Entry) -> Tensor:
+    def _read(self, entry: WordFile) -> Tensor:
         data = entry.store.read(entry.name)
         if data is None:
             raise UserError(f"the word {entry.token!r} is not in {entry.shown} any more")
@@ -122,13 +122,13 @@ class Lexicon:
         except ValueError as error:
             raise UserError(str(error)) from None
         for token in found:
-            self._add(Entry(token, store, name, ""))
+            self._add(WordFile(token, store, name, ""))
 
     def _add_output(self, source: str) -> None:
         store = Store(source)
         count = len(self._entries)
         for concept_id, token in named_words(store):
-            self._add(Entry(token, store, f"concepts/{concept_id}/learned_embeds.safetensors", concept_id))
+            self._add(WordFile(token, store, f"concepts/{concept_id}/learned_embeds.safetensors", concept_id))
         if len(self._entries) == count and not store.names("concepts"):
             raise UserError(
                 f"{store.shown} has no learned words; give the output of `textinv invert`, "
@@ -136,7 +136,7 @@ class Lexicon:
             )
         self._outputs.append(store)
 
-    def _add(self, entry: Entry) -> None:
+    def _add(self, entry: WordFile) -> None:
         entries = self._entries.setdefault(entry.token.lower(), [])
         if all((other.store.uri, other.name) != (entry.store.uri, entry.name) for other in entries):
             entries.append(entry)

@@ -3,7 +3,7 @@
     python benchmarks/breakdown.py [--model mini-sd|sd15|sdxl|FOLDER] [--pack 4] [--steps 30] [--json PATH]
 
 The step: its parts, timed from outside, as medians over --steps steps. The whole concept: one worker of the service
-learns the example concepts as `--config` says, with feed and store but in one process; starting Ray and loading
+learns the example concepts as `--config` says, with scheduler and store but in one process; starting Ray and loading
 models aside. A part that contains others counts without them; what no part names is "the rest".
 """
 

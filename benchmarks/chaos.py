@@ -87,7 +87,7 @@ class Chaos:
         kinds = {
             "worker killed": (6, lambda: self._signal("RayTrainWorker", signal.SIGKILL)),
             "worker hung": (3, self._hang),
-            "feed killed": (2, lambda: self._signal("ray::Scheduler", signal.SIGKILL)),
+            "scheduler killed": (2, lambda: self._signal("ray::Scheduler", signal.SIGKILL)),
             "trainer controller killed": (2, lambda: self._signal("TrainController", signal.SIGKILL)),
             "fleet killed": (1, lambda: self._signal("ray::Fleet", signal.SIGKILL)),
             "node killed, another comes": (2, self._lose_a_node),

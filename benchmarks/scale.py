@@ -2,7 +2,7 @@
 
     python benchmarks/scale.py --rows 100000
 
-Real are the manifest, Ray Data, the feed, the leases, the workers' loop and the store. Simulated are the learning
+Real are the manifest, Ray Data, the scheduler, the leases, the workers' loop and the store. Simulated are the learning
 and the pictures: a stand-in for the pack, so that all the time is the service's. Prints one line per figure, and
 all as JSON with --json PATH.
 """
@@ -40,6 +40,7 @@ from textinv_ray.service.intake import plan
 from textinv_ray.service.intake.preparation import Preparation
 from textinv_ray.service.models import sources
 from textinv_ray.service.scheduling.client import start_scheduler
+from textinv_ray.service.scheduling.protocol import SchedulerInterface
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.views import results_table
 from textinv_ray.service.worker import artifacts, worker
@@ -101,13 +102,15 @@ class SimulatedPack:
 
 
 @ray.remote(num_cpus=0)
-def work(feed: Any, output: str, config: dict[str, Any]) -> None:
+def work(scheduler: SchedulerInterface, output: str, config: dict[str, Any]) -> None:
     """One worker."""
-    simulate(feed, output, config, pack_size=16, step_s=0.0)
+    simulate(scheduler, output, config, pack_size=16, step_s=0.0)
 
 
-def simulate(feed: Any, output: str, config: dict[str, Any], pack_size: int, step_s: float) -> None:
-    """Makes this process a worker that learns nothing, until the feed has no more for it."""
+def simulate(
+    scheduler: SchedulerInterface, output: str, config: dict[str, Any], pack_size: int, step_s: float
+) -> None:
+    """Makes this process a worker that learns nothing, until the scheduler has no more for it."""
     torch.set_num_threads(1)
     worker.ConceptTask, worker.Pack = SimulatedTask, SimulatedPack  # type: ignore[misc]
     SimulatedPack.step_s = step_s
@@ -116,7 +119,7 @@ def simulate(feed: Any, output: str, config: dict[str, Any], pack_size: int, ste
         Review({"a photo of {}": PICTURE}, 0.5, 0.25) for _ in subjects
     ]
     artifacts.nearest_words = lambda *_: ["cat"]
-    worker.Worker(feed, Store(output), None, None, JobConfig.from_dict(config)).run()  # type: ignore[arg-type]
+    worker.Worker(scheduler, Store(output), None, None, JobConfig.from_dict(config)).run()  # type: ignore[arg-type]
 
 
 def write_manifest(folder: Path, rows: int) -> Path:
@@ -132,11 +135,11 @@ def write_manifest(folder: Path, rows: int) -> Path:
     return folder / "manifest.parquet"
 
 
-def feed_process() -> psutil.Process:
+def scheduler_process() -> psutil.Process:
     for child in psutil.Process().children(recursive=True):
         if child.name().startswith("ray::Scheduler"):
             return child
-    raise RuntimeError("no feed")
+    raise RuntimeError("no scheduler")
 
 
 def learn(path: Path, output: Path, config: JobConfig, workers: int) -> dict[str, float]:
@@ -149,15 +152,15 @@ def learn(path: Path, output: Path, config: JobConfig, workers: int) -> dict[str
     planned = time.perf_counter()
     size = WorkerLayout(workers, 1.0, 0.0, 0.1)
     rows = Preparation(opened, config, facts, store.uri, (), size.prepare_cpus)
-    feed = start_scheduler(rows, todo.todo, store.uri, config, size)
-    workers_running = [work.remote(feed, store.uri, config.to_dict()) for _ in range(workers)]
+    scheduler = start_scheduler(rows, todo.todo, store.uri, config, size)
+    workers_running = [work.remote(scheduler, store.uri, config.to_dict()) for _ in range(workers)]
     cursor, first, memory = 0, 0.0, []
     while True:
-        status = ray.get(feed.status.remote(cursor))
+        status = scheduler.status(cursor)
         cursor = status.cursor
         if (status.running or status.done) and not first:
             first, done_at_first = time.perf_counter(), status.done
-            process = feed_process()
+            process = scheduler_process()
         if first:
             memory.append((process.memory_info().rss, psutil.Process().memory_info().rss))
         if status.over or status.problem:
@@ -169,7 +172,7 @@ def learn(path: Path, output: Path, config: JobConfig, workers: int) -> dict[str
     if status.problem or status.done != len(todo.todo):
         raise SystemExit(f"it went wrong: {status}")
     late = memory[len(memory) // 2 :]
-    ray.kill(feed)
+    scheduler.kill()
     return {
         "check the manifest, s": checked - began,
         "plan an empty store, s": planned - checked,
@@ -178,10 +181,10 @@ def learn(path: Path, output: Path, config: JobConfig, workers: int) -> dict[str
         * workers
         * (end - first)
         / (status.done - done_at_first),
-        "feed memory at most, MB": max(feed for feed, _ in memory) / 2**20,
-        "feed memory, second half minus first quarter, MB": (
-            statistics.mean(feed for feed, _ in late)
-            - statistics.mean(f for f, _ in memory[: len(memory) // 4 + 1])
+        "scheduler memory at most, MB": max(used for used, _ in memory) / 2**20,
+        "scheduler memory, second half minus first quarter, MB": (
+            statistics.mean(used for used, _ in late)
+            - statistics.mean(used for used, _ in memory[: len(memory) // 4 + 1])
         )
         / 2**20,
         "driver memory at most, MB": max(driver for _, driver in memory) / 2**20,

@@ -4,7 +4,7 @@
 
 Real: jobs of the bundled model, each worker with one core, from the first step to the last result (start and end of
 Ray aside); as many workers as the machine has cores. Simulated: workers whose steps only wait, as a CPU does while a
-GPU works, with the real feed, leases, heartbeats and store: what the service itself loses. Efficiency is the
+GPU works, with the real scheduler, leases, heartbeats and store: what the service itself loses. Efficiency is the
 throughput per worker, of real workers relative to the first number of --workers, of simulated ones to their waiting.
 """
 
@@ -34,6 +34,7 @@ from textinv_ray.service.intake import plan
 from textinv_ray.service.intake.preparation import Preparation
 from textinv_ray.service.models import sources
 from textinv_ray.service.scheduling.client import start_scheduler
+from textinv_ray.service.scheduling.protocol import SchedulerInterface
 from textinv_ray.service.store.pictures import png
 from textinv_ray.service.store.store import Store
 
@@ -71,12 +72,19 @@ def real(
 
 
 @ray.remote(num_cpus=0)
-def work(feed: Any, output: str, config: dict[str, Any], step_s: float, ready: str, workers: int) -> None:
+def work(
+    scheduler: SchedulerInterface,
+    output: str,
+    config: dict[str, Any],
+    step_s: float,
+    ready: str,
+    workers: int,
+) -> None:
     """One simulated worker, which begins when all are there."""
     (Path(ready) / str(os.getpid())).touch()
     while len(list(Path(ready).iterdir())) < workers:
         time.sleep(0.05)
-    scale.simulate(feed, output, config, PACK_SIZE, step_s)
+    scale.simulate(scheduler, output, config, PACK_SIZE, step_s)
 
 
 def simulated(workers: int, seconds: float, folder: Path) -> dict[str, Any]:
@@ -91,13 +99,13 @@ def simulated(workers: int, seconds: float, folder: Path) -> dict[str, Any]:
     opened, facts, store = Manifest.open(str(path)), sources.facts(config.model), Store(str(output))
     todo = plan.make(opened, config, facts, store).todo
     size = WorkerLayout(workers, 1.0, 0.0, 0.1)
-    feed = start_scheduler(
+    scheduler = start_scheduler(
         Preparation(opened, config, facts, store.uri, (), size.prepare_cpus), todo, store.uri, config, size
     )
-    arguments = (feed, store.uri, config.to_dict(), seconds / scale.STEPS, str(ready), workers)
+    arguments = (scheduler, store.uri, config.to_dict(), seconds / scale.STEPS, str(ready), workers)
     ray.get([work.remote(*arguments) for _ in range(workers)])
     finished = sorted(found["finished_at"] for found in store.results())
-    ray.kill(feed)
+    scheduler.kill()
     if len(finished) != concepts:
         raise SystemExit(f"{len(finished)} of {concepts} concepts were finished")
     # From the last worker's readiness on, so that starting processes doesn't count.

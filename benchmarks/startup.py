@@ -25,7 +25,7 @@ from benchmarks import job, measure
 MOMENTS = {
     "manifest read, work planned": "to learn: ",
     "Ray started": "Ray: ",
-    "feed and fleet made, first trainer's controller there": "Requesting resources",
+    "scheduler and fleet made, first trainer's controller there": "Requesting resources",
     "worker's process there": "Started training worker group",
     "its imports, the models, the first concept ready": ": from step 0",
 }

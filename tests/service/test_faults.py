@@ -188,7 +188,7 @@ def test_a_process_of_the_service_is_killed(job: Job, words: dict[str, np.ndarra
     assert code == 0, out
     job.assert_all_done(words)
     if name == "Scheduler":
-        assert "this feed was restarted" in job.log()
+        assert "this scheduler was restarted" in job.log()
 
 
 def test_the_driver_is_killed_and_run_again(job: Job, words: dict[str, np.ndarray]) -> None:

@@ -1,11 +1,9 @@
-"""A feed of this process and workers on it, without the minutes that starting them as actors takes."""
+"""A scheduler in this process and workers on it, without the minutes that starting them as actors takes."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +18,7 @@ from textinv_ray.inversion.pack import Pack
 from textinv_ray.inversion.review import Subject, evaluate_words
 from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.inversion.task import ConceptTask
+from textinv_ray.service.scheduling.protocol import SchedulerInterface, SchedulerStatus
 from textinv_ray.service.scheduling.scheduler import Scheduler
 from textinv_ray.service.store.history import History
 from textinv_ray.service.store.keys import Key
@@ -27,49 +26,34 @@ from textinv_ray.service.store.store import Store
 from textinv_ray.service.worker.worker import Worker
 
 
-class Handle:
-    """Calls a Scheduler of this process as if it were an actor: starting one for each test would take minutes."""
-
-    def __init__(self, feed: Scheduler) -> None:
-        self._feed = feed
-
-    def __getattr__(self, name: str) -> Any:
-        import ray
-
-        method = getattr(self._feed, name)
-        return SimpleNamespace(remote=lambda *args: ray.put(method(*args)))
-
-
 class Bench:
-    """A feed and the means to work on it."""
+    """A scheduler and the means to work for it."""
 
     def __init__(self, backbone: Backbone, scorer: Scorer, config: JobConfig, store: Store) -> None:
         self.backbone, self.scorer, self.config, self.store = backbone, scorer, config, store
 
-    def feed(self, concepts: Iterable[Concept], errors: Iterable[str] = ()) -> Any:
+    def scheduler(self, concepts: Iterable[Concept], errors: Iterable[str] = ()) -> SchedulerInterface:
         concepts = list(concepts)
         keys = {concept.concept_id: Key(concept.row_fingerprint, "stamp") for concept in concepts}
         keys |= {name: Key("row", "stamp") for name in errors}
         service = self.config.service
-        return Handle(
-            Scheduler(
-                Rows.of(concepts, errors),
-                keys,
-                self.store.uri,
-                ahead=16,
-                lease_timeout_s=service.lease_timeout_s,
-                max_attempts=service.max_attempts,
-            )
+        return Scheduler(
+            Rows.of(concepts, errors),
+            keys,
+            self.store.uri,
+            ahead=16,
+            lease_timeout_s=service.lease_timeout_s,
+            max_attempts=service.max_attempts,
         )
 
-    def worker(self, feed: Any) -> Worker:
-        return Worker(feed, self.store, self.backbone, self.scorer, self.config)
+    def worker(self, scheduler: SchedulerInterface) -> Worker:
+        return Worker(scheduler, self.store, self.backbone, self.scorer, self.config)
 
-    def learn(self, concepts: Iterable[Concept], errors: Iterable[str] = ()) -> Any:
-        """Runs one worker to the end. Returns the feed's last status."""
-        feed = self.feed(concepts, errors)
-        self.worker(feed).run()
-        return over(feed)
+    def learn(self, concepts: Iterable[Concept], errors: Iterable[str] = ()) -> SchedulerStatus:
+        """Runs one worker to the end. Returns the scheduler's last status."""
+        scheduler = self.scheduler(concepts, errors)
+        self.worker(scheduler).run()
+        return over(scheduler)
 
     def vectors(self, concept_id: str) -> np.ndarray:
         data = self.store.read_concept(concept_id, "learned_embeds.safetensors")
@@ -103,12 +87,10 @@ class Bench:
         return History.from_bytes(data)
 
 
-def over(feed: Any) -> Any:
-    """The feed's status once it has published everything."""
-    import ray
-
-    wait_for(lambda: ray.get(feed.status.remote(0)).over)
-    return ray.get(feed.status.remote(0))
+def over(scheduler: SchedulerInterface) -> SchedulerStatus:
+    """The scheduler's status once it has published everything."""
+    wait_for(lambda: scheduler.status(0).over)
+    return scheduler.status(0)
 
 
 class Crash(BaseException):

@@ -83,7 +83,7 @@ def test_progress_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) ->
     ]
 
 
-def test_progress_when_the_feed_was_restarted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_when_the_scheduler_was_restarted(monkeypatch: pytest.MonkeyPatch) -> None:
     """It counts steps anew, and finds what is done only after a while."""
     now = 100.0
     monkeypatch.setattr(consoles.time, "monotonic", lambda: now)

@@ -22,7 +22,7 @@ CONCEPTS, STEPS, REST_S = 400, 20, 0.9
 def test_the_scheduler_rests_and_waits(
     local_ray: None, tmp_path: Path, tiny_sd: Path, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A feed takes the next row when a worker has room: hours later, it may be."""
+    """The scheduler takes the next row when a worker has room: hours later, it may be."""
     import ray
 
     config = examples.config(tiny_sd, tiny_clip)

@@ -188,7 +188,7 @@ def test_longest_first_but_those_begun_before_all() -> None:
 
 
 def test_a_new_table_learns_from_heartbeats_who_has_what() -> None:
-    """The feed's process died; workers went on meanwhile."""
+    """The scheduler's process died; workers went on meanwhile."""
     leases = Leases(10, 3, Clock())
     assert leases.beat("w", {"a": 40, "b": 3}, 43) == []
     leases.ack("w", "b")
@@ -234,7 +234,7 @@ def test_who_may_write() -> None:
     assert leases.may_write("other", "c0")
     leases.ack("other", "c0")
     assert not leases.may_write("other", "c0")
-    assert leases.may_write("late", "from a feed before"), "not known here yet"
+    assert leases.may_write("late", "from a scheduler before"), "not known here yet"
 
 
 def test_steps_for_the_progress_line() -> None:

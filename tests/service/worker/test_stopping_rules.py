@@ -78,14 +78,14 @@ def test_a_lost_worker_changes_no_end(
     concepts = [tiny.concept(index, steps=40) for index in range(3)]
     whole, broken = benches(rule, "whole"), benches(rule, "broken")
     whole.learn(concepts)
-    feed = broken.feed(concepts)
-    first = broken.worker(feed)
+    scheduler = broken.scheduler(concepts)
+    first = broken.worker(scheduler)
     crash_at(first, 5, monkeypatch)
     with pytest.raises(Crash):
         first.run()
     assert broken.store.read_concept("concept-0", "checkpoint.safetensors") is not None
-    broken.worker(feed).run()
-    assert over(feed).done == 3
+    broken.worker(scheduler).run()
+    assert over(scheduler).done == 3
     ends = [[(result["steps"], result["stopped"]) for result in results(bench)] for bench in (whole, broken)]
     assert ends[0] == ends[1]
     assert broken.config.stopping.rule in {stopped for _, stopped in ends[0]}

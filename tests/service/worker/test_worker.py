@@ -1,4 +1,4 @@
-"""A worker on a real feed: what it learns depends on the concept alone, and nothing is lost or done twice."""
+"""A worker on a real scheduler: what it learns depends on the concept alone, and nothing is lost or done twice."""
 
 from __future__ import annotations
 
@@ -65,31 +65,31 @@ def test_what_cannot_be_learned_fails_alone(bench: Bench) -> None:
 
 def test_two_workers_learn_the_same_as_one(bench: Bench, tiny_sd: Path) -> None:
     concepts = [tiny.concept(index, steps=4 + index % 3) for index in range(8)]
-    feed = bench.feed(concepts)
+    scheduler = bench.scheduler(concepts)
     other = Bench(
         Backbone.load(str(tiny_sd), dtype="float32"), bench.scorer, bench.config, bench.store
     )  # as in another process
-    threads = [threading.Thread(target=each.worker(feed).run) for each in (bench, other)]
+    threads = [threading.Thread(target=each.worker(scheduler).run) for each in (bench, other)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert over(feed).done == 8
+    assert over(scheduler).done == 8
     for concept in concepts:
         np.testing.assert_allclose(bench.vectors(concept.concept_id), bench.alone(concept), atol=1e-6)
 
 
 def test_a_lost_worker_s_concepts_go_on_elsewhere(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     concepts = [tiny.concept(index, steps=12) for index in range(2)]
-    feed = bench.feed(concepts)
-    first = bench.worker(feed)
+    scheduler = bench.scheduler(concepts)
+    first = bench.worker(scheduler)
     crash_at(first, 7, monkeypatch)
     with pytest.raises(Crash):
         first.run()
     checkpoint = bench.store.read_concept("concept-0", "checkpoint.safetensors")
     assert checkpoint is not None
-    bench.worker(feed).run()
-    status = over(feed)
+    bench.worker(scheduler).run()
+    status = over(scheduler)
     assert status.done == 2
     assert status.steps_computed < 2 * (7 + 12), "it went on from a checkpoint"
     for concept in concepts:
@@ -101,8 +101,8 @@ def test_a_silent_worker_loses_its_concepts_and_its_late_result_is_harmless(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     concept = tiny.concept(0, steps=5)
-    feed = bench.feed([concept])
-    frozen, let_go = bench.worker(feed), threading.Event()
+    scheduler = bench.scheduler([concept])
+    frozen, let_go = bench.worker(scheduler), threading.Event()
     monkeypatch.setattr(frozen._heart, "start", lambda: None)
     monkeypatch.setattr(frozen._heart, "end", lambda: None)
     real = frozen._step
@@ -116,11 +116,11 @@ def test_a_silent_worker_loses_its_concepts_and_its_late_result_is_harmless(
     thread.start()
     wait_for(lambda: frozen._items)
     time.sleep(1.2)
-    bench.worker(feed).run()
+    bench.worker(scheduler).run()
     before = bench.store.result("concept-0")
     let_go.set()
     thread.join(20)
-    status = over(feed)
+    status = over(scheduler)
     assert (status.done, status.failed) == (1, 0)
     assert before is not None
     assert bench.store.result("concept-0") == before, "it isn't written again"
@@ -131,35 +131,31 @@ def test_a_silent_worker_loses_its_concepts_and_its_late_result_is_harmless(
 
 def test_lost_between_the_result_and_its_word_of_it(bench: Bench) -> None:
     """The concept is done by the store: the next worker says so, and does nothing."""
-    import ray
-
     concept = tiny.concept(0)
     bench.learn([concept])
     before = bench.store.result("concept-0")
     bench.store.write_concept("concept-0", "checkpoint.safetensors", b"left behind")
-    feed = bench.feed([concept])
-    wait_for(lambda: ray.get(feed.take.remote("first", 1)).leases or ray.get(feed.status.remote(0)).running)
-    ray.get(feed.leave.remote("first", "killed"))
-    bench.worker(feed).run()
-    assert over(feed).done == 1
+    scheduler = bench.scheduler([concept])
+    wait_for(lambda: scheduler.take("first", 1).leases or scheduler.status(0).running)
+    scheduler.leave("first", "killed")
+    bench.worker(scheduler).run()
+    assert over(scheduler).done == 1
     assert bench.store.result("concept-0") == before
     assert "checkpoint.safetensors" not in bench.store.names("concepts/concept-0")
 
 
 def test_told_to_stop_it_leaves_checkpoints(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    import ray
-
     concept = tiny.concept(0, steps=100_000)
-    feed = bench.feed([concept])
-    worker = bench.worker(feed)
+    scheduler = bench.scheduler([concept])
+    worker = bench.worker(scheduler)
     thread = threading.Thread(target=worker.run)
     thread.start()
     wait_for(lambda: bench.store.read_concept("concept-0", "checkpoint.safetensors"))
     bench.store.remove("concepts/concept-0/checkpoint.safetensors")
-    ray.get(feed.stop.remote())
+    scheduler.stop()
     thread.join(20)
     assert not thread.is_alive()
-    status = ray.get(feed.status.remote(0))
+    status = scheduler.status(0)
     assert (status.done, status.failed, status.running) == (0, 0, 0)
     assert bench.store.result("concept-0") is None
     (_, state), *_ = bench.store.states("concept-0")
@@ -207,38 +203,34 @@ def test_a_damaged_checkpoint_is_not_trusted(bench: Bench, damaged: bytes) -> No
 def test_a_store_that_refuses_ends_the_job_and_loses_nothing(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import ray
-
     def refuse(*_: Any) -> None:
         raise StoreError("the output x: access denied", True)
 
     concept = tiny.concept(0)
-    feed = bench.feed([concept])
+    scheduler = bench.scheduler([concept])
     with monkeypatch.context() as patch:
         patch.setattr(Store, "finish", refuse)
-        bench.worker(feed).run()
-    assert ray.get(feed.status.remote(0)).problem == "the output x: access denied"
+        bench.worker(scheduler).run()
+    assert scheduler.status(0).problem == "the output x: access denied"
     assert bench.store.result("concept-0") is None
-    feed = bench.feed([concept])
-    bench.worker(feed).run()
-    assert over(feed).done == 1
+    scheduler = bench.scheduler([concept])
+    bench.worker(scheduler).run()
+    assert over(scheduler).done == 1
 
 
 def test_released_when_nothing_is_left_but_what_others_learn(bench: Bench) -> None:
-    import ray
-
     bench.config = bench.config.model_copy(
         update={"service": bench.config.service.model_copy(update={"release_after_s": 0.2})}
     )
-    feed = bench.feed([tiny.concept(0)])
-    wait_for(lambda: ray.get(feed.take.remote("another", 1)).leases or ray.get(feed.status.remote(0)).running)
-    ray.get(feed.beat.remote("another", {"concept-0": 1}, 1))
-    thread = threading.Thread(target=bench.worker(feed).run)
+    scheduler = bench.scheduler([tiny.concept(0)])
+    wait_for(lambda: scheduler.take("another", 1).leases or scheduler.status(0).running)
+    scheduler.beat("another", {"concept-0": 1}, 1)
+    thread = threading.Thread(target=bench.worker(scheduler).run)
     thread.start()
     while thread.is_alive():
-        ray.get(feed.beat.remote("another", {"concept-0": 1}, 1))
+        scheduler.beat("another", {"concept-0": 1}, 1)
         thread.join(0.1)
-    assert not ray.get(feed.is_over.remote())
+    assert not scheduler.is_over()
 
 
 def test_while_the_store_is_away_steps_go_on_and_one_checkpoint_waits(
@@ -253,8 +245,8 @@ def test_while_the_store_is_away_steps_go_on_and_one_checkpoint_waits(
         real(self, *arguments)
 
     monkeypatch.setattr(Store, "checkpoint", slow)
-    feed = bench.feed([tiny.concept(0, steps=200)])
-    worker = bench.worker(feed)
+    scheduler = bench.scheduler([tiny.concept(0, steps=200)])
+    worker = bench.worker(scheduler)
     thread = threading.Thread(target=worker.run)
     thread.start()
     assert started.wait(30)
@@ -264,7 +256,7 @@ def test_while_the_store_is_away_steps_go_on_and_one_checkpoint_waits(
     assert len(item.writes) <= 3
     back.set()
     thread.join(60)
-    assert over(feed).done == 1
+    assert over(scheduler).done == 1
 
 
 def test_variants_through_the_service(bench: Bench) -> None:

@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 
@@ -35,8 +35,17 @@ _QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
-
 TrainLoop = Callable[[dict[str, Any]], None]
+
+
+class WorkSource(Protocol):
+    """What a fleet asks the scheduler: a `SchedulerInterface`. Travels to the workers, so it must be picklable."""
+
+    def is_over(self) -> bool:
+        """Whether there is nothing more to do for any worker."""
+
+    def wants_workers(self) -> bool:
+        """Whether a concept waits for a worker, or more may come."""
 
 
 class Fleet:
@@ -51,11 +60,11 @@ class Fleet:
         train_loop: TrainLoop,
         size: WorkerLayout,
         config: JobConfig,
-        feed: Any,
+        scheduler: WorkSource,
         output: str,
         storage: str,
     ) -> None:
-        """`train_loop`: what each worker runs, with {"feed", "config", "output"}.
+        """`train_loop`: what each worker runs, with {"scheduler", "config", "output"}.
 
         `storage`: a local folder for what Ray Train insists on writing; results don't go there.
         """
@@ -63,9 +72,13 @@ class Fleet:
         self._config = config
         self._size = size
         self._storage = storage
-        self._feed = feed
+        self._scheduler = scheduler
         # Ray shows what its trainers are given; where MLflow is, and with which password, is no worker's business.
-        self._setup = {"feed": feed, "config": {**config.to_dict(), "tracking": {}}, "output": output}
+        self._setup = {
+            "scheduler": scheduler,
+            "config": {**config.to_dict(), "tracking": {}},
+            "output": output,
+        }
         self._errors: list[str] = []
         self._threads = []
         threading.Thread(target=self._free, name="free", daemon=True).start()
@@ -89,16 +102,16 @@ class Fleet:
             time.sleep(_FREE_EVERY_S)
 
     def _run(self, workers: int) -> None:
-        """Keeps one trainer going until the feed is over."""
+        """Keeps one trainer going until the job is over."""
         wait, quick_ends = _BACKOFF_S[0], 0
-        while not ray.get(self._feed.is_over.remote()):
+        while not self._scheduler.is_over():
             began = time.monotonic()
             try:
                 self._trainer(workers).fit()
                 wait, quick_ends = _BACKOFF_S[0], 0
                 # Its workers were released, or their node is about to go.
-                while not ray.get(self._feed.wants_workers.remote()):
-                    if ray.get(self._feed.is_over.remote()):
+                while not self._scheduler.wants_workers():
+                    if self._scheduler.is_over():
                         return
                     time.sleep(_POLL_S)
             except Exception as error:
@@ -154,7 +167,12 @@ def _environment(config: JobConfig) -> dict[str, str]:
 
 
 def start_fleet(
-    train_loop: TrainLoop, size: WorkerLayout, config: JobConfig, feed: Any, output: str, storage: str
+    train_loop: TrainLoop,
+    size: WorkerLayout,
+    config: JobConfig,
+    scheduler: WorkSource,
+    output: str,
+    storage: str,
 ) -> Any:
     """The Fleet actor."""
     actor: Any = ray.remote(Fleet)
@@ -166,4 +184,4 @@ def start_fleet(
         "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": str(max(30.0, 2 * config.service.lease_timeout_s)),
     }
     options = {"max_concurrency": 2, "runtime_env": {"env_vars": environment}, **lasting_here()}
-    return actor.options(**options).remote(train_loop, size, config, feed, output, storage)
+    return actor.options(**options).remote(train_loop, size, config, scheduler, output, storage)

@@ -146,7 +146,7 @@ class Progress:
         """The present state: printed anew on a terminal, and every 15 s elsewhere."""
         now = time.monotonic()
         if self._seen and steps_computed < self._seen[-1][1]:
-            self._seen.clear()  # a feed that was restarted counts anew
+            self._seen.clear()  # a scheduler that was restarted counts anew
         self._done = max(self._done, done)  # and has yet to find in the store what is done
         self._seen.append((now, steps_computed, steps_reached))
         while now - self._seen[0][0] > _RATE_OVER_S and len(self._seen) > 2:

@@ -1,6 +1,6 @@
-"""One job, from the manifest to the exit code: what is left to do, a Ray, a feed, a fleet, and the views.
+"""One job, from the manifest to the exit code: what is left to do, a Ray, a scheduler, a fleet, and the views.
 
-plan -> Ray -> feed -> fleet -> (until the feed says over) -> results.parquet, report.html, MLflow
+plan -> Ray -> scheduler -> fleet -> (until the scheduler says over) -> results.parquet, report.html, MLflow
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from textinv_ray.service.intake import plan
 from textinv_ray.service.intake.plan import Plan
 from textinv_ray.service.models import sources
 from textinv_ray.service.models.sources import ModelFacts
+from textinv_ray.service.scheduling.protocol import SchedulerInterface
 from textinv_ray.service.store.job import end, is_behind, set_behind
 from textinv_ray.service.store.keys import key_of
 from textinv_ray.service.store.store import Store, StoreError
@@ -124,7 +125,7 @@ class _Job:
                 return 1
 
     def _learn(self, tracker: MirrorThread | None) -> str:
-        """Runs feed and fleet until all is over. Returns why it ended early; empty if it didn't."""
+        """Runs scheduler and fleet until all is over. Returns why it ended early; empty if it didn't."""
         import ray
 
         from textinv_ray.service.cluster import connection
@@ -148,9 +149,9 @@ class _Job:
                 self._plan.with_result,
                 size.prepare_cpus,
             )
-            feed = start_scheduler(rows, self._plan.todo, self._store.uri, self._config, size)
-            fleet = start_fleet(train_loop, size, self._config, feed, self._store.uri, scratch)
-            problem = self._watch(feed, fleet, tracker)
+            scheduler = start_scheduler(rows, self._plan.todo, self._store.uri, self._config, size)
+            fleet = start_fleet(train_loop, size, self._config, scheduler, self._store.uri, scratch)
+            problem = self._watch(scheduler, fleet, tracker)
             if is_shared:
                 self._wait_for_trainers(fleet)
             return problem
@@ -158,14 +159,14 @@ class _Job:
             ray.shutdown()
             shutil.rmtree(scratch, ignore_errors=True)
 
-    def _watch(self, feed: Any, fleet: Any, tracker: MirrorThread | None) -> str:
+    def _watch(self, scheduler: SchedulerInterface, fleet: Any, tracker: MirrorThread | None) -> str:
         """Shows progress and passes news on to MLflow, until it is over or can't go on."""
         import ray
 
         cursor = redone = 0
         with Progress(self._console, len(self._plan.todo), self._plan.steps) as progress:
             while True:
-                status = ray.get(feed.status.remote(cursor))
+                status = scheduler.status(cursor)
                 cursor = status.cursor
                 if status.steps_redone > redone:
                     redone = status.steps_redone
@@ -194,16 +195,14 @@ class _Job:
             self._console.print(
                 "stopping: the workers write checkpoints; the same command goes on from there"
             )
-            ray.get(feed.stop.remote())
-            self._wait_until_idle(feed)
-        return str(status.problem)
+            scheduler.stop()
+            self._wait_until_idle(scheduler)
+        return status.problem
 
-    def _wait_until_idle(self, feed: Any) -> None:
+    def _wait_until_idle(self, scheduler: SchedulerInterface) -> None:
         """Until the workers have given back all they had, or there is no time left."""
-        import ray
-
         end = time.monotonic() + self._stopping.grace_s
-        while ray.get(feed.status.remote(0)).running and time.monotonic() < end:
+        while scheduler.status(0).running and time.monotonic() < end:
             time.sleep(0.1)
 
     def _wait_for_trainers(self, fleet: Any) -> None:

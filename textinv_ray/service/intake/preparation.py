@@ -28,7 +28,7 @@ _ROWS_PER_BLOCK = (
 
 @dataclass(frozen=True)
 class Preparation:
-    """What makes concepts of a manifest's rows. Goes into the feed's process, which asks it for rows."""
+    """What makes concepts of a manifest's rows. Goes into the scheduler's process, which asks it for rows."""
 
     manifest: Manifest
     config: JobConfig
@@ -55,12 +55,12 @@ class Preparation:
 
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
-        # The feed may not ask for a row for hours, and that is no fault.
+        # The scheduler may not ask for a row for hours, and that is no fault.
         context.execution_no_progress_timeout_s = -1
         context.custom_execution_callback_classes = [IdleThrottle]
         context.use_datasource_v2 = False  # its listing of files takes a whole CPU, whatever is asked for
         uri = self.manifest.uri
-        if "://" not in uri:  # relative to the driver's working directory, which isn't the feed's
+        if "://" not in uri:  # relative to the driver's working directory, which isn't the scheduler's
             uri = os.path.join(self.manifest.base, os.path.basename(uri))
         fs, path = fsspec.core.url_to_fs(uri)
         columns, cpus = self.manifest.sound_columns(), self.task_cpus

@@ -1,4 +1,4 @@
-"""The scheduler actor, as its callers see it."""
+"""The scheduler actor, as the driver, the fleet and the workers call it."""
 
 from __future__ import annotations
 
@@ -12,24 +12,127 @@ from textinv_ray.config.job import JobConfig
 from textinv_ray.service.cluster.actors import lasting_here
 from textinv_ray.service.cluster.layout import WorkerLayout
 from textinv_ray.service.cluster.ray_internals import draining_nodes
+from textinv_ray.service.scheduling.leases import Lease
+from textinv_ray.service.scheduling.protocol import (
+    Answer,
+    Orders,
+    PayloadLostError,
+    PreparedConcept,
+    RowSource,
+    SchedulerGoneError,
+    SchedulerStatus,
+)
 from textinv_ray.service.store.keys import Key
 
 
+class SchedulerClient:
+    """A `SchedulerInterface` over the actor: each call waits for its answer. May be pickled.
+
+    While the actor is being restarted, calls wait for it. They raise SchedulerGoneError when it won't come back.
+    """
+
+    def __init__(self, actor: Any) -> None:
+        """`actor`: handle of the Scheduler actor."""
+        self._actor = actor
+
+    def take(self, worker: str, count: int) -> Answer:
+        """Leases up to `count` concepts."""
+        answer: Answer = _wait(self._actor.take.remote(worker, count))
+        return answer
+
+    def fetch(self, lease: Lease) -> PreparedConcept:
+        """The concept of a lease, from Ray's object store. Raises PayloadLostError."""
+        try:
+            prepared: PreparedConcept = ray.get(lease.payload)
+        except ray.exceptions.ObjectLostError as error:
+            raise PayloadLostError(str(error)) from error
+        return prepared
+
+    def beat(self, worker: str, steps: Mapping[str, int], computed: int, node: str = "") -> Orders:
+        """A heartbeat."""
+        orders: Orders = _wait(self._actor.beat.remote(worker, steps, computed, node))
+        return orders
+
+    def may_write(self, worker: str, concept_id: str) -> bool:
+        """Whether a result or checkpoint of the worker is still wanted."""
+        return bool(_wait(self._actor.may_write.remote(worker, concept_id)))
+
+    def saved(self, worker: str, concept_id: str, step: int) -> None:
+        """A checkpoint at `step` is in the store."""
+        _wait(self._actor.saved.remote(worker, concept_id, step))
+
+    def ack(self, worker: str, concept_id: str) -> None:
+        """A result is in the store."""
+        _wait(self._actor.ack.remote(worker, concept_id))
+
+    def fail(self, worker: str, concept_id: str, error: str) -> None:
+        """The concept can't be learned, and another attempt would not help."""
+        _wait(self._actor.fail.remote(worker, concept_id, error))
+
+    def give_back(self, worker: str, concept_id: str) -> None:
+        """The worker doesn't work on the concept (any more)."""
+        _wait(self._actor.give_back.remote(worker, concept_id))
+
+    def leave(self, worker: str, error: str = "") -> None:
+        """The worker goes."""
+        _wait(self._actor.leave.remote(worker, error))
+
+    def halt(self, problem: str) -> None:
+        """The job can't go on."""
+        _wait(self._actor.halt.remote(problem))
+
+    def failed_to_start(self, error: str) -> None:
+        """A worker could not start."""
+        _wait(self._actor.failed_to_start.remote(error))
+
+    def is_over(self) -> bool:
+        """Whether there is nothing more to do for any worker."""
+        return bool(_wait(self._actor.is_over.remote()))
+
+    def wants_workers(self) -> bool:
+        """Whether a concept waits for a worker, or more may come."""
+        return bool(_wait(self._actor.wants_workers.remote()))
+
+    def status(self, cursor: int) -> SchedulerStatus:
+        """Counts, and the events since `cursor` (0 at first)."""
+        status: SchedulerStatus = _wait(self._actor.status.remote(cursor))
+        return status
+
+    def stop(self) -> None:
+        """No more leases; workers are told to write checkpoints and leave."""
+        _wait(self._actor.stop.remote())
+
+    def kill(self) -> None:
+        """Ends the actor for good."""
+        ray.kill(self._actor)
+
+
+def _wait(answer: Any) -> Any:
+    """What a call of the actor returned."""
+    try:
+        return ray.get(answer)
+    except ray.exceptions.RayActorError as error:
+        raise SchedulerGoneError(str(error)) from error
+
+
 def start_scheduler(
-    rows: Any, keys: Mapping[str, Key], output: str, config: JobConfig, size: WorkerLayout
-) -> Any:
-    """The Scheduler actor."""
+    rows: RowSource, keys: Mapping[str, Key], output: str, config: JobConfig, layout: WorkerLayout
+) -> SchedulerClient:
+    """Starts the Scheduler actor on this process's node. Its parameters: see `Scheduler`."""
     from textinv_ray.service.scheduling.scheduler import Scheduler
 
     actor: Any = ray.remote(Scheduler)
-    return actor.options(max_concurrency=32 + 2 * size.workers, **lasting_here()).remote(
-        rows,
-        keys,
-        output,
-        ahead=max(16, 4 * size.workers),
-        workers=size.workers,
-        lease_timeout_s=config.service.lease_timeout_s,
-        max_attempts=config.service.max_attempts,
-        began=time.time(),
-        find_draining=draining_nodes,
+    options = {"max_concurrency": 32 + 2 * layout.workers, **lasting_here()}
+    return SchedulerClient(
+        actor.options(**options).remote(
+            rows,
+            keys,
+            output,
+            ahead=max(16, 4 * layout.workers),
+            workers=layout.workers,
+            lease_timeout_s=config.service.lease_timeout_s,
+            max_attempts=config.service.max_attempts,
+            began=time.time(),
+            find_draining=draining_nodes,
+        )
     )

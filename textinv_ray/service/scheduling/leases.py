@@ -17,7 +17,7 @@ _ALONE = 2  # A concept lost this often gets a worker to itself, so that it take
 
 
 @dataclass
-class Entry:
+class Unfinished:
     """One concept that isn't over."""
 
     concept_id: str
@@ -58,7 +58,7 @@ class Event:
 
 @dataclass
 class _Worker:
-    holds: dict[str, Entry] = field(default_factory=dict)
+    holds: dict[str, Unfinished] = field(default_factory=dict)
     claims: set[str] = field(default_factory=set)
     """Concepts that it learns by a lease of this table's predecessor, and that weren't offered here yet."""
     heard: float = 0.0
@@ -66,7 +66,7 @@ class _Worker:
 
 
 class Leases:
-    """The table. Not thread-safe: the feed locks."""
+    """The table. Not thread-safe: the scheduler locks."""
 
     def __init__(
         self, timeout_s: float, max_attempts: int, clock: Callable[[], float] = time.monotonic
@@ -74,7 +74,7 @@ class Leases:
         self._timeout_s = timeout_s
         self._max_attempts = max_attempts
         self._clock = clock
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, Unfinished] = {}
         self._waiting: dict[str, None] = {}
         self._workers: dict[str, _Worker] = {}
         self._steps_over = 0  # of concepts that are over
@@ -124,7 +124,7 @@ class Leases:
         if concept_id in self.known:
             return
         self.known.add(concept_id)
-        entry = self._entries[concept_id] = Entry(concept_id, payload, steps)
+        entry = self._entries[concept_id] = Unfinished(concept_id, payload, steps)
         for worker in self._workers.values():
             if concept_id in worker.claims:
                 worker.claims.discard(concept_id)
@@ -270,11 +270,11 @@ class Leases:
         for name in [name for name, worker in self._workers.items() if worker.heard < late]:
             self.leave(name, f"its worker gave no sign of life for {self._timeout_s:g} s")
 
-    def _wait_again(self, entry: Entry) -> None:
+    def _wait_again(self, entry: Unfinished) -> None:
         entry.first = True
         self._waiting[entry.concept_id] = None
 
-    def _count_loss(self, entry: Entry, error: str) -> None:
+    def _count_loss(self, entry: Unfinished, error: str) -> None:
         entry.losses += 1
         entry.lost_at = max(entry.lost_at, entry.step)
         entry.error = f"{error} ({entry.losses} of {self._max_attempts} attempts)"

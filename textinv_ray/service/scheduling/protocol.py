@@ -1,4 +1,4 @@
-"""What the scheduler and its callers say to each other."""
+"""What the scheduler and its callers exchange, and which calls there are."""
 
 from __future__ import annotations
 
@@ -10,10 +10,20 @@ from textinv_ray.service.scheduling.leases import Event, Lease
 
 
 class RowSource(Protocol):
-    """What the feed reads: a `preparation.Preparation`."""
+    """Where the scheduler reads prepared concepts from: a `preparation.Preparation`."""
 
     def iter_rows(self, wanted: Collection[str]) -> Iterable[Mapping[str, Any]]:
         """Prepared rows of these concepts."""
+
+
+@dataclass(frozen=True)
+class PreparedConcept:
+    """A concept, ready to be learned, as a lease carries it."""
+
+    row: bytes
+    """`Concept.to_row()`'s bytes."""
+    images_mtime_digest: str
+    """Goes into the concept's result: see `plan.images_mtime_digest`."""
 
 
 @dataclass(frozen=True)
@@ -24,33 +34,104 @@ class Answer:
     over: bool
     """There is nothing more for this worker, ever. Without leases and not over: ask again later."""
     no_pending: bool = False
-    """Something more comes only if another worker loses what it has."""
+    """No concept waits and no more will come: this worker gets work only if another one loses a lease."""
 
 
 @dataclass(frozen=True)
 class Orders:
-    """To a worker's sign of life."""
+    """To a worker that sent a heartbeat."""
 
     lost: tuple[str, ...]
-    """Concepts that are no longer the worker's: drop them."""
+    """Concepts that are no longer the worker's: it must drop them."""
     stop: bool
-    """Write checkpoints and leave."""
+    """The worker must write checkpoints and leave."""
 
 
 @dataclass(frozen=True)
-class Status:
+class SchedulerStatus:
     """Where the job stands."""
 
     done: int
     failed: int
     skipped: int
+    """Concepts that were done before, though their images had been touched or moved."""
     running: int
     over: bool
+    """Every concept is done or failed, and all events about it are published."""
     steps_computed: int
+    """Steps by all workers, those that were taken again included."""
     steps_reached: int
+    """The sum of all concepts' steps, those of earlier runs included."""
     steps_redone: int
+    """Steps that were taken again, from a checkpoint before them."""
     events: tuple[Event, ...]
     cursor: int
-    """For the next call."""
+    """To be passed to the next `status` call."""
     problem: str
     """Why the job can't go on; empty while it can."""
+
+
+class SchedulerGoneError(Exception):
+    """The scheduler's process is gone for good, and with it the job."""
+
+
+class PayloadLostError(Exception):
+    """A lease's concept can't be fetched: the scheduler process that prepared it has died."""
+
+
+class SchedulerInterface(Protocol):
+    """The scheduler's calls. `Scheduler` answers them in its own process, `SchedulerClient` from any other."""
+
+    # For workers
+
+    def take(self, worker: str, count: int) -> Answer:
+        """Leases up to `count` concepts."""
+
+    def fetch(self, lease: Lease) -> PreparedConcept:
+        """The concept of a lease. Raises PayloadLostError."""
+
+    def beat(self, worker: str, steps: Mapping[str, int], computed: int, node: str = "") -> Orders:
+        """A heartbeat. `steps`: concept_id -> step, of what the worker holds. `computed`: steps it took in all.
+
+        `node`: id of the worker's node.
+        """
+
+    def may_write(self, worker: str, concept_id: str) -> bool:
+        """Whether a result or checkpoint of the worker is still wanted. To be asked before every write."""
+
+    def saved(self, worker: str, concept_id: str, step: int) -> None:
+        """A checkpoint at `step` is in the store."""
+
+    def ack(self, worker: str, concept_id: str) -> None:
+        """A result is in the store."""
+
+    def fail(self, worker: str, concept_id: str, error: str) -> None:
+        """The concept can't be learned, and another attempt would not help."""
+
+    def give_back(self, worker: str, concept_id: str) -> None:
+        """The worker doesn't work on the concept (any more)."""
+
+    def leave(self, worker: str, error: str = "") -> None:
+        """The worker goes. `error`: what it died of; empty when it left in good order."""
+
+    def halt(self, problem: str) -> None:
+        """The job can't go on: the store refuses."""
+
+    def failed_to_start(self, error: str) -> None:
+        """A worker could not start. When no worker ever does, the job can't go on."""
+
+    # For the fleet
+
+    def is_over(self) -> bool:
+        """Whether there is nothing more to do for any worker."""
+
+    def wants_workers(self) -> bool:
+        """Whether a concept waits for a worker, or more may come."""
+
+    # For the driver
+
+    def status(self, cursor: int) -> SchedulerStatus:
+        """Counts, and the events since `cursor` (0 at first)."""
+
+    def stop(self) -> None:
+        """No more leases; workers are told to write checkpoints and leave."""

@@ -1,7 +1,7 @@
-"""The feed: one actor that pulls prepared concepts out of Ray Data, a few ahead, and leases them.
+"""The scheduler: one actor that pulls prepared concepts out of Ray Data, a few ahead, and leases them to workers.
 
-It keeps nothing that can't be found again: when its process dies, Ray starts it anew, and it learns from the
-store what is over, from the manifest what is left, and from the workers' heartbeats what they have in hand.
+Its state can be rebuilt. When its process dies, Ray restarts it, and it learns from the store what is over, from
+the manifest what is left, and from the workers' heartbeats what they hold.
 """
 
 from __future__ import annotations
@@ -14,8 +14,14 @@ from typing import Any
 
 import ray
 
-from textinv_ray.service.scheduling.leases import Event, Leases
-from textinv_ray.service.scheduling.protocol import Answer, Orders, RowSource, Status
+from textinv_ray.service.scheduling.leases import Event, Lease, Leases
+from textinv_ray.service.scheduling.protocol import (
+    Answer,
+    Orders,
+    PreparedConcept,
+    RowSource,
+    SchedulerStatus,
+)
 from textinv_ray.service.store.keys import Key, key_of
 from textinv_ray.service.store.store import Store, StoreError
 
@@ -66,11 +72,11 @@ class Scheduler:
         self._stopping = False
         self._problem = ""
         self._failed_starts = 0
-        # Numbers of events start where no cursor of a feed before this one can be.
+        # Event numbers start above any cursor that this scheduler's predecessor can have given out.
         self._published = time.time_ns()  # events up to here are in the store, so the driver may see them
         self._dropped = self._published  # events up to here were seen and are forgotten
         for run in (self._read, self._keep, self._watch_nodes):
-            threading.Thread(target=run, name=f"feed{run.__name__}", daemon=True).start()
+            threading.Thread(target=run, name=f"scheduler{run.__name__}", daemon=True).start()
 
     # For workers
 
@@ -83,6 +89,11 @@ class Scheduler:
             leases = [] if over else self._leases.take(worker, count, expected)
             self._changed.notify_all()
             return Answer(tuple(leases), over, self._leases.no_pending)
+
+    def fetch(self, lease: Lease) -> PreparedConcept:
+        """The concept of a lease, from Ray's object store."""
+        prepared: PreparedConcept = ray.get(lease.payload)
+        return prepared
 
     def is_over(self) -> bool:
         """Whether there is nothing more for any worker."""
@@ -154,7 +165,7 @@ class Scheduler:
 
     # For the driver
 
-    def status(self, cursor: int) -> Status:
+    def status(self, cursor: int) -> SchedulerStatus:
         """Counts, and what happened since `cursor` (0 at first)."""
         with self._changed:
             table = self._leases
@@ -162,7 +173,7 @@ class Scheduler:
             events = tuple(table.events[seen - self._dropped : self._published - self._dropped])
             del table.events[: seen - self._dropped]
             self._dropped = seen
-            return Status(
+            return SchedulerStatus(
                 done=table.done,
                 failed=table.failed,
                 skipped=table.skipped,
@@ -219,8 +230,8 @@ class Scheduler:
                 with self._changed:
                     self._leases.skip(concept_id, steps)
                 continue
-            stamp = self._keys[concept_id].images_mtime_digest
-            payload = None if row["error"] else ray.put((row["concept"], stamp))
+            prepared = PreparedConcept(row["concept"], self._keys[concept_id].images_mtime_digest)
+            payload = None if row["error"] else ray.put(prepared)
             with self._changed:
                 self._leases.offer(concept_id, payload, steps)
                 if row["error"]:
@@ -233,10 +244,12 @@ class Scheduler:
             self._leases.close()
 
     def _find_again(self) -> None:
-        """What this feed's predecessor knew: the concepts of this job that are over, by the store."""
+        """What this scheduler's predecessor knew: the concepts of this job that are over, by the store."""
         done = [found["concept_id"] for found in self._store.results() if self._is_done(found)]
         failed = [found for found in self._store.failures() if found.get("time", 0.0) >= self._began]
-        logger.warning("this feed was restarted: %d concepts are done, %d failed", len(done), len(failed))
+        logger.warning(
+            "this scheduler was restarted: %d concepts are done, %d failed", len(done), len(failed)
+        )
         with self._changed:
             for concept_id in done:
                 self._leases.conclude(concept_id)

@@ -1,4 +1,4 @@
-"""A worker's signs of life, and what the feed answers to them."""
+"""A worker's heartbeats, and what the scheduler answers to them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 import ray
 
 from textinv_ray.config.job import ServiceConfig
-from textinv_ray.service.scheduling.protocol import Orders
+from textinv_ray.service.scheduling.protocol import SchedulerGoneError, SchedulerInterface
 
 logger = logging.getLogger(__name__)
 
@@ -22,10 +21,14 @@ class Heartbeat:
     """Beats from a thread while the worker's loop ticks: a hung one loses its leases as a dead one does."""
 
     def __init__(
-        self, feed: Any, worker: str, service: ServiceConfig, steps: Callable[[], dict[str, int]]
+        self,
+        scheduler: SchedulerInterface,
+        worker: str,
+        service: ServiceConfig,
+        steps: Callable[[], dict[str, int]],
     ) -> None:
-        """`feed`: handle of the Scheduler actor. `steps`: concept_id -> step of what the worker holds."""
-        self._feed = feed
+        """`steps`: concept_id -> step of what the worker holds."""
+        self._scheduler = scheduler
         self._worker = worker
         self._service = service
         self._steps = steps
@@ -34,7 +37,7 @@ class Heartbeat:
         self._lost: set[str] = set()
         self._lock = threading.Lock()
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="heart", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self.computed = 0
         """Steps that the worker has computed in all; kept by the worker."""
         self.stop = False
@@ -64,10 +67,9 @@ class Heartbeat:
             if time.monotonic() - self._ticked > _HUNG_AFTER * self._service.lease_timeout_s:
                 continue
             try:
-                beat = self._feed.beat.remote(self._worker, self._steps(), self.computed, self._node)
-                orders: Orders = ray.get(beat)
-            except ray.exceptions.RayActorError:
-                logger.warning("the feed is gone: this worker leaves")
+                orders = self._scheduler.beat(self._worker, self._steps(), self.computed, self._node)
+            except SchedulerGoneError:
+                logger.warning("the scheduler is gone: this worker leaves")
                 self.stop = True
                 return
             with self._lock:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import ray
-
 
 def train_loop(setup: dict[str, Any]) -> None:
     """Learns until nothing is left. `setup`: see `worker.learn`.
 
     Imports late: Train's controllers load this function, too, but need neither torch nor models.
     """
-    if ray.get(setup["feed"].is_over.remote()):
+    if setup["scheduler"].is_over():
         return  # restarted when all is done: no need to load a model
     from textinv_ray.service.worker import worker
 

@@ -1,7 +1,7 @@
 """One worker: takes leases, learns them in a pack, reviews and stores what is finished.
 
-A worker holds the frozen model once and, for each of its concepts, a task of kilobytes. It tells the feed
-that it is alive from a thread, and writes to the store from another, so that the device waits for neither.
+A worker holds the frozen model once and, for each of its concepts, a task of kilobytes. It sends the
+scheduler heartbeats from a thread, and writes to the store from another, so that the device waits for neither.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
-import ray
 import torch
 
 from textinv_ray.concepts.concept import Concept
@@ -30,7 +29,7 @@ from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.inversion.tuning import compile_step
 from textinv_ray.service.models import loading
 from textinv_ray.service.scheduling.leases import Lease
-from textinv_ray.service.scheduling.protocol import Answer
+from textinv_ray.service.scheduling.protocol import PayloadLostError, SchedulerInterface
 from textinv_ray.service.store.history import History
 from textinv_ray.service.store.pictures import sample_grid, training_grid
 from textinv_ray.service.store.store import Store, StoreError, sample_name
@@ -48,7 +47,7 @@ _IDLE_S = 0.5
 
 
 def learn(setup: dict[str, Any]) -> None:
-    """The Ray Train loop of one worker. `setup`: feed (actor), config (plain data), output."""
+    """The Ray Train loop of one worker. `setup`: scheduler (SchedulerInterface), config (plain data), output."""
     log_to_stderr()
     config = JobConfig.from_dict(setup["config"])
     torch.set_num_threads(max(1, round(config.service.cpus_per_worker)))
@@ -56,20 +55,24 @@ def learn(setup: dict[str, Any]) -> None:
         backbone, scorer = loading.backbone(config), loading.scorer(config)
     except Exception as error:
         logger.exception("this worker can't start")
-        ray.get(setup["feed"].failed_to_start.remote(str(error)))
+        setup["scheduler"].failed_to_start(str(error))
         raise
-    Worker(setup["feed"], Store(setup["output"]), backbone, scorer, config).run()
+    Worker(setup["scheduler"], Store(setup["output"]), backbone, scorer, config).run()
 
 
 class Worker:
-    """Learns leased concepts until the feed has no more for it."""
+    """Learns leased concepts until the scheduler has no more for it."""
 
     def __init__(
-        self, feed: Any, store: Store, backbone: Backbone, scorer: Scorer, config: JobConfig
+        self,
+        scheduler: SchedulerInterface,
+        store: Store,
+        backbone: Backbone,
+        scorer: Scorer,
+        config: JobConfig,
     ) -> None:
-        """`feed`: handle of the Scheduler actor."""
         self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
-        self._feed = feed
+        self._scheduler = scheduler
         self._store = store
         self._backbone = backbone
         self._scorer = scorer
@@ -79,10 +82,10 @@ class Worker:
         self._pack: Pack | None = None
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._saved_at = self._busy_at = time.monotonic()
-        self._heart = Heartbeat(feed, self.name, config.service, self._steps)
+        self._heart = Heartbeat(scheduler, self.name, config.service, self._steps)
 
     def run(self) -> None:
-        """Returns when everything is over, or when the feed said to stop (after writing checkpoints)."""
+        """Returns when everything is over, or when the scheduler said to stop (after writing checkpoints)."""
         error = "it was interrupted"
         self._heart.start()
         try:
@@ -104,14 +107,14 @@ class Worker:
         except StoreError as refusal:
             logger.exception("the store refuses")
             error = ""  # no concept's fault
-            ray.get(self._feed.halt.remote(str(refusal)))
+            self._scheduler.halt(str(refusal))
         except BaseException as caught:
             logger.exception("this worker goes down")
             error = f"{type(caught).__name__}: {caught}"
             raise
         finally:
             self._heart.end()
-            ray.get(self._feed.leave.remote(self.name, error))
+            self._scheduler.leave(self.name, error)
 
     def _steps(self) -> dict[str, int]:
         """For the heartbeat: each concept's step."""
@@ -124,7 +127,7 @@ class Worker:
         count = self._pack.free if self._pack else 1
         if count == 0:
             return True
-        answer: Answer = ray.get(self._feed.take.remote(self.name, count))
+        answer = self._scheduler.take(self.name, count)
         if self._items or answer.leases or not answer.no_pending:
             self._busy_at = time.monotonic()
         elif time.monotonic() - self._busy_at > self._config.service.release_after_s:
@@ -157,17 +160,17 @@ class Worker:
         self._heart.tick()
         self._drop(lease.concept_id)  # lost and leased anew, after a long silence
         try:
-            row, images_mtime_digest = ray.get(lease.payload)
-        except ray.exceptions.ObjectLostError:
-            logger.warning("%s: the feed that leased it is gone", lease.concept_id)
-            ray.get(self._feed.give_back.remote(self.name, lease.concept_id))
+            prepared = self._scheduler.fetch(lease)
+        except PayloadLostError:
+            logger.warning("%s: the scheduler that leased it is gone", lease.concept_id)
+            self._scheduler.give_back(self.name, lease.concept_id)
             return None
-        concept = Concept.from_row({"concept_id": lease.concept_id, "concept": row})
+        concept = Concept.from_row({"concept_id": lease.concept_id, "concept": prepared.row})
         if lease.attempt > 1:  # a worker may have been lost between its last write and its word of it
             result = self._store.result(lease.concept_id)
             if result and result["fingerprint"] == concept.fingerprint:
                 self._store.remove_checkpoint(lease.concept_id)
-                ray.get(self._feed.ack.remote(self.name, lease.concept_id))
+                self._scheduler.ack(self.name, lease.concept_id)
                 return None
         try:
             task = ConceptTask(concept, self._backbone, self._config)
@@ -182,7 +185,7 @@ class Worker:
         self._restore(task)
         history = artifacts.history_of(self._store, task, self._config)
         item = ActiveConcept(
-            task, images_mtime_digest, history, artifacts.review_steps(concept, self._config)
+            task, prepared.images_mtime_digest, history, artifacts.review_steps(concept, self._config)
         )
         item.history.at(task.step, time.monotonic() - start)
         self._items[concept.concept_id] = item
@@ -285,7 +288,7 @@ class Worker:
     def _returner(self, concept_id: str) -> Callable[[], None]:
         def give_back() -> None:
             self._items.pop(concept_id, None)
-            ray.get(self._feed.give_back.remote(self.name, concept_id))
+            self._scheduler.give_back(self.name, concept_id)
 
         return give_back
 
@@ -296,7 +299,7 @@ class Worker:
             self._pack.size = max(1, len(self._pack.tasks))
             logger.warning("out of memory: %d concepts share a pass from now on", self._pack.size)
             self._drop(concept_id)
-            ray.get(self._feed.give_back.remote(self.name, concept_id))
+            self._scheduler.give_back(self.name, concept_id)
         else:
             self._fail(concept_id, "out of memory, though it was alone: a smaller batch_size needs less")
 
@@ -389,7 +392,7 @@ class Worker:
         def finish() -> None:
             if self._may_write(concept_id):
                 self._store.finish(concept_id, result, files)
-                ray.get(self._feed.ack.remote(self.name, concept_id))
+                self._scheduler.ack(self.name, concept_id)
             self._items.pop(concept_id, None)
 
         return finish
@@ -397,7 +400,7 @@ class Worker:
     def _fail(self, concept_id: str, error: str) -> None:
         logger.warning("%s failed: %s", concept_id, error)
         self._drop(concept_id)
-        ray.get(self._feed.fail.remote(self.name, concept_id, error))
+        self._scheduler.fail(self.name, concept_id, error)
 
     def _drop(self, concept_id: str) -> None:
         """Forgets a concept."""
@@ -406,11 +409,11 @@ class Worker:
             self._pack.remove(item.task)
 
     def _let_go(self, lost: Iterable[str]) -> None:
-        """Drops concepts that the feed gave to others while this worker was silent."""
+        """Drops concepts that the scheduler gave to others while this worker was silent."""
         for concept_id in lost:
             self._drop(concept_id)
             # It may have come back by a new lease in the meantime; then it must not be waited for.
-            ray.get(self._feed.give_back.remote(self.name, concept_id))
+            self._scheduler.give_back(self.name, concept_id)
 
     # Writing
 
@@ -432,12 +435,12 @@ class Worker:
         def save() -> None:
             if self._may_write(concept_id):
                 self._store.checkpoint(concept_id, state, history)
-                ray.get(self._feed.saved.remote(self.name, concept_id, step))
+                self._scheduler.saved(self.name, concept_id, step)
 
         return save
 
     def _may_write(self, concept_id: str) -> bool:
-        return bool(ray.get(self._feed.may_write.remote(self.name, concept_id)))
+        return self._scheduler.may_write(self.name, concept_id)
 
     def _write(self, item: ActiveConcept, write: Callable[[], None]) -> Future[None]:
         written = self._writer.submit(write)

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import itertools
 import json
 import statistics
@@ -196,7 +197,7 @@ class Laboratory:
         while time.perf_counter() - began < seconds or len(starts[BASE]) < 3:
             concept = concepts[len(starts[BASE]) % len(concepts)]
             for method in methods:
-                starts[method].append(_seconds(lambda m=method, c=concept: self.task(m, c)))
+                starts[method].append(_seconds(functools.partial(self.task, method, concept)))
             for key, pack in packs.items():
                 steps[key].append(_seconds(pack.step) / len(pack.tasks))
         start = {method: statistics.median(values) for method, values in starts.items()}

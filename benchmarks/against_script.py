@@ -202,7 +202,7 @@ def main() -> None:
     print(f"{len(concepts)} words on {measure.machine_line()}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         files, theirs, ours = learn(script, concepts, options, config, Path(folder))
-        words = {
+        words: dict[str, dict[str, Tensor | None]] = {
             "initializer": dict.fromkeys(files),
             "script": {name: next(iter(read_words(path).values())) for name, path in files.items()},
             "ours": job.words(ours[-1]),

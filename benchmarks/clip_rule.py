@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import statistics
 import sys
 from collections.abc import Sequence
@@ -207,7 +208,9 @@ def main() -> None:
                 sampling: 1000 * seconds for sampling, seconds in evaluation_seconds.items()
             },
             "evaluations": {
-                sampling: np.where(np.isnan(found), None, found).T.tolist()
+                sampling: [
+                    [None if math.isnan(score) else score for score in row] for row in found.T.tolist()
+                ]
                 for sampling, found in series.items()
             },
         },

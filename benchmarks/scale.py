@@ -80,7 +80,8 @@ class SimulatedPack:
     step_s = 0.0
 
     def __init__(self, backbone: object, config: JobConfig, size: int) -> None:
-        self.size, self.tasks = size, []
+        self.size = size
+        self.tasks: list[SimulatedTask] = []
 
     @property
     def free(self) -> int:
@@ -112,7 +113,7 @@ def simulate(
 ) -> None:
     """Makes this process a worker that learns nothing, until the scheduler has no more for it."""
     torch.set_num_threads(1)
-    worker.ConceptTask, worker.Pack = SimulatedTask, SimulatedPack  # type: ignore[misc]
+    worker.ConceptTask, worker.Pack = SimulatedTask, SimulatedPack  # type: ignore[misc, assignment]  # in place of the real ones, whose part they play
     SimulatedPack.step_s = step_s
     worker.pack_size = lambda *_: pack_size
     worker.review = lambda _backbone, _scorer, subjects, **_: [

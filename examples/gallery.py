@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw
 from textinv_ray.concepts import images
 from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion import Backbone, load_learned_embeds, sample_images
+from textinv_ray.manifest.columns import Row
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.models import sources
 
@@ -31,7 +32,7 @@ PROMPTS = {"object": "a photo of a {}", "style": "a painting in the style of {}"
 SCALE, SIZE = 2, 64
 
 
-def row_of_pictures(backbone: Backbone, row: dict, folder: Path, config: JobConfig, base: str) -> np.ndarray:
+def row_of_pictures(backbone: Backbone, row: Row, folder: Path, config: JobConfig, base: str) -> np.ndarray:
     """uint8 (7, 64, 64, 3)."""
     token, vectors = load_learned_embeds((folder / "learned_embeds.safetensors").read_bytes())
     kind = row.get("learnable_property") or "object"

@@ -222,7 +222,7 @@ def test_progress_is_read_from_what_tqdm_writes() -> None:
 
 
 def test_a_table_is_aligned_and_shows_what_is_missing() -> None:
-    rows = [{"": "a", "x": 1234.5}, {"": "long name", "x": None}]
+    rows: list[dict[str, Any]] = [{"": "a", "x": 1234.5}, {"": "long name", "x": None}]
     assert measure.table(rows).splitlines() == ["               x", "a          1,234", "long name      -"]
 
 

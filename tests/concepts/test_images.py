@@ -22,6 +22,7 @@ from PIL import Image
 
 from textinv_ray.concepts import images
 from textinv_ray.config.job import DataConfig
+from textinv_ray.manifest.kinds import EmbeddedImage
 
 CONFIG = DataConfig(download_retry_s=0)
 RED = (200, 30, 40)
@@ -142,7 +143,7 @@ def png_header(width: int, height: int) -> bytes:
     ],
 )
 def test_unusable_images_say_why(data: bytes, reason: str) -> None:
-    image = {"bytes": data, "path": "s3://me:SECRET@b/x.png?SECRET"}
+    image: EmbeddedImage = {"bytes": data, "path": "s3://me:SECRET@b/x.png?SECRET"}
     with pytest.raises(images.ImageError, match=reason) as error:
         images.prepare([image], base="/", config=CONFIG, resolution=16, seed=0)
     assert str(error.value).startswith("image s3://b/x.png: ")
@@ -292,7 +293,7 @@ def test_errors_of_libraries_are_cleaned(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_prepare_shapes_and_digests(tmp_path: Path, picture: bytes) -> None:
-    rows = ["a b.png", {"bytes": picture, "path": None}]
+    rows: list[str | EmbeddedImage] = ["a b.png", {"bytes": picture, "path": None}]
     prepared = images.prepare(rows, base=str(tmp_path), config=CONFIG, resolution=16, seed=0)
     assert prepared.pixels.shape == (2, 1, 16, 16, 3)
     assert prepared.pixels.dtype == np.uint8
@@ -302,7 +303,7 @@ def test_prepare_shapes_and_digests(tmp_path: Path, picture: bytes) -> None:
 
 
 def test_random_crops_depend_on_the_seed_alone() -> None:
-    rows = [{"bytes": encoded(gradient(90, 40)), "path": None}] * 2
+    rows: list[EmbeddedImage] = [{"bytes": encoded(gradient(90, 40)), "path": None}] * 2
 
     def crops(seed: int, count: int) -> np.ndarray:
         config = DataConfig(crop="random", crops_per_image=count)

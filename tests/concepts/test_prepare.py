@@ -64,7 +64,7 @@ def test_defaults_are_filled_in() -> None:
 
 
 def test_the_row_overrides() -> None:
-    values = {"steps": 7, "learning_rate": 0.5, "batch_size": 2, "seed": 11, "num_vectors": 3}
+    values: dict[str, Any] = {"steps": 7, "learning_rate": 0.5, "batch_size": 2, "seed": 11, "num_vectors": 3}
     concept = make(**values, learnable_property="style", tags={"team": "a"}, placeholder_token="<x>")
     assert {name: getattr(concept, name) for name in values} == values
     assert concept.templates == templates.templates("style")
@@ -248,7 +248,11 @@ def test_fingerprints_are_those_of_before_the_variants() -> None:
 
 
 def test_variants_by_row_and_by_configuration() -> None:
-    row = {"vectors_added_at": [9, 4], "regularization_weight": 0.5, "norm_control": "rescale"}
+    row: dict[str, Any] = {
+        "vectors_added_at": [9, 4],
+        "regularization_weight": 0.5,
+        "norm_control": "rescale",
+    }
     by_row = make(**row)
     assert (by_row.vectors_added_at, by_row.regularization_weight) == ((4, 9), 0.5)
     by_config = make(

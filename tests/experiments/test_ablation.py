@@ -100,9 +100,17 @@ def test_variants_by_name() -> None:
         ablation._chosen(["progresive"])
 
 
+def known(found: tuple[float | None, float | None, float | None]) -> tuple[float, float, float]:
+    mean, low, high = found
+    assert mean is not None
+    assert low is not None
+    assert high is not None
+    return mean, low, high
+
+
 def test_the_interval_is_students() -> None:
     """Two values, and what the tables of the t distribution say: 12.706 standard errors."""
-    mean, low, high = interval([0.0, 2.0])
+    mean, low, high = known(interval([0.0, 2.0]))
     assert mean == 1
     assert high - mean == pytest.approx(12.706, abs=1e-3)
     assert mean - low == pytest.approx(high - mean)
@@ -112,7 +120,7 @@ def test_the_interval_is_students() -> None:
 
 def test_the_interval_holds_the_true_mean_as_often_as_it_says() -> None:
     draws = np.random.default_rng(0).normal(0.3, 0.1, (2000, 5))
-    inside = [low <= 0.3 <= high for _, low, high in (interval(values) for values in draws.tolist())]
+    inside = [low <= 0.3 <= high for _, low, high in (known(interval(values)) for values in draws.tolist())]
     assert np.mean(inside) == pytest.approx(0.95, abs=0.015)
 
 
@@ -184,7 +192,7 @@ def test_what_is_written_of_finished_runs(
     rows = list(expand(source, config, ["base", "auto"], seeds=2))
     store = Store(str(tmp_path / "out"))
     for number, row in enumerate(rows[:-1]):
-        score = {"clip_image_similarity": 0.5 + number / 64, "clip_text_similarity": 0.25}
+        score: dict[str, Any] = {"clip_image_similarity": 0.5 + number / 64, "clip_text_similarity": 0.25}
         examples.finish(store, row["concept_id"], tags=row["tags"], **score)
     examples.finish(
         store, "other", tags={"ablation_concept": "c0", "ablation_variant": "x", "ablation_seed": "0"}

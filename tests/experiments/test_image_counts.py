@@ -74,8 +74,9 @@ def test_all_runs_are_compared_with_the_images_that_none_learned_from(
     wanted = {row["concept_id"] for row in runs}
     found = {score.name: score for score in image_counts.scores(store, source, wanted, [1, 2], config)}
 
-    scorer, row = Scorer.load(str(tiny_clip)), next(source.rows())
-    concept = prepare.make(row, config, base=source.base, resolution=16, model_identity="model-1")
+    scorer = Scorer.load(str(tiny_clip))
+    original = next(source.rows())
+    concept = prepare.make(original, config, base=source.base, resolution=16, model_identity="model-1")
     assert concept.images.shape[:2] == (3, crops)
     unseen = scorer.image_features(concept.images[2])
     learned_from = torch.cat([scorer.image_features(of_image) for of_image in concept.images[:2]])

@@ -13,12 +13,12 @@ from textinv_ray.config.job import ReviewConfig
 from textinv_ray.inversion import sample_images, scoring
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.dino import Dino
-from textinv_ray.inversion.evaluation import Evaluator, LearnedConcept, Protocol
+from textinv_ray.inversion.evaluation import EditPrompts, Evaluator, LearnedConcept, Protocol
 from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.util.errors import UserError
 
 FAST = ReviewConfig(num_inference_steps=2)
-EDITS = {
+EDITS: EditPrompts = {
     "object": {
         "background": ("a photo of {} on the beach",),
         "style": ("a painting of {}", "a drawing of {}"),

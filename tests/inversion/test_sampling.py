@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ def test_pictures_equal_those_of_a_plain_script(
     tiny_sd_v: Path,
     tmp_path: Path,
     num_vectors: int,
-    sampler: str,
+    sampler: Literal["dpmsolver++", "ddim"],
     prediction: str,
     guidance_scale: float,
 ) -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -226,7 +226,7 @@ def test_a_state_from_full_precision_gets_a_loss_scale_in_half(backbone: Backbon
     warmup=st.integers(0, 50),
     schedule=st.sampled_from(["constant", "linear", "cosine"]),
 )
-def test_learning_rates(steps: int, warmup: int, schedule: str) -> None:
+def test_learning_rates(steps: int, warmup: int, schedule: Literal["constant", "linear", "cosine"]) -> None:
     training = TrainingConfig(lr_schedule=schedule, lr_warmup_steps=warmup)
     rates = [learning_rate(step, steps, 2.0, training) for step in range(steps)]
     assert all(0 < rate <= 2.0 for rate in rates)

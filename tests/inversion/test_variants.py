@@ -246,7 +246,7 @@ def test_an_images_word_learns_from_its_image_alone(backbone64: Backbone) -> Non
         draws = task.draw()
         ids = task.tensors["prompt_ids"][draws.prompts] - backbone64.vocabulary_size
         images = draws.latents // 2  # a crop and its mirror image each
-        beside = {}
+        beside: dict[int, None] = {}
         for line, image in zip(ids, images.tolist(), strict=True):
             named = [row - 1 for row in line[line > 0].tolist()]
             assert named in ([], [image])
@@ -317,6 +317,7 @@ def test_the_vocabularys_mean(backbone64: Backbone) -> None:
 def test_another_word(backbone64: Backbone) -> None:
     task = ConceptTask(concept("neighbour", num_vectors=2), backbone64, CONFIG)
     torch.testing.assert_close(task.vectors, torch.tensor(NEIGHBOUR))
+    assert task.start is not None
     assert torch.equal(task.start, task.vectors)
     with pytest.raises(
         ValueError, match=r"init_from x.safetensors: its vectors have 3 numbers, this model's"

@@ -42,12 +42,12 @@ from textinv_ray.manifest.reader import Manifest
     ],
 )
 def test_variants_that_are_refused(write: Write, column: str, value: Any, message: str) -> None:
-    (found,) = problems(write(**good(**{column: [None, value, None]})))
+    (found,) = problems(write(**good(3, **{column: [None, value, None]})))
     assert found.startswith(f"row 1 (c1), column {column!r}: {message}")
 
 
 def test_variants_that_are_fine(write: Write) -> None:
-    columns = {
+    columns: dict[str, Any] = {
         "vectors_added_at": [[5, 5], [], None],
         "regularization_weight": [0, 1.5, None],
         "per_image_probability": [0.25, 1, None],

@@ -47,7 +47,7 @@ def test_a_missing_column(write: Write, name: str) -> None:
     ],
 )
 def test_an_unknown_column(write: Write, name: str, message: str) -> None:
-    (found,) = problems(write(**good(**{name: [1, 2, 3]})))
+    (found,) = problems(write(**good(3, **{name: [1, 2, 3]})))
     assert found.startswith(f"column {name!r}: {message}")
 
 
@@ -72,7 +72,7 @@ def test_an_unknown_column(write: Write, name: str, message: str) -> None:
     ],
 )
 def test_a_mistyped_column(write: Write, name: str, values: list[Any], message: str) -> None:
-    found = [line for line in problems(write(**good(**{name: values}))) if line.startswith("column")]
+    found = [line for line in problems(write(**good(3, **{name: values}))) if line.startswith("column")]
     assert len(found) == 1
     assert message in found[0].replace("item:", "element:")
 

@@ -331,9 +331,8 @@ def test_the_disk_is_full(
 
 def test_lock_json_says_who(job: Job) -> None:
     process = job.start()
-    lock: Callable[[], bytes | None] = lambda: job.store.read("lock.json")  # noqa: E731
-    found = json.loads(process.wait_for(lock))
-    assert found["pid"] == process.pid
+    found = process.wait_for(lambda: job.store.read("lock.json") or b"")
+    assert json.loads(found)["pid"] == process.pid
     process.send_signal(signal.SIGTERM)
     process.ended()
     assert job.store.read("lock.json") is None

@@ -56,15 +56,13 @@ def test_ids_stay_inside_the_store(concept_id: str) -> None:
 
 # Local files
 
-SCHEMES = ("", "/", "./", "../", "file:", "file:/", "file://", "file:///", "FILE://", "File:///", "local://")
-SCHEMES += (
+SCHEMES = (
+    *("", "/", "./", "../", "file:", "file:/", "file://", "file:///", "FILE://", "File:///", "local://"),
     "file://localhost",
     "simplecache::",
     "simplecache::file://",
     "filecache::file://",
     "dir://::file://",
-)
-SCHEMES += (
     "zip://x::",
     "https://x::file://",
     "s3://b/x::file://",

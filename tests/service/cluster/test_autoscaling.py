@@ -27,8 +27,10 @@ from tests.support.waiting import wait_for
 HEAD_ID = "f" * 51 + "00000"  # the fake provider's name for its head
 MACHINES = 2
 MEMORY = 150_000_000  # bytes of each node's object store
-_LISTS = ("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands")
-_LISTS += ("head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files")
+_LISTS = (
+    *("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands"),
+    *("head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files"),
+)
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 
@@ -62,7 +64,7 @@ class Head:
     def _config(self) -> dict[str, object]:
         machine = {"resources": {"CPU": 1, "GPU": 1, "object_store_memory": MEMORY}, "node_config": {}}
         # The provider by its module: by its name, Ray looks for defaults in a file that its wheel lacks.
-        nothing = {name: [] for name in _LISTS}
+        nothing: dict[str, list[str]] = {name: [] for name in _LISTS}
         return {
             **nothing,
             "auth": {},

@@ -14,7 +14,7 @@ from textinv_ray.util.errors import UserError
 
 
 def facts(path: object, **fields: str) -> sources.ModelFacts:
-    return sources.facts(ModelConfig(path=str(path), **fields))
+    return sources.facts(ModelConfig.model_validate({"path": str(path), **fields}))
 
 
 def test_a_copy_is_the_same_model(tiny_sd: Path, tmp_path: Path) -> None:

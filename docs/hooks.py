@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from textinv_ray.config.job import JobConfig, preset_names
+from textinv_ray.manifest import columns
 
 logger = logging.getLogger("mkdocs.hooks.textinv_ray")
 
@@ -42,6 +43,11 @@ def on_pre_build(**_: Any) -> None:
 
 
 # Tables
+
+
+def columns_table() -> str:
+    """The columns of a manifest."""
+    return columns.markdown_table().replace(str(2**63), "2^63")
 
 
 def settings_table() -> str:
@@ -73,7 +79,11 @@ def presets_table() -> str:
     return "\n".join(["| preset | model | training | |", "|---|---|---|---|", *rows])
 
 
-TABLES: Mapping[str, Callable[[], str]] = {"settings": settings_table, "presets": presets_table}
+TABLES: Mapping[str, Callable[[], str]] = {
+    "manifest-columns": columns_table,
+    "settings": settings_table,
+    "presets": presets_table,
+}
 """Marker -> what makes its table."""
 
 

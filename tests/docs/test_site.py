@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from tests.support.pages import ROOT
 from textinv_ray.config.job import JobConfig, preset_names
+from textinv_ray.manifest.columns import COLUMNS
 
 pytest.importorskip("mkdocs")
 
@@ -68,16 +69,24 @@ def test_every_setting_is_in_the_table(hooks: ModuleType) -> None:
         assert table[name][2].replace("\\|", "|").endswith(" ".join(str(field.description).split()))
 
 
+def test_every_column_is_in_the_table(hooks: ModuleType) -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \| (.+) \| (.+) \|$", hooks.columns_table(), re.MULTILINE)
+    assert [name for name, *_ in rows] == list(COLUMNS)
+    assert {name for name, _, default, _ in rows if default == "required"} == {"concept_id", "images"}
+
+
 def test_every_preset_is_in_the_table(hooks: ModuleType) -> None:
     assert re.findall(r"^\| `(\w+)` \|", hooks.presets_table(), re.MULTILINE) == preset_names()
 
 
 def test_the_site_has_the_tables(site: Path) -> None:
-    page = (site / "configuration.html").read_text()
+    pages = {name: (site / f"{name}.html").read_text() for name in ("configuration", "manifest")}
     for name, _ in fields(JobConfig):
-        assert f"<code>{name}</code>" in page
-    assert "&lt;!-- table" not in page
-    assert "<!-- table" not in page
+        assert f"<code>{name}</code>" in pages["configuration"]
+    for name in COLUMNS:
+        assert f"<td><code>{name}</code></td>" in pages["manifest"]
+    for page in pages.values():
+        assert "!-- table" not in page
 
 
 class _Loaded(HTMLParser):

@@ -7,6 +7,11 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# For this process and all that it starts: two programs with two threads each on two cores wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A token that a test's Ray leaves in the home folder would lock people out of the Ray they start next.
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 import pyarrow as pa
 import pyarrow.parquet as pq

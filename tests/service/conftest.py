@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,10 +13,6 @@ from tests.support.mlflow import Server
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.service.store.store import Store
-
-# A token that a test's Ray leaves in the home folder would lock people out of the Ray they start next.
-os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 
 @pytest.fixture(scope="session")

@@ -12,13 +12,14 @@ import jsonschema
 import pytest
 import yaml
 
+from tests.support.commands import REPOSITORY
 from textinv_ray.cli import jobs
 from textinv_ray.config.job import JobConfig, preset_names
 from textinv_ray.util.errors import UserError
 
 tomllib = pytest.importorskip("tomllib")  # Python 3.11
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray's own imports
-ROOT = Path(__file__).resolve().parents[1]
+
 CRD = os.environ.get("KUBERAY_RAYJOB_CRD", "")
 """KubeRay's helm-chart/kuberay-operator/crds/ray.io_rayjobs.yaml. Too large to keep a copy of here."""
 SECONDS_LONGER = 5
@@ -37,20 +38,20 @@ def kuberay() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def dockerfile() -> list[tuple[str, str]]:
     """(instruction, its text), lines that go on joined, comments left out."""
-    text = (ROOT / "Dockerfile").read_text()
+    text = (REPOSITORY / "Dockerfile").read_text()
     lines = re.sub(r"^\s*#.*\n", "", text, flags=re.MULTILINE).replace("\\\n", " ").splitlines()
     split = [line.split(None, 1) for line in lines if line.strip()]
     return [(name, rest) for name, rest in split]
 
 
 def _load(name: str) -> dict[str, Any]:
-    loaded = yaml.safe_load((ROOT / name).read_text())
+    loaded = yaml.safe_load((REPOSITORY / name).read_text())
     assert isinstance(loaded, dict)
     return loaded
 
 
 def _pinned(package: str) -> str:
-    found = re.search(rf"^{package}==([^;\s]+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    found = re.search(rf"^{package}==([^;\s]+)", (REPOSITORY / "constraints.txt").read_text(), re.MULTILINE)
     assert found is not None
     return found.group(1)
 
@@ -149,7 +150,7 @@ def test_kuberays_command_is_one(kuberay: dict[str, Any]) -> None:
 
     program, script, *arguments = shlex.split(kuberay["spec"]["entrypoint"])
     assert program == "python"
-    assert (ROOT / script).is_file()
+    assert (REPOSITORY / script).is_file()
     invert: Any = get_command(jobs.app).commands["invert"]  # type: ignore[attr-defined]
     given = invert.make_context("invert", arguments).params
     job = JobConfig.load(given["config"], given["overrides"])
@@ -207,30 +208,34 @@ def _strict(schema: Any) -> Any:
 def test_one_image_for_both(aws: dict[str, Any], kuberay: dict[str, Any]) -> None:
     images = {container["image"] for pod in _pods(kuberay) for container in pod["containers"]}
     assert images == {aws["docker"]["image"]}
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    version = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
     assert aws["docker"]["image"].endswith(f"/textinv_ray:{version}")
 
 
 def test_the_image_has_the_pinned_ray_and_python(dockerfile: list[tuple[str, str]]) -> None:
     assert dockerfile[0] == ("FROM", f"rayproject/ray:{_pinned('ray')}-py311")
-    python = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]["python_version"]
+    python = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["mypy"]["python_version"]
     assert f"py{python.replace('.', '')}" == "py311"
     assert {name for name, _ in dockerfile} <= {"FROM", "ENV", "WORKDIR", "COPY", "RUN"}
 
 
 def test_the_image_takes_files_that_are_there(dockerfile: list[tuple[str, str]]) -> None:
-    for name, rest in dockerfile:
-        if name == "COPY":
-            *sources, _ = [part for part in shlex.split(rest) if not part.startswith("--")]
-            assert all((ROOT / source).exists() for source in sources), sources
-    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    copied = [
+        source
+        for name, rest in dockerfile
+        if name == "COPY"
+        for source in [part for part in shlex.split(rest) if not part.startswith("--")][:-1]
+    ]
+    assert "." in copied
+    assert [source for source in copied if not (REPOSITORY / source).exists()] == []
+    ignored = (REPOSITORY / ".dockerignore").read_text().splitlines()
     needed = ("textinv_ray", "jobs", "configs", "pyproject.toml", "README.md", "LICENSE", "constraints.txt")
     assert not set(needed) & set(ignored)
 
 
 def test_the_images_packages(dockerfile: list[tuple[str, str]]) -> None:
     """All pip calls are held to constraints.txt, and the extras exist."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     runs = [shlex.split(rest) for name, rest in dockerfile if name == "RUN"]
     for run in runs:
         assert run[:2] == ["pip", "install"]
@@ -268,15 +273,15 @@ def test_what_a_submitted_job_uploads() -> None:
 
     def note(path: Path) -> None:
         if path.is_file():
-            packed.append(path.relative_to(ROOT))
+            packed.append(path.relative_to(REPOSITORY))
 
     excludes = [
-        packaging._get_excludes(ROOT, get_runtime_env_default_excludes()),
-        *packaging.get_excludes_from_ignore_files(ROOT, include_gitignore=True),
+        packaging._get_excludes(REPOSITORY, get_runtime_env_default_excludes()),
+        *packaging.get_excludes_from_ignore_files(REPOSITORY, include_gitignore=True),
     ]
-    packaging._dir_travel(ROOT, excludes, note, include_gitignore=True)
+    packaging._dir_travel(REPOSITORY, excludes, note, include_gitignore=True)
     assert Path("jobs/invert_many.py") in packed
     assert Path("examples/manifest.parquet") in packed
     assert any(path.match("textinv_ray/models/mini-sd/unet/*.safetensors") for path in packed)
     assert not [path for path in packed if path.parts[0] in ("tests", "training", "docs", ".git", "outputs")]
-    assert sum((ROOT / path).stat().st_size for path in packed) < 200 * 2**20
+    assert sum((REPOSITORY / path).stat().st_size for path in packed) < 200 * 2**20

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import copy
 import json
+import platform
+import re
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -143,10 +145,25 @@ def test_workers_of_a_node_share_weights_of_the_files_precision(
         assert (str(folder / name) in files) == mapped, backbone
 
 
-def test_the_fastest_precision_of_a_cpu(tiny_sd: Path) -> None:
-    able = torch.cpu.get_capabilities()
-    expected = torch.bfloat16 if able.get("amx_bf16") or able.get("avx512_bf16") else torch.float32
-    assert Backbone.load(str(tiny_sd), device="cpu").dtype == expected
+@pytest.mark.parametrize(
+    ("capabilities", "dtype"),
+    [
+        ({"amx_bf16": True, "avx512_f": True}, torch.bfloat16),
+        ({"amx_bf16": False, "avx512_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": False, "avx512_bf16": False, "avx512_f": True, "amx_tile": True}, torch.float32),
+        ({"bf16": True}, torch.float32),
+        ({}, torch.float32),
+    ],
+)
+def test_the_fastest_precision_of_a_cpu(capabilities: dict[str, bool], dtype: torch.dtype) -> None:
+    assert backbones.fastest_cpu_dtype(capabilities) == dtype
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="reads the flags of an x86 CPU")
+def test_auto_is_bfloat16_where_the_kernel_says_that_the_cpu_has_it(tiny_sd: Path) -> None:
+    flags = set(re.findall(r"\w+", Path("/proc/cpuinfo").read_text()))
+    has_bfloat16 = bool(flags & {"amx_bf16", "avx512_bf16"})
+    assert (Backbone.load(str(tiny_sd), device="cpu").dtype == torch.bfloat16) == has_bfloat16
 
 
 def test_plain_attention_gives_what_fused_attention_does(

@@ -1,39 +1,51 @@
-"""The lines of the README for a notebook, as they stand there but for the model."""
+"""The code that docs/notebook.md shows, run as it stands there except for the number of steps."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from textinv_ray.inversion import load_learned_embeds
 
-def test_ten_lines(tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "notebook.md"
+
+
+def documented_code() -> str:
+    """The first Python block under the heading "In a notebook"."""
+    page = PAGE.read_text(encoding="utf-8")
+    _, heading, section = page.partition("# In a notebook\n")
+    assert heading, f"{PAGE} has no heading 'In a notebook'"
+    block = re.search(r"^```python\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
+    assert block, f"{PAGE} has no Python block below 'In a notebook'"
+    return block[1]
+
+
+def test_the_documented_code_learns_a_word(
+    tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder where the paths that it names lead to a tiny model and to three pictures."""
     monkeypatch.chdir(tmp_path)
-    for index in range(3):
-        pixels = np.random.default_rng(index).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(f"{index}.png")
-    model, images = str(tiny_sd), ["0.png", "1.png", "2.png"]
+    models = tmp_path / "textinv_ray" / "models"
+    models.mkdir(parents=True)
+    (models / "mini-sd").symlink_to(tiny_sd)
+    (tmp_path / "cat").mkdir()
+    for number in (1, 2, 3):
+        pixels = np.random.default_rng(number).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(f"cat/{number}.png")
 
-    from textinv_ray.concepts import prepare
-    from textinv_ray.config.job import JobConfig
-    from textinv_ray.inversion import Backbone, ConceptTask, Pack, sample_images, save_learned_embeds
+    code, names = documented_code(), dict[str, Any]()
+    assert code.count("training.steps=200") == 1
+    exec(compile(code.replace("training.steps=200", "training.steps=4"), str(PAGE), "exec"), names)
 
-    config = JobConfig.load("mini", ["training.steps=2", "review.num_inference_steps=2"])
-    backbone = Backbone.load(model)
-    row = {"concept_id": "cat", "images": images, "initializer_token": "cat"}
-    concept = prepare.make(row, config, base=".", resolution=backbone.resolution, model_identity=model)
-    task = ConceptTask(concept, backbone, config)
-    pack = Pack(backbone, config, size=1)  # more tasks fit beside it
-    pack.add(task)
-    while pack.tasks:
-        pack.step()
-    pictures = sample_images(
-        backbone, {"<cat>": task.vectors}, ["a photo of <cat>"] * 2, [0, 1], config.review
-    )
-    Path("learned_embeds.safetensors").write_bytes(save_learned_embeds("<cat>", task.vectors))
-
-    assert task.done
-    assert pictures.shape == (2, 16, 16, 3)
-    assert Path("learned_embeds.safetensors").stat().st_size < 1000
+    assert names["task"].done
+    assert names["task"].step == 4
+    assert names["images"].shape == (4, 16, 16, 3)
+    token, vectors = load_learned_embeds((tmp_path / "learned_embeds.safetensors").read_bytes())
+    assert token == "<cat>"
+    assert vectors.equal(names["task"].vectors)
+    assert not vectors.equal(names["task"].initial_vectors)

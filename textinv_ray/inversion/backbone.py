@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
@@ -63,7 +64,7 @@ class Backbone:
         Raises UserError when it can't be loaded or isn't a text-to-image Stable Diffusion 1.x / 2.x.
         """
         place = choose_device(device)
-        precision = choose_dtype(dtype, place, on_cpu=fastest_on_cpu())
+        precision = choose_dtype(dtype, place, on_cpu=fastest_cpu_dtype(_cpu_capabilities()))
         source: dict[str, Any] = {"pretrained_model_name_or_path": path, "revision": revision}
         weights = {**source, "variant": variant, "use_safetensors": True}
         try:
@@ -232,9 +233,15 @@ def choose_dtype(name: str, device: torch.device, on_cpu: torch.dtype = torch.fl
     return DTYPES[name]
 
 
-def fastest_on_cpu() -> torch.dtype:
-    """bfloat16 where the CPU multiplies in it (AMX, AVX512_BF16: twice the speed of float32); else float32."""
-    if not hasattr(torch.cpu, "get_capabilities"):  # an older torch
-        return torch.float32
-    able = torch.cpu.get_capabilities()
-    return torch.bfloat16 if able.get("amx_bf16") or able.get("avx512_bf16") else torch.float32
+def fastest_cpu_dtype(capabilities: Mapping[str, object]) -> torch.dtype:
+    """bfloat16 where the CPU has instructions that multiply in it (twice the speed of float32), else float32.
+
+    capabilities: names of instruction sets and whether the CPU has them, as from `torch.cpu.get_capabilities()`.
+    """
+    has_bfloat16 = capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")
+    return torch.bfloat16 if has_bfloat16 else torch.float32
+
+
+def _cpu_capabilities() -> Mapping[str, object]:
+    """What torch knows of this CPU; empty in versions of torch that can't tell."""
+    return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}

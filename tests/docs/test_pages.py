@@ -57,6 +57,28 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in pages.headings(other.read_text()), target
 
 
+def test_every_room_is_described() -> None:
+    """The tables of docs/architecture.md name the folders of the package and of its service."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    tables = {"textinv_ray": "textinv_ray/", "textinv_ray/service": "textinv_ray/service/"}
+    for folder, title in tables.items():
+        (table,) = re.findall(rf"^\| folder of `{title}` .*?\n\n", text, re.MULTILINE | re.DOTALL)
+        rooms = {path.parent.name for path in (ROOT / folder).glob("*/__init__.py")}
+        assert set(re.findall(r"^\| `(\w+)/`", table, re.MULTILINE)) == rooms
+
+
+def test_messages_in_troubleshooting_are_the_program_s() -> None:
+    """What its entries quote stands in the code, apart from names in capitals, and from what Ray says."""
+    code = "".join(path.read_text() for path in (ROOT / "textinv_ray").rglob("*.py"))
+    code = re.sub(r'"\s*\n\s*f?"', "", code)  # a message over several lines
+    text = (ROOT / "docs" / "troubleshooting.md").read_text()
+    quoted = re.findall(r"^\*\*`([^`]+)`", text, re.MULTILINE)
+    assert len(quoted) > 8
+    for message in set(quoted) - {"Unauthorized"}:
+        for part in re.split(r"'?\b[A-Z]+\b'?", message):
+            assert part.strip() in code, message
+
+
 def _command_of(words: Sequence[str]) -> tuple[TyperCommand, list[str]] | None:
     """The command that a line runs, and its arguments; none for programs of others."""
     if words[0] == "textinv":

@@ -23,6 +23,7 @@ from textinv_ray.manifest.problem import Problem, raise_problems
 from textinv_ray.util import retries
 from textinv_ray.util.errors import UserError
 from textinv_ray.util.redact import redact, redact_text
+from textinv_ray.util.submitted_job import is_submitted_job, runs_in_uploaded_folder
 from textinv_ray.util.text import nearest
 
 _RETRY_S = 60.0
@@ -178,7 +179,7 @@ def _missing_hint(protocol: str, path: str) -> str:
         return ""
     folder = Path(path).parent
     here = "" if os.path.isabs(path) else f" in {folder.resolve()}"
-    if _in_submitted_job():
+    if is_submitted_job() or runs_in_uploaded_folder():
         return (
             f"{here}. The job runs in a copy of the folder given to `ray job submit --working-dir`: put the "
             "manifest into that folder (.gitignore and .rayignore keep files out), or give a path or "
@@ -187,8 +188,3 @@ def _missing_hint(protocol: str, path: str) -> str:
     found = sorted(file.name for file in folder.glob("*.parquet")) if folder.is_dir() else []
     near = difflib.get_close_matches(Path(path).name, found, n=1, cutoff=0.5)
     return here + (f"; did you mean {str(folder / near[0])!r}?" if near else "")
-
-
-def _in_submitted_job() -> bool:
-    """Whether `ray job submit` started this process, or its working directory is one that Ray uploaded."""
-    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ or "runtime_resources" in Path.cwd().parts

@@ -1,4 +1,4 @@
-"""The manifest through Ray Data, read by someone who isn't in a hurry."""
+"""The manifest through Ray Data, read by a consumer that isn't in a hurry."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pytest
 from tests.support import examples
 from tests.support.waiting import wait_for
 from textinv_ray.manifest.reader import Manifest
-from textinv_ray.service.intake.idle_throttle import IdleThrottle
 from textinv_ray.service.intake.preparation import Preparation
 from textinv_ray.service.models import sources
 
@@ -24,6 +23,13 @@ def test_the_scheduler_rests_and_waits(
 ) -> None:
     """The scheduler takes the next row when a worker has room: hours later, it may be."""
     import ray
+    from ray.data._internal.execution.execution_callback import ExecutionCallback
+
+    times: list[float] = []
+
+    class Note(ExecutionCallback):
+        def on_execution_step(self, executor: Any) -> None:
+            times.append(time.monotonic())
 
     config = examples.config(tiny_sd, tiny_clip)
     manifest = Manifest.open(str(examples.write_manifest(tmp_path / "data", CONCEPTS)))
@@ -32,14 +38,7 @@ def test_the_scheduler_rests_and_waits(
     )
     context = ray.data.DataContext.get_current()
     monkeypatch.setattr(context, "execution_no_progress_timeout_s", REST_S / 3)
-    times: list[float] = []
-    rest = IdleThrottle.on_execution_step
-
-    def note(self: IdleThrottle, executor: Any) -> None:
-        times.append(time.monotonic())
-        rest(self, executor)
-
-    monkeypatch.setattr(IdleThrottle, "on_execution_step", note)
+    monkeypatch.setattr(context, "custom_execution_callback_classes", [Note])
     rows = iter(preparation.iter_rows({f"c{number}" for number in range(CONCEPTS)}))
     found = [next(rows)["concept_id"]]
     wait_for(lambda: len(times) > STEPS and times[-1] - times[-1 - STEPS] > REST_S, 60)

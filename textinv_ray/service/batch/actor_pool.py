@@ -15,7 +15,6 @@ import pyarrow as pa
 from rich.console import Console
 
 from textinv_ray.config.job import JobConfig
-from textinv_ray.service.cluster.layout import print_fleet
 from textinv_ray.util.errors import UserError
 from textinv_ray.util.redact import redact_text
 
@@ -52,7 +51,7 @@ def run(
     connection.connect(config, console)
     try:
         size = WorkerLayout.of(config, ray.cluster_resources(), len(table))
-        print_fleet(console, size)
+        console.print(f"workers: {size}")
         ray.data.DataContext.get_current().enable_progress_bars = False
         per_block = max(1, min(batch_size, len(table) // (_BLOCKS_PER_WORKER * size.workers)))
         blocks = [table.slice(start, per_block) for start in range(0, len(table), per_block)]

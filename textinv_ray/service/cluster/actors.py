@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
-def lasting_here() -> dict[str, Any]:
-    """Options of an actor that must last: on the driver's node, and started again when its process dies.
+class ActorOptions(TypedDict):
+    """Of `ActorClass.options`."""
 
-    Without CPUs it might be placed on, and die with, any other node.
+    num_cpus: float
+    scheduling_strategy: NodeAffinitySchedulingStrategy
+    max_restarts: int
+    max_task_retries: int
+
+
+def on_this_node() -> ActorOptions:
+    """Options of an actor that outlives other nodes: on the caller's node, started again when its process dies.
+
+    Without an affinity, an actor that reserves no CPU may be placed on any other node and die with it.
     """
     node = ray.get_runtime_context().get_node_id()
-    strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
+    strategy = NodeAffinitySchedulingStrategy(node, soft=False)
     return {"num_cpus": 0, "scheduling_strategy": strategy, "max_restarts": -1, "max_task_retries": -1}

@@ -17,9 +17,15 @@ from typing import Any, Protocol
 import ray
 
 from textinv_ray.config.job import JobConfig
-from textinv_ray.service.cluster.actors import lasting_here
+from textinv_ray.service.cluster.actors import on_this_node
 from textinv_ray.service.cluster.layout import WorkerLayout
-from textinv_ray.service.cluster.ray_internals import free_what_the_dead_reserved
+from textinv_ray.service.cluster.ray_internals import (
+    PREEMPTION_WATCHER,
+    WORKER_HEALTH_CHECK_TIMEOUT_S,
+    free_reservations_of_the_dead,
+    without_process_group,
+)
+from textinv_ray.util.quiet import QUIET
 
 logger = logging.getLogger(__name__)
 
@@ -28,12 +34,6 @@ _QUICK_S = 60.0  # a trainer that fails sooner had no chance to learn
 _QUICK_ENDS = 5  # so many of them in a row, and it is given up
 _POLL_S = 2.0
 _FREE_EVERY_S = 5.0
-_QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-}
 
 TrainLoop = Callable[[dict[str, Any]], None]
 
@@ -96,7 +96,7 @@ class Fleet:
     def _free(self) -> None:
         while True:
             try:
-                free_what_the_dead_reserved()
+                free_reservations_of_the_dead()
             except Exception:
                 logger.exception("what dead trainers reserved can't be found out")
             time.sleep(_FREE_EVERY_S)
@@ -131,7 +131,7 @@ class Fleet:
         return TorchTrainer(
             self._train_loop,
             train_loop_config=self._setup,
-            torch_config=_no_process_group(),
+            torch_config=without_process_group(),
             scaling_config=ScalingConfig(
                 num_workers=workers,
                 use_gpu=bool(gpus),
@@ -147,23 +147,10 @@ class Fleet:
         )
 
 
-def _no_process_group() -> Any:
-    """Workers don't talk to each other, so nothing of torch.distributed is set up."""
-    from ray.train.backend import Backend
-    from ray.train.torch import TorchConfig
-
-    class NoProcessGroup(TorchConfig):
-        @property
-        def backend_cls(self) -> type[Backend]:
-            return Backend
-
-    return NoProcessGroup()
-
-
 def _environment(config: JobConfig) -> dict[str, str]:
     """Variables of the worker processes: Train passes on only a few of the driver's."""
     threads = str(max(1, round(config.service.cpus_per_worker)))
-    return {**_QUIET, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    return {**QUIET, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
 
 
 def start_fleet(
@@ -177,11 +164,15 @@ def start_fleet(
     """The Fleet actor."""
     actor: Any = ray.remote(Fleet)
     environment = {
-        **_QUIET,
-        # Train's watcher would restart a whole group when a node is about to go; leases do what is needed.
-        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+        **QUIET,
+        # Train's controllers and their helpers inherit these. One helper asks the dashboard whether its controller
+        # lives; without an address it looks for a Ray on its machine, and fails or asks another one if there are two.
+        "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
+        # Train's watcher would restart a whole group when a node is about to go;
+        # leases do what is needed.
+        PREEMPTION_WATCHER: "0",
         # A hung worker has lost its lease by then; its group is started anew.
-        "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": str(max(30.0, 2 * config.service.lease_timeout_s)),
+        WORKER_HEALTH_CHECK_TIMEOUT_S: str(max(30.0, 2 * config.service.lease_timeout_s)),
     }
-    options = {"max_concurrency": 2, "runtime_env": {"env_vars": environment}, **lasting_here()}
+    options = {"max_concurrency": 2, "runtime_env": {"env_vars": environment}, **on_this_node()}
     return actor.options(**options).remote(train_loop, size, config, scheduler, output, storage)

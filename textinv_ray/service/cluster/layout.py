@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-
-from rich.console import Console
 
 from textinv_ray.config.job import JobConfig
 from textinv_ray.util.errors import UserError
 
-_PREPARE_CPUS = (
-    0.1  # What a task that prepares images reserves, so that it fits beside workers that take all CPUs.
-)
+# CPUs that a task of the preparation reserves: so little that it fits beside workers that take all CPUs.
+_PREPARE_CPUS = 0.1
 
 
 @dataclass(frozen=True)
 class WorkerLayout:
-    """How many workers, and what each reserves."""
+    """How many workers, and what each reserves. As a string: for the user's eyes, such as "2, 1 GPU each"."""
 
     workers: int
     cpus: float
+    """Of one worker: a little less than configured, so that tasks of the preparation fit beside all of them."""
     gpus: float
+    """Of one worker; 0: it learns on the CPU."""
     prepare_cpus: float
-    """Reserved by a task that prepares images."""
+    """Of one task that prepares images."""
 
     @classmethod
-    def of(cls, config: JobConfig, resources: dict[str, float], concepts: int) -> WorkerLayout:
-        """By the configuration, what it leaves open by the cluster's resources; never more than concepts.
+    def of(cls, config: JobConfig, resources: Mapping[str, float], concepts: int) -> WorkerLayout:
+        """The layout by the configuration; what it leaves to "auto", by the cluster's resources.
 
-        Raises UserError for a configuration that needs a GPU where there is none.
+        `resources`: as of `ray.cluster_resources()`. There are never more workers than concepts. Raises UserError
+        for a configuration that needs a GPU where there is none.
         """
         service = config.service
         gpus = service.gpus_per_worker
@@ -45,8 +46,6 @@ class WorkerLayout:
         cpus = service.cpus_per_worker
         return cls(min(workers, concepts), max(cpus - _PREPARE_CPUS, cpus / 2), gpus, _PREPARE_CPUS)
 
-
-def print_fleet(console: Console, size: WorkerLayout) -> None:
-    """The workers."""
-    each = f"{size.gpus:g} GPU" if size.gpus else "on the CPU"
-    console.print(f"workers: {size.workers}, {each}{' each' if size.workers > 1 else ''}")
+    def __str__(self) -> str:
+        each = f"{self.gpus:g} GPU" if self.gpus else "on the CPU"
+        return f"{self.workers}, {each}{' each' if self.workers > 1 else ''}"

@@ -1,36 +1,190 @@
-"""Private APIs of Ray: every use of one is here."""
+"""Everything this package takes from Ray that Ray doesn't promise to keep, and nothing else.
+
+Read from Ray 2.60.0. Each function says which part of Ray it touches, why no public API serves, and what is lost
+without it. When Ray has changed and the part is gone, a function logs one warning and does without: jobs go on, with
+less comfort. `tests/service/cluster/test_ray_internals.py` runs each of them on the installed Ray, so a new version
+shows there first, and finds any import of a private module of Ray elsewhere.
+
+The names by which a submitted job is recognised stand in `util/submitted_job.py`, which may not import this room.
+"""
 
 from __future__ import annotations
 
+import functools
 import logging
+import time
 from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
 
 import ray
 
+if TYPE_CHECKING:
+    from ray.data import DataContext, Dataset
+    from ray.train.torch import TorchConfig
+
 logger = logging.getLogger(__name__)
 
+# Raised by a private part that is gone, or is another now.
+_CHANGED = (ImportError, AttributeError, TypeError)
 
-def free_what_the_dead_reserved() -> None:
+PREEMPTION_WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
+"""Environment variable of a Train controller's process; "0" switches the watcher off. `RunConfig` has no field for
+it. Not heeded, the watcher restarts a trainer's whole group when one of its nodes is about to be taken away."""
+
+WORKER_HEALTH_CHECK_TIMEOUT_S = "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"
+"""Environment variable of a Train controller's process: seconds after which a silent worker counts as dead.
+`RunConfig` has no field for it. Not heeded, a hung worker keeps its GPU for Train's own ten minutes."""
+
+
+def free_reservations_of_the_dead() -> None:
     """Removes placement groups of this job whose creator, a controller of Ray Train, has died.
 
     Ray keeps them until the job ends, and new trainers would wait for their CPUs and GPUs forever. Train's own
-    cleaner asks the dashboard who lives, and a local Ray has none.
-    """
-    from ray._private.state import state
-    from ray.core.generated.gcs_pb2 import PlacementGroupTableData
-    from ray.util.placement_group import PlacementGroup, remove_placement_group
+    cleaner does the same by asking the dashboard, which a local Ray doesn't have.
 
-    job = ray.get_runtime_context().get_job_id()
-    for entry in state._connect_and_get_accessor().get_placement_group_table():
-        found = PlacementGroupTableData.FromString(entry)
-        is_held = found.state != PlacementGroupTableData.REMOVED
-        if found.creator_job_id.hex() == job and found.creator_actor_dead and is_held:
-            logger.warning("freeing what a trainer reserved that died")
-            remove_placement_group(PlacementGroup(ray.PlacementGroupID(found.placement_group_id)))
+    Private: the global state's accessor and the protobuf of its entries. `ray.util.placement_group_table` and
+    `ray.util.state.list_placement_groups` leave out who created a group. Without it: after a controller's death,
+    its trainer never starts again on a Ray without a dashboard.
+    """
+    try:
+        from ray._private.state import state
+        from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+        from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+        table = state._connect_and_get_accessor().get_placement_group_table()
+        groups = [PlacementGroupTableData.FromString(entry) for entry in table]
+        job = ray.get_runtime_context().get_job_id()
+        orphans = [
+            PlacementGroup(ray.PlacementGroupID(group.placement_group_id))
+            for group in groups
+            if group.creator_job_id.hex() == job
+            and group.creator_actor_dead
+            and group.state != PlacementGroupTableData.REMOVED
+        ]
+    except _CHANGED as error:
+        _warn_once("what dead trainers reserved stays reserved until the job ends", error)
+        return
+    for orphan in orphans:
+        logger.warning("freeing what a trainer reserved that died")
+        remove_placement_group(orphan)
 
 
 def draining_nodes() -> Collection[str]:
-    """Ids of nodes that were told to go: preempted, scaled down, or drained by hand."""
-    from ray._private.state import state
+    """Ids of nodes that were told to go: preempted, scaled down, or drained by hand.
 
-    return set(state.get_draining_nodes())
+    Private: the global state. `ray.nodes()` and `ray.util.state.list_nodes` show such a node as alive until it is
+    gone. Without it: concepts go on being leased to nodes that are about to go, and resume from an older checkpoint.
+    """
+    try:
+        from ray._private.state import state
+
+        return set(state.get_draining_nodes())
+    except _CHANGED as error:
+        _warn_once("workers aren't told when their node is about to be taken away", error)
+        return set()
+
+
+def last_started_address() -> str | None:
+    """The address of the Ray that `ray start` started or joined on this machine last; it may be gone by now.
+
+    Private: the function that reads it from Ray's temporary folder. `ray.init(address="auto")` would also join the
+    local Ray of another job, which ends with that job. Without it: such a Ray is joined by RAY_ADDRESS only.
+    """
+    try:
+        from ray._private.services import find_bootstrap_address
+
+        return find_bootstrap_address(None) or None
+    except _CHANGED as error:
+        _warn_once("a Ray that `ray start` started isn't found; RAY_ADDRESS can name it", error)
+        return None
+
+
+def without_process_group() -> TorchConfig:
+    """A TorchTrainer's configuration for workers that don't talk to each other: no torch.distributed is set up.
+
+    Ray's developer API, which may change with any minor version: the backend that `TorchConfig` names. Its public
+    fields choose between process groups, but none stands for no group. Without it: workers of one trainer start
+    more slowly, because they wait for each other to form a group that nobody uses.
+    """
+    from ray.train.torch import TorchConfig
+
+    try:
+        from ray.train.backend import Backend
+    except _CHANGED as error:
+        _warn_once("the workers of a trainer set up a process group that they don't need", error)
+        return TorchConfig()
+
+    class NoProcessGroup(TorchConfig):
+        @property
+        def backend_cls(self) -> type[Backend]:
+            return Backend
+
+    return NoProcessGroup()
+
+
+def reserve_for_repartition(rows: Dataset, num_cpus: float) -> None:
+    """Sets the CPUs that a task of the last step of `rows`, a `repartition`, reserves: one by default.
+
+    Private: the logical plan and its operators' arguments. `Dataset.repartition` has no argument for it, unlike all
+    other steps. Without it: the tasks wait for a whole CPU, forever where workers hold all of them.
+    """
+    try:
+        rows._logical_plan.dag.ray_remote_args["num_cpus"] = num_cpus
+    except _CHANGED as error:
+        _warn_once("preparing concepts needs a whole CPU that no worker reserves", error)
+
+
+def rest_while_rows_wait(context: DataContext, rest_s: float) -> None:
+    """Lets executions by `context` rest `rest_s` seconds between two steps while rows wait for their consumer.
+
+    Held back by a consumer that takes nothing, Ray Data's scheduler checks hundreds of times a second whether that
+    has changed: 0.4 of a CPU, for as long as a job runs. While rows lie ready, a rest costs nothing.
+
+    Private: the callbacks of an execution, the context's undocumented field for them, and what they are asked.
+    Without it: that share of a CPU is lost.
+    """
+    callback = _idle_throttle(rest_s)
+    if callback is None:
+        return
+    try:
+        given = context.custom_execution_callback_classes
+    except _CHANGED as error:
+        _warn_once(_BUSY_SCHEDULER, error)
+        return
+    if callback not in given:
+        context.custom_execution_callback_classes = [*given, callback]
+
+
+_BUSY_SCHEDULER = "Ray Data's scheduler takes 0.4 of a CPU while it has nothing to do"
+
+
+@functools.cache
+def _idle_throttle(rest_s: float) -> type | None:
+    """The callback's class; None where Ray knows no such callbacks."""
+    try:
+        from ray.data._internal.execution.execution_callback import ExecutionCallback
+    except _CHANGED as error:
+        _warn_once(_BUSY_SCHEDULER, error)
+        return None
+
+    class IdleThrottle(ExecutionCallback):
+        def on_execution_step(self, executor: Any) -> None:
+            """`executor`: the StreamingExecutor."""
+            try:
+                is_wanted = executor._consumer_idling()  # the consumer waits for a row
+            except _CHANGED as error:
+                _warn_once(_BUSY_SCHEDULER, error)
+                return
+            if not is_wanted:
+                time.sleep(rest_s)
+
+    return IdleThrottle
+
+
+def _warn_once(consequence: str, error: Exception) -> None:
+    _warn(consequence, str(error))
+
+
+@functools.cache
+def _warn(consequence: str, why: str) -> None:
+    logger.warning("Ray %s has changed (%s): %s", ray.__version__, why, consequence)

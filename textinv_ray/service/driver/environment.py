@@ -9,15 +9,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from textinv_ray.service.store.store import Store, StoreError
+from textinv_ray.util.quiet import QUIET
 
 _LOG_PATIENCE_S = 30.0  # A remote job.log that can't be written is waited for this long.
-_QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",
+_DRIVER = {
+    **QUIET,
     "RAY_COLOR_PREFIX": "0",
     "RAY_DEDUP_LOGS": "0",  # job.log has a line of each concept, however alike they are
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "TOKENIZERS_PARALLELISM": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
@@ -26,7 +24,7 @@ _QUIET = {
 
 def quiet() -> None:
     """Telemetry and progress bars of the libraries off, unless the environment says otherwise."""
-    for name, value in _QUIET.items():
+    for name, value in _DRIVER.items():
         os.environ.setdefault(name, value)
 
 

@@ -18,6 +18,7 @@ from textinv_ray.service.models.sources import ModelFacts, is_bundled
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.tracking.uri import default_uri, ui_command
 from textinv_ray.util.redact import redact, redact_text
+from textinv_ray.util.submitted_job import is_submitted_job
 from textinv_ray.util.text import duration
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def _model(config: JobConfig) -> str:
 def _output_hint(store: Store, config: JobConfig) -> str:
     """A submitted job runs in a copy of the working directory, which nobody will look into."""
     relative = "://" not in config.service.output and not Path(config.service.output).is_absolute()
-    if store.is_local and relative and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+    if store.is_local and relative and is_submitted_job():
         return " (in the job's copy of the working directory: give --output an absolute path or a URI)"
     return ""
 

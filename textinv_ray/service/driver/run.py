@@ -21,7 +21,6 @@ from rich.console import Console
 from textinv_ray.config.job import JobConfig
 from textinv_ray.manifest import checks, vocabulary
 from textinv_ray.manifest.reader import Manifest
-from textinv_ray.service.cluster.layout import print_fleet
 from textinv_ray.service.driver import job_record, messages
 from textinv_ray.service.driver.console import Progress, captured
 from textinv_ray.service.driver.environment import log_file, quiet
@@ -140,7 +139,7 @@ class _Job:
             is_shared = connection.connect(self._config, self._console)
             self._stopping.listen()
             size = WorkerLayout.of(self._config, ray.cluster_resources(), len(self._plan.todo))
-            print_fleet(self._console, size)
+            self._console.print(f"workers: {size}")
             rows = Preparation(
                 self._manifest,
                 self._config,

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from ray.data import Dataset
 
-_ROWS_PER_BLOCK = (
-    8  # A file is one block however many CPUs there are; a task should hold a few concepts only.
-)
+# A file is one block however many CPUs there are; a task should hold a few concepts only.
+_ROWS_PER_BLOCK = 8
+_REST_S = 0.05  # between two steps of Ray Data's scheduler while rows wait for the consumer
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,13 @@ class Preparation:
         """The same as a Dataset."""
         import ray
 
-        from textinv_ray.service.intake.idle_throttle import IdleThrottle
+        from textinv_ray.service.cluster import ray_internals
 
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         # The scheduler may not ask for a row for hours, and that is no fault.
         context.execution_no_progress_timeout_s = -1
-        context.custom_execution_callback_classes = [IdleThrottle]
+        ray_internals.rest_while_rows_wait(context, _REST_S)
         context.use_datasource_v2 = False  # its listing of files takes a whole CPU, whatever is asked for
         uri = self.manifest.uri
         if "://" not in uri:  # relative to the driver's working directory, which isn't the scheduler's
@@ -76,8 +76,7 @@ class Preparation:
             num_cpus=cpus,
         )
         rows = rows.repartition(target_num_rows_per_block=_ROWS_PER_BLOCK)
-        # It has no argument for this, and would wait forever for a whole CPU where workers hold them all.
-        rows._logical_plan.dag.ray_remote_args["num_cpus"] = cpus
+        ray_internals.reserve_for_repartition(rows, cpus)
         return rows.map(
             self._prepare,
             compute=ray.data.TaskPoolStrategy(size=max(1, math.floor(self.config.service.prepare_cpus))),

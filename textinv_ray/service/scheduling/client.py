@@ -9,7 +9,7 @@ from typing import Any
 import ray
 
 from textinv_ray.config.job import JobConfig
-from textinv_ray.service.cluster.actors import lasting_here
+from textinv_ray.service.cluster.actors import on_this_node
 from textinv_ray.service.cluster.layout import WorkerLayout
 from textinv_ray.service.cluster.ray_internals import draining_nodes
 from textinv_ray.service.scheduling.leases import Lease
@@ -122,7 +122,7 @@ def start_scheduler(
     from textinv_ray.service.scheduling.scheduler import Scheduler
 
     actor: Any = ray.remote(Scheduler)
-    options = {"max_concurrency": 32 + 2 * layout.workers, **lasting_here()}
+    options = {"max_concurrency": 32 + 2 * layout.workers, **on_this_node()}
     return SchedulerClient(
         actor.options(**options).remote(
             rows,

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
-import ray
-from ray.util.placement_group import PlacementGroup, placement_group
 
 from textinv_ray.config.job import JobConfig
 from textinv_ray.service.cluster.layout import WorkerLayout
-from textinv_ray.service.cluster.ray_internals import free_what_the_dead_reserved
 from textinv_ray.util.errors import UserError
 
 
@@ -49,28 +44,8 @@ def test_cuda_where_there_is_none() -> None:
         size({"CPU": 2}, 100, "model.device=cuda")
 
 
-class Reserver:
-    """As a controller of Ray Train does, which may die."""
-
-    def reserve(self) -> PlacementGroup:
-        group = placement_group([{"CPU": 0.5}])
-        ray.get(group.ready(), timeout=60)
-        return group
-
-
-def test_only_what_the_dead_reserved_is_freed(local_ray: None) -> None:
-    """Ray itself keeps it for as long as the job lasts."""
-    make: Any = ray.remote(num_cpus=0)(Reserver)
-    dead, living = make.remote(), make.remote()
-    lost, kept = ray.get([dead.reserve.remote(), living.reserve.remote()], timeout=60)
-
-    def state(group: PlacementGroup) -> str:
-        return str(ray.util.placement_group_table(group)["state"])
-
-    free_what_the_dead_reserved()
-    assert state(lost) == "CREATED"
-    ray.kill(dead)
-    while state(lost) != "REMOVED":  # it takes Ray a moment to know that the actor is dead
-        free_what_the_dead_reserved()
-    assert state(kept) == "CREATED"
-    ray.util.remove_placement_group(kept)
+def test_what_a_user_is_told() -> None:
+    assert str(size({"CPU": 1})) == "1, on the CPU"
+    assert str(size({"CPU": 2})) == "2, on the CPU each"
+    assert str(size({"CPU": 8, "GPU": 2}, 1)) == "1, 1 GPU"
+    assert str(size({"CPU": 8, "GPU": 2}, 100, "service.gpus_per_worker=0.5")) == "4, 0.5 GPU each"

@@ -7,21 +7,20 @@ scheduler decides by what the job's trainers ask for, starts machines, and ends 
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pyarrow.parquet as pq
 import pytest
+import ray
 import yaml
 
 from tests.support import examples
 from tests.support.commands import RAY, REPOSITORY, as_options
-from tests.support.network import answers, free_ports
+from tests.support.heads import Head
+from tests.support.network import free_ports
 from tests.support.waiting import wait_for
 
 HEAD_ID = "f" * 51 + "00000"  # the fake provider's name for its head
@@ -31,39 +30,40 @@ _LISTS = (
     *("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands"),
     *("head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files"),
 )
+ENVIRONMENT = {
+    "PYTHONPATH": str(REPOSITORY),
+    "RAY_FAKE_CLUSTER": "1",
+    "RAY_enable_autoscaler_v2": "1",
+    "RAY_CLOUD_INSTANCE_ID": HEAD_ID,
+    "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
+    "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+    "TEXTINV_SET": f"service.workers={MACHINES} service.gpus_per_worker=1 service.cpus_per_worker=1",
+}
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 
-class Head:
-    """A `ray start --head` with the autoscaler, ports and a folder of its own."""
+class Autoscaled:
+    """A head with Ray's autoscaler, which starts and ends machines as it sees fit."""
 
     def __init__(self, folder: Path) -> None:
-        from ray._private.services import get_node_ip_address
-
-        port, dashboard, agent, metrics, client = free_ports(5)
-        self.gcs = f"{get_node_ip_address()}:{port}"
-        self.dashboard = f"http://127.0.0.1:{dashboard}"
+        (port,) = free_ports(1)
+        self._gcs = f"{ray.util.get_node_ip_address()}:{port}"
         config = folder / "autoscaling.yaml"
         config.write_text(yaml.safe_dump(self._config()))
-        self._log = (folder / "head.log").open("w+")
-        command = f"""start --head --block --num-cpus=1 --num-gpus=0 --disable-usage-stats
-            --object-store-memory={MEMORY} --temp-dir=/tmp/ta{os.getpid()} --port={port} --dashboard-port={dashboard}
-            --dashboard-agent-listen-port={agent} --metrics-export-port={metrics}
-            --ray-client-server-port={client} --autoscaling-config={config}"""
-        self.process = subprocess.Popen(
-            [RAY, *command.split()],
-            cwd=REPOSITORY,
-            stdout=self._log,
-            stderr=self._log,
-            env={**os.environ, **self._environment()},
-            start_new_session=True,
+        self._head = Head(
+            folder,
+            "--num-cpus=1",
+            "--num-gpus=0",
+            f"--object-store-memory={MEMORY}",
+            f"--autoscaling-config={config}",
+            port=port,
+            environment=ENVIRONMENT,
         )
-        wait_for(lambda: self._answers(dashboard), 180)
-        wait_for(lambda: self.machines() == 0, 180)  # the head itself is in
+        self.dashboard = self._head.dashboard
+        self.stop = self._head.stop
 
     def _config(self) -> dict[str, object]:
         machine = {"resources": {"CPU": 1, "GPU": 1, "object_store_memory": MEMORY}, "node_config": {}}
-        # The provider by its module: by its name, Ray looks for defaults in a file that its wheel lacks.
         nothing: dict[str, list[str]] = {name: [] for name in _LISTS}
         return {
             **nothing,
@@ -74,11 +74,12 @@ class Head:
             "upscaling_speed": MACHINES,
             "idle_timeout_minutes": 0.2,
             "provider": {
+                # By its module: by its name, Ray looks for defaults in a file that its wheel lacks.
                 "type": "external",
                 "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
                 "disable_node_updaters": True,
                 "disable_launch_config_check": True,
-                "gcs_address": self.gcs,
+                "gcs_address": self._gcs,
                 "head_node_id": HEAD_ID,
                 "launch_multiple": True,
             },
@@ -89,65 +90,27 @@ class Head:
             "head_node_type": "ray.head.default",
         }
 
-    @staticmethod
-    def _environment() -> dict[str, str]:
-        return {
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # as in an activated environment
-            "PYTHONPATH": str(REPOSITORY),
-            "RAY_AUTH_MODE": "disabled",
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_FAKE_CLUSTER": "1",
-            "RAY_enable_autoscaler_v2": "1",
-            "RAY_CLOUD_INSTANCE_ID": HEAD_ID,
-            "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
-            "AUTOSCALER_UPDATE_INTERVAL_S": "1",
-            "TEXTINV_SET": f"service.workers={MACHINES} service.gpus_per_worker=1 service.cpus_per_worker=1",
-        }
-
-    def _answers(self, port: int) -> bool:
-        assert self.process.poll() is None, self.said()
-        return answers(port)
-
-    def said(self) -> str:
-        self._log.seek(0)
-        return self._log.read()
-
     def machines(self) -> int:
         """Worker nodes that live."""
         from ray._raylet import GcsClient
 
-        nodes = GcsClient(address=self.gcs).get_all_node_info(timeout=60).values()
+        nodes = GcsClient(address=self._gcs).get_all_node_info(timeout=60).values()
         return sum(1 for node in nodes if node.state == 0) - 1
-
-    def stop(self) -> None:
-        """With the raylets that the autoscaler may have left."""
-        family = (
-            [*psutil.Process(self.process.pid).children(recursive=True)]
-            if self.process.poll() is None
-            else []
-        )
-        os.killpg(self.process.pid, signal.SIGTERM)
-        try:
-            self.process.wait(60)
-        except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        for process in family:
-            if process.is_running():
-                process.kill()
-        self._log.close()
 
 
 @pytest.fixture
-def head(tmp_path: Path) -> Iterator[Head]:
-    head = Head(tmp_path)
+def head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Autoscaled]:
+    monkeypatch.chdir(REPOSITORY)
+    head = Autoscaled(tmp_path)
     try:
+        wait_for(lambda: head.machines() == 0, 180)  # the head itself is in
         yield head
     finally:
         head.stop()
 
 
 def test_machines_come_and_go_with_the_job(
-    head: Head, tmp_path: Path, tiny_sd: Path, tiny_clip: Path
+    head: Autoscaled, tmp_path: Path, tiny_sd: Path, tiny_clip: Path
 ) -> None:
     """Submitted without --working-dir: it runs in the folder where the head was started, as in the image."""
     manifest = examples.write_manifest(tmp_path / "data", 4)

@@ -2,70 +2,84 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
-import signal
 import socket
 import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import ray
+from ray._private.utils import write_ray_address
 from ray.job_submission import JobSubmissionClient
+from rich.console import Console
 
 from tests.support import examples
 from tests.support.commands import RAY, REPOSITORY, as_options
-from tests.support.network import answers, free_ports
+from tests.support.heads import Head
+from tests.support.network import free_ports
 from tests.support.waiting import wait_for
+from textinv_ray.config.job import JobConfig
 from textinv_ray.service.cluster import connection
 from textinv_ray.util.errors import UserError
 
 
-def test_no_running_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ray._private.services.find_bootstrap_address", lambda _: None)
-    assert connection._running() is None
+@pytest.fixture
+def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Leaves an address where `ray start` does."""
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    (tmp_path / "ray").mkdir()
+    return write_ray_address
 
 
-def test_a_running_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_running_ray(started: Callable[[str], None]) -> None:
+    assert connection.started_here() is None
+
+
+def test_a_running_ray(started: Callable[[str], None]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        monkeypatch.setattr("ray._private.services.find_bootstrap_address", lambda _: address)
-        assert connection._running() == address
+        started(address)
+        assert connection.started_here() == address
 
 
-def test_a_ray_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ray_that_is_gone(started: Callable[[str], None]) -> None:
     (port,) = free_ports(1)
-    monkeypatch.setattr("ray._private.services.find_bootstrap_address", lambda _: f"127.0.0.1:{port}")
-    assert connection._running() is None
+    started(f"127.0.0.1:{port}")
+    assert connection.started_here() is None
+
+
+def test_a_ray_that_does_not_come_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[object] = []
+
+    def init(**options: object) -> None:
+        tries.append(options["address"])
+        if len(tries) != 2:
+            raise RuntimeError("The current node timed out during startup.\nMore.")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    config, console = JobConfig.load("mini"), Console(file=io.StringIO())
+    assert connection.connect(config, console) is False
+    assert tries == ["local", "local"]
+    with pytest.raises(
+        UserError, match=r"the Ray at 'local' can't be used: The current node timed out during"
+    ):
+        connection.connect(config, console)
 
 
 @pytest.fixture
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The dashboard's address of a `ray start --head` with ports and a folder of its own."""
-    port, dashboard, agent, metrics, client = free_ports(5)
-    folder = f"/tmp/ti{os.getpid()}"  # paths of sockets must be short
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # as in an activated environment
-    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "PATH": path}
-    command = f"""start --head --block --num-cpus=2 --disable-usage-stats --temp-dir={folder} --port={port}
-        --dashboard-port={dashboard} --dashboard-agent-listen-port={agent} --metrics-export-port={metrics}
-        --ray-client-server-port={client}"""
-    log = (tmp_path_factory.mktemp("head") / "head.log").open("w+")
-    process = subprocess.Popen(
-        [RAY, *command.split()], stdout=log, stderr=log, env=environment, start_new_session=True
-    )
+def head(tmp_path: Path) -> Iterator[str]:
+    """The dashboard's address of a `ray start --head`."""
+    started = Head(tmp_path, "--num-cpus=2")
     try:
-        wait_for(lambda: answers(dashboard) or process.poll() is not None, 120, "the head doesn't answer")
-        assert process.poll() is None, (log.seek(0), log.read())
-        yield f"http://127.0.0.1:{dashboard}"
+        yield started.dashboard
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-        log.close()
+        started.stop()
 
 
 def submit(head: str, folder: Path, options: list[str], *more: str) -> subprocess.CompletedProcess[str]:
@@ -110,21 +124,3 @@ def test_a_submitted_job(head: str, tmp_path: Path, tiny_sd: Path, tiny_clip: Pa
     assert pq.read_table(tmp_path / "out" / "results.parquet").num_rows == 3
     again = (tmp_path / "out" / "job.log").read_text()[len(log) :]
     assert re.search(r"from step [1-9]\d* of 1000", again), "something went on from a checkpoint"
-
-
-def test_a_ray_that_does_not_come_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    tries: list[dict[str, object]] = []
-
-    def init(**options: object) -> None:
-        tries.append(options)
-        if len(tries) != 2:
-            raise RuntimeError("The current node timed out during startup.\nMore.")
-
-    monkeypatch.setattr(connection.ray, "init", init)
-    monkeypatch.setattr(connection.ray, "shutdown", lambda: None)
-    connection._init(address="local")
-    assert len(tries) == 2
-    with pytest.raises(
-        UserError, match=r"the Ray at 'local' can't be used: The current node timed out during"
-    ):
-        connection._init(address="local")

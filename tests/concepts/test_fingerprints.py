@@ -8,13 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
+from tests.support.fields import column_values, leaves, setting_values, value_of, with_value
 from textinv_ray.concepts import prepare
+from textinv_ray.concepts.concept import Concept
 from textinv_ray.config.job import JobConfig
+from textinv_ray.config.training import INIT_FROM
+from textinv_ray.manifest.columns import COLUMNS, Column, plain_row
+from textinv_ray.util.errors import UserError
 
 RED = b"P6 2 2 255\n" + bytes((200, 30, 40)) * 4
 BLUE = b"P6 2 2 255\n" + bytes((10, 20, 250)) * 4
-IMAGES = [{"bytes": RED, "path": "1.ppm"}, {"bytes": BLUE, "path": None}]
+IMAGES: list[Any] = [{"bytes": RED, "path": "1.ppm"}, {"bytes": BLUE, "path": None}]
 MODEL: dict[str, Any] = {"resolution": 16, "model_identity": "model-1"}
 
 ROWS: dict[str, dict[str, Any]] = {
@@ -132,3 +139,150 @@ def test_existing_results_keep_their_fingerprints(folder: Path, case: str) -> No
     digests = concept.fingerprint, concept.row_fingerprint, concept.state_fingerprint
     assert " ".join(digest[:16] for digest in digests) == DIGESTS[case]
     assert prepare.row_fingerprint(ROWS[row], job, **MODEL) == concept.row_fingerprint
+
+
+# What they depend on
+
+NOTHING, RESULT, LEARNING = "nothing", "the result", "the course of learning"
+"""Which fingerprints an input is part of: none; fingerprint and row_fingerprint; state_fingerprint as well."""
+Effects = dict[str, str | dict[tuple[str, ...], str]]
+
+ELSEWHERE = ("pack", "service", "tracking")
+"""Sections that say where, how fast and how visibly a concept is learned. None of their fields changes a result."""
+SETTINGS: Effects = {
+    "model.path": NOTHING,  # the model's identity counts in place of these three
+    "model.revision": NOTHING,
+    "model.variant": NOTHING,
+    "model.dtype": LEARNING,
+    "model.device": NOTHING,
+    "data.resolution": LEARNING,
+    "data.crop": LEARNING,
+    "data.crops_per_image": LEARNING,
+    "data.flip_probability": LEARNING,
+    "data.allowed_protocols": NOTHING,
+    "data.max_image_pixels": NOTHING,
+    "data.download_timeout_s": NOTHING,
+    "data.download_retry_s": NOTHING,
+    "training.steps": {(): RESULT, ("training.lr_schedule=cosine",): LEARNING},
+    "training.batch_size": LEARNING,
+    "training.learning_rate": LEARNING,
+    "training.lr_schedule": LEARNING,
+    "training.lr_warmup_steps": LEARNING,
+    "training.adam_beta1": LEARNING,
+    "training.adam_beta2": LEARNING,
+    "training.adam_epsilon": LEARNING,
+    "training.max_grad_norm": LEARNING,
+    "training.num_vectors": LEARNING,
+    "training.seed": LEARNING,
+    "training.max_nonfinite_steps": LEARNING,
+    "training.learnable_property": LEARNING,  # it selects the templates
+    "training.initializer_token": {(): LEARNING, ("training.init_from=auto",): NOTHING},
+    "training.init_from": LEARNING,
+    "training.initializer_candidates.object": {(): NOTHING, ("training.init_from=auto",): LEARNING},
+    "training.initializer_candidates.style": {
+        ("training.init_from=auto",): NOTHING,
+        ("training.init_from=auto", "training.learnable_property=style"): LEARNING,
+    },
+    "training.vectors_added_at": LEARNING,
+    "training.regularization_weight": LEARNING,
+    "training.per_image_probability": LEARNING,
+    "training.norm_control": LEARNING,
+    "training.norm_weight": LEARNING,
+    "training.templates": LEARNING,
+    "stopping.rule": RESULT,
+    "stopping.min_steps": {(): NOTHING, ("stopping.rule=dvar",): RESULT, ("stopping.rule=clip",): RESULT},
+    **{
+        f"stopping.dvar.{name}": {("stopping.rule=clip",): NOTHING, ("stopping.rule=dvar",): RESULT}
+        for name in ("every", "batch_size", "window", "threshold")
+    },
+    **{
+        f"stopping.clip.{name}": {("stopping.rule=dvar",): NOTHING, ("stopping.rule=clip",): RESULT}
+        for name in ("every", "num_images", "num_inference_steps", "patience")
+    },
+    "review.prompts.object": {(): RESULT, ("training.learnable_property=style",): NOTHING},
+    "review.prompts.style": {(): NOTHING, ("training.learnable_property=style",): RESULT},
+    "review.images_per_prompt": RESULT,
+    "review.sampler": RESULT,
+    "review.num_inference_steps": RESULT,
+    "review.guidance_scale": RESULT,
+    "review.sample_at": RESULT,
+    "scoring.model": RESULT,
+    "scoring.image_prompt.object": RESULT,
+    "scoring.image_prompt.style": RESULT,  # of objects, too: the pair counts as a whole
+    "scoring.edit_prompts.object": {(): RESULT, ("training.learnable_property=style",): NOTHING},
+    "scoring.edit_prompts.style": {(): NOTHING, ("training.learnable_property=style",): RESULT},
+    "scoring.num_images": RESULT,
+    "scoring.evaluate_at": RESULT,
+}
+"""What each field of the configuration is part of, for a row that has no column of its own; some by overrides."""
+FIELDS = dict(leaves())
+VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "data.resolution": st.sampled_from([8, 24, 32]),  # the model's own is 16
+    "data.max_image_pixels": st.integers(100, 10**8),
+    "training.init_from": st.sampled_from(INIT_FROM),
+    "service.heartbeat_s": st.floats(0.1, 10),  # at most half of lease_timeout_s
+}
+"""Values in place of those that a field's type allows: what needs no files, large images or other fields."""
+CONFIG = JobConfig().override(["training.initializer_token=character"])
+FULL = {**ROWS["full"], "templates": ["a {}"]}  # none that says the placeholder itself
+
+
+def made(row: dict[str, Any], config: JobConfig) -> Concept:
+    return prepare.make(row, config, base="/", **MODEL)
+
+
+def changed(one: Concept, other: Concept) -> str:
+    """Which of their fingerprints differ."""
+    parts = tuple(
+        getattr(one, name) != getattr(other, name)
+        for name in ("fingerprint", "row_fingerprint", "state_fingerprint")
+    )
+    return {(False, False, False): NOTHING, (True, True, False): RESULT, (True, True, True): LEARNING}[parts]
+
+
+def test_every_setting_says_what_it_changes() -> None:
+    assert {name for name in FIELDS if name.split(".")[0] not in ELSEWHERE} == set(SETTINGS)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+@settings(deadline=None, max_examples=6)
+@given(data=st.data())
+def test_settings_change_the_fingerprints_of_what_they_change(name: str, data: st.DataObject) -> None:
+    effect = SETTINGS.get(name, NOTHING)
+    overrides, expected = data.draw(
+        st.sampled_from(list(effect.items() if isinstance(effect, dict) else [((), effect)]))
+    )
+    values = VALUES.get(name, setting_values(FIELDS[name]))
+    try:
+        configs = [with_value(CONFIG.override(overrides), name, data.draw(values)) for _ in range(2)]
+    except UserError:  # of two fields that must fit each other
+        assume(False)
+    assume(value_of(configs[0], name) != value_of(configs[1], name))
+    assert changed(*(made(ROWS["minimal"], config) for config in configs)) == expected
+
+
+@pytest.mark.parametrize("column", COLUMNS.values(), ids=list(COLUMNS))
+@settings(deadline=None, max_examples=6)
+@given(data=st.data())
+def test_columns_change_the_fingerprints_of_what_reads_them(column: Column, data: st.DataObject) -> None:
+    """In a row that names all others, so that none of their defaults changes as well."""
+    expected = {"learning": LEARNING, "review": RESULT, "labels": NOTHING}[column.read_by]
+    values = st.sampled_from(INIT_FROM) if column.name == "init_from" else column_values(column)
+    rows = [{**FULL, column.name: data.draw(values)} for _ in range(2)]
+    assume(plain_row(rows[0]) != plain_row(rows[1]))
+    config = CONFIG.override(["training.lr_schedule=cosine"])
+    assert changed(*(made(row, config) for row in rows)) == expected
+    if column.name == "steps":  # with a constant learning rate, a checkpoint may be continued to more steps
+        assert changed(*(made(row, CONFIG) for row in rows)) == RESULT
+
+
+def test_the_row_that_names_all_columns_does() -> None:
+    assert set(FULL) == set(COLUMNS) - {"init_from"}  # which is in place of initializer_token
+
+
+@pytest.mark.parametrize("name", [name for name, column in COLUMNS.items() if column.overrides])
+def test_a_default_counts_as_if_the_row_had_given_it(name: str) -> None:
+    concept = made(ROWS["minimal"], CONFIG)
+    value = getattr(concept, name)
+    row = {**ROWS["minimal"], name: list(value) if isinstance(value, tuple) else value or None}
+    assert changed(made(row, CONFIG), concept) == NOTHING

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import struct
 import threading
-import time
 import zlib
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -16,13 +14,15 @@ from typing import Any
 import fsspec
 import numpy as np
 import pytest
+from fsspec import AbstractFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.support.web import serve
 from textinv_ray.concepts import images
 from textinv_ray.config.job import DataConfig
-from textinv_ray.manifest.kinds import EmbeddedImage
+from textinv_ray.manifest.kinds import EmbeddedImage, ImageSource
 
 CONFIG = DataConfig(download_retry_s=0)
 RED = (200, 30, 40)
@@ -206,50 +206,42 @@ def test_devices_are_not_read() -> None:
         images.fetch("/dev/zero", base="/", config=CONFIG)
 
 
-def test_endless_images_are_cut_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, picture: bytes) -> None:
-    monkeypatch.setattr(images, "MAX_IMAGE_BYTES", 100)
-    with pytest.raises(images.ImageError, match="is larger than"):
-        images.fetch("a b.png", base=str(tmp_path), config=CONFIG)
+def test_endless_images_are_cut_off(tmp_path: Path) -> None:
+    with (tmp_path / "large.png").open("wb") as file:
+        file.truncate(images.MAX_IMAGE_BYTES + 1)  # sparse
+    with pytest.raises(images.ImageError, match="is larger than 256 MiB"):
+        images.fetch("large.png", base=str(tmp_path), config=CONFIG)
 
 
-def test_a_slow_source_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "_read_remote", lambda uri, protocol: time.sleep(5))
-    config = DataConfig(allowed_protocols=("memory",), download_timeout_s=0.1, download_retry_s=0)
-    started = time.monotonic()
-    with pytest.raises(images.ImageError, match=r"didn't arrive within 0.1 s"):
-        images.fetch("memory://x.png", base="/", config=config)
-    assert time.monotonic() - started < 3
+def test_a_slow_source_is_given_up() -> None:
+    ended = threading.Event()
+
+    def answer(path: str) -> tuple[int, bytes]:
+        ended.wait(60)
+        return 200, b""
+
+    config = DataConfig(download_timeout_s=0.1, download_retry_s=0)
+    with serve(answer) as host:
+        with pytest.raises(images.ImageError, match=r"didn't arrive within 0.1 s"):
+            images.fetch(f"http://{host}/x.png", base="/", config=config)
+        ended.set()
 
 
-@pytest.fixture
-def web() -> Iterator[str]:
-    """A web server that has /a.png and answers its other paths with the status they name."""
+def test_images_from_the_web() -> None:
+    """The server has /a.png, and answers other paths with the status that they name."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            status = 200 if self.path.startswith("/a.png") else int(self.path.strip("/").split("?")[0])
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(encoded(gradient(9, 9)))
+    def answer(path: str) -> tuple[int, bytes]:
+        status = 200 if path.startswith("/a.png") else int(path.strip("/").split("?")[0])
+        return status, encoded(gradient(9, 9))
 
-        def log_message(self, *arguments: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-
-
-def test_images_from_the_web(web: str) -> None:
-    uri = f"http://me:SECRET@{web}/a.png?sig=SECRET"
-    prepared = images.prepare([uri], base="/", config=CONFIG, resolution=8, seed=0)
-    assert prepared.uris == (f"http://{web}/a.png",)
-    for status in (403, 404, 500):
-        with pytest.raises(images.ImageError) as error:
-            images.fetch(f"http://me:SECRET@{web}/{status}?sig=SECRET", base="/", config=CONFIG)
-        assert str(error.value) == f"image http://{web}/{status}: HTTP status {status}"
+    with serve(answer) as host:
+        uri = f"http://me:SECRET@{host}/a.png?sig=SECRET"
+        prepared = images.prepare([uri], base="/", config=CONFIG, resolution=8, seed=0)
+        assert prepared.uris == (f"http://{host}/a.png",)
+        for status in (403, 404, 500):
+            with pytest.raises(images.ImageError) as error:
+                images.fetch(f"http://me:SECRET@{host}/{status}?sig=SECRET", base="/", config=CONFIG)
+            assert str(error.value) == f"image http://{host}/{status}: HTTP status {status}"
     with pytest.raises(images.ImageError, match=r"^image http://127.0.0.1:9/x: .*Connect"):
         images.fetch("http://127.0.0.1:9/x", base="/", config=CONFIG)
 
@@ -258,38 +250,58 @@ def test_a_server_that_is_busy_is_asked_again(picture: bytes, caplog: pytest.Log
     """Throttled and broken for a while; what is forbidden is not asked for twice."""
     asked: list[str] = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked.append(self.path)
-            busy = {1: 503, 2: 429}.get(len(asked), 200)
-            self.send_response(403 if self.path == "/no.png" else busy)
-            self.end_headers()
-            self.wfile.write(picture)
+    def answer(path: str) -> tuple[int, bytes]:
+        asked.append(path)
+        return 403 if path == "/no.png" else {1: 503, 2: 429}.get(len(asked), 200), picture
 
-        def log_message(self, *arguments: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     config = DataConfig(download_retry_s=20)
-    base = f"http://127.0.0.1:{server.server_port}"
-    assert images.fetch(f"{base}/a.png", base="/", config=config) == picture
-    assert caplog.text.count("trying again") == 2
-    with pytest.raises(images.ImageError, match="403"):
-        images.fetch(f"{base}/no.png", base="/", config=config)
-    assert caplog.text.count("trying again") == 2
-    server.shutdown()
-    server.server_close()
+    with serve(answer) as host:
+        assert images.fetch(f"http://{host}/a.png", base="/", config=config) == picture
+        assert caplog.text.count("trying again") == 2
+        with pytest.raises(images.ImageError, match="403"):
+            images.fetch(f"http://{host}/no.png", base="/", config=config)
+        assert caplog.text.count("trying again") == 2
 
 
-def test_errors_of_libraries_are_cleaned(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(uri: str, protocol: str) -> bytes:
-        raise OSError(f"could not reach {uri}")
+class Unreachable(AbstractFileSystem):
+    """A store whose errors quote the whole URI, as those of many libraries do."""
 
-    monkeypatch.setattr(images, "_read_remote", fail)
+    protocol = "unreachable"
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return path
+
+    def _open(self, path: str, mode: str = "rb", **_: Any) -> Any:
+        raise OSError(f"could not reach {path}")
+
+
+def test_errors_of_libraries_are_cleaned() -> None:
+    fsspec.register_implementation("unreachable", Unreachable, clobber=True)
+    config = DataConfig(allowed_protocols=("unreachable",), download_retry_s=0)
     with pytest.raises(images.ImageError) as error:
-        images.fetch("https://me:SECRET@host/x.png?sig=SECRET", base="/", config=CONFIG)
-    assert str(error.value) == "image https://host/x.png: could not reach https://host/x.png"
+        images.fetch("unreachable://me:SECRET@host/x.png?sig=SECRET", base="/", config=config)
+    shown = "unreachable://host/x.png"
+    assert str(error.value) == f"image {shown}: could not reach {shown}"
+
+
+def test_local_files_are_known_without_reading_them(tmp_path: Path) -> None:
+    """By size and time of change, those that lie beside the manifest or anywhere else on this machine."""
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"one")
+    uris: list[ImageSource] = ["a.png", f"file://{tmp_path}/b.png", "s3://bucket/c.png", {"bytes": b"x"}]
+    before = images.local_files(uris, str(tmp_path))
+    assert before == images.local_files(uris[:2], str(tmp_path))
+    assert before.missing == ()
+    (tmp_path / "a.png").write_bytes(b"another")
+    assert images.local_files(uris, str(tmp_path)).mtime_digest != before.mtime_digest
+    (tmp_path / "a.png").write_bytes(b"one")
+    os.utime(tmp_path / "a.png", ns=(0, 0))
+    assert images.local_files(uris, str(tmp_path)).mtime_digest != before.mtime_digest
+    (tmp_path / "b.png").unlink()
+    assert images.local_files(uris, str(tmp_path)).missing == (str(tmp_path / "b.png"),)
+    assert images.local_files(uris[2:], str(tmp_path)) == images.LocalFiles("", ())
+    assert images.local_files(["a.png"], "s3://bucket/data").mtime_digest == ""
 
 
 def test_prepare_shapes_and_digests(tmp_path: Path, picture: bytes) -> None:

@@ -1,83 +1,59 @@
-"""The manifest's columns for the paper's variants: what is refused, with its message, and what is fine."""
+"""Checks of a whole manifest: duplicates, the message with all problems, and speed."""
 
 from __future__ import annotations
 
-from typing import Any
+import os
+import re
 
-import pyarrow as pa
 import pytest
 
-from tests.support.tables import WITHOUT_DEFAULT, Write, good, problems
-from textinv_ray.config.job import JobConfig
+from tests.support import tiny
+from tests.support.tables import CONFIG, Write, good, problems
+from textinv_ray.manifest import checks, duplicates
+from textinv_ray.manifest.batch import Batch
 from textinv_ray.manifest.reader import Manifest
+from textinv_ray.util.errors import UserError
 
 
-@pytest.mark.parametrize(
-    ("column", "value", "message"),
-    [
-        (
-            "vectors_added_at",
-            [200],
-            "200 is not a step between 1 and 199, the last at which a vector can join",
-        ),
-        ("vectors_added_at", [5, 0], "0 is not a step between 1 and 199"),
-        ("vectors_added_at", [None], "None is not a step between 1 and 199"),
-        ("vectors_added_at", [1] * 64, "makes 65 vectors; a word has at most 64"),
-        ("regularization_weight", -0.5, "-0.5 is out of range; give a number >= 0"),
-        ("per_image_probability", 1.5, "1.5 is out of range; give a number >= 0 and <= 1"),
-        ("norm_weight", float("nan"), "nan is out of range; give a number >= 0"),
-        ("norm_control", "off", "'off' is none of 'none', 'rescale', 'regularize'"),
-        (
-            "init_from",
-            " ",
-            "is empty; give auto, vocabulary_mean, or a learned_embeds.safetensors",
-        ),
-        (
-            "init_from",
-            "mean",
-            "'mean': is neither auto, vocabulary_mean nor the path or URI of a",
-        ),
-        ("init_from", "word.pt", "'word.pt': is neither auto, "),
-        ("init_from", "ssh://me:SECRET@h/a.safetensors", "'ssh://h/a.safetensors': protocol not among data"),
-    ],
-)
-def test_variants_that_are_refused(write: Write, column: str, value: Any, message: str) -> None:
-    (found,) = problems(write(**good(3, **{column: [None, value, None]})))
-    assert found.startswith(f"row 1 (c1), column {column!r}: {message}")
+def test_the_message_lists_50_and_counts_the_rest(write: Write) -> None:
+    path = write(**good(200, steps=[0] * 200, seed=[-1] + [1] * 199))
+    with pytest.raises(UserError) as error:
+        checks.check(Manifest.open(path), CONFIG)
+    lines = str(error.value).splitlines()
+    assert lines[0] == f"{path}: 201 problems in the manifest"
+    assert len(lines) == 52
+    assert lines[-1] == "  ... and 151 more"
+    rows = [int(re.search(r"row (\d+)", line)[1]) for line in lines[1:-1]]  # type: ignore[index]
+    assert rows == sorted(rows)
 
 
-def test_variants_that_are_fine(write: Write) -> None:
-    columns: dict[str, Any] = {
-        "vectors_added_at": [[5, 5], [], None],
-        "regularization_weight": [0, 1.5, None],
-        "per_image_probability": [0.25, 1, None],
-        "norm_control": ["none", "rescale", "regularize"],
-        "norm_weight": [None, 2.0, 0.0],
-        "init_from": ["auto", "../out/concepts/a/learned_embeds.safetensors", "s3://b/a.safetensors"],
-    }
-    path = write(**good(**columns))
-    assert problems(path) == []
-    rows = list(Manifest.open(path).rows())
-    assert [row.get("vectors_added_at") for row in rows] == [[5, 5], [], None]
+def test_duplicates_are_found_across_batches(write: Write) -> None:
+    count = 20_000  # more than two batches
+    columns = good(count)
+    columns["concept_id"][-1] = "c0"
+    columns["placeholder_token"] = [None, "<x>", *[None] * (count - 3), "<X>"]
+    found = problems(write(**columns))
+    assert [line.split(":")[0] for line in found] == [
+        f"row {count - 1} (c0), column 'concept_id'",
+        f"row {count - 1} (c0), column 'placeholder_token'",
+    ]
 
 
-def test_a_configuration_may_add_vectors_later_than_a_row_has_steps(write: Write) -> None:
-    config = JobConfig.load("mini", ["training.vectors_added_at=[50]"])
-    (found,) = problems(write(**good(steps=[50, 51, None])), config)
-    assert found.startswith("row 0 (c0), column 'vectors_added_at': 50 is not a step between 1 and 49")
+def test_equal_hashes_alone_are_no_duplicates(write: Write) -> None:
+    columns = good(30)
+    columns["concept_id"][29] = "c0"
+    opened = Manifest.open(write(**columns))
+    found = []
+    for values in duplicates.of_manifest(hash_of=lambda text: 0):
+        for batch in opened.batches(["concept_id"]):
+            values.add(Batch(batch))
+        found += [(problem.row, problem.column) for problem in values.problems(opened)]
+    assert found == [(29, "concept_id")]
 
 
-def test_who_needs_no_initializer(write: Write) -> None:
-    starts = ["auto", None, "vocabulary_mean"]
-    path = write(**good(initializer_token=pa.nulls(3, pa.string()), init_from=starts))
-    (found,) = problems(path, WITHOUT_DEFAULT)
-    assert found.startswith("row 1 (c1), column 'initializer_token': is missing")
-    auto = JobConfig.load("mini", ["training.initializer_token=null", "training.init_from=auto"])
-    assert problems(path, auto) == []
-
-
-def test_vectors_added_at_must_be_integers(write: Write) -> None:
-    (found,) = problems(write(**good(vectors_added_at=[["5"]] * 3)))
-    assert (
-        found == "column 'vectors_added_at': has the type list<element: string>; expected: list of integers"
-    )
+def test_many_rows_take_seconds(write: Write) -> None:
+    count = 50_000
+    path = write(**good(count, images=[[f"{i}/{k}.jpg" for k in range(4)] for i in range(count)]))
+    started = os.times().user
+    checks.check(Manifest.open(path), CONFIG, tiny.tokenizer())
+    assert os.times().user - started < 10  # about 0.5

@@ -14,7 +14,8 @@ from textinv_ray.util.redact import redact_text
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-_WAIT_S = (0.2, 10.0)  # first and longest wait
+FIRST_WAIT_S = 0.2
+LONGEST_WAIT_S = 10.0
 _PERMANENT_ERRNOS = {
     getattr(errno, name)
     for name in (
@@ -33,7 +34,7 @@ def call(action: Callable[[], T], *, patience_s: float, what: str) -> T:
 
     `what` names it in the log. Raises what `action` raised last; at once when that is not transient.
     """
-    wait, end = _WAIT_S[0], time.monotonic() + patience_s
+    wait, end = FIRST_WAIT_S, time.monotonic() + patience_s
     while True:
         try:
             return action()
@@ -44,7 +45,7 @@ def call(action: Callable[[], T], *, patience_s: float, what: str) -> T:
             logger.warning("%s: %s; trying again", what, why)
         # Not all workers at the same moment, when a store is back or slows them down.
         time.sleep(wait * random.uniform(0.5, 1.0))
-        wait = min(2 * wait, _WAIT_S[1])
+        wait = min(2 * wait, LONGEST_WAIT_S)
 
 
 def is_transient(error: BaseException) -> bool:

@@ -14,11 +14,13 @@ import pytest
 
 from tests.support import examples
 from tests.support.s3 import BUCKET, S3Server
+from tests.support.waiting import wait_for
 from textinv_ray.config.job import ModelConfig
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.models import sources
 from textinv_ray.service.store.store import Store, StoreError
 from textinv_ray.service.views import results_table
+from textinv_ray.util import retries
 from textinv_ray.util.errors import UserError
 
 
@@ -33,6 +35,9 @@ def server() -> Iterator[S3Server]:
 def s3(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
+    # Without botocore's own retries: those of the store are tested, and both together would wait for half a minute.
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setattr(retries, "LONGEST_WAIT_S", 0.5)
     fsspec.filesystem("s3").clear_instance_cache()
     server.heal()
     server.requests.clear()
@@ -68,13 +73,15 @@ def test_a_server_that_is_busy_is_asked_again(store: Store, s3: S3Server, mode: 
     assert s3.times == 0, "all the failures were met"
 
 
-def test_a_server_that_is_away_is_waited_for(store: Store, s3: S3Server) -> None:
+def test_a_server_that_is_away_is_waited_for(
+    store: Store, s3: S3Server, caplog: pytest.LogCaptureFixture
+) -> None:
     store.write("job.json", b"old")
     s3.stop()
     written = threading.Thread(target=store.write, args=("job.json", b"new"))
     written.start()
-    written.join(3)
-    assert written.is_alive(), "it is still trying"
+    wait_for(lambda: "trying again" in caplog.text)
+    assert written.is_alive()
     s3.start()
     written.join(60)
     assert store.read("job.json") == b"new"
@@ -87,7 +94,8 @@ def test_results_of_a_busy_server_dont_vanish(store: Store, s3: S3Server) -> Non
     store.names("concepts")
     s3.fail("broken", times=9, only=("GET",))
     names = [f"concepts/c{index}/result.json" for index in range(4)]
-    assert all(json.loads(data or b"{}").get("status") == "done" for _, data in store.read_many(names))
+    found = {name: json.loads(data or b"{}").get("status") for name, data in store.read_many(names)}
+    assert found == dict.fromkeys(names, "done")
 
 
 def test_denied_stops_at_once(store: Store, s3: S3Server) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import types
 from typing import Any
 
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from transformers import CLIPTokenizer
 
 from tests.support import tiny
 from tests.support.tables import CONFIG, WITHOUT_DEFAULT, Write, good, problems
@@ -137,19 +137,13 @@ def test_words_of_the_tokenizer(write: Write) -> None:
 
 
 def test_an_initializer_that_gives_no_token(write: Write) -> None:
-    class OfFewWords:
-        unk_token_id = 0
-
-        def get_vocab(self) -> dict[str, int]:
-            return {"<|endoftext|>": 0, "cat</w>": 1}
-
-        def __call__(self, text: str, add_special_tokens: bool) -> Any:
-            assert not add_special_tokens
-            return types.SimpleNamespace(input_ids=[int(word == "cat") for word in text.split()])
+    tokens = ["<|startoftext|>", "<|endoftext|>", "c", "a", "t</w>", "ca", "cat</w>"]
+    ids = {token: number for number, token in enumerate(tokens)}
+    of_one_word = CLIPTokenizer(vocab=ids, merges=[("c", "a"), ("ca", "t</w>")])
 
     path = write(**good(initializer_token=["cat", "黒猫", "blue cat"]))
     assert problems(path, tokenizer=tiny.tokenizer()) == []
-    assert problems(path, tokenizer=OfFewWords()) == [
+    assert problems(path, tokenizer=of_one_word) == [
         "row 1 (c1), column 'initializer_token': '黒猫' gives no token of the model's tokenizer; use another"
     ]
 

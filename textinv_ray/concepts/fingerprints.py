@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from functools import lru_cache
 
@@ -18,8 +18,6 @@ from textinv_ray.manifest.columns import COLUMNS
 from textinv_ray.manifest.kinds import ImageSource
 
 FINGERPRINT_VERSION = 1
-Section = dict[str, object]
-"""Names and JSON values."""
 
 _DEFAULTS = {field.name: field.default for field in fields(ConceptSettings) if field.default is not MISSING}
 """Settings that came after the first results. They are left out at these values."""
@@ -40,10 +38,12 @@ when it is moved; another model may take its place."""
 class Inputs:
     """Everything that determines a concept's result, apart from its images."""
 
-    config: dict[str, Section]
-    """Sections of the configuration, without what concepts have settings of their own for."""
-    settings: Section
+    config: Mapping[str, str]
+    """Canonical JSON of each section of the configuration, without what concepts have settings of their own for."""
+    settings: Mapping[str, object]
     """The concept's settings."""
+    steps_set_rate: bool
+    """Whether the learning rate at a step depends on the number of all steps."""
 
     def with_setting(self, name: str, value: object) -> Inputs:
         """The same with another value of one setting."""
@@ -51,9 +51,7 @@ class Inputs:
 
     def digest(self, images: Sequence[str]) -> str:
         """Digest of everything the result depends on. `images`: what stands for each image."""
-        return _digest(
-            {"version": FINGERPRINT_VERSION, **self.config, "row": self.settings, "images": images}
-        )
+        return _digest(self.config, self.settings, images)
 
     def state_digest(self, images: Sequence[str]) -> str:
         """Digest of what the course of learning depends on, which a checkpoint may be continued with.
@@ -62,10 +60,9 @@ class Inputs:
         checkpoint knows its own step. `steps` counts only if the learning rate depends on it.
         """
         settings = {name: value for name, value in self.settings.items() if name not in _AFTER_LEARNING}
-        if self.config["training"]["lr_schedule"] == "constant":
+        if not self.steps_set_rate:
             del settings["steps"]
-        sections = {name: self.config[name] for name in ("model", "data", "training")}
-        return _digest({"version": FINGERPRINT_VERSION, **sections, "row": settings, "images": images})
+        return _digest({name: self.config[name] for name in ("model", "data", "training")}, settings, images)
 
 
 def inputs_of(
@@ -75,15 +72,13 @@ def inputs_of(
 
     `resolution`: side of the training images in pixels. `model_identity`: what tells the model's weights from others.
     """
-    sections: dict[str, Section] = json.loads(_shared_sections(config))
-    sections["model"]["identity"] = model_identity
-    sections["data"]["resolution"] = resolution
     own = {
         name: value
         for name, value in vars(settings).items()
         if name not in _LABELS and not (name in _DEFAULTS and value == _DEFAULTS[name])
     }
-    return Inputs(sections, own)
+    sections = _shared_sections(config, resolution, model_identity)
+    return Inputs(sections, own, steps_set_rate=config.training.lr_schedule != "constant")
 
 
 def image_keys(images: Sequence[ImageSource]) -> list[str]:
@@ -100,14 +95,28 @@ def image_keys(images: Sequence[ImageSource]) -> list[str]:
 
 
 @lru_cache(maxsize=8)
-def _shared_sections(config: JobConfig) -> str:
-    """The configuration without what differs between concepts, as JSON, which the cache can share."""
+def _shared_sections(config: JobConfig, resolution: int, model_identity: str) -> Mapping[str, str]:
+    """`Inputs.config`, made once for all rows of a manifest."""
     sections = config.result_inputs()
     for name in (*_IN_SETTINGS, *_REPLACED):
         section, field = name.split(".")
         del sections[section][field]
-    return json.dumps(sections)
+    sections["model"]["identity"] = model_identity
+    sections["data"]["resolution"] = resolution
+    return {name: _canonical(section) for name, section in sections.items()}
 
 
-def _digest(parts: Section) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+def _digest(config: Mapping[str, str], settings: Mapping[str, object], images: Sequence[str]) -> str:
+    """SHA-256 of a canonical JSON object of all parts."""
+    parts = {
+        **config,
+        "version": str(FINGERPRINT_VERSION),
+        "row": _canonical(settings),
+        "images": _canonical(images),
+    }
+    text = ",".join(f'"{name}":{parts[name]}' for name in sorted(parts))
+    return hashlib.sha256(f"{{{text}}}".encode()).hexdigest()
+
+
+def _canonical(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))

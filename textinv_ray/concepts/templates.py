@@ -1,7 +1,7 @@
-"""Training prompts: the templates of Gal et al. 2022 ("An Image is Worth One Word"), as their code has them.
+"""The training prompts of Gal et al. 2022 ("An Image is Worth One Word"), copied from the authors' code.
 
-The object templates derive from CLIP's ImageNet prompts (Radford et al. 2021). The style list names two
-templates twice, as the authors' does.
+The object templates derive from CLIP's ImageNet prompts (Radford et al. 2021). As in the authors' list, two style
+templates appear twice.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from functools import cache
 from importlib import resources
 
 WORD = "{}"
-"""Stands in a template or prompt for the word."""
+"""Marks the place of the learned word in a template or prompt."""
 
 
 @cache

@@ -1,1 +1,1 @@
-"""The manifest: a Parquet file with one row per concept. Its columns, and reading, checking and making it."""
+"""The manifest, a Parquet file with one row per concept: its columns; reading, checking and making it."""

@@ -10,9 +10,10 @@ the field.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 from typing import Annotated, Any, Literal, TypedDict, cast, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
@@ -295,12 +296,11 @@ class Column(Meaning):
     def value(self, row: Mapping[str, object], config: JobConfig) -> Any:
         """The row's value, or else that of the configuration field which the column overrides."""
         given = row.get(self.name)
-        if given is not None:
-            return given
-        value: object = config
-        for name in self.overrides.split("."):
-            value = getattr(value, name)
-        return value
+        return self._configured(config) if given is None else given
+
+    @cached_property
+    def _configured(self) -> Callable[[JobConfig], object]:
+        return attrgetter(self.overrides)
 
 
 def _columns() -> dict[str, Column]:

@@ -1,4 +1,4 @@
-"""What is wrong with a manifest, by row and column."""
+"""Problems of a manifest, and the error that lists them."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from textinv_ray.util.redact import redact
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with a manifest."""
+    """One problem of a table with rows and columns."""
 
     row: int | None
-    """From 0; none: the column as a whole."""
+    """Number of the row, from 0; None: a problem of the whole column."""
     concept_id: str | None
-    """The row's, if it has one."""
+    """The row's concept_id, if it has one."""
     column: str
     """Name of the column."""
     message: str
-    """What is wrong and what to do."""
+    """What is wrong, and what to do."""
 
     def __str__(self) -> str:
         if self.row is None:
@@ -31,11 +31,14 @@ class Problem:
 
 
 SHOWN_PROBLEMS = 50
-"""How many problems one message lists; the rest is counted."""
+"""Number of problems that one error lists. The others are only counted."""
 
 
 def raise_problems(uri: str, problems: Iterator[Problem], what: str = "the manifest") -> None:
-    """Raises UserError when there are any: the file, the first 50 and how many more."""
+    """Raises UserError if there are problems: it names the file, lists the first 50 and counts the others.
+
+    `what`: the kind of file, for the message.
+    """
     first = list(itertools.islice(problems, SHOWN_PROBLEMS))
     if not first:
         return

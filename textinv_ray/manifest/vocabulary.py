@@ -1,10 +1,10 @@
-"""The model's tokenizer alone: what the manifest is checked against, without loading torch or a model."""
+"""The model's tokenizer, which the manifest is checked against. Loading it needs neither torch nor the model."""
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,11 +13,15 @@ from textinv_ray.config.job import ModelConfig
 from textinv_ray.util.errors import UserError
 from textinv_ray.util.redact import redact, redact_text
 
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
 BUNDLED = Path(__file__).resolve().parents[1] / "models"
+"""The folder of the bundled models."""
 
 
-def load(model: ModelConfig) -> Any:
-    """The CLIPTokenizer of a bundled name, a folder, an fsspec URI or a Hub id. Raises UserError."""
+def load(model: ModelConfig) -> CLIPTokenizer:
+    """Loads the tokenizer of the model: of a bundled name, a folder, an fsspec URI or a Hub id. Raises UserError."""
     from transformers import CLIPTokenizer
 
     try:
@@ -46,11 +50,11 @@ def _copy(uri: str, folder: str) -> None:
 
 
 class Vocabulary:
-    """What a CLIPTokenizer knows."""
+    """The words that a tokenizer knows."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: CLIPTokenizer) -> None:
         self._tokenizer = tokenizer
-        # Words are stored with </w> at their end; special tokens as they are.
+        # In the vocabulary, words end in </w>; special tokens do not.
         vocabulary = tokenizer.get_vocab()
         self._words = pa.array(
             sorted({token.removesuffix("</w>") for token in vocabulary if _is_word(token)})
@@ -58,11 +62,12 @@ class Vocabulary:
         self._known: dict[str, list[int]] = {}
 
     def has(self, words: pa.Array) -> pa.Array:
+        """Which of the words are single tokens of the vocabulary, whatever their case."""
         """Whether each word is one of the vocabulary; case does not matter. bool (rows,)."""
         return pc.is_in(pc.utf8_lower(words), self._words)
 
     def tokens(self, text: str) -> list[int]:
-        """Ids of a text, without unknown ones."""
+        """Ids of a text's tokens, without the unknown token."""
         if text not in self._known:
             if len(self._known) > 100_000:
                 self._known.clear()

@@ -1,1 +1,1 @@
-"""The manifest through Ray Data: what is left to do, and preparing it."""
+"""From the manifest to concepts for the workers: what has to be learned, and its preparation by Ray Data."""

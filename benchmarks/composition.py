@@ -72,7 +72,7 @@ class Pair:
 
 def subjects(store: Store, kind: str, limit: int | None = None) -> list[LearnedConcept]:
     """The first learned objects or styles of an output, by concept_id."""
-    ids = [result["concept_id"] for result in store.results() if result["learnable_property"] == kind]
+    ids = [result.concept_id for result in store.results() if result.learnable_property == kind]
     if not ids:
         raise UserError(f"{store.shown} has no {kind}s: composition needs objects and styles in one output")
     return [read_concept(store, concept_id) for concept_id in ids[:limit]]
@@ -183,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     job = store.job()
     if job is None:
         raise SystemExit(f"{store.shown} has no job.json; give the output of `textinv invert`")
-    config = JobConfig.from_dict(job["configuration"], store.shown)
+    config = job.config(store.shown)
     try:
         objects, styles = subjects(store, "object", options.objects), subjects(store, "style")
     except UserError as error:

@@ -107,10 +107,10 @@ def run(manifest: Path, output: Path, config: str, settings: Sequence[str]) -> R
     return Run(
         output=str(output),
         concepts=len(results),
-        steps=sum(found["steps"] for found in results),
+        steps=sum(found.steps for found in results),
         seconds=seconds,
         seconds_to_first_step=first - began,
-        learning_seconds=max(found["finished_at"] for found in results) - first,
+        learning_seconds=max(found.finished_at for found in results) - first,
         memory_bytes=memory.bytes,
         device_bytes=memory.device_bytes,
     )
@@ -120,7 +120,7 @@ def first_step(output: Path) -> float:
     """When the first step of all was over, in seconds since the epoch."""
     store, found = Store(str(output)), []
     for result in store.results():
-        data = store.read_concept(result["concept_id"], "history.parquet")
+        data = store.read_concept(result.concept_id, "history.parquet")
         assert data is not None
         found.append(History.from_bytes(data).points[1].time_ms / 1000)
     return min(found)
@@ -130,7 +130,7 @@ def words(run: Run) -> dict[str, Any]:
     """Concept id -> vectors (V, D)."""
     found = {}
     for result in Store(run.output).results():
-        data = Store(run.output).read_concept(result["concept_id"], "learned_embeds.safetensors")
+        data = Store(run.output).read_concept(result.concept_id, "learned_embeds.safetensors")
         assert data is not None
-        found[result["concept_id"]] = load_learned_embeds(data)[1]
+        found[result.concept_id] = load_learned_embeds(data)[1]
     return found

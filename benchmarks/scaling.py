@@ -104,7 +104,7 @@ def simulated(workers: int, seconds: float, folder: Path) -> dict[str, Any]:
     )
     arguments = (scheduler, store.uri, config.to_dict(), seconds / scale.STEPS, str(ready), workers)
     ray.get([work.remote(*arguments) for _ in range(workers)])
-    finished = sorted(found["finished_at"] for found in store.results())
+    finished = sorted(found.finished_at for found in store.results())
     scheduler.kill()
     if len(finished) != concepts:
         raise SystemExit(f"{len(finished)} of {concepts} concepts were finished")

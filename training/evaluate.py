@@ -23,6 +23,7 @@ from torch import Tensor
 from textinv_ray.concepts.concept import Concept
 from textinv_ray.concepts.templates import templates
 from textinv_ray.config.job import JobConfig
+from textinv_ray.config.training import LearnableProperty
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.pack import Pack
 from textinv_ray.inversion.sampling import sample_images
@@ -110,7 +111,7 @@ def measure_generation(
 
 def concept_of(name: str, images: np.ndarray, style: bool, seed: int, config: JobConfig) -> Concept:
     training = config.training
-    kind = "style" if style else "object"
+    kind: LearnableProperty = "style" if style else "object"
     return Concept(
         concept_id=name,
         placeholder_token=f"<{name}>",

@@ -22,6 +22,7 @@ from textinv_ray.service.driver import job_record
 from textinv_ray.service.intake import plan
 from textinv_ray.service.models import sources
 from textinv_ray.service.store.history import History
+from textinv_ray.service.store.records import Failure, JobRecord, Result
 from textinv_ray.service.store.store import Store, sample_name
 
 MANIFEST = pa.schema(
@@ -95,23 +96,25 @@ def settings(sd: Path, clip: Path, *overrides: str) -> list[str]:
     ]
 
 
-def result(concept_id: str, **changes: Any) -> dict[str, Any]:
-    """A result.json."""
-    return {
+def result(concept_id: str, **changes: Any) -> Result:
+    """The result of a concept, with `changes` to its fields; lists may stand for tuples."""
+    fields = {
         "concept_id": concept_id,
-        "status": "done",
         "placeholder_token": f"<{concept_id}>",
         "initializer_token": "cat",
         "learnable_property": "object",
         "num_vectors": 1,
         "embedding_dim": 4,
         "steps": 2,
+        "stopped": "steps",
+        "best_step": None,
         "learning_rate": 0.01,
         "batch_size": 2,
         "seed": 1,
         "images": 3,
         "templates": 27,
         "captions": 0,
+        "options": {},
         "tags": {"shelf": "3"},
         "image_uris": ["0.png", "1.png", "2.png"],
         "clip_image_similarity_initializer": 0.5,
@@ -123,7 +126,7 @@ def result(concept_id: str, **changes: Any) -> dict[str, Any]:
         "nearest_words": ["cat", "dog"],
         "seconds": 12.5,
         "review_seconds": 2.5,
-        "look_seconds": 0.0,
+        "stopping_seconds": 0.0,
         "finished_at": 1_700_000_000.5,
         "sample_steps": [0, 2],
         "sample_prompts": ["a photo of {}"],
@@ -134,6 +137,36 @@ def result(concept_id: str, **changes: Any) -> dict[str, Any]:
         "images_mtime_digest": "",
         **changes,
     }
+    return Result.model_validate(fields, strict=False)
+
+
+def job(config: JobConfig, **changes: Any) -> JobRecord:
+    """A job that runs, with `changes` to its fields."""
+    fields = {
+        "id": "job",
+        "name": "out",
+        "started_at": 1_700_000_000.0,
+        "begun_at": 1_700_000_000.0,
+        "manifest": "manifest.parquet",
+        "manifest_rows": 3,
+        "manifest_digest": "rows",
+        "done_before": 0,
+        "to_replace": 0,
+        "config_digest": "config",
+        "configuration": config.to_dict(),
+        "determines_results": config.result_inputs(),
+        "versions": {"python": "3.11"},
+        "mlflow_is_behind": False,
+        **changes,
+    }
+    return JobRecord.model_validate(fields)
+
+
+def fail(
+    store: Store, concept_id: str, error: str = "x", time: float = 1_700_000_000.0, quarantined: bool = False
+) -> None:
+    """Puts a failed concept into a store, as the scheduler does."""
+    store.fail(Failure(concept_id=concept_id, error=error, time=time, quarantined=quarantined))
 
 
 def history(concept_id: str, steps: int = 2) -> History:
@@ -157,16 +190,16 @@ def finish(
 ) -> None:
     """Puts a finished concept into a store, as a worker does."""
     made = result(concept_id, **changes)
-    for step in made["sample_steps"]:
+    for step in made.sample_steps:
         store.write_concept(concept_id, sample_name(step), grid(step, columns=2, rows=1))
     store.write_concept(concept_id, "training.png", grid(7, columns=3, rows=1))
     word = np.asarray(vectors if vectors is not None else [[1, 2, 3, 4]], np.float32)
     files = {
-        "learned_embeds.safetensors": safetensors.numpy.save({made["placeholder_token"]: word}),
+        "learned_embeds.safetensors": safetensors.numpy.save({made.placeholder_token: word}),
         "state.safetensors": b"state",
-        "history.parquet": history(concept_id, made["steps"]).to_bytes(),
+        "history.parquet": history(concept_id, made.steps).to_bytes(),
     }
-    store.finish(concept_id, made, files)
+    store.finish(made, files)
 
 
 def begin(store: Store, config: JobConfig, folder: Path, count: int = 3) -> None:

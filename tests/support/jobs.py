@@ -97,7 +97,7 @@ class Job:
 
     def done(self) -> dict[str, float]:
         """concept_id -> when it was finished."""
-        return {found["concept_id"]: found["finished_at"] for found in self.store.results()}
+        return {found.concept_id: found.finished_at for found in self.store.results()}
 
     def vectors(self, concept_id: str) -> np.ndarray:
         data = self.store.read_concept(concept_id, "learned_embeds.safetensors")

@@ -42,7 +42,7 @@ def test_ids_stay_inside_the_store(concept_id: str) -> None:
         store = Store(f"{folder}/out")
         try:
             store.write_concept(concept_id, "result.json", b"{}")
-            store.fail(concept_id, {"error": "x", "time": 0.0})
+            examples.fail(store, concept_id, "x", time=0.0)
         except ValueError:
             pass
         found = {str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file()}

@@ -239,7 +239,7 @@ def _concept_runs(store: Store, tracking_uri: str | None) -> ConceptRuns:
     from textinv_ray.service.tracking.uri import resolve_uri
 
     job = store.job()
-    config = JobConfig.from_dict(job["configuration"], store.shown) if job else JobConfig()
+    config = job.config(store.shown) if job else JobConfig()
     return ConceptRuns(store, tracking_uri or resolve_uri(config, store), config.tracking.experiment)
 
 

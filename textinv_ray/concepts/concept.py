@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from textinv_ray.config.training import LearnableProperty
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConceptSettings:
@@ -20,7 +22,7 @@ class ConceptSettings:
     """What the learned word is called in prompts, such as `<cat-toy>`."""
     initializer_token: str
     """Word or phrase of the vocabulary that learning starts from; empty if `init_from` is given."""
-    learnable_property: str
+    learnable_property: LearnableProperty
     """ "object" or "style"."""
     num_vectors: int
     """Embedding vectors of the word."""

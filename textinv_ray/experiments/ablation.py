@@ -203,21 +203,19 @@ def _parquet(rows: list[dict[str, Any]]) -> bytes:
 def _scores(store: Store, wanted: set[str]) -> list[Score]:
     """Of the finished runs, and of the initializer that each started from."""
     found, starts = [], {}
-    wanted = wanted - {failure["concept_id"] for failure in store.failures()}
+    wanted = wanted - {failure.concept_id for failure in store.failures()}
     for result in store.results():
-        tags = result["tags"]
-        if result["concept_id"] not in wanted:
+        tags = result.tags
+        if result.concept_id not in wanted:
             continue
         concept, variant = tags[CONCEPT_TAG], tags[VARIANT_TAG]
-        image, text = result["clip_image_similarity"], result["clip_text_similarity"]
+        image, text = result.clip_image_similarity, result.clip_text_similarity
         if image is None or text is None:
             continue
-        found.append(Score("variant", variant, concept, tags[SEED_TAG], image, text, result["seconds"]))
-        if variant == BASE:  # the same for every seed: no random number of training is in it
-            image, text = (
-                result["clip_image_similarity_initializer"],
-                result["clip_text_similarity_initializer"],
-            )
+        found.append(Score("variant", variant, concept, tags[SEED_TAG], image, text, result.seconds))
+        image, text = result.clip_image_similarity_initializer, result.clip_text_similarity_initializer
+        # The same for every seed: no random number of training is in it
+        if variant == BASE and image is not None and text is not None:
             starts[concept] = Score("reference", "initializer", concept, "", image, text)
     order = list(VARIANTS)
     found.sort(key=lambda score: order.index(score.name))

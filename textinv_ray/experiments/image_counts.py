@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from textinv_ray.manifest import checks
 from textinv_ray.manifest.columns import Row
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.models import loading, sources
+from textinv_ray.service.store.records import Result
 from textinv_ray.service.store.store import Store, sample_name
 from textinv_ray.util.errors import UserError
 
@@ -124,16 +125,16 @@ def scores(
     store: Store, source: Manifest, runs: set[str], sizes: Sequence[int], config: JobConfig
 ) -> list[Score]:
     """Of the finished runs; of the initializer; and of other images of the concepts, which are the ceiling."""
-    failed = {failure["concept_id"] for failure in store.failures()}
+    failed = {failure.concept_id for failure in store.failures()}
     done = [
         result
         for result in store.results()
-        if result["concept_id"] in runs - failed and result["clip_text_similarity"] is not None
+        if result.concept_id in runs - failed and result.clip_text_similarity is not None
     ]
     if not done:
         return []
     scorer, facts = loading.scorer(config), sources.facts(config.model)
-    wanted = {result["tags"][CONCEPT_TAG] for result in done}
+    wanted = {result.tags[CONCEPT_TAG] for result in done}
     try:
         by_concept = {
             row["concept_id"]: ReferenceImages(
@@ -149,17 +150,16 @@ def scores(
     except ImageError as error:
         raise UserError(f"{error}; the runs can't be compared without it") from None
     variants, starts = [], {}
-    for result in sorted(done, key=lambda result: result["images"]):
-        concept = result["tags"][CONCEPT_TAG]
+    for result in sorted(done, key=lambda result: result.images):
+        concept = result.tags[CONCEPT_TAG]
         reference = by_concept[concept]
-        image = reference.reconstruction(store, result, result["steps"])
-        text, seed = result["clip_text_similarity"], result["tags"][SEED_TAG]
-        variants.append(Score("variant", result["tags"][VARIANT_TAG], concept, seed, image, text))
+        text, start_text = result.clip_text_similarity, result.clip_text_similarity_initializer
+        if text is None or start_text is None:
+            continue
+        image, seed = reference.reconstruction(store, result, result.steps), result.tags[SEED_TAG]
+        variants.append(Score("variant", result.tags[VARIANT_TAG], concept, seed, image, text))
         if concept not in starts:  # the same for every run: no random number of training is in it
-            image, text = (
-                reference.reconstruction(store, result, 0),
-                result["clip_text_similarity_initializer"],
-            )
+            image, text = reference.reconstruction(store, result, 0), start_text
             starts[concept] = Score("reference", "initializer", concept, "", image, text)
     ceilings = [reference.ceiling for reference in by_concept.values() if reference.ceiling]
     return [*variants, *starts.values(), *ceilings]
@@ -187,16 +187,16 @@ class ReferenceImages:
             mean = sum(by_text) / len(by_text)
             self.ceiling = Score("reference", "other images", concept.concept_id, "", similarity, mean)
 
-    def reconstruction(self, store: Store, result: Mapping[str, Any], step: int) -> float:
+    def reconstruction(self, store: Store, result: Result, step: int) -> float:
         """clip_image_similarity in [-1, 1] of the run's samples of the image prompt at a step.
 
         Raises UserError when the store no longer has them.
         """
-        data = store.read_concept(result["concept_id"], sample_name(step))
+        data = store.read_concept(result.concept_id, sample_name(step))
         if data is None:
-            raise UserError(f"{store.shown}: {result['concept_id']} has no {sample_name(step)} any more")
+            raise UserError(f"{store.shown}: {result.concept_id} has no {sample_name(step)} any more")
         grid = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-        pictures = np.stack(np.split(grid, result["images_per_prompt"], axis=1))
+        pictures = np.stack(np.split(grid, result.images_per_prompt, axis=1))
         return scoring.image_similarity(self._scorer.image_features(pictures), self.features)
 
 

@@ -46,14 +46,16 @@ def test_fingerprints(store: Store) -> None:
     assert result is not None
     base = evaluate.plan(store, "quick").fingerprint(result)
     assert evaluate.plan(store, "quick", ["service.workers=5"]).fingerprint(result) == base
-    assert evaluate.plan(store, "quick").fingerprint({**result, "seconds": 3.0}) == base
+    assert evaluate.plan(store, "quick").fingerprint(result.model_copy(update={"seconds": 3.0})) == base
     others = [
         evaluate.plan(store, "paper").fingerprint(result),
         evaluate.plan(store, "quick", ["review.guidance_scale=2"]).fingerprint(result),
         evaluate.plan(store, "quick", ["scoring.model=x"]).fingerprint(result),
         evaluate.plan(store, "quick", (), "dino").fingerprint(result),
-        evaluate.plan(store, "quick").fingerprint({**result, "fingerprint": "new"}),
-        evaluate.plan(store, "quick").fingerprint({**result, "tags": {"description": "a blue cat"}}),
+        evaluate.plan(store, "quick").fingerprint(result.model_copy(update={"fingerprint": "new"})),
+        evaluate.plan(store, "quick").fingerprint(
+            result.model_copy(update={"tags": {"description": "a blue cat"}})
+        ),
     ]
     assert len({base, *others}) == 7
 
@@ -105,7 +107,7 @@ def command(*arguments: str) -> tuple[int, str]:
 def test_an_actor_passes_over_what_is_done(store: Store) -> None:
     """Ray gives it a whole block again when another died with it."""
     todo = evaluate.plan(store, "quick")
-    results = {result["concept_id"]: result for result in store.results()}
+    results = {result.concept_id: result for result in store.results()}
     rows = {concept_id: todo.fingerprint(result) for concept_id, result in results.items()}
     actor = evaluate.EvaluationActor(todo.config.to_dict(), "quick", None, store.uri, todo.identity)
     table = pa.table({"concept_id": list(rows), "fingerprint": list(rows.values())})

@@ -108,7 +108,7 @@ def test_mistakes_are_one_line(
 
 def test_words_bring_their_configuration(output: Store, tiny_sd: Path, tiny_clip: Path) -> None:
     config = examples.config(tiny_sd, tiny_clip)
-    output.write_job({"configuration": config.to_dict()})
+    output.write_job(examples.job(config))
     lexicon = Lexicon([output.uri])
     assert generate.settings(lexicon, None, [], None, None) == config
     changed = generate.settings(lexicon, None, ["model.dtype=auto"], 9, 3.5)

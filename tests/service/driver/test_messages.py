@@ -17,16 +17,16 @@ from textinv_ray.service.store.store import Store
 
 
 @pytest.mark.parametrize(
-    ("look_seconds", "said"),
+    ("stopping_seconds", "said"),
     [
         (0.0, "of which 20% for samples and scores)"),
         (5.0, "of which 20% for samples and scores, 40% for choosing the best word)"),
     ],
 )
-def test_what_was_not_learning_is_told(tmp_path: Path, look_seconds: float, said: str) -> None:
+def test_what_was_not_learning_is_told(tmp_path: Path, stopping_seconds: float, said: str) -> None:
     store, console = Store(str(tmp_path)), Console(file=io.StringIO(), width=300)
     for name in ("a", "b"):
-        examples.finish(store, name, seconds=12.5, review_seconds=2.5, look_seconds=look_seconds)
+        examples.finish(store, name, seconds=12.5, review_seconds=2.5, stopping_seconds=stopping_seconds)
     plan = Plan(todo={name: Key(name, "") for name in ("a", "b", "c")})
     messages.print_results(console, store, plan, {"a", "b"}, {"c": "no such image"}, time.monotonic())
     assert isinstance(console.file, io.StringIO)

@@ -70,7 +70,7 @@ def test_results_parquet_that_is_behind(output: Store) -> None:
     results_table.write(output)
     assert Lexicon([output.uri]).words_in("<cat> <ink> sks") == ("<cat>", "<ink>", "sks")
     examples.finish(output, "new")
-    output.fail("bad", {"error": "x"})
+    examples.fail(output, "bad")
     assert Lexicon([output.uri]).words_in("<new>") == ("<new>",)
 
 

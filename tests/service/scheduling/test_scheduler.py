@@ -83,7 +83,7 @@ def test_images_that_failed_are_in_the_store_when_heard_of(store: Store) -> None
     wait_for(lambda: scheduler.status(0).events)
     failure = store.failure(scheduler.status(0).events[0].concept_id)
     assert failure is not None
-    assert failure["error"] == "image x: is truncated"
+    assert failure.error == "image x: is truncated"
     wait_for(lambda: scheduler.status(0).over)
 
 
@@ -107,7 +107,7 @@ def test_what_is_recognised_is_not_read_again(store: Store) -> None:
     assert scheduler.status(0).skipped == 1
     result = store.result("c0")
     assert result is not None
-    assert (result["row_fingerprint"], result["images_mtime_digest"]) == ("row 0", "stamp 0")
+    assert (result.row_fingerprint, result.images_mtime_digest) == ("row 0", "stamp 0")
 
 
 def test_an_unreadable_manifest_ends_the_job(store: Store) -> None:
@@ -185,8 +185,8 @@ def test_a_restarted_scheduler_finds_all_again(store: Store, monkeypatch: pytest
     began = time.time()
     examples.finish(store, "c0", row_fingerprint="row 0", images_mtime_digest="stamp 0")
     examples.finish(store, "c1", row_fingerprint="of another configuration", images_mtime_digest="stamp 1")
-    store.fail("c2", {"error": "not finite", "time": began + 1})
-    store.fail("c3", {"error": "of an earlier job", "time": began - 100})
+    examples.fail(store, "c2", "not finite", time=began + 1)
+    examples.fail(store, "c3", "of an earlier job", time=began - 100)
     cursor = first.status(0).cursor
 
     monkeypatch.setattr(schedulers, "_was_restarted", lambda: True)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import math
 
-import pyarrow.parquet as pq
 import pytest
 
 from tests.support import examples
@@ -32,21 +30,11 @@ def test_reviews_are_part_of_the_seconds() -> None:
     history.add_review(1.0)
     history.at(1, 2.0)
     history.add_review(0.5)
-    history.add_look(0.25)
+    history.add_stopping(0.25)
     history.at(2)
-    assert (history.seconds, history.review_seconds, history.look_seconds) == (3.75, 1.5, 0.25)
+    assert (history.seconds, history.review_seconds, history.stopping_seconds) == (3.75, 1.5, 0.25)
     assert [point.review_seconds for point in history.points] == [1.0, 1.5, 1.5]
-    assert [point.look_seconds for point in history.points] == [0.0, 0.25, 0.25]
-
-
-@pytest.mark.parametrize("later", [["look_seconds"], ["review_seconds", "look_seconds"]])
-def test_a_history_of_before_there_were_times_of_reviews(later: list[str]) -> None:
-    history = History("state", "review")
-    history.at(1, 2.0)
-    table = pq.read_table(io.BytesIO(history.to_bytes())).drop_columns(later)
-    old = io.BytesIO()
-    pq.write_table(table, old)
-    assert History.from_bytes(old.getvalue()) == history
+    assert [point.stopping_seconds for point in history.points] == [0.0, 0.25, 0.25]
 
 
 def test_no_way_back() -> None:

@@ -54,8 +54,8 @@ def test_everything_a_job_keeps(store: Store, s3: S3Server) -> None:
     assert list(store.states("a")) == [("checkpoint.safetensors", b"state")]
     examples.finish(store, "a")
     examples.finish(store, "b")
-    store.fail("c", {"error": "no such image"})
-    assert [found["concept_id"] for found in store.results()] == ["a", "b"]
+    examples.fail(store, "c", "no such image")
+    assert [found.concept_id for found in store.results()] == ["a", "b"]
     assert store.result("a") == examples.result("a")
     assert store.result("c") is None
     assert results_table.write(store) == 3

@@ -26,7 +26,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
 
 def test_finish_and_read_back(store: Store) -> None:
     assert store.result("a") is None
-    store.fail("a", {"error": "no such image"})
+    examples.fail(store, "a", "no such image")
     store.checkpoint("a", b"state", b"history")
     assert list(store.states("a")) == [("checkpoint.safetensors", b"state")]
 
@@ -62,9 +62,9 @@ def test_samples_of_an_earlier_run_go(store: Store) -> None:
 def test_results_and_failures_by_id(store: Store) -> None:
     for concept_id in ("b", "a", "c"):
         examples.finish(store, concept_id)
-    store.fail("d", {"error": "x"})
-    assert [found["concept_id"] for found in store.results()] == ["a", "b", "c"]
-    assert [found["concept_id"] for found in store.failures()] == ["d"]
+    examples.fail(store, "d", "x")
+    assert [found.concept_id for found in store.results()] == ["a", "b", "c"]
+    assert [found.concept_id for found in store.failures()] == ["d"]
 
 
 def test_empty_store(store: Store) -> None:
@@ -99,13 +99,13 @@ def test_a_stop_at_any_write_leaves_no_result(tmp_path: Path, monkeypatch: pytes
         stop_at = count
         files = dict.fromkeys(("learned_embeds.safetensors", "state.safetensors", "history.parquet"), b"new")
         with pytest.raises(OSError, match="killed"):
-            store.finish("a", examples.result("a", seed=2), files)
+            store.finish(examples.result("a", seed=2), files)
         assert store.result("a") is None
     stop_at = 4
-    store.finish("a", examples.result("a", seed=2), files)
+    store.finish(examples.result("a", seed=2), files)
     found = store.result("a")
     assert found is not None
-    assert found["seed"] == 2
+    assert found.seed == 2
 
 
 def test_no_half_written_local_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +128,7 @@ def test_ids_that_leave_the_store(tmp_path: Path, concept_id: str) -> None:
     with pytest.raises(ValueError, match="can't name a folder"):
         store.write_concept(concept_id, "result.json", b"{}")
     with pytest.raises(ValueError, match="can't name a folder"):
-        store.fail(concept_id, {"error": "x"})
+        examples.fail(store, concept_id, "x")
     assert not list(tmp_path.rglob("*.json"))
 
 
@@ -138,8 +138,7 @@ def test_shown_has_no_credentials() -> None:
 
 def test_json_is_readable(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
-    store.fail("a", {"error": "größer"})
-    assert json.loads((tmp_path / "failed/a.json").read_text("utf-8")) == {
-        "concept_id": "a",
-        "error": "größer",
-    }
+    examples.fail(store, "a", "größer", time=5.0)
+    text = (tmp_path / "failed/a.json").read_text("utf-8")
+    assert "größer" in text
+    assert json.loads(text) == {"concept_id": "a", "error": "größer", "time": 5.0, "quarantined": False}

@@ -55,7 +55,7 @@ def test_a_finished_concept(store: Store, database: Database) -> None:
 def test_the_parent(store: Store, database: Database) -> None:
     examples.finish(store, "a", clip_image_similarity=0.5)
     examples.finish(store, "b", clip_image_similarity=1.0)
-    store.fail("c", {"error": "x", "time": 5.0})
+    examples.fail(store, "c", "x", time=5.0)
     write_view(store, database)
     parent = database.content()["out"]
     assert parent["params"]["training.steps"] == "6"
@@ -69,7 +69,7 @@ def test_the_parent(store: Store, database: Database) -> None:
 
 
 def test_a_failed_concept(store: Store, database: Database) -> None:
-    store.fail("c", {"error": "image c-1.png: is truncated", "time": 5.0})
+    examples.fail(store, "c", "image c-1.png: is truncated", time=5.0)
     write_view(store, database)
     child = database.content()["c"]
     assert child["status"] == "FAILED"
@@ -78,7 +78,7 @@ def test_a_failed_concept(store: Store, database: Database) -> None:
 
 def test_writing_again_doubles_nothing(store: Store, database: Database) -> None:
     examples.finish(store, "a")
-    store.fail("c", {"error": "x", "time": 5.0})
+    examples.fail(store, "c", "x", time=5.0)
     view = write_view(store, database)
     before = database.content()
     view.update("a")
@@ -104,7 +104,7 @@ def test_rebuilt_from_the_store_it_is_the_same(
     view.update("a")
     examples.finish(store, "a")
     view.update("a")
-    store.fail("b", {"error": "x", "time": 5.0})
+    examples.fail(store, "b", "x", time=5.0)
     write_view(store, database)
 
     rebuilt = Database(empty_database, tmp_path / "second")
@@ -162,7 +162,7 @@ def test_a_new_result_replaces_the_run(store: Store, database: Database) -> None
 
 
 def test_a_failure_that_was_mended(store: Store, database: Database) -> None:
-    store.fail("a", {"error": "x", "time": 5.0})
+    examples.fail(store, "a", "x", time=5.0)
     write_view(store, database)
     examples.finish(store, "a")
     write_view(store, database)
@@ -200,7 +200,7 @@ def test_how_to_open_it() -> None:
 @pytest.mark.slow
 def test_a_tracking_server_gets_the_same(store: Store, database: Database, server: Server) -> None:
     examples.finish(store, "a")
-    store.fail("c", {"error": "x", "time": 5.0})
+    examples.fail(store, "c", "x", time=5.0)
     write_view(store, database)
     write_view(store, server.view)
     write_view(store, server.view)

@@ -37,7 +37,7 @@ def store(tmp_path: Path, tiny_sd: Path, tiny_clip: Path) -> Store:
     examples.begin(store, examples.config(tiny_sd, tiny_clip), tmp_path, 4)
     for concept_id in IDS:
         examples.finish(store, concept_id)
-    store.fail("c", {"error": "x", "time": 5.0})
+    examples.fail(store, "c", "x", time=5.0)
     return store
 
 

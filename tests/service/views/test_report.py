@@ -29,7 +29,7 @@ def store(tmp_path: Path) -> Store:
 def test_failed_first_then_the_worst(store: Store) -> None:
     for concept_id, score in (("good", 0.9), ("bad", 0.3), ("fair", 0.6)):
         examples.finish(store, concept_id, clip_image_similarity=score)
-    store.fail("broken", {"error": "image x.png: doesn't exist"})
+    examples.fail(store, "broken", "image x.png: doesn't exist")
     page = written(store)
     assert rows(page) == [("failed", "broken"), ("done", "bad"), ("done", "fair"), ("done", "good")]
     assert "3 done, 1 failed; mean CLIP image similarity 0.600" in page
@@ -66,7 +66,7 @@ def test_text_of_a_manifest_is_text(store: Store) -> None:
         tags={evil: '"' + evil},
         nearest_words=[evil],
     )
-    store.fail("b", {"error": evil})
+    examples.fail(store, "b", evil)
     page = written(store)
     assert evil not in page
     assert page.count("<script") == 1

@@ -27,8 +27,8 @@ def read(store: Store) -> pa.Table:
 
 def test_why_learning_ended(store: Store) -> None:
     examples.finish(store, "a", stopped="clip", best_step=1)
-    examples.finish(store, "b")  # of an older version
-    store.fail("c", {"error": "image c-1.png: is truncated"})
+    examples.finish(store, "b")
+    examples.fail(store, "c", "image c-1.png: is truncated")
     results_table.write(store)
     assert read(store)["stopped"].to_pylist() == ["clip", "steps", None]
     assert read(store)["best_step"].to_pylist() == [1, None, None]
@@ -37,7 +37,7 @@ def test_why_learning_ended(store: Store) -> None:
 def test_one_row_per_concept(store: Store) -> None:
     examples.finish(store, "b")
     examples.finish(store, "a", [[0.5, 0, 0, 1]], nearest_words=["dog"])
-    store.fail("c", {"error": "image c-1.png: is truncated"})
+    examples.fail(store, "c", "image c-1.png: is truncated")
     assert results_table.write(store) == 3
     table = read(store)
     assert table.schema.field("vectors").type.value_type == pa.list_(pa.float32(), 4)
@@ -84,7 +84,7 @@ def test_pandas_reads_it(store: Store) -> None:
 
 def test_a_result_counts_more_than_an_old_failure(store: Store) -> None:
     examples.finish(store, "a")
-    store.fail("a", {"error": "x"})
+    examples.fail(store, "a", "x")
     results_table.write(store)
     assert read(store)["status"].to_pylist() == ["done"]
 

@@ -50,7 +50,7 @@ def store(tmp_path: Path) -> Store:
     examples.finish(store, "dog", [[0, 1, 0, 0]], norms=[1.5])
     examples.finish(store, "kitten", [[2, 0.1, 0, 0], [2, 0, 0.1, 0]])
     examples.finish(store, "other-model", [[1, 0, 0]], embedding_dim=3)
-    store.fail("bad", {"error": "x"})
+    examples.fail(store, "bad", "x")
     results_table.write(store)
     return store
 

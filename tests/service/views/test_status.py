@@ -49,9 +49,9 @@ def test_a_job_that_runs(store: Store, capsys: pytest.CaptureFixture[str]) -> No
     finish(store, "c0")
     finish(store, "c1")
     checkpoint(store, "c2", 2)
-    store.fail("c3", {"error": "image s3://b/c3-1.png: doesn't exist", "time": time.time()})
-    store.fail("c4", {"error": "image s3://b/c4-0.png: doesn't exist", "time": time.time()})
-    store.fail("c5", {"error": LOST, "time": time.time()})
+    examples.fail(store, "c3", "image s3://b/c3-1.png: doesn't exist", time=time.time())
+    examples.fail(store, "c4", "image s3://b/c4-0.png: doesn't exist", time=time.time())
+    examples.fail(store, "c5", LOST, time=time.time(), quarantined=True)
     found = status.read(store.uri)
     assert (found.done, len(found.running), found.failed, found.quarantined, found.waiting) == (2, 1, 2, 1, 2)
     assert found.running[0].concept_id == "c2"
@@ -77,7 +77,7 @@ def test_a_job_that_runs(store: Store, capsys: pytest.CaptureFixture[str]) -> No
 def test_a_job_that_ended(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     for index in range(ROWS - 1):
         finish(store, f"c{index}")
-    store.fail("c7", {"error": "x", "time": time.time()})
+    examples.fail(store, "c7", "x", time=time.time())
     end(store, 1)
     found = status.read(store.uri)
     assert (found.done, found.failed, found.waiting, found.exit_code) == (ROWS - 1, 1, 0, 1)
@@ -105,7 +105,7 @@ def test_a_job_that_was_killed(store: Store, capsys: pytest.CaptureFixture[str])
 
 
 def test_a_failed_concept_that_is_tried_again(store: Store) -> None:
-    store.fail("c0", {"error": "x", "time": time.time() - 100})
+    examples.fail(store, "c0", "x", time=time.time() - 100)
     checkpoint(store, "c0", 2)
     found = status.read(store.uri)
     assert (found.failed, len(found.running)) == (0, 1)

@@ -92,8 +92,8 @@ def test_packed_equals_alone_with_everything_switched_on(compiling: Bench, rule:
     for concept, task in zip(concepts, alone, strict=True):
         result = compiling.store.result(concept.concept_id)
         assert result is not None
-        assert (result["steps"], result["best_step"]) == (task.step, task.best_step)
-        assert result["stopped"] == (task.stopped or "steps")
+        assert (result.steps, result.best_step) == (task.step, task.best_step)
+        assert result.stopped == (task.stopped or "steps")
         np.testing.assert_allclose(compiling.vectors(concept.concept_id), task.vectors, atol=1e-4)
     assert rule in {task.stopped for task in alone}
     assert len({task.step for task in alone}) > 1, "slots got free at different times"
@@ -145,4 +145,4 @@ def test_out_of_memory_alone_fails_the_concept(bench: Bench, monkeypatch: pytest
     status = bench.learn([tiny.concept(0, steps=8), tiny.concept(1, steps=2)])
     assert (status.done, status.failed) == (1, 1)
     (failure,) = bench.store.failures()
-    assert "out of memory, though it was alone" in failure["error"]
+    assert "out of memory, though it was alone" in failure.error

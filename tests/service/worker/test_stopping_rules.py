@@ -13,6 +13,7 @@ from tests.support.bench import Bench, Crash, crash_at, over
 from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.scoring import Scorer
+from textinv_ray.service.store.records import Result
 from textinv_ray.service.store.store import Store
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -48,7 +49,7 @@ def benches(backbone: Backbone, scorer: Scorer, tiny_sd: Path, tiny_clip: Path, 
     return Benches(backbone, scorer, tiny_sd, tiny_clip, tmp_path)
 
 
-def results(bench: Bench) -> list[dict[str, Any]]:
+def results(bench: Bench) -> list[Result]:
     return list(bench.store.results())
 
 
@@ -59,16 +60,16 @@ def test_concepts_that_end_by_dvar(benches: Benches) -> None:
     status = bench.learn(concepts)
     found = results(bench)
     assert (status.done, status.failed) == (5, 0)
-    assert [result["stopped"] for result in found] == [*["dvar"] * 4, "steps"]
-    assert len({result["steps"] for result in found}) > 2
-    assert status.steps_computed == sum(result["steps"] for result in found)
+    assert [result.stopped for result in found] == [*["dvar"] * 4, "steps"]
+    assert len({result.steps for result in found}) > 2
+    assert status.steps_computed == sum(result.steps for result in found)
     for concept, result in zip(concepts, found, strict=True):
         np.testing.assert_allclose(bench.vectors(concept.concept_id), bench.alone(concept), atol=1e-6)
         history = bench.history(concept.concept_id)
-        assert [point.step for point in history.points] == list(range(result["steps"] + 1))
-        assert result["sample_steps"][-1] == result["steps"], "its last word was reviewed"
-        assert history.points[-1].clip_image_similarity == result["clip_image_similarity"]
-        assert result["look_seconds"] == 0, "a look at the loss is part of a step"
+        assert [point.step for point in history.points] == list(range(result.steps + 1))
+        assert result.sample_steps[-1] == result.steps, "its last word was reviewed"
+        assert history.points[-1].clip_image_similarity == result.clip_image_similarity
+        assert result.stopping_seconds == 0, "the loss is evaluated as part of a step"
 
 
 @pytest.mark.parametrize("rule", [DVAR, CLIP])
@@ -86,11 +87,11 @@ def test_a_lost_worker_changes_no_end(
     assert broken.store.read_concept("concept-0", "checkpoint.safetensors") is not None
     broken.worker(scheduler).run()
     assert over(scheduler).done == 3
-    ends = [[(result["steps"], result["stopped"]) for result in results(bench)] for bench in (whole, broken)]
+    ends = [[(result.steps, result.stopped) for result in results(bench)] for bench in (whole, broken)]
     assert ends[0] == ends[1]
     assert broken.config.stopping.rule in {stopped for _, stopped in ends[0]}
     for result in results(whole):
-        name = result["concept_id"]
+        name = result.concept_id
         np.testing.assert_allclose(broken.vectors(name), whole.vectors(name), atol=1e-6)
 
 
@@ -100,19 +101,19 @@ def test_concepts_that_end_by_clip_similarity(benches: Benches, size: int) -> No
     concepts = [tiny.concept(index, steps=21 if index else 3) for index in range(5)]
     status = bench.learn(concepts)
     found = results(bench)
-    assert "clip" in {result["stopped"] for result in found}
-    assert len({result["steps"] for result in found}) > 1
-    assert status.steps_computed == sum(result["steps"] for result in found)
+    assert "clip" in {result.stopped for result in found}
+    assert len({result.steps for result in found}) > 1
+    assert status.steps_computed == sum(result.steps for result in found)
     best = []
     for concept, result in zip(concepts, found, strict=True):
         alone = bench.learned_alone(concept)
         best.append(alone.best_step)
-        assert result["best_step"] == alone.best_step
-        assert (result["steps"], result["stopped"]) == (alone.step, alone.stopped or "steps")
-        assert 0 < result["look_seconds"] < result["seconds"] - result["review_seconds"]
+        assert result.best_step == alone.best_step
+        assert (result.steps, result.stopped) == (alone.step, alone.stopped or "steps")
+        assert 0 < result.stopping_seconds < result.seconds - result.review_seconds
         np.testing.assert_allclose(bench.vectors(concept.concept_id), alone.vectors, atol=1e-6)
     assert best[0] == 3, "its last word was looked at"
-    assert any(step < result["steps"] for step, result in zip(best, found, strict=True))
+    assert any(step is not None and step < result.steps for step, result in zip(best, found, strict=True))
 
 
 def test_more_steps_learn_no_more_after_the_end(benches: Benches) -> None:
@@ -122,8 +123,8 @@ def test_more_steps_learn_no_more_after_the_end(benches: Benches) -> None:
     more = tiny.concept(0, steps=80, batch_size=1, fingerprint="of more steps")
     assert bench.learn([more]).steps_computed == 0
     (after,) = results(bench)
-    assert (after["steps"], after["stopped"]) == (before["steps"], "dvar")
-    assert after["fingerprint"] == "of more steps"
+    assert (after.steps, after.stopped) == (before.steps, "dvar")
+    assert after.fingerprint == "of more steps"
 
 
 def test_another_threshold_goes_on_or_begins_anew(benches: Benches) -> None:
@@ -135,9 +136,9 @@ def test_another_threshold_goes_on_or_begins_anew(benches: Benches) -> None:
         [tiny.concept(0, steps=40, batch_size=1, fingerprint="stricter")]
     ).steps_computed
     (late,) = results(stricter)
-    assert computed == late["steps"] - early["steps"] > 0
+    assert computed == late.steps - early.steps > 0
     again = benches(DVAR)
     computed = again.learn([tiny.concept(0, steps=40, batch_size=1, fingerprint="again")]).steps_computed
     (found,) = results(again)
-    assert computed == found["steps"] == early["steps"]
+    assert computed == found.steps == early.steps
     np.testing.assert_allclose(again.vectors("concept-0"), again.alone(concept), atol=1e-6)

@@ -28,20 +28,22 @@ def test_everything_that_is_kept(bench: Bench) -> None:
     for concept in concepts:
         result = bench.store.result(concept.concept_id)
         assert result is not None
-        assert result["steps"] == concept.steps
-        assert result["fingerprint"] == concept.fingerprint
-        assert result["images_mtime_digest"] == "stamp"
-        assert result["sample_steps"] == sorted({0, round(0.5 * concept.steps), concept.steps})
-        assert -1 <= result["clip_image_similarity"] <= 1
-        assert -1 <= result["clip_text_similarity_initializer"] <= 1
-        assert 0 < result["review_seconds"] < result["seconds"]
+        assert result.steps == concept.steps
+        assert result.fingerprint == concept.fingerprint
+        assert result.images_mtime_digest == "stamp"
+        assert result.sample_steps == tuple(sorted({0, round(0.5 * concept.steps), concept.steps}))
+        assert result.clip_image_similarity is not None
+        assert -1 <= result.clip_image_similarity <= 1
+        assert result.clip_text_similarity_initializer is not None
+        assert -1 <= result.clip_text_similarity_initializer <= 1
+        assert 0 < result.review_seconds < result.seconds
         np.testing.assert_allclose(bench.vectors(concept.concept_id), bench.alone(concept), atol=1e-6)
         history = bench.history(concept.concept_id)
         assert [point.step for point in history.points] == list(range(concept.steps + 1))
         assert all(point.loss is not None for point in history.points[1:])
         assert bench.store.read_concept(concept.concept_id, "checkpoint.safetensors") is None
         assert bench.store.read_concept(concept.concept_id, "training.png") is not None
-        assert len(bench.store.names(f"concepts/{concept.concept_id}/samples")) == len(result["sample_steps"])
+        assert len(bench.store.names(f"concepts/{concept.concept_id}/samples")) == len(result.sample_steps)
 
 
 def test_what_cannot_be_learned_fails_alone(bench: Bench) -> None:
@@ -55,8 +57,8 @@ def test_what_cannot_be_learned_fails_alone(bench: Bench) -> None:
     ]
     status = bench.learn(concepts, errors=["broken"])
     assert (status.done, status.failed) == (2, 4)
-    assert [found["concept_id"] for found in bench.store.results()] == ["concept-0", "concept-4"]
-    reasons = {found["concept_id"]: found["error"] for found in bench.store.failures()}
+    assert [found.concept_id for found in bench.store.results()] == ["concept-0", "concept-4"]
+    reasons = {found.concept_id: found.error for found in bench.store.failures()}
     assert reasons["broken"] == "image x.png: is truncated"
     assert "longer than" in reasons["concept-1"]
     assert "longer than" in reasons["concept-2"]
@@ -187,8 +189,8 @@ def test_other_reviews_dont_learn_again(bench: Bench) -> None:
     assert bench.learn([other]).steps_computed == 0
     result = bench.store.result("concept-0")
     assert result is not None
-    assert result["sample_prompts"] == ["my {}", "a drawing of {}"]
-    assert result["sample_steps"] == [0, 4], "samples in between can't be made any more"
+    assert result.sample_prompts == ("my {}", "a drawing of {}")
+    assert result.sample_steps == (0, 4), "samples in between can't be made any more"
 
 
 @pytest.mark.parametrize("damaged", [b"", b"\x08garbage", b"{}"])
@@ -272,20 +274,20 @@ def test_variants_through_the_service(bench: Bench) -> None:
     ]
     assert bench.learn(concepts).done == 4
     found = [bench.store.result(concept.concept_id) for concept in concepts]
-    assert [result["num_vectors"] for result in found if result] == [3, 1, 1, 2]
-    starts = [result["initializer_token"] for result in found if result]
+    assert [result.num_vectors for result in found if result] == [3, 1, 1, 2]
+    starts = [result.initializer_token for result in found if result]
     assert (starts[:2], starts[3]) == (["cat", "vocabulary_mean"], "a.safetensors")
     assert starts[2] in ("dog", "house")
-    assert [result["options"] for result in found if result] == [
-        {"vectors_added_at": [2, 4], "regularization_weight": 0.5},
+    assert [result.options for result in found if result] == [
+        {"vectors_added_at": (2, 4), "regularization_weight": 0.5},
         {"init_from": "vocabulary_mean", "per_image_probability": 0.5},
         {"init_from": "auto"},
         {"init_from": "a.safetensors"},
     ]
     for concept, result in zip(concepts, found, strict=True):
         assert result is not None
-        assert result["sample_steps"][0] == 0
-        assert result["clip_image_similarity_initializer"] is not None
+        assert result.sample_steps[0] == 0
+        assert result.clip_image_similarity_initializer is not None
         vectors = bench.vectors(concept.concept_id)
-        assert vectors.shape == (result["num_vectors"], 32)
+        assert vectors.shape == (result.num_vectors, 32)
         np.testing.assert_allclose(vectors, bench.alone(concept), atol=1e-5)

@@ -31,6 +31,7 @@ from textinv_ray.service.batch import actor_pool
 from textinv_ray.service.library.lexicon import pick
 from textinv_ray.service.models import loading, sources
 from textinv_ray.service.store.pictures import training_images
+from textinv_ray.service.store.records import Result
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.tracking.concept_runs import ConceptRuns
 from textinv_ray.util.errors import UserError
@@ -59,12 +60,12 @@ class EvaluationPlan:
         kind = "mini" if sources.is_bundled(self.config.model.path) else "general"
         return Protocol.of(self.preset, self.config.review, PROMPTS[kind])
 
-    def fingerprint(self, result: Mapping[str, Any]) -> str:
+    def fingerprint(self, result: Result) -> str:
         """Digest of all that a concept's scores depend on."""
         protocol = self.protocol
         depends = [
-            result["fingerprint"],
-            result["tags"].get(DESCRIPTION),
+            result.fingerprint,
+            result.tags.get(DESCRIPTION),
             evaluation.IMAGE_PROMPTS,
             protocol.num_images,
             protocol.edit_prompts,
@@ -81,7 +82,7 @@ def plan(store: Store, preset: str, overrides: Sequence[str] = (), dino: str | N
     job = store.job()
     if job is None:
         raise UserError(f"{store.shown} has no job.json; give the output of `textinv invert`")
-    config = JobConfig.from_dict(job["configuration"], store.shown).override(overrides)
+    config = job.config(store.shown).override(overrides)
     return EvaluationPlan(preset, config, dino, sources.facts(config.model).identity)
 
 
@@ -92,7 +93,7 @@ def evaluate(
 
     Returns the exit code: 0 all are evaluated, 1 some could not be. Raises UserError for ids that aren't there.
     """
-    results = {result["concept_id"]: result for result in store.results()}
+    results = {result.concept_id: result for result in store.results()}
     chosen = pick(results, list(only), "concept") if only is not None else list(results)
     wanted = {concept_id: todo.fingerprint(results[concept_id]) for concept_id in chosen}
     have = {found["concept_id"]: found for found in evaluations(store)}
@@ -221,9 +222,9 @@ def read_concept(store: Store, concept_id: str) -> LearnedConcept:
     return LearnedConcept(
         token,
         vectors,
-        result["learnable_property"],
-        training_images(pictures, result["images"]),
-        result["tags"].get(DESCRIPTION),
+        result.learnable_property,
+        training_images(pictures, result.images),
+        result.tags.get(DESCRIPTION),
     )
 
 

@@ -1,4 +1,4 @@
-"""job.json: what job this output belongs to."""
+"""job.json at the start of a run: which job this output belongs to."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import platform
 import time
 import uuid
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 import yaml
 
 from textinv_ray.config.job import JobConfig
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.intake.plan import Plan
+from textinv_ray.service.store.records import JobRecord
 from textinv_ray.service.store.store import Store
 from textinv_ray.util.redact import redact
 
@@ -22,36 +22,33 @@ _PACKAGES = ("textinv_ray", "torch", "diffusers", "transformers", "ray", "mlflow
 
 
 def begin(store: Store, manifest: Manifest, config: JobConfig, plan: Plan) -> None:
-    """Writes job.json. The id stays for as long as the output does; no URI in it has credentials.
-
-    started_at: when the first run with these settings began; begun_at: the present one. `end` adds its end.
-    """
-    before = store.job() or {}
+    """Writes job.json. The id and the name stay for as long as the output does."""
+    before = store.job()
     determines = config.result_inputs()
     determines["model"]["path"] = redact(config.model.path)
     determines["scoring"]["model"] = redact(config.scoring.model)
     digest = hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()[:16]
-    same = before.get("config_digest") == digest
-    job = {
-        "id": before.get("id") or uuid.uuid4().hex,
-        "name": before.get("name") or store.shown.rstrip("/").rsplit("/", 1)[-1],
-        "started_at": before["started_at"] if same else time.time(),
-        "begun_at": time.time(),
-        "manifest": redact(manifest.uri),
-        "manifest_rows": manifest.num_rows,
-        "manifest_digest": plan.digest,
-        "done_before": len(plan.done),
-        "to_replace": len(plan.with_result),
-        "config_digest": digest,
-        "configuration": yaml.safe_load(config.to_yaml()),
-        "determines_results": determines,
-        "versions": _versions(),
-        "mlflow_is_behind": config.tracking.enabled,
-    }
+    now = time.time()
+    job = JobRecord(
+        id=before.id if before else uuid.uuid4().hex,
+        name=before.name if before else store.shown.rstrip("/").rsplit("/", 1)[-1],
+        started_at=before.started_at if before and before.config_digest == digest else now,
+        begun_at=now,
+        manifest=redact(manifest.uri),
+        manifest_rows=manifest.num_rows,
+        manifest_digest=plan.digest,
+        done_before=len(plan.done),
+        to_replace=len(plan.with_result),
+        config_digest=digest,
+        configuration=yaml.safe_load(config.to_yaml()),
+        determines_results=determines,
+        versions=_versions(),
+        mlflow_is_behind=config.tracking.enabled,
+    )
     store.write_job(job)
 
 
-def _versions() -> dict[str, Any]:
+def _versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:

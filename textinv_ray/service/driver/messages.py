@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -15,14 +14,12 @@ from textinv_ray.config.job import JobConfig
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.intake.plan import Plan, estimate
 from textinv_ray.service.models.sources import ModelFacts, is_bundled
+from textinv_ray.service.store.records import Result
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.tracking.uri import default_uri, ui_command
 from textinv_ray.util.redact import redact, redact_text
 from textinv_ray.util.submitted_job import is_submitted_job
 from textinv_ray.util.text import duration
-
-if TYPE_CHECKING:
-    pass
 
 _SHOWN_ROWS = 30
 _SHOWN_FAILURES = 20
@@ -80,8 +77,8 @@ def print_results(
     console: Console, store: Store, plan: Plan, done: set[str], failed: dict[str, str], started: float
 ) -> None:
     """The table: this run's concepts, failed ones first, then the worst by image similarity."""
-    results = [result for result in store.results() if result["concept_id"] in done]
-    results.sort(key=lambda result: result["clip_image_similarity"] or 0.0)
+    results = [result for result in store.results() if result.concept_id in done]
+    results.sort(key=lambda result: result.clip_image_similarity or 0.0)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column, side in (
         ("concept", "left"),
@@ -96,12 +93,12 @@ def print_results(
         table.add_row(concept_id, "failed", "", "", "", "")
     for result in results[:_SHOWN_ROWS]:
         table.add_row(
-            result["concept_id"],
+            result.concept_id,
             "done",
             _steps(result),
-            _change(result["clip_image_similarity_initializer"], result["clip_image_similarity"]),
-            _change(result["clip_text_similarity_initializer"], result["clip_text_similarity"]),
-            f"{result['seconds']:.0f}",
+            _change(result.clip_image_similarity_initializer, result.clip_image_similarity),
+            _change(result.clip_text_similarity_initializer, result.clip_text_similarity),
+            f"{result.seconds:.0f}",
         )
     if table.rows:
         console.print()
@@ -158,20 +155,16 @@ def _output_hint(store: Store, config: JobConfig) -> str:
     return ""
 
 
-def _shares(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """What of the workers' time wasn't learning; that looks were taken is said only where it's so."""
-    seconds = sum(result["seconds"] for result in results)
-
-    def share(name: str) -> float:
-        return sum(result.get(name, 0.0) for result in results) / seconds if seconds else 0.0
-
-    shares = {"samples and scores": share("review_seconds"), "choosing the best word": share("look_seconds")}
-    return {what: value for what, value in shares.items() if value or what == "samples and scores"}
+def _shares(results: Sequence[Result]) -> dict[str, float]:
+    """Shares of the workers' time that wasn't learning. Without `stopping.rule: clip` there is no second one."""
+    seconds = sum(result.seconds for result in results) or 1.0
+    shares = {"samples and scores": sum(result.review_seconds for result in results) / seconds}
+    stopping = sum(result.stopping_seconds for result in results) / seconds
+    return shares | ({"choosing the best word": stopping} if stopping else {})
 
 
-def _steps(result: Mapping[str, Any]) -> str:
-    rule = result.get("stopped", "steps")
-    return str(result["steps"]) if rule == "steps" else f"{result['steps']} ({rule})"
+def _steps(result: Result) -> str:
+    return str(result.steps) if result.stopped == "steps" else f"{result.steps} ({result.stopped})"
 
 
 def _change(before: float | None, after: float | None) -> str:

@@ -32,7 +32,6 @@ from textinv_ray.service.models import sources
 from textinv_ray.service.models.sources import ModelFacts
 from textinv_ray.service.scheduling.protocol import SchedulerInterface
 from textinv_ray.service.store.job import end, is_behind, set_behind
-from textinv_ray.service.store.keys import key_of
 from textinv_ray.service.store.store import Store, StoreError
 from textinv_ray.service.tracking.background import MirrorThread
 from textinv_ray.service.tracking.mirror import MLflowMirror
@@ -261,12 +260,12 @@ class _Job:
     def _outcome(self) -> tuple[set[str], dict[str, str]]:
         """(concepts of this plan that are done, those that failed with their reasons), by the store."""
         todo = self._plan.todo
-        failed = {found["concept_id"]: found["error"] for found in self._store.failures()}
+        failed = {found.concept_id: found.error for found in self._store.failures()}
         failed = {concept_id: error for concept_id, error in failed.items() if concept_id in todo}
         done = {
-            found["concept_id"]
+            found.concept_id
             for found in self._store.results()
-            if todo.get(found["concept_id"]) == key_of(found) and found["concept_id"] not in failed
+            if todo.get(found.concept_id) == found.key and found.concept_id not in failed
         }
         return done, failed
 

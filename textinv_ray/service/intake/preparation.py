@@ -104,7 +104,7 @@ class Preparation:
             return {**prepared, "error": str(error)}
         if concept_id in self.maybe_done:
             result = Store(self.output).result(concept_id)
-            if result and result["fingerprint"] == concept.fingerprint:
+            if result and result.fingerprint == concept.fingerprint:
                 return {**prepared, "done": True}
         return {**prepared, "concept": concept.to_row()["concept"]}
 

@@ -62,7 +62,7 @@ class Lexicon:
     def configuration(self) -> JobConfig | None:
         """The configuration that the first output was learned with; none when there are files only."""
         job = self._outputs[0].job() if self._outputs else None
-        return JobConfig.from_dict(job["configuration"], self._outputs[0].shown) if job else None
+        return job.config(self._outputs[0].shown) if job else None
 
     def words_in(self, text: str) -> tuple[str, ...]:
         """The learned words that a text names, as they were learned, each once.
@@ -154,7 +154,7 @@ def named_words(store: Store) -> Iterator[tuple[str, str]]:
         if [row["concept_id"] for row in rows] == concepts:
             yield from ((row["concept_id"], row["placeholder_token"]) for row in rows)
             return
-    yield from ((result["concept_id"], result["placeholder_token"]) for result in store.results())
+    yield from ((result.concept_id, result.placeholder_token) for result in store.results())
 
 
 def _table(store: Store, columns: list[str]) -> pa.Table | None:

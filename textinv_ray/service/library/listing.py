@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 
 from textinv_ray.inversion import formats
 from textinv_ray.service.library.lexicon import named_words, pick
+from textinv_ray.service.store.records import Result
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.views import results_table
 from textinv_ray.service.views.similarity import direction
@@ -27,7 +27,7 @@ def lines(store: Store, like: str | None, count: int) -> Iterator[str]:
         yield from _nearest(store, tokens, like, count)
         return
     for concept_id, token in list(tokens.items())[:count]:
-        yield _line(token, store.result(concept_id) or {})
+        yield _line(token, store.result(concept_id))
     if len(tokens) > count:
         yield f"... and {len(tokens) - count} more"
     pairs = results_table.alike(store, count)
@@ -46,7 +46,7 @@ def _nearest(store: Store, tokens: Mapping[str, str], like: str, count: int) -> 
         raise UserError(f"the word of {wanted!r} can't be read")
     own = found.pop(wanted)
     cosines = {id_: float(own @ other) for id_, other in found.items() if other.shape == own.shape}
-    yield _line(tokens[wanted], store.result(wanted) or {})
+    yield _line(tokens[wanted], store.result(wanted))
     for concept_id, cosine in sorted(cosines.items(), key=lambda item: (-item[1], item[0]))[:count]:
         yield f"  {cosine:.3f}  {tokens[concept_id]}"
 
@@ -61,6 +61,6 @@ def _directions(store: Store, tokens: Mapping[str, str]) -> Iterator[tuple[str, 
         yield concept_id, direction(vectors.numpy())
 
 
-def _line(token: str, result: Mapping[str, Any]) -> str:
-    norms = ", ".join(f"{norm:.2f}" for norm in result.get("norms", ()))
-    return f"{token}: norm {norms}; near {', '.join(result.get('nearest_words', ()))}"
+def _line(token: str, result: Result | None) -> str:
+    norms = ", ".join(f"{norm:.2f}" for norm in result.norms) if result else ""
+    return f"{token}: norm {norms}; near {', '.join(result.nearest_words) if result else ''}"

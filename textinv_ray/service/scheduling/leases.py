@@ -54,6 +54,8 @@ class Event:
     kind: str
     concept_id: str
     error: str = ""
+    quarantined: bool = False
+    """Of a failed one: whether it was put aside because workers were lost with it."""
 
 
 @dataclass
@@ -236,11 +238,11 @@ class Leases:
         self.give_up(concept_id, error)
         return True
 
-    def give_up(self, concept_id: str, error: str) -> None:
-        """The concept failed, whoever held it."""
+    def give_up(self, concept_id: str, error: str, *, quarantined: bool = False) -> None:
+        """The concept failed, whoever held it. `quarantined`: because workers were lost with it."""
         if self._forget(concept_id):
             self.failed += 1
-            self.events.append(Event("failed", concept_id, error))
+            self.events.append(Event("failed", concept_id, error, quarantined))
 
     def give_back(self, worker: str, concept_id: str) -> None:
         """The worker doesn't work on a concept (any more); if it is still on lease to it, it waits again."""
@@ -260,7 +262,7 @@ class Leases:
             if error:
                 self._count_loss(entry, error)
             if entry.losses >= self._max_attempts:
-                self.give_up(entry.concept_id, entry.error)
+                self.give_up(entry.concept_id, entry.error, quarantined=True)
             else:
                 self._wait_again(entry)
 

@@ -10,7 +10,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
 
 import ray
 
@@ -22,7 +21,8 @@ from textinv_ray.service.scheduling.protocol import (
     RowSource,
     SchedulerStatus,
 )
-from textinv_ray.service.store.keys import Key, key_of
+from textinv_ray.service.store.keys import Key
+from textinv_ray.service.store.records import Failure, Result
 from textinv_ray.service.store.store import Store, StoreError
 
 logger = logging.getLogger(__name__)
@@ -245,26 +245,26 @@ class Scheduler:
 
     def _find_again(self) -> None:
         """What this scheduler's predecessor knew: the concepts of this job that are over, by the store."""
-        done = [found["concept_id"] for found in self._store.results() if self._is_done(found)]
-        failed = [found for found in self._store.failures() if found.get("time", 0.0) >= self._began]
+        done = [result.concept_id for result in self._store.results() if self._is_done(result)]
+        failed = [failure for failure in self._store.failures() if failure.time >= self._began]
         logger.warning(
             "this scheduler was restarted: %d concepts are done, %d failed", len(done), len(failed)
         )
         with self._changed:
             for concept_id in done:
                 self._leases.conclude(concept_id)
-            for found in failed:
-                if found["concept_id"] in self._keys:
-                    self._leases.give_up(found["concept_id"], found["error"])
+            for failure in failed:
+                if failure.concept_id in self._keys:
+                    self._leases.give_up(failure.concept_id, failure.error, quarantined=failure.quarantined)
 
-    def _is_done(self, result: Mapping[str, Any]) -> bool:
-        return self._keys.get(result["concept_id"]) == key_of(result)
+    def _is_done(self, result: Result) -> bool:
+        return self._keys.get(result.concept_id) == result.key
 
     def _recognise(self, concept_id: str) -> None:
         """Pictures that were touched or moved, but are the same: next time they needn't be read."""
         result = self._store.result(concept_id)
         if result:
-            self._store.amend(concept_id, {**result, **self._keys[concept_id]._asdict()})
+            self._store.amend(result.model_copy(update=self._keys[concept_id]._asdict()))
 
     def _keep(self) -> None:
         """Takes expired leases, and writes failures to the store before anyone hears of them."""
@@ -283,7 +283,14 @@ class Scheduler:
     def _record(self, store: Store, event: Event) -> bool:
         """Whether a failure's record is in the store."""
         try:
-            store.fail(event.concept_id, {"error": event.error, "time": time.time()})
+            store.fail(
+                Failure(
+                    concept_id=event.concept_id,
+                    error=event.error,
+                    time=time.time(),
+                    quarantined=event.quarantined,
+                )
+            )
             return True
         except Exception as error:
             logger.exception("the store refused a failure's record")

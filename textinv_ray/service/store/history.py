@@ -18,9 +18,9 @@ SCHEMA = pa.schema(
     [
         ("step", pa.int32()),  # optimizer steps done
         ("time_ms", pa.int64()),  # since the epoch
-        ("seconds", pa.float64()),  # this concept's share of a worker's time so far
-        ("review_seconds", pa.float64()),  # what of it went into samples and scores
-        ("look_seconds", pa.float64()),  # what of it went into looks of the stopping rule
+        ("seconds", pa.float64()),  # the concept's share of its workers' time so far
+        ("review_seconds", pa.float64()),  # part of it that rendered and scored samples
+        ("stopping_seconds", pa.float64()),  # part of it that evaluated the stopping rule
         ("loss", pa.float32()),  # of the last of these steps; null at step 0
         ("clip_image_similarity", pa.float64()),  # null where it wasn't evaluated
         ("clip_text_similarity", pa.float64()),
@@ -41,7 +41,7 @@ class Point:
     clip_text_similarity: float | None = None
     sampled: bool = False
     review_seconds: float = 0.0
-    look_seconds: float = 0.0
+    stopping_seconds: float = 0.0
 
 
 @dataclass
@@ -56,24 +56,24 @@ class History:
 
     @property
     def seconds(self) -> float:
-        """The concept's share of a worker's time so far."""
+        """The concept's share of its workers' time so far."""
         return self.points[-1].seconds if self.points else 0.0
 
     @property
     def review_seconds(self) -> float:
-        """What of it went into samples and scores."""
+        """Part of `seconds` that rendered and scored samples."""
         return self.points[-1].review_seconds if self.points else 0.0
 
     @property
-    def look_seconds(self) -> float:
-        """What of it went into pictures that `stopping.rule: clip` looked at."""
-        return self.points[-1].look_seconds if self.points else 0.0
+    def stopping_seconds(self) -> float:
+        """Part of `seconds` that rendered and scored pictures for `stopping.rule: clip`."""
+        return self.points[-1].stopping_seconds if self.points else 0.0
 
     def at(self, step: int, seconds: float = 0.0) -> Point:
         """The point of `step`, the last or a new one, `seconds` of work after the one before."""
         if not self.points or self.points[-1].step < step:
             new = Point(step, time.time_ns() // 1_000_000, self.seconds)
-            new.review_seconds, new.look_seconds = self.review_seconds, self.look_seconds
+            new.review_seconds, new.stopping_seconds = self.review_seconds, self.stopping_seconds
             self.points.append(new)
         point = self.points[-1]
         if point.step != step:
@@ -82,14 +82,14 @@ class History:
         return point
 
     def add_review(self, seconds: float) -> None:
-        """Time that samples or scores of the last point took."""
+        """Adds time that samples or scores of the last point took."""
         self.points[-1].seconds += seconds
         self.points[-1].review_seconds += seconds
 
-    def add_look(self, seconds: float) -> None:
-        """Time that a look of the stopping rule took."""
+    def add_stopping(self, seconds: float) -> None:
+        """Adds time that an evaluation of the stopping rule took."""
         self.points[-1].seconds += seconds
-        self.points[-1].look_seconds += seconds
+        self.points[-1].stopping_seconds += seconds
 
     def forget_reviews(self) -> None:
         """Takes out samples and scores, which were made otherwise than they would be now."""
@@ -129,14 +129,11 @@ class History:
         try:
             table = pq.read_table(io.BytesIO(data))
             metadata = table.schema.metadata or {}
-            # Of before there were times of reviews or of looks, too
-            later = {"review_seconds", "look_seconds"} - set(table.schema.names)
-            columns = [name for name in SCHEMA.names if name not in later]
             fingerprints = [metadata[name].decode() for name in (b"state_fingerprint", b"review_fingerprint")]
             return cls(
                 fingerprints[0],
                 fingerprints[1],
-                [Point(**row) for row in table.select(columns).to_pylist()],
+                [Point(**row) for row in table.select(SCHEMA.names).to_pylist()],
             )
         except (pa.ArrowException, KeyError, TypeError) as error:
             raise ValueError(f"not a history: {error}") from None

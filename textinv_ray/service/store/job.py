@@ -1,4 +1,4 @@
-"""job.json after it was begun: how a run ended, and whether MLflow has everything."""
+"""Changes to job.json after a run began: how it ended, and whether MLflow has everything."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from textinv_ray.service.store.store import Store
 
 
 def end(store: Store, exit_code: int) -> None:
-    """Notes that a run is over, for those who look at the store alone."""
+    """Records the end of the last run."""
     job = store.job()
     if job:
-        store.write_job({**job, "ended_at": time.time(), "exit_code": exit_code})
+        store.write_job(job.model_copy(update={"ended_at": time.time(), "exit_code": exit_code}))
 
 
 def is_behind(store: Store) -> bool:
     """Whether the last run ended before MLflow had everything."""
     job = store.job()
-    return bool(job and job["mlflow_is_behind"])
+    return job is not None and job.mlflow_is_behind
 
 
 def set_behind(store: Store, behind: bool) -> None:
-    """Notes whether MLflow has everything."""
+    """Records whether MLflow lacks something."""
     job = store.job()
     if job:
-        store.write_job({**job, "mlflow_is_behind": behind})
+        store.write_job(job.model_copy(update={"mlflow_is_behind": behind}))

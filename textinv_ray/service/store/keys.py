@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 
 class Key(NamedTuple):
-    """What a result is recognised by without reading an image."""
+    """Identifies the inputs of a result without reading an image: equal keys mean that it needn't be made again."""
 
     row_fingerprint: str
+    """Digest of the row, the configuration and the model, with image URIs in place of image bytes."""
     images_mtime_digest: str
-    """See `concepts.images.LocalFiles.mtime_digest`."""
-
-
-def key_of(result: Mapping[str, Any]) -> Key:
-    """The key that a result.json was made for."""
-    return Key(result["row_fingerprint"], result["images_mtime_digest"])
+    """Digest of the sizes and modification times of local images; empty when none is local."""

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import logging
 import os
 import re
@@ -34,6 +33,7 @@ from typing import Any, TypeVar
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from textinv_ray.service.store.records import Failure, JobRecord, Result, SomeRecord, parse
 from textinv_ray.util import retries
 from textinv_ray.util.errors import UserError
 from textinv_ray.util.redact import redact, redact_text
@@ -170,13 +170,13 @@ class Store:
 
     # Jobs
 
-    def job(self) -> dict[str, Any] | None:
-        """job.json."""
-        return _json(self.read("job.json"), "job.json")
+    def job(self) -> JobRecord | None:
+        """job.json; none when it isn't there."""
+        return _record(JobRecord, self.read("job.json"), "job.json")
 
-    def write_job(self, job: Mapping[str, Any]) -> None:
+    def write_job(self, job: JobRecord) -> None:
         """Writes job.json."""
-        self.write("job.json", _dump(job))
+        self.write("job.json", job.to_bytes())
 
     # Concepts while they are learned
 
@@ -206,48 +206,50 @@ class Store:
 
     # Concepts when they are over
 
-    def finish(self, concept_id: str, result: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
-        """Makes a concept done. `files`: name -> bytes, samples excepted, which are there already.
+    def finish(self, result: Result, files: Mapping[str, bytes]) -> None:
+        """Makes a concept done. `files`: name -> bytes, without samples, which are in the store already.
 
         Doing it twice, or two workers doing it at once, leaves the same result.
         """
+        concept_id = result.concept_id
         self.remove(_concept(concept_id, "result.json"))
         for name, data in files.items():
             self.write_concept(concept_id, name, data)
-        self.write_concept(concept_id, "result.json", _dump(result))
+        self.write_concept(concept_id, "result.json", result.to_bytes())
         self.remove_checkpoint(concept_id)
         self.remove(_failed(concept_id))
-        kept = {sample_name(step) for step in result["sample_steps"]}
+        kept = {sample_name(step) for step in result.sample_steps}
         for name in self.names(_concept(concept_id, "samples")):
             if f"samples/{name}" not in kept:
                 self.remove(_concept(concept_id, f"samples/{name}"))
 
-    def amend(self, concept_id: str, result: Mapping[str, Any]) -> None:
+    def amend(self, result: Result) -> None:
         """Replaces the result.json of a concept that stays done."""
-        self.write(_concept(concept_id, "result.json"), _dump(result))
+        self.write_concept(result.concept_id, "result.json", result.to_bytes())
 
-    def fail(self, concept_id: str, failure: Mapping[str, Any]) -> None:
+    def fail(self, failure: Failure) -> None:
         """Records why a concept was given up, for now: the next run tries it again."""
-        self.write(_failed(concept_id), _dump({"concept_id": concept_id, **failure}))
+        self.write(_failed(failure.concept_id), failure.to_bytes())
 
-    def result(self, concept_id: str) -> dict[str, Any] | None:
-        """A finished concept's result.json; none when it isn't done."""
+    def result(self, concept_id: str) -> Result | None:
+        """A finished concept's result; none when it isn't done."""
         name = _concept(concept_id, "result.json")
-        return _json(self.read(name), name)
+        return _record(Result, self.read(name), name)
 
-    def failure(self, concept_id: str) -> dict[str, Any] | None:
-        """failed/<concept_id>.json."""
-        return _json(self.read(_failed(concept_id)), _failed(concept_id))
+    def failure(self, concept_id: str) -> Failure | None:
+        """Why a concept was given up; none when it wasn't."""
+        name = _failed(concept_id)
+        return _record(Failure, self.read(name), name)
 
-    def results(self) -> Iterator[dict[str, Any]]:
-        """Every finished concept's result.json, by concept_id."""
+    def results(self) -> Iterator[Result]:
+        """Every finished concept's result, by concept_id."""
         names = (_concept(concept_id, "result.json") for concept_id in self.names("concepts"))
-        return (found for _, found in self._read_json(names))
+        return self._records(Result, names)
 
-    def failures(self) -> Iterator[dict[str, Any]]:
-        """Every failed/<concept_id>.json, by concept_id."""
+    def failures(self) -> Iterator[Failure]:
+        """Every failure, by concept_id."""
         names = (f"failed/{name}" for name in self.names("failed") if name.endswith(".json"))
-        return (found for _, found in self._read_json(names))
+        return self._records(Failure, names)
 
     def read_many(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | None]]:
         """(name, bytes or none) in order, a batch at a time."""
@@ -263,11 +265,11 @@ class Store:
                 is_absent = data is None or isinstance(data, FileNotFoundError)
                 yield name, None if is_absent else data if isinstance(data, bytes) else self.read(name)
 
-    def _read_json(self, names: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _records(self, kind: type[SomeRecord], names: Iterable[str]) -> Iterator[SomeRecord]:
         for name, data in self.read_many(names):
-            content = _json(data, name)
-            if content is not None:
-                yield name, content
+            found = _record(kind, data, name)
+            if found is not None:
+                yield found
 
 
 def _why(error: Exception) -> str:
@@ -318,22 +320,15 @@ def _time(entry: Mapping[str, Any]) -> float:
     return 0.0
 
 
-def _dump(content: Mapping[str, Any]) -> bytes:
-    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-
-
-def _json(data: bytes | None, name: str) -> dict[str, Any] | None:
-    """Parsed JSON; a file that isn't an object of JSON counts as absent, with a warning."""
+def _record(kind: type[SomeRecord], data: bytes | None, name: str) -> SomeRecord | None:
+    """A record; a file that is damaged or something else counts as absent, with a warning."""
     if data is None:
         return None
     try:
-        content = json.loads(data)
-    except ValueError:
-        content = None
-    if not isinstance(content, dict):
-        logger.warning("%s is not readable and counts as absent", name)
+        return parse(kind, data)
+    except ValueError as error:
+        logger.warning("%s can't be read and counts as absent: %s", name, error)
         return None
-    return content
 
 
 def _batches(items: Iterable[str], size: int) -> Iterator[list[str]]:

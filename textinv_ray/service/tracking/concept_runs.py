@@ -42,7 +42,7 @@ class ConceptRuns:
                 raise UserError(f"MLflow at {self._shown} has no experiment {experiment!r}")
             self._runs = {
                 run.data.tags[CONCEPT]: run
-                for run in self._search(found.experiment_id, f"tags.`{JOB}` = '{job['id']}'")
+                for run in self._search(found.experiment_id, f"tags.`{JOB}` = '{job.id}'")
                 if CONCEPT in run.data.tags
             }
         except UserError:
@@ -84,7 +84,7 @@ class ConceptRuns:
 
     def _is_current(self, concept_id: str, run: Run) -> bool:
         result = self._store.result(concept_id)
-        return result is not None and run.data.tags.get(FINGERPRINT) == result["fingerprint"]
+        return result is not None and run.data.tags.get(FINGERPRINT) == result.fingerprint
 
     def _search(self, experiment_id: str, filter_string: str) -> Iterator[Any]:
         token = None

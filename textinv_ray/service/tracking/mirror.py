@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from textinv_ray.service.store import records
 from textinv_ray.service.store.history import History
+from textinv_ray.service.store.records import SCORES, Failure, JobRecord, Result, mean_scores, scores_of
 from textinv_ray.service.store.store import Store, sample_name
 
 if TYPE_CHECKING:
@@ -30,25 +32,6 @@ FINGERPRINT, STATE, STEP = "textinv.fingerprint", "textinv.state", "textinv.step
 _METRICS_PER_CALL = 900  # MLflow takes 1000 entries in one call, params and tags included
 _KIND = "custom_model_development"  # so that the UI opens with runs and charts, not with chat traces
 _TABLE_ROWS = 2000  # of the results table in the UI; results.parquet has all
-_PARAMS = (
-    "placeholder_token",
-    "initializer_token",
-    "learnable_property",
-    "num_vectors",
-    "steps",
-    "learning_rate",
-    "batch_size",
-    "seed",
-    "images",
-    "templates",
-    "captions",
-)
-_SCORES = (
-    "clip_image_similarity",
-    "clip_text_similarity",
-    "clip_image_similarity_initializer",
-    "clip_text_similarity_initializer",
-)
 
 
 @dataclass
@@ -95,7 +78,7 @@ class MLflowMirror:
             self._experiment_id = found.experiment_id
         self._client = client
         self.parent_id = self._find_parent(job)
-        for run in self._search(f"tags.`{JOB}` = '{job['id']}'"):
+        for run in self._search(f"tags.`{JOB}` = '{job.id}'"):
             tags = run.data.tags
             if CONCEPT in tags:
                 self._children[tags[CONCEPT]] = _Child(
@@ -104,8 +87,8 @@ class MLflowMirror:
 
     def missing(self) -> list[str]:
         """Concepts whose end the store knows and MLflow doesn't."""
-        ended = [(result["concept_id"], result["fingerprint"]) for result in self._store.results()]
-        ended += [(failure["concept_id"], _failure_key(failure)) for failure in self._store.failures()]
+        ended = [(result.concept_id, result.fingerprint) for result in self._store.results()]
+        ended += [(failure.concept_id, _failure_key(failure)) for failure in self._store.failures()]
         return [
             id_ for id_, key in ended if self._children.get(id_, _Child("", "", "", 0)).fingerprint != key
         ]
@@ -115,23 +98,20 @@ class MLflowMirror:
         result = self._store.result(concept_id)
         failure = None if result else self._store.failure(concept_id)
         history = self._history(concept_id)
-        key = result["fingerprint"] if result else _failure_key(failure) if failure else ""
+        key = result.fingerprint if result else _failure_key(failure) if failure else ""
         start = _start(history, failure)
         child = self._child(concept_id, key, history, start)
         if child.fingerprint == key != "":
             return
         metrics = self._history_metrics(child, history)
-        params: dict[str, Any] = {}
+        params: Mapping[str, object] = {}
         tags: dict[str, str] = {}
         if result:
-            params = {name: result[name] for name in _PARAMS} | result.get("options", {})
-            params["stopped"] = result.get("stopped", "steps")
-            if result.get("best_step") is not None:
-                params["best_step"] = result["best_step"]
-            tags = {**result["tags"], "status": "done"}
+            params = records.params(result)
+            tags = {**result.tags, "status": "done"}
             metrics += self._result_metrics(result)
         elif failure:
-            tags = {"status": "failed", "error": failure["error"], "mlflow.note.content": failure["error"]}
+            tags = {"status": "failed", "error": failure.error, "mlflow.note.content": failure.error}
         self._log(child.run_id, metrics, params, tags)
         self._log_images(concept_id, child, history)
         if result:
@@ -149,7 +129,7 @@ class MLflowMirror:
     def close(self, status: str, artifacts: Iterable[Path]) -> None:
         """Writes the summary and ends the parent run with MLflow's `status`."""
         self.summarise(artifacts)
-        ended_at = self._job().get("ended_at")
+        ended_at = self._job().ended_at
         end = None if ended_at is None else int(1000 * ended_at)
         self._client_.set_terminated(self.parent_id, status, end)
 
@@ -161,20 +141,17 @@ class MLflowMirror:
         totals: dict[str, float] = {
             "concepts_done": len(results),
             "concepts_failed": len(failures),
-            "steps": sum(result["steps"] for result in results),
-            "seconds": sum(result["seconds"] for result in results),
+            "steps": sum(result.steps for result in results),
+            "seconds": sum(result.seconds for result in results),
         }
-        for name in _SCORES:
-            values = [result[name] for result in results if result.get(name) is not None]
-            if values:
-                totals[f"mean_{name}"] = sum(values) / len(values)
-        now = max([int(1000 * result["finished_at"]) for result in results], default=0)
+        totals |= {f"mean_{name}": mean for name, mean in mean_scores(results).items()}
+        now = max([int(1000 * result.finished_at) for result in results], default=0)
         self._log(self.parent_id, [(name, value, now, 0) for name, value in totals.items()], {}, {})
         with tempfile.TemporaryDirectory() as folder:
             table = Path(folder) / "results.json"
             table.write_text(json.dumps(_table(results, failures)), encoding="utf-8")
             configuration = Path(folder) / "configuration.yaml"
-            configuration.write_text(yaml.safe_dump(job["configuration"], sort_keys=False), encoding="utf-8")
+            configuration.write_text(yaml.safe_dump(job.configuration, sort_keys=False), encoding="utf-8")
             for path in (table, configuration, *artifacts):
                 self._client_.log_artifact(self.parent_id, str(path))
         outcome = f"{len(results)} done, {len(failures)} failed. Pictures of all: *Artifacts*, `report.html`."
@@ -189,32 +166,32 @@ class MLflowMirror:
         assert self._client is not None, "open() comes first"
         return self._client
 
-    def _job(self) -> dict[str, Any]:
+    def _job(self) -> JobRecord:
         job = self._store.job()
         if job is None:
             raise FileNotFoundError(f"{self._store.shown} has no job.json")
         return job
 
-    def _find_parent(self, job: Mapping[str, Any]) -> str:
+    def _find_parent(self, job: JobRecord) -> str:
         """A job is an output and what determines its results: another configuration is another parent."""
-        wanted = f"tags.`{JOB}` = '{job['id']}' and tags.`{CONFIG}` = '{job['config_digest']}'"
+        wanted = f"tags.`{JOB}` = '{job.id}' and tags.`{CONFIG}` = '{job.config_digest}'"
         tags = {
             "output": self._store.shown,
-            "manifest": job["manifest"],
+            "manifest": job.manifest,
             "mlflow.note.content": _job_note(job),
-            **{f"version.{name}": text for name, text in job["versions"].items()},
+            **{f"version.{name}": text for name, text in job.versions.items()},
         }
         run = next(iter(self._search(wanted)), None)
         if run is None:
             run = self._client_.create_run(
                 self._experiment_id,
-                start_time=int(1000 * job["started_at"]),
-                tags={JOB: job["id"], CONFIG: job["config_digest"]},
-                run_name=job["name"],
+                start_time=int(1000 * job.started_at),
+                tags={JOB: job.id, CONFIG: job.config_digest},
+                run_name=job.name,
             )
         else:
             self._client_.update_run(run.info.run_id, status="RUNNING")
-        self._log(run.info.run_id, [], dict(_flat(job["determines_results"])), tags)
+        self._log(run.info.run_id, [], dict(_flat(job.determines_results)), tags)
         return str(run.info.run_id)
 
     def _search(self, filter_string: str) -> Iterable[Any]:
@@ -238,7 +215,7 @@ class MLflowMirror:
                 return child
             self._client_.delete_run(child.run_id)
         tags = {
-            JOB: self._job()["id"],
+            JOB: self._job().id,
             CONCEPT: concept_id,
             STATE: state,
             "mlflow.parentRunId": self.parent_id,
@@ -269,16 +246,15 @@ class MLflowMirror:
         return metrics
 
     @staticmethod
-    def _result_metrics(result: Mapping[str, Any]) -> list[tuple[str, float, int, int]]:
-        time_ms, step = int(1000 * result["finished_at"]), result["steps"]
-        names = ("clip_image_similarity_initializer", "clip_text_similarity_initializer", "seconds")
-        return [(name, result[name], time_ms, step) for name in names if result[name] is not None]
+    def _result_metrics(result: Result) -> list[tuple[str, float, int, int]]:
+        time_ms, step = int(1000 * result.finished_at), result.steps
+        return [(name, value, time_ms, step) for name, value in records.metrics(result).items()]
 
     def _log(
         self,
         run_id: str,
         metrics: list[tuple[str, float, int, int]],
-        params: Mapping[str, Any],
+        params: Mapping[str, object],
         tags: Mapping[str, str],
     ) -> None:
         """In as few calls as MLflow allows."""
@@ -324,15 +300,15 @@ class MLflowMirror:
                 self._client_.log_artifact(run_id, str(path))
 
 
-def _failure_key(failure: Mapping[str, Any]) -> str:
-    return f"failed: {failure['error']}"[:5000]
+def _failure_key(failure: Failure) -> str:
+    return f"failed: {failure.error}"[:5000]
 
 
-def _start(history: History | None, failure: Mapping[str, Any] | None) -> int | None:
+def _start(history: History | None, failure: Failure | None) -> int | None:
     """When a concept's run began, in ms since the epoch, as far as the store knows."""
     if history and history.points:
         return history.points[0].time_ms
-    return int(1000 * failure["time"]) if failure else None
+    return int(1000 * failure.time) if failure else None
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
@@ -344,42 +320,42 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]
             yield f"{prefix}{name}", value
 
 
-def _job_note(job: Mapping[str, Any]) -> str:
+def _job_note(job: JobRecord) -> str:
     """What the UI shows on top of a job's run."""
-    determines = job["determines_results"]
+    config = job.config("job.json")
+    at_most = "" if config.stopping.rule == "none" else "at most "
     return (
-        f"{job['manifest_rows']} concepts of `{job['manifest']}`, learned for `{determines['model']['path']}` "
-        f"in {_steps(determines)} steps each where the row doesn't say otherwise"
+        f"{job.manifest_rows} concepts of `{job.manifest}`, learned for `{config.model.path}` in "
+        f"{at_most}{config.training.steps} steps each, unless the row says otherwise"
     )
 
 
-def _steps(determines: Mapping[str, Any]) -> str:
-    return ("at most " if "stopping" in determines else "") + str(determines["training"]["steps"])
-
-
-def _note(result: Mapping[str, Any]) -> str:
+def _note(result: Result) -> str:
     """What the UI shows on top of a concept's run."""
     lines = [
-        f"`{result['placeholder_token']}`: {result['learnable_property']}, learned from "
-        f"{result['images']} images, starting at *{result['initializer_token']}*",
+        f"`{result.placeholder_token}`: {result.learnable_property}, learned from "
+        f"{result.images} images, starting at *{result.initializer_token}*",
         "",
         "| | initializer | learned |",
         "|---|---|---|",
     ]
     for name in ("clip_image_similarity", "clip_text_similarity"):
-        before, after = result[f"{name}_initializer"], result[name]
+        before, after = getattr(result, f"{name}_initializer"), getattr(result, name)
         cells = ("" if value is None else f"{value:.3f}" for value in (before, after))
         lines.append(f"| {name.replace('_', ' ')} | {' | '.join(cells)} |")
-    lines += ["", "Nearest words: " + ", ".join(result["nearest_words"])]
+    lines += ["", "Nearest words: " + ", ".join(result.nearest_words)]
     return "\n".join(lines)
 
 
-def _table(results: list[dict[str, Any]], failures: list[dict[str, Any]]) -> dict[str, Any]:
+def _table(results: list[Result], failures: list[Failure]) -> dict[str, list[Any]]:
     """The results as MLflow's table viewer reads them: failed ones first, then the worst."""
-    columns = ["concept_id", "status", *_SCORES, "steps", "seconds", "error"]
-    rows = [[failure["concept_id"], "failed", *[None] * 6, failure["error"]] for failure in failures]
-    results = sorted(results, key=lambda result: result["clip_image_similarity"] or 0)
+    columns = ["concept_id", "status", *SCORES, "steps", "seconds", "error"]
+    blank = [None] * (len(SCORES) + 2)
+    rows: list[list[str | float | None]] = [
+        [failure.concept_id, "failed", *blank, failure.error] for failure in failures
+    ]
+    results = sorted(results, key=lambda result: result.clip_image_similarity or 0)
     for result in results:
-        scores = [None if result[name] is None else round(result[name], 4) for name in _SCORES]
-        rows.append([result["concept_id"], "done", *scores, result["steps"], round(result["seconds"], 1), ""])
+        scores = [None if score is None else round(score, 4) for score in scores_of(result).values()]
+        rows.append([result.concept_id, "done", *scores, result.steps, round(result.seconds, 1), ""])
     return {"columns": columns, "data": rows[:_TABLE_ROWS]}

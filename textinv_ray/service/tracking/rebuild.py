@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from textinv_ray.service.store.job import set_behind
+from textinv_ray.service.store.records import JobRecord
 from textinv_ray.service.store.store import Store, StoreError
 from textinv_ray.service.tracking.mirror import MLflowMirror
-from textinv_ray.service.tracking.uri import default_uri, ui_command
+from textinv_ray.service.tracking.uri import resolve_uri, ui_command
 from textinv_ray.util.errors import UserError
 from textinv_ray.util.redact import redact, redact_text
 
@@ -35,10 +35,10 @@ def rebuild(output: str, tracking_uri: str | None, experiment: str | None, conso
     job = store.job()
     if job is None:
         raise UserError(f"{store.shown}: no job.json there; give the --output of a job")
-    configured = job["configuration"]["tracking"]
-    own = configured["uri"] or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(store)
+    config = job.config(store.shown)
+    own = resolve_uri(config, store)
     uri = tracking_uri or own
-    view = MLflowMirror(store, uri, experiment or configured["experiment"])
+    view = MLflowMirror(store, uri, experiment or config.tracking.experiment)
     try:
         view.open()
         behind = [*view.missing(), *_begun(store)]
@@ -48,7 +48,7 @@ def rebuild(output: str, tracking_uri: str | None, experiment: str | None, conso
             if number % _SAY_EVERY == 0:
                 console.print(f"  {number} of {len(behind)}")
         _close(view, store, job)
-        if uri == own and job.get("ended_at") is not None:
+        if uri == own and job.ended_at is not None:
             set_behind(store, False)
     except StoreError:
         raise
@@ -60,11 +60,12 @@ def rebuild(output: str, tracking_uri: str | None, experiment: str | None, conso
 
 def _begun(store: Store) -> list[str]:
     """Concepts with a checkpoint and no end: what is known of them is shown, too."""
-    ended = {found["concept_id"] for found in (*store.results(), *store.failures())}
+    ended = {result.concept_id for result in store.results()}
+    ended |= {failure.concept_id for failure in store.failures()}
     return [concept_id for concept_id in store.names("concepts") if concept_id not in ended]
 
 
-def _close(view: MLflowMirror, store: Store, job: dict[str, Any]) -> None:
+def _close(view: MLflowMirror, store: Store, job: JobRecord) -> None:
     """Totals and files; a job that hasn't ended stays RUNNING in MLflow, for its own driver to end."""
     with tempfile.TemporaryDirectory() as folder:
         files = []
@@ -73,7 +74,7 @@ def _close(view: MLflowMirror, store: Store, job: dict[str, Any]) -> None:
             if data is not None:
                 files.append(Path(folder) / name)
                 files[-1].write_bytes(data)
-        if job.get("ended_at") is None:
+        if job.ended_at is None:
             view.summarise(files)
         else:
-            view.close(_STATUS.get(job["exit_code"], "KILLED"), files)
+            view.close("KILLED" if job.exit_code is None else _STATUS.get(job.exit_code, "KILLED"), files)

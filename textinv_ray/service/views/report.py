@@ -6,14 +6,14 @@ import base64
 import html
 import io
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib import resources
 from string import Template
-from typing import Any
 
 from PIL import Image
 
 from textinv_ray.service.store.pictures import TRAINING_COLUMNS
+from textinv_ray.service.store.records import Failure, Result
 from textinv_ray.service.store.store import Store, sample_name
 from textinv_ray.service.views import results_table
 
@@ -26,8 +26,8 @@ _PAIRS = 30  # of words that are most alike
 
 def write(store: Store) -> None:
     """Writes report.html anew from everything in the store, a concept at a time."""
-    results = sorted(store.results(), key=lambda result: result["clip_image_similarity"] or 0.0)
-    failures = [found for found in store.failures() if store.result(found["concept_id"]) is None]
+    results = sorted(store.results(), key=lambda result: result.clip_image_similarity or 0.0)
+    failures = [found for found in store.failures() if store.result(found.concept_id) is None]
     embed = len(results) <= EMBEDDED
     page = Template(
         resources.files("textinv_ray.service.views").joinpath("report.html").read_text(encoding="utf-8")
@@ -53,10 +53,8 @@ def write(store: Store) -> None:
         file.write(after)
 
 
-def _summary(results: list[dict[str, Any]], failures: list[dict[str, Any]]) -> str:
-    scores = [
-        result["clip_image_similarity"] for result in results if result["clip_image_similarity"] is not None
-    ]
+def _summary(results: list[Result], failures: list[Failure]) -> str:
+    scores = [result.clip_image_similarity for result in results if result.clip_image_similarity is not None]
     text = f"{len(results)} done, {len(failures)} failed"
     return text + (f"; mean CLIP image similarity {sum(scores) / len(scores):.3f}" if scores else "")
 
@@ -76,35 +74,35 @@ def _alike(pairs: list[tuple[str, str, float]]) -> str:
     )
 
 
-def _row(store: Store, result: Mapping[str, Any], embed: bool) -> str:
-    prompts = result["sample_prompts"]
-    seeds = result["images_per_prompt"]
+def _row(store: Store, result: Result, embed: bool) -> str:
+    prompts = result.sample_prompts
+    seeds = result.images_per_prompt
     grids = (
-        ("training.png", min(result["images"], TRAINING_COLUMNS), result["images"]),
+        ("training.png", min(result.images, TRAINING_COLUMNS), result.images),
         (sample_name(0), seeds, seeds),
-        (sample_name(result["steps"]), seeds, seeds),
+        (sample_name(result.steps), seeds, seeds),
     )
     pictures = [_pictures(store, result, *grid, embed) for grid in grids]
-    image, text = result["clip_image_similarity"], result["clip_text_similarity"]
-    gain = None if image is None else image - (result["clip_image_similarity_initializer"] or 0.0)
-    numbers = (image, gain, text, result["steps"], result["seconds"])
+    image, text = result.clip_image_similarity, result.clip_text_similarity
+    gain = None if image is None else image - (result.clip_image_similarity_initializer or 0.0)
+    numbers = (image, gain, text, result.steps, result.seconds)
     shown = (
         _number(image),
         _number(gain, "+"),
         _number(text),
         _steps(result),
-        f"{result['seconds']:.0f}",
+        f"{result.seconds:.0f}",
     )
     cells = "".join(
         f'<td class="n" data-v="{"" if value is None else value}">{cell}</td>'
         for value, cell in zip(numbers, shown, strict=True)
     )
     details = html.escape(
-        f"{result['placeholder_token']} from “{result['initializer_token']}”, {result['learnable_property']}"
+        f"{result.placeholder_token} from “{result.initializer_token}”, {result.learnable_property}"
     )
-    words = html.escape(", ".join(result["nearest_words"]))
-    tags = html.escape(", ".join(f"{key}: {value}" for key, value in result["tags"].items()))
-    name, kind = html.escape(result["concept_id"]), html.escape(result["learnable_property"])
+    words = html.escape(", ".join(result.nearest_words))
+    tags = html.escape(", ".join(f"{key}: {value}" for key, value in result.tags.items()))
+    name, kind = html.escape(result.concept_id), html.escape(result.learnable_property)
     return (
         f'<tr data-status="done" data-kind="{kind}"><td data-v="{name}"><b>{name}</b><br>{details}'
         f"<br><small>near: {words}{'<br>' + tags if tags else ''}</small></td>"
@@ -117,30 +115,27 @@ def _row(store: Store, result: Mapping[str, Any], embed: bool) -> str:
     )
 
 
-def _steps(result: Mapping[str, Any]) -> str:
-    rule, best = result.get("stopped", "steps"), result.get("best_step")
-    notes = [] if rule == "steps" else [f"by {html.escape(rule)}"]
-    notes += [] if best is None else [f"best at {best}"]
-    return str(result["steps"]) + (f"<br><small>{', '.join(notes)}</small>" if notes else "")
+def _steps(result: Result) -> str:
+    notes = [] if result.stopped == "steps" else [f"by {result.stopped}"]
+    notes += [] if result.best_step is None else [f"best at {result.best_step}"]
+    return str(result.steps) + (f"<br><small>{', '.join(notes)}</small>" if notes else "")
 
 
-def _failed_row(failure: Mapping[str, Any]) -> str:
-    name = html.escape(failure["concept_id"])
-    error = html.escape(failure["error"])
+def _failed_row(failure: Failure) -> str:
+    name = html.escape(failure.concept_id)
+    error = html.escape(failure.error)
     return (
         f'<tr data-status="failed" data-kind=""><td data-v="{name}"><b>{name}</b></td>'
         f'<td colspan="3" class="e">{error}</td>' + '<td class="n" data-v=""></td>' * 5 + "</tr>\n"
     )
 
 
-def _pictures(
-    store: Store, result: Mapping[str, Any], name: str, columns: int, count: int, embed: bool
-) -> str:
+def _pictures(store: Store, result: Result, name: str, columns: int, count: int, embed: bool) -> str:
     """The first `count` tiles of a grid of `columns` columns, as pictures of their own or as a link to it."""
     if not embed:
-        link = html.escape(f"concepts/{result['concept_id']}/{name}")
+        link = html.escape(f"concepts/{result.concept_id}/{name}")
         return f'<a href="{link}"><img loading="lazy" class="strip" src="{link}" alt=""></a>'
-    data = store.read_concept(result["concept_id"], name)
+    data = store.read_concept(result.concept_id, name)
     if data is None:
         return ""
     grid = Image.open(io.BytesIO(data))

@@ -6,8 +6,10 @@ The nearest concept of each comes in a second pass: it needs all words, and keep
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import numpy as np
 import pyarrow as pa
@@ -15,16 +17,38 @@ import pyarrow.parquet as pq
 import safetensors.numpy
 from safetensors import SafetensorError
 
+from textinv_ray.service.store.records import Result, Use, fields_for, range_of
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.views.similarity import Directions, most_alike
 
+T = TypeVar("T")
+
 _ROWS_PER_GROUP = 1024
-_SCORES = (
-    "clip_image_similarity_initializer",
-    "clip_image_similarity",
-    "clip_text_similarity_initializer",
-    "clip_text_similarity",
-)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of results.parquet that isn't a field of `Result`."""
+
+    type: pa.DataType
+    text: str
+    """For the documentation."""
+    unit: str = ""
+    """Unit or range."""
+
+
+_FIELDS = set(fields_for(Use.COLUMN))
+_VECTORS = "vectors"
+_ONLY_HERE = {
+    _VECTORS: Column(
+        pa.list_(pa.list_(pa.float32())), "The word's embedding vectors: V lists of D float32 each."
+    ),
+    "nearest_concept": Column(
+        pa.string(), "The concept whose word is most similar, by the cosine of the means of their vectors."
+    ),
+    "nearest_concept_cosine": Column(pa.float64(), "The cosine of the two.", "cosine, in [-1, 1]"),
+    "error": Column(pa.string(), "Why a failed concept was given up; null for the others."),
+}
 
 
 def schema(dims: set[int]) -> pa.Schema:
@@ -33,32 +57,41 @@ def schema(dims: set[int]) -> pa.Schema:
     `vectors` is a list of V fixed-size lists of D floats. The outer list isn't of fixed size even where all
     words have the same V: a failed concept has none, and Arrow can't read a null fixed-size list back.
     """
-    vector = pa.list_(pa.float32(), next(iter(dims))) if len(dims) == 1 else pa.list_(pa.float32())
-    return pa.schema(
-        [
-            ("concept_id", pa.string()),
-            ("status", pa.string()),
-            ("placeholder_token", pa.string()),
-            ("initializer_token", pa.string()),
-            ("learnable_property", pa.string()),
-            ("num_vectors", pa.int32()),
-            ("steps", pa.int32()),
-            ("stopped", pa.string()),
-            ("best_step", pa.int32()),
-            *((name, pa.float64()) for name in _SCORES),
-            ("final_loss", pa.float64()),
-            ("vectors", pa.list_(vector)),
-            ("norms", pa.list_(pa.float64())),
-            ("nearest_words", pa.list_(pa.string())),
-            ("nearest_concept", pa.string()),
-            ("nearest_concept_cosine", pa.float64()),
-            ("seconds", pa.float64()),
-            ("review_seconds", pa.float64()),
-            ("look_seconds", pa.float64()),
-            ("tags", pa.map_(pa.string(), pa.string())),
-            ("error", pa.string()),
-        ]
-    )
+    types = {name: _arrow_type(Result.model_fields[name].annotation) for name in fields_for(Use.COLUMN)}
+    types |= {name: column.type for name, column in _ONLY_HERE.items()}
+    if len(dims) == 1:
+        types[_VECTORS] = pa.list_(pa.list_(pa.float32(), next(iter(dims))))
+    return pa.schema(list(types.items()))
+
+
+def columns_table() -> str:
+    """A Markdown table of the columns of results.parquet, for the documentation."""
+    lines = ["| column | type | unit or range | what it is |", "|---|---|---|---|"]
+    for name in fields_for(Use.COLUMN):
+        field = Result.model_fields[name]
+        text = " ".join((field.description or "").split())
+        lines.append(f"| `{name}` | {_arrow_type(field.annotation)} | {range_of(field)} | {text} |")
+    lines += [
+        f"| `{name}` | {column.type} | {column.unit} | {column.text} |" for name, column in _ONLY_HERE.items()
+    ]
+    return "\n".join(lines)
+
+
+def _arrow_type(annotation: object) -> pa.DataType:
+    """The Arrow type of a field's annotation. Every column may be null: a failed concept has few values."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin in (Union, UnionType):
+        (annotation,) = (member for member in arguments if member is not NoneType)
+        return _arrow_type(annotation)
+    if origin is Annotated:
+        return _arrow_type(arguments[0])
+    if origin is tuple:
+        return pa.list_(_arrow_type(arguments[0]))
+    if origin is dict:
+        return pa.map_(_arrow_type(arguments[0]), _arrow_type(arguments[1]))
+    if origin is Literal:
+        return pa.string()
+    return {str: pa.string(), int: pa.int32(), float: pa.float64()}[annotation]  # type: ignore[index]
 
 
 def write(store: Store) -> int:
@@ -66,7 +99,7 @@ def write(store: Store) -> int:
 
     Raises StoreError.
     """
-    columns = schema({result["embedding_dim"] for result in store.results()})
+    columns = schema({result.embedding_dim for result in store.results()})
     ids: list[str] = []
     with store.building("results.parquet") as path:
         directions, rows_path = Directions(path.parent), path.with_name("rows.parquet")
@@ -118,18 +151,13 @@ def _add_nearest(
 
 def _rows(store: Store) -> Iterator[dict[str, Any]]:
     for group in _groups(store.results()):
-        names = [f"concepts/{result['concept_id']}/learned_embeds.safetensors" for result in group]
+        names = [f"concepts/{result.concept_id}/learned_embeds.safetensors" for result in group]
         for result, (_, data) in zip(group, store.read_many(names), strict=True):
-            # Results from before there were stopping rules took all their steps.
-            yield {
-                "stopped": "steps",
-                **result,
-                "vectors": _vectors(data),
-                "tags": list(result["tags"].items()),
-            }
+            row = result.model_dump(include=_FIELDS)
+            yield row | {"vectors": _vectors(data), "tags": list(result.tags.items())}
     for failure in store.failures():
-        if store.result(failure["concept_id"]) is None:
-            yield {"concept_id": failure["concept_id"], "status": "failed", "error": failure["error"]}
+        if store.result(failure.concept_id) is None:
+            yield {"concept_id": failure.concept_id, "status": "failed", "error": failure.error}
 
 
 def _vectors(data: bytes | None) -> list[np.ndarray] | None:
@@ -141,8 +169,8 @@ def _vectors(data: bytes | None) -> list[np.ndarray] | None:
     return list(np.atleast_2d(next(iter(tensors.values())))) if tensors else None
 
 
-def _groups(rows: Iterator[Mapping[str, Any]]) -> Iterator[list[Any]]:
-    group: list[Any] = []
+def _groups(rows: Iterator[T]) -> Iterator[list[T]]:
+    group: list[T] = []
     for row in rows:
         group.append(row)
         if len(group) == _ROWS_PER_GROUP:

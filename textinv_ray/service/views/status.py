@@ -15,7 +15,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from textinv_ray.config.job import ServiceConfig
 from textinv_ray.service.store.history import History
+from textinv_ray.service.store.records import Failure, JobRecord, Result, mean_scores
 from textinv_ray.service.store.store import Store
 from textinv_ray.util.errors import UserError
 from textinv_ray.util.redact import redact_text
@@ -26,7 +28,6 @@ _SHOWN_RUNNING = 12
 _SHOWN_ERRORS = 8
 _SHOWN_IDS = 4
 _SPECIFIC = re.compile(r"\S*[/\d]\S*")  # Paths and numbers: errors that differ in these alone are one kind.
-_ATTEMPTS = re.compile(r"\((\d+) of \1 attempts\)$")  # as leases.py words it
 
 
 @dataclass(frozen=True)
@@ -96,44 +97,43 @@ def read(output: str) -> Status:
     job = store.job()
     if job is None:
         raise UserError(f"{store.shown}: no job.json there; give the --output of a job")
-    results = {found["concept_id"]: found for found in store.results()}
-    failures = {
-        found["concept_id"]: found for found in store.failures() if found["concept_id"] not in results
-    }
-    begun_at = job.get("begun_at", job["started_at"])
-    begun = list(_begun(store, _candidates(store, job, results, begun_at)))
+    results = {found.concept_id: found for found in store.results()}
+    failures = {found.concept_id: found for found in store.failures() if found.concept_id not in results}
+    begun_at = job.begun_at
+    begun = list(_begun(store, _candidates(store, job, results)))
     active, idle = [], []
-    patience = _patience_s(job)
+    patience = _patience_s(job.config(store.shown).service)
     for concept in begun:
-        is_recent = now - concept.seen_at < patience and job.get("ended_at") is None
+        is_recent = now - concept.seen_at < patience and job.ended_at is None
         # A failed one is only of interest again when somebody is at it.
-        if is_recent and concept.seen_at > failures.get(concept.concept_id, {}).get("time", 0.0):
+        failure = failures.get(concept.concept_id)
+        if is_recent and (failure is None or concept.seen_at > failure.time):
             active.append(concept)
             failures.pop(concept.concept_id, None)
-        elif concept.concept_id not in failures:
+        elif failure is None:
             idle.append(concept)
     done = list(results.values())
-    stale = _count_stale(job, done, begun_at)
-    quarantined = sum(_is_quarantined(failure) for failure in failures.values())
-    rows = int(job["manifest_rows"])
+    stale = _count_stale(job, done)
+    quarantined = sum(failure.quarantined for failure in failures.values())
+    rows = job.manifest_rows
     waiting = max(0, rows - (len(done) - stale) - len(active) - len(idle) - len(failures))
     rate = _rate(done, begun_at, now)
     left = waiting + len(active) + len(idle)
-    seconds = sum(result["seconds"] for result in done)
+    seconds = sum(result.seconds for result in done)
     lock = store.times("").get("lock.json", 0.0)  # a running job renews it every few seconds
     seen = [
         begun_at,
         lock,
-        *(result["finished_at"] for result in done),
+        *(result.finished_at for result in done),
         *(concept.seen_at for concept in begun),
     ]
     return Status(
         output=store.shown,
-        manifest=job["manifest"],
+        manifest=job.manifest,
         rows=rows,
         started_at=begun_at,
-        ended_at=job.get("ended_at"),
-        exit_code=job.get("exit_code"),
+        ended_at=job.ended_at,
+        exit_code=job.exit_code,
         seen_at=max(seen),
         done=len(done) - stale,
         running=tuple(active),
@@ -142,12 +142,12 @@ def read(output: str) -> Status:
         quarantined=quarantined,
         waiting=waiting,
         concepts_per_hour=rate,
-        seconds_left=3600 * left / rate if rate and left and job.get("ended_at") is None else None,
+        seconds_left=3600 * left / rate if rate and left and job.ended_at is None else None,
         worker_seconds_per_concept=seconds / len(done) if done else None,
-        steps_per_worker_second=sum(result["steps"] for result in done) / seconds if seconds else None,
-        scores=_scores(done),
+        steps_per_worker_second=sum(result.steps for result in done) / seconds if seconds else None,
+        scores=mean_scores(done),
         errors=_error_kinds(failures.values()),
-        mlflow_is_behind=bool(job.get("mlflow_is_behind")) and job.get("ended_at") is not None,
+        mlflow_is_behind=job.mlflow_is_behind and job.ended_at is not None,
     )
 
 
@@ -200,23 +200,21 @@ def show(console: Console, status: Status) -> None:
 # Reading
 
 
-def _count_stale(job: Mapping[str, Any], results: list[dict[str, Any]], begun_at: float) -> int:
+def _count_stale(job: JobRecord, results: list[Result]) -> int:
     """Results of other settings that the last run set out to replace and hasn't replaced yet."""
-    if not job.get("to_replace") or job.get("exit_code") == 0:
+    if not job.to_replace or job.exit_code == 0:
         return 0
-    new = sum(result["finished_at"] >= begun_at for result in results)
-    return max(0, len(results) - new - int(job["done_before"]))
+    new = sum(result.finished_at >= job.begun_at for result in results)
+    return max(0, len(results) - new - job.done_before)
 
 
-def _candidates(
-    store: Store, job: Mapping[str, Any], results: Mapping[str, Mapping[str, Any]], begun_at: float
-) -> list[str]:
+def _candidates(store: Store, job: JobRecord, results: Mapping[str, Result]) -> list[str]:
     """Concepts that may be in work: those without a result, and where results get replaced, the old ones."""
-    replacing = bool(job.get("to_replace"))
+    replacing = job.to_replace > 0
     return [
         concept_id
         for concept_id in store.names("concepts")
-        if concept_id not in results or (replacing and results[concept_id]["finished_at"] < begun_at)
+        if concept_id not in results or (replacing and results[concept_id].finished_at < job.begun_at)
     ]
 
 
@@ -237,19 +235,14 @@ def _begun(store: Store, concept_ids: Iterable[str]) -> Iterable[Running]:
         )
 
 
-def _patience_s(job: Mapping[str, Any]) -> float:
-    """Longer than a healthy worker is silent: a checkpoint's interval and a lease."""
-    service = job["configuration"]["service"]
-    return 2 * float(service["checkpoint_every_s"]) + float(service["lease_timeout_s"])
+def _patience_s(service: ServiceConfig) -> float:
+    """Longer than a healthy worker is silent: the time between checkpoints, twice, and a lease."""
+    return 2 * service.checkpoint_every_s + service.lease_timeout_s
 
 
-def _is_quarantined(failure: Mapping[str, Any]) -> bool:
-    return bool(failure.get("quarantined") or _ATTEMPTS.search(failure["error"]))
-
-
-def _rate(done: Iterable[Mapping[str, Any]], begun_at: float, now: float) -> float | None:
+def _rate(done: Iterable[Result], begun_at: float, now: float) -> float | None:
     """Concepts per hour, over the last hour in which anything was finished in this run."""
-    times = sorted(result["finished_at"] for result in done if result["finished_at"] >= begun_at)
+    times = sorted(result.finished_at for result in done if result.finished_at >= begun_at)
     if not times:
         return None
     end = min(now, times[-1])
@@ -258,22 +251,12 @@ def _rate(done: Iterable[Mapping[str, Any]], begun_at: float, now: float) -> flo
     return 3600 * count / (end - start) if end > start else None
 
 
-def _scores(done: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    means = {}
-    for name in ("clip_image_similarity", "clip_text_similarity"):
-        for suffix in ("_initializer", ""):
-            values = [result[name + suffix] for result in done if result.get(name + suffix) is not None]
-            if values:
-                means[name + suffix] = sum(values) / len(values)
-    return means
-
-
-def _error_kinds(failures: Iterable[Mapping[str, Any]]) -> tuple[ErrorKind, ...]:
-    kinds: dict[str, list[Mapping[str, Any]]] = {}
+def _error_kinds(failures: Iterable[Failure]) -> tuple[ErrorKind, ...]:
+    kinds: dict[str, list[Failure]] = {}
     for failure in failures:
-        kinds.setdefault(_SPECIFIC.sub("#", failure["error"]), []).append(failure)
+        kinds.setdefault(_SPECIFIC.sub("#", failure.error), []).append(failure)
     return tuple(
-        ErrorKind(redact_text(found[0]["error"]), tuple(failure["concept_id"] for failure in found))
+        ErrorKind(redact_text(found[0].error), tuple(failure.concept_id for failure in found))
         for found in sorted(kinds.values(), key=len, reverse=True)
     )
 

@@ -1,4 +1,4 @@
-"""What is kept of a concept: its result.json, and pictures as grids."""
+"""The files of a concept: its result, its history, and which steps are reviewed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.manifest.columns import COLUMNS
 from textinv_ray.service.store.history import History, Point
+from textinv_ray.service.store.records import Option, Result, StopReason
 from textinv_ray.service.store.store import Store
 
 logger = logging.getLogger(__name__)
@@ -47,55 +48,59 @@ def history_of(store: Store, task: ConceptTask, config: JobConfig) -> History:
 
 
 def result(
-    task: ConceptTask, history: History, backbone: Backbone, samples: Mapping[str, np.ndarray]
-) -> dict[str, Any]:
-    """result.json of a concept that is done and was reviewed at its first and last point.
+    task: ConceptTask,
+    history: History,
+    backbone: Backbone,
+    samples: Mapping[str, np.ndarray],
+    images_mtime_digest: str,
+) -> Result:
+    """The result of a concept that is done and was reviewed at the first and the last point of its history.
 
-    samples: the last point's, prompt -> uint8 (n, H, W, 3).
+    samples: those of the last point, prompt -> uint8 (n, H, W, 3). images_mtime_digest: see Key.
     """
     concept, vectors = task.concept, task.vectors
     before, after = history.points[0], history.points[-1]
-    return {
-        "concept_id": concept.concept_id,
-        "status": "done",
-        "placeholder_token": concept.placeholder_token,
-        "initializer_token": concept.initializer_token or concept.init_from,
-        "learnable_property": concept.learnable_property,
-        "num_vectors": len(vectors),
-        "embedding_dim": vectors.shape[1],
-        "steps": task.step,
-        "stopped": task.stopped or "steps",
-        "best_step": task.best_step,
-        "learning_rate": concept.learning_rate,
-        "batch_size": concept.batch_size,
-        "seed": concept.seed,
-        "images": len(concept.images),
-        "templates": len(concept.templates),
-        "captions": len(concept.captions),
-        "options": options(concept),
-        "tags": concept.tags,
-        "image_uris": list(concept.image_uris),
-        "clip_image_similarity_initializer": before.clip_image_similarity,
-        "clip_image_similarity": after.clip_image_similarity,
-        "clip_text_similarity_initializer": before.clip_text_similarity,
-        "clip_text_similarity": after.clip_text_similarity,
-        "final_loss": final_loss(history),
-        "norms": [round(float(norm), 6) for norm in vectors.norm(dim=1)],
-        "nearest_words": nearest_words(backbone, vectors),
-        "seconds": round(history.seconds, 3),
-        "review_seconds": round(history.review_seconds, 3),
-        "look_seconds": round(history.look_seconds, 3),
-        "finished_at": time.time(),
-        "sample_steps": [point.step for point in history.points if point.sampled],
-        "sample_prompts": list(samples),
-        "images_per_prompt": max((len(images) for images in samples.values()), default=0),
-        "fingerprint": concept.fingerprint,
-        "row_fingerprint": concept.row_fingerprint,
-        "state_fingerprint": concept.state_fingerprint,
-    }
+    return Result(
+        concept_id=concept.concept_id,
+        placeholder_token=concept.placeholder_token,
+        initializer_token=concept.initializer_token or concept.init_from,
+        learnable_property=concept.learnable_property,
+        num_vectors=len(vectors),
+        embedding_dim=vectors.shape[1],
+        steps=task.step,
+        stopped=cast(StopReason, task.stopped or "steps"),
+        best_step=task.best_step,
+        learning_rate=concept.learning_rate,
+        batch_size=concept.batch_size,
+        seed=concept.seed,
+        images=len(concept.images),
+        templates=len(concept.templates),
+        captions=len(concept.captions),
+        options=options(concept),
+        image_uris=concept.image_uris,
+        clip_image_similarity_initializer=before.clip_image_similarity,
+        clip_image_similarity=after.clip_image_similarity,
+        clip_text_similarity_initializer=before.clip_text_similarity,
+        clip_text_similarity=after.clip_text_similarity,
+        final_loss=final_loss(history),
+        norms=tuple(round(float(norm), 6) for norm in vectors.norm(dim=1)),
+        nearest_words=tuple(nearest_words(backbone, vectors)),
+        seconds=round(history.seconds, 3),
+        review_seconds=round(history.review_seconds, 3),
+        stopping_seconds=round(history.stopping_seconds, 3),
+        tags=concept.tags,
+        finished_at=time.time(),
+        sample_steps=tuple(point.step for point in history.points if point.sampled),
+        sample_prompts=tuple(samples),
+        images_per_prompt=max((len(images) for images in samples.values()), default=0),
+        fingerprint=concept.fingerprint,
+        row_fingerprint=concept.row_fingerprint,
+        state_fingerprint=concept.state_fingerprint,
+        images_mtime_digest=images_mtime_digest,
+    )
 
 
-def options(concept: Concept) -> dict[str, Any]:
+def options(concept: Concept) -> dict[str, Option]:
     """The settings beyond plain textual inversion that have another value than by default."""
     defaults = {field.name: field.default for field in fields(Concept)}
     shown = [name for name, column in COLUMNS.items() if column.shown == "option"]

@@ -32,6 +32,7 @@ from textinv_ray.service.scheduling.leases import Lease
 from textinv_ray.service.scheduling.protocol import PayloadLostError, SchedulerInterface
 from textinv_ray.service.store.history import History
 from textinv_ray.service.store.pictures import sample_grid, training_grid
+from textinv_ray.service.store.records import Result
 from textinv_ray.service.store.store import Store, StoreError, sample_name
 from textinv_ray.service.worker import artifacts
 from textinv_ray.service.worker.active_concept import ActiveConcept
@@ -168,7 +169,7 @@ class Worker:
         concept = Concept.from_row({"concept_id": lease.concept_id, "concept": prepared.row})
         if lease.attempt > 1:  # a worker may have been lost between its last write and its word of it
             result = self._store.result(lease.concept_id)
-            if result and result["fingerprint"] == concept.fingerprint:
+            if result and result.fingerprint == concept.fingerprint:
                 self._store.remove_checkpoint(lease.concept_id)
                 self._scheduler.ack(self.name, lease.concept_id)
                 return None
@@ -255,7 +256,7 @@ class Worker:
         due = {item.concept_id: item for item in items if item.task.evaluation_due}
         subjects = [Subject(item.task.concept, item.task.vectors) for item in due.values()]
         render = partial(evaluate_words, self._backbone, self._scorer, config=self._config)
-        scores = self._rendered(list(due.values()), subjects, render, History.add_look)
+        scores = self._rendered(list(due.values()), subjects, render, History.add_stopping)
         for concept_id, score in scores.items():
             due[concept_id].task.record(score)
         return [item for item in items if not item.task.evaluation_due]
@@ -375,8 +376,7 @@ class Worker:
             task = item.task
             item.history.set_losses(task.loss_history.tolist())
             samples = reviews[item.concept_id].samples
-            result = artifacts.result(task, item.history, self._backbone, samples)
-            result["images_mtime_digest"] = item.images_mtime_digest
+            result = artifacts.result(task, item.history, self._backbone, samples, item.images_mtime_digest)
             files = {
                 "learned_embeds.safetensors": words.save_learned_embeds(
                     task.concept.placeholder_token, task.vectors
@@ -384,14 +384,14 @@ class Worker:
                 "state.safetensors": task.to_bytes(),
                 "history.parquet": item.history.to_bytes(),
             }
-            self._write(item, self._finisher(item.concept_id, result, files))
+            self._write(item, self._finisher(result, files))
 
-    def _finisher(
-        self, concept_id: str, result: dict[str, Any], files: dict[str, bytes]
-    ) -> Callable[[], None]:
+    def _finisher(self, result: Result, files: dict[str, bytes]) -> Callable[[], None]:
+        concept_id = result.concept_id
+
         def finish() -> None:
             if self._may_write(concept_id):
-                self._store.finish(concept_id, result, files)
+                self._store.finish(result, files)
                 self._scheduler.ack(self.name, concept_id)
             self._items.pop(concept_id, None)
 

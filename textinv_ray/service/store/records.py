@@ -1,0 +1,269 @@
+"""What the store keeps of a job and of each concept: job.json, result.json and failed/<concept_id>.json.
+
+Every field is defined here once. `result.json` is a `Result` as it stands; the columns of `results.parquet`, the
+parameters and metrics in MLflow, the means of `textinv status` and the table in the documentation are made from the
+fields' types, docstrings and markers (`Use`, `Unit`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Annotated, Literal, TypeVar, get_args, get_origin
+
+from annotated_types import Ge, Gt
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic.fields import FieldInfo
+
+from textinv_ray.config.job import JobConfig
+from textinv_ray.config.training import LearnableProperty
+from textinv_ray.service.store.keys import Key
+
+Option = str | int | float | tuple[int, ...]
+"""Value of a training setting that has a column in the manifest."""
+
+
+StopReason = Literal["steps", "dvar", "clip"]
+
+
+class Use(Enum):
+    """Where a field of `Result` appears besides result.json."""
+
+    COLUMN = "a column of results.parquet"
+    PARAM = "a parameter of the concept's run in MLflow"
+    METRIC = "a metric of the concept's run in MLflow, at its last step"
+    SCORE = "a score: its mean over concepts is a metric of the job's run and part of `textinv status`"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The unit of a number, with the range where it isn't checked (rounding may pass its ends)."""
+
+    text: str
+
+
+Count = Annotated[int, Field(ge=0, lt=2**31)]
+Loss = Annotated[float, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0), Unit("s")]
+Time = Annotated[float, Field(ge=0), Unit("s since 1970-01-01 UTC")]
+Cosine = Annotated[float, Unit("cosine, in [-1, 1]")]
+
+
+class Record(BaseModel):
+    """A JSON file of the store. Immutable; unknown fields are ignored when it is read."""
+
+    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+    def to_bytes(self) -> bytes:
+        """UTF-8 JSON."""
+        return self.model_dump_json(indent=1).encode() + b"\n"
+
+
+class Result(Record):
+    """A finished concept: concepts/<concept_id>/result.json."""
+
+    concept_id: Annotated[str, Use.COLUMN]
+    """Name of the concept; unique in its manifest."""
+    status: Annotated[Literal["done"], Use.COLUMN] = "done"
+    """`done`; in results.parquet also `failed`."""
+    placeholder_token: Annotated[str, Use.COLUMN, Use.PARAM]
+    """The learned word in prompts, such as `<cat-toy>`."""
+    initializer_token: Annotated[str, Use.COLUMN, Use.PARAM]
+    """Word or phrase of the vocabulary that learning started from; without one, the value of `init_from`."""
+    learnable_property: Annotated[LearnableProperty, Use.COLUMN, Use.PARAM]
+    """`object` or `style`."""
+    num_vectors: Annotated[Count, Field(ge=1), Use.COLUMN, Use.PARAM]
+    """Embedding vectors of the word, V."""
+    embedding_dim: Annotated[Count, Field(ge=1)]
+    """Numbers in each vector, D."""
+    steps: Annotated[Count, Use.COLUMN, Use.PARAM]
+    """Optimizer steps that were taken."""
+    stopped: Annotated[StopReason, Use.COLUMN, Use.PARAM]
+    """What ended learning: `steps` (all were taken) or the stopping rule."""
+    best_step: Annotated[Count | None, Use.COLUMN, Use.PARAM]
+    """With `stopping.rule: clip`, the step whose vectors were kept; null with other rules."""
+    learning_rate: Annotated[float, Field(gt=0), Use.PARAM]
+    """Adam's step size."""
+    batch_size: Annotated[Count, Field(ge=1), Use.PARAM]
+    """Samples per step."""
+    seed: Annotated[int, Field(ge=0, lt=2**63), Use.PARAM]
+    """Seed of all random draws of training."""
+    images: Annotated[Count, Use.PARAM]
+    """Number of training images."""
+    templates: Annotated[Count, Use.PARAM]
+    """Number of training prompts."""
+    captions: Annotated[Count, Use.PARAM]
+    """Number of images with a caption."""
+    options: dict[str, Option]
+    """Training settings beyond plain textual inversion, where they differ from their defaults. In MLflow each is a
+    parameter."""
+    image_uris: tuple[str, ...]
+    """Where the training images came from, without credentials."""
+    clip_image_similarity_initializer: Annotated[Cosine | None, Use.COLUMN, Use.METRIC, Use.SCORE]
+    """`clip_image_similarity` of the initializer, before learning."""
+    clip_image_similarity: Annotated[Cosine | None, Use.COLUMN, Use.SCORE]
+    """Mean CLIP cosine between samples of `scoring.image_prompt` and the training images; null without samples."""
+    clip_text_similarity_initializer: Annotated[Cosine | None, Use.COLUMN, Use.METRIC, Use.SCORE]
+    """`clip_text_similarity` of the initializer, before learning."""
+    clip_text_similarity: Annotated[Cosine | None, Use.COLUMN, Use.SCORE]
+    """Mean CLIP cosine between samples of each editing prompt and that prompt without the word; null without
+    editing prompts."""
+    final_loss: Annotated[Loss | None, Use.COLUMN]
+    """Mean denoising loss of the last tenth of the steps; null when no step had a finite loss."""
+    norms: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Use.COLUMN]
+    """Euclidean norm of each vector, (V,)."""
+    nearest_words: Annotated[tuple[str, ...], Use.COLUMN]
+    """Whole words of the vocabulary by falling cosine with the mean of the vectors."""
+    seconds: Annotated[Seconds, Use.COLUMN, Use.METRIC]
+    """The concept's share of its workers' time."""
+    review_seconds: Annotated[Seconds, Use.COLUMN]
+    """Part of `seconds` that rendered and scored samples."""
+    stopping_seconds: Annotated[Seconds, Use.COLUMN]
+    """Part of `seconds` that rendered and scored pictures for `stopping.rule: clip`."""
+    tags: Annotated[dict[str, str], Use.COLUMN]
+    """The row's own labels. In MLflow each is a tag."""
+    finished_at: Time
+    """When the result was made."""
+    sample_steps: tuple[Count, ...]
+    """Steps that have a grid of samples, ascending."""
+    sample_prompts: tuple[str, ...]
+    """Prompts of a grid's rows, with `{}` for the word."""
+    images_per_prompt: Count
+    """Columns of a grid."""
+    fingerprint: str
+    """Digest of the row, the configuration, the model and the bytes of the images."""
+    row_fingerprint: str
+    """The same with image URIs in place of their bytes: what a restart compares without reading images."""
+    state_fingerprint: str
+    """Digest of what the optimisation depends on: a state of the same may be continued."""
+    images_mtime_digest: str
+    """Digest of the sizes and modification times of local images; empty when none is local."""
+
+    @property
+    def key(self) -> Key:
+        """What the planner recognises this result by."""
+        return Key(self.row_fingerprint, self.images_mtime_digest)
+
+
+class Failure(Record):
+    """A concept that was given up: failed/<concept_id>.json. The next run tries it again."""
+
+    concept_id: str
+    """Name of the concept."""
+    error: str
+    """Why, in one line."""
+    time: Time
+    """When it was given up."""
+    quarantined: bool
+    """Whether it was put aside because workers were lost with it, `service.max_attempts` times."""
+
+
+class JobRecord(Record):
+    """A job: job.json. No URI in it has credentials."""
+
+    id: str
+    """Random; stays for as long as the output does."""
+    name: str
+    """Name of the job's run in MLflow: the last part of the output's path."""
+    started_at: Time
+    """When the first run with these settings began."""
+    begun_at: Time
+    """When the last run began."""
+    ended_at: Time | None = None
+    """When the last run ended; null while it runs, or when it was killed."""
+    exit_code: int | None = None
+    """Of the last run; null while `ended_at` is."""
+    manifest: str
+    """URI of the manifest."""
+    manifest_rows: Count
+    """Concepts in the manifest."""
+    manifest_digest: str
+    """Digest of the fingerprints of all planned rows."""
+    done_before: Count
+    """Concepts that had their result when the last run began."""
+    to_replace: Count
+    """Concepts whose result, of other settings or images, the last run set out to replace."""
+    config_digest: str
+    """Digest of `determines_results`."""
+    configuration: dict[str, JsonValue]
+    """The resolved configuration: `JobConfig.to_dict()`."""
+    determines_results: dict[str, JsonValue]
+    """The part of the configuration that results depend on."""
+    versions: dict[str, str]
+    """Versions of Python and of the packages that results may depend on."""
+    mlflow_is_behind: bool
+    """Whether MLflow lacks something that the store has."""
+
+    def config(self, source: str) -> JobConfig:
+        """The configuration, validated. Raises UserError, which names `source`."""
+        return JobConfig.from_dict(dict(self.configuration), source)
+
+
+SomeRecord = TypeVar("SomeRecord", bound=Record)
+
+
+def parse(kind: type[SomeRecord], data: bytes) -> SomeRecord:
+    """A record from its JSON. Raises ValueError, with the first field that is wrong."""
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{place}: {first['msg']}" if place else first["msg"]) from None
+
+
+def fields_for(use: Use) -> tuple[str, ...]:
+    """Names of the fields of `Result` with this use, in order."""
+    return tuple(name for name, field in Result.model_fields.items() if use in field.metadata)
+
+
+def range_of(field: FieldInfo) -> str:
+    """Unit and range of a field's numbers, such as "s, >= 0"; empty when it has neither."""
+    marks = [*field.metadata, *_inner_metadata(field.annotation)]
+    units = [mark.text for mark in marks if isinstance(mark, Unit)]
+    bounds = [f">= {mark.ge}" for mark in marks if isinstance(mark, Ge)][-1:]  # the last one is the narrowest
+    bounds += [f"> {mark.gt}" for mark in marks if isinstance(mark, Gt)]
+    return ", ".join([*units, *bounds])
+
+
+def _inner_metadata(annotation: object) -> list[object]:
+    """What `Annotated` says of the members of a union or the items of a tuple."""
+    found: list[object] = []
+    for part in get_args(annotation):
+        if get_origin(part) is Annotated:
+            for mark in get_args(part)[1:]:
+                found += mark.metadata if isinstance(mark, FieldInfo) else [mark]
+    return found
+
+
+SCORES = fields_for(Use.SCORE)
+"""The CLIP scores of a result, each with its value for the initializer before it."""
+_COLUMNS, _PARAMS, _METRICS = fields_for(Use.COLUMN), fields_for(Use.PARAM), fields_for(Use.METRIC)
+
+
+def scores_of(result: Result) -> dict[str, float | None]:
+    """The CLIP scores of a result by name, in the order of SCORES."""
+    return {name: getattr(result, name) for name in SCORES}
+
+
+def mean_scores(results: Collection[Result]) -> dict[str, float]:
+    """Mean of each score over the results that have it; scores that none has are left out."""
+    means = {}
+    for name in SCORES:
+        values = [score for result in results if (score := getattr(result, name)) is not None]
+        if values:
+            means[name] = sum(values) / len(values)
+    return means
+
+
+def params(result: Result) -> Mapping[str, object]:
+    """MLflow parameters of a concept's run. What is null is left out."""
+    found = {name: getattr(result, name) for name in _PARAMS} | result.options
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def metrics(result: Result) -> Mapping[str, float]:
+    """MLflow metrics of a concept's run beside those of its history. What is null is left out."""
+    found = {name: getattr(result, name) for name in _METRICS}
+    return {name: value for name, value in found.items() if value is not None}

@@ -77,7 +77,7 @@ def test_the_runs_are_a_sound_manifest(source: Manifest, tmp_path: Path) -> None
     rows = list(expand(source, CONFIG, list(VARIANTS), seeds=2))
     path = tmp_path / "elsewhere" / "runs.parquet"
     path.parent.mkdir()
-    path.write_bytes(ablation._parquet(rows))
+    path.write_bytes(ablation.to_parquet(rows))
     opened = Manifest.open(str(path))
     checks.check(opened, CONFIG)
     options: dict[str, Any] = {"base": opened.base, "resolution": 16, "model_identity": "model-1"}
@@ -92,12 +92,12 @@ def test_the_runs_are_a_sound_manifest(source: Manifest, tmp_path: Path) -> None
 
 
 def test_variants_by_name() -> None:
-    assert ablation._chosen([]) == list(VARIANTS)
-    assert ablation._chosen(["auto", "progressive"]) == ["base", "progressive", "auto"]
+    assert ablation.choose_variants([]) == list(VARIANTS)
+    assert ablation.choose_variants(["auto", "progressive"]) == ["base", "progressive", "auto"]
     with pytest.raises(
         UserError, match=r"no variant 'progresive'; did you mean 'progressive'\? \(known: base,"
     ):
-        ablation._chosen(["progresive"])
+        ablation.choose_variants(["progresive"])
 
 
 def known(found: tuple[float | None, float | None, float | None]) -> tuple[float, float, float]:

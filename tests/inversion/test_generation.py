@@ -38,7 +38,7 @@ def test_alone_and_in_any_batch_the_same(backbone: Backbone, monkeypatch: pytest
     expected = [alone(backbone, request) for request in REQUESTS]
     assert [len(images) for images in expected] == [2, 1, 1, 1, 1, 1, 1]
     together = generate(backbone, WORDS, REQUESTS, FAST)
-    monkeypatch.setattr(sampling, "_batch_size", lambda _: 2)
+    monkeypatch.setattr(sampling, "MAX_BATCH_SIZE", 2)
     order = [3, 6, 1, 0, 5, 4, 2]
     shuffled = generate(backbone, WORDS, [REQUESTS[index] for index in order], FAST)
     for index, images in enumerate(expected):

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 import math
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.support import tiny
+from tests.support.learning import alone, assert_same, digest, run
 from textinv_ray.concepts.concept import Concept
-from textinv_ray.config.job import JobConfig, TrainingConfig
+from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion.backbone import Backbone
-from textinv_ray.inversion.pack import LOSS_SCALE_GROWTH_STEPS, Pack, update
+from textinv_ray.inversion.pack import Pack
 from textinv_ray.inversion.task import ConceptTask, learning_rate
 
 CONFIG = JobConfig.from_dict(
@@ -33,32 +33,9 @@ CONCEPTS = [
 ]
 
 
-def run(tasks: list[ConceptTask], backbone: Backbone, size: int, config: JobConfig = CONFIG) -> None:
-    """Takes the tasks to their ends, refilling slots in the order given."""
-    pack, waiting = Pack(backbone, config, size), list(tasks)
-    while waiting or pack.tasks:
-        while waiting and pack.free:
-            pack.add(waiting.pop(0))
-        pack.step()
-
-
-def alone(concept: Concept, backbone: Backbone, config: JobConfig = CONFIG) -> ConceptTask:
-    task = ConceptTask(concept, backbone, config)
-    run([task], backbone, 1, config)
-    return task
-
-
-def assert_same(task: ConceptTask, expected: ConceptTask, tolerance: float = 1e-9) -> None:
-    assert task.step == expected.step
-    for name, value in expected.state_dict().items():
-        torch.testing.assert_close(
-            task.state_dict()[name], value, rtol=0, atol=tolerance, equal_nan=True, msg=name
-        )
-
-
 @pytest.fixture(scope="module")
 def learned_alone(backbone64: Backbone) -> list[ConceptTask]:
-    return [alone(concept, backbone64) for concept in CONCEPTS]
+    return [alone(concept, backbone64, CONFIG) for concept in CONCEPTS]
 
 
 @settings(max_examples=12, deadline=None)
@@ -67,7 +44,7 @@ def test_packed_equals_alone(
     backbone64: Backbone, learned_alone: list[ConceptTask], order: list[int], size: int
 ) -> None:
     tasks = [ConceptTask(CONCEPTS[index], backbone64, CONFIG) for index in order]
-    run(tasks, backbone64, size)
+    run(tasks, backbone64, size, CONFIG)
     for index, task in zip(order, tasks, strict=True):
         assert task.done
         assert_same(task, learned_alone[index])
@@ -94,7 +71,7 @@ def test_leaving_and_coming_back_changes_nothing(
             pack.step()
     for task in list(pack.tasks):
         pack.remove(task)
-    run([task for task in tasks if not task.done], backbone64, 2)
+    run([task for task in tasks if not task.done], backbone64, 2, CONFIG)
     for task, expected in zip(tasks, learned_alone, strict=False):
         assert_same(task, expected)
 
@@ -144,19 +121,10 @@ def test_a_pack_of_one_is_plain_textual_inversion(
     assert task.loss_history.tolist() == pytest.approx(losses, rel=1e-5)
 
 
-def digest(backbone: Backbone) -> str:
-    """Of every bit of the model, names included."""
-    total = hashlib.sha256()
-    for model in (backbone.text_encoder, backbone.unet, backbone.vae):
-        for name, value in sorted(model.state_dict().items()):
-            total.update(name.encode() + value.contiguous().numpy().tobytes())
-    return total.hexdigest()
-
-
 def test_frozen_stays_frozen(backbone: Backbone) -> None:
     before = digest(backbone)
     tasks = [ConceptTask(concept, backbone, CONFIG) for concept in CONCEPTS]
-    run(tasks, backbone, 3)
+    run(tasks, backbone, 3, CONFIG)
     assert all(task.done for task in tasks)
     assert digest(backbone) == before
     assert all(p.grad is None for p in (*backbone.unet.parameters(), *backbone.text_encoder.parameters()))
@@ -240,7 +208,7 @@ def test_checkpointed_activations_need_less_memory_and_change_nothing(checkpoint
 
         weights = {weight.untyped_storage().data_ptr() for weight in checkpointing.unet.parameters()}
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            run(tasks, checkpointing, 3)
+            run(tasks, checkpointing, 3, CONFIG)
         activations = [size for place, size in kept.items() if place not in weights]
         return [task.to_bytes() for task in tasks], sum(activations)
 
@@ -259,7 +227,7 @@ def test_half_precision(
     backbone = Backbone.load(str(tiny_sd), device="cpu", dtype=dtype)
     tasks = [ConceptTask(concept, backbone, CONFIG) for concept in CONCEPTS[:3]]
     assert {task.tensors["loss_scale"].item() for task in tasks} == {scale}
-    run(tasks, backbone, 2)
+    run(tasks, backbone, 2, CONFIG)
     for task, expected in zip(tasks, learned_alone, strict=False):
         assert task.tensors["vectors"].dtype == torch.float32
         assert task.tensors["updates"].item() == task.steps
@@ -269,7 +237,7 @@ def test_half_precision(
 
 def test_images_of_another_resolution(backbone64: Backbone) -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 1, 24, 24, 3), dtype=np.uint8)
-    task = alone(tiny.concept(images=images), backbone64)
+    task = alone(tiny.concept(images=images), backbone64, CONFIG)
     assert task.done
     assert task.tensors["latent_means"].shape == (6, 4, 12, 12)
 
@@ -302,98 +270,3 @@ def test_a_task_can_be_read_while_it_runs(backbone: Backbone) -> None:
     pack.step()
     assert not torch.equal(task.vectors, seen)
     assert len(task.loss_history) == 2
-
-
-# --- The update, per concept -------------------------------------------------------------------------------
-
-
-def state_of(count: int, loss_scale: float = 1.0) -> dict[str, Tensor]:
-    """Stacked state of `count` concepts of one vector each."""
-    zeros = torch.zeros(count, dtype=torch.int64)
-    return {
-        "vectors": torch.ones(count, 3),
-        "exp_avg": torch.zeros(count, 3),
-        "exp_avg_sq": torch.zeros(count, 3),
-        "updates": zeros.clone(),
-        "loss_scale": torch.full((count,), loss_scale),
-        "finite_steps": zeros.clone(),
-        "nonfinite_steps": zeros.clone(),
-        "failed_at": zeros - 1,
-    }
-
-
-def take(
-    state: dict[str, Tensor], gradient: Tensor, losses: list[float], step: int = 0, scaled: bool = True
-) -> None:
-    count = len(losses)
-    update(
-        state,
-        gradient,
-        torch.tensor(losses),
-        concept_of_row=torch.arange(count),
-        rates=torch.full((count,), 0.1),
-        steps=torch.full((count,), step),
-        training=TrainingConfig(max_nonfinite_steps=2),
-        scaled=scaled,
-    )
-
-
-def test_an_overflow_halves_one_concepts_scale_and_skips_its_step_alone() -> None:
-    state = state_of(2, loss_scale=1024.0)
-    take(state, torch.tensor([[math.inf, 1.0, 1.0], [1024.0, 1024.0, 1024.0]]), [0.5, 0.5])
-    assert state["loss_scale"].tolist() == [512.0, 1024.0]
-    assert state["updates"].tolist() == [0, 1]
-    assert state["nonfinite_steps"].tolist() == [0, 0]  # the scale was to blame
-    assert torch.equal(state["vectors"][0], torch.ones(3))
-    torch.testing.assert_close(state["vectors"][1], torch.full((3,), 0.9))
-
-
-def test_the_scale_does_not_change_the_step() -> None:
-    gradient = torch.tensor([[0.3, -2.0, 1e-3]])
-    plain, scaled = state_of(1), state_of(1, loss_scale=4096.0)
-    for _ in range(3):
-        take(plain, gradient, [0.5], scaled=False)
-        take(scaled, gradient * 4096, [0.5])
-    assert torch.equal(plain["vectors"], scaled["vectors"])
-
-
-def test_a_loss_that_is_not_finite_is_not_the_scales_fault() -> None:
-    state = state_of(1, loss_scale=1024.0)
-    for step in range(3):
-        take(state, torch.full((1, 3), math.nan), [math.nan], step)
-        assert state["failed_at"].item() == (-1 if step == 0 else 1)
-    assert state["loss_scale"].item() == 1024.0
-
-
-def test_a_gradient_that_overflows_at_any_scale_fails() -> None:
-    state = state_of(1, loss_scale=4.0)
-    for step in range(4):
-        take(state, torch.full((1, 3), math.inf), [0.5], step)
-    assert state["loss_scale"].item() == 1.0
-    assert state["failed_at"].item() == 3
-
-
-def test_a_failed_concept_stays_as_it_was() -> None:
-    state = state_of(1)
-    state["failed_at"].fill_(5)
-    take(state, torch.ones(1, 3), [0.5], 6)
-    assert torch.equal(state["vectors"], torch.ones(1, 3))
-    assert state["failed_at"].item() == 5
-
-
-def test_the_scale_grows_again() -> None:
-    state = state_of(2, loss_scale=8.0)
-    state["finite_steps"][0] = LOSS_SCALE_GROWTH_STEPS - 1
-    take(state, torch.ones(2, 3), [0.5, 0.5])
-    assert state["loss_scale"].tolist() == [16.0, 8.0]
-    assert state["finite_steps"].tolist() == [0, 1]
-
-
-def test_without_scaling_there_is_no_scale() -> None:
-    state = state_of(1)
-    state["finite_steps"][0] = LOSS_SCALE_GROWTH_STEPS
-    take(state, torch.ones(1, 3), [0.5], scaled=False)
-    assert state["loss_scale"].item() == 1.0
-
-
-# --- The size of a pack ------------------------------------------------------------------------------------

@@ -76,7 +76,7 @@ def test_a_picture_depends_on_prompt_and_seed_alone(
     prompts, seeds = [*PROMPTS, *PROMPTS], [0, 1, 2, 3, 4, 5]
     learned = {"<x>": vectors(2)}
     together = sample_images(backbone, learned, prompts, seeds, FAST)
-    monkeypatch.setattr(sampling, "_batch_size", lambda _: 4)
+    monkeypatch.setattr(sampling, "MAX_BATCH_SIZE", 4)
     in_batches = sample_images(backbone, learned, prompts, seeds, FAST)
     alone = sample_images(backbone, learned, [prompts[4]], [4], FAST)
     assert np.abs(together.astype(int) - in_batches).max() <= 1

@@ -1,38 +1,24 @@
-"""Where learning ends depends on the concept alone, and a state knows whether it lies beyond that."""
+"""`stopping.rule: dvar`: where learning ends depends on the concept alone, not on the pack or on interruptions."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from typing import NoReturn
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.inversion.test_pack import assert_same, digest, run
 from tests.support import tiny
-from textinv_ray.concepts.concept import Concept
+from tests.support.learning import alone, assert_same, digest, dvar, run
 from textinv_ray.config.job import JobConfig
-from textinv_ray.config.training import StoppingConfig
-from textinv_ray.inversion import stopping
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.pack import Pack
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.inversion.tuning import choose_pack_size
 
-
-def dvar(training: dict[str, Any] | None = None, *, min_steps: int = 3, **changes: Any) -> JobConfig:
-    """A rule that ends the learning of tiny concepts at different steps."""
-    rule = {"every": 2, "batch_size": 3, "window": 3, "threshold": 0.08, **changes}
-    section = {"rule": "dvar", "min_steps": min_steps, "dvar": rule}
-    return JobConfig.from_dict({"stopping": section, "training": training or {}})
-
-
 CONFIG = dvar()
-NEVER = JobConfig()
 CONCEPTS = [
     tiny.concept(0, steps=40, batch_size=1),
     tiny.concept(1, steps=30, batch_size=3, num_vectors=2, initializer_token="red house"),
@@ -43,12 +29,6 @@ CONCEPTS = [
 ]
 
 
-def alone(concept: Concept, backbone: Backbone, config: JobConfig = CONFIG) -> ConceptTask:
-    task = ConceptTask(concept, backbone, config)
-    run([task], backbone, 1, config)
-    return task
-
-
 def assert_same_end(task: ConceptTask, expected: ConceptTask) -> None:
     assert (task.stopped, task.done) == (expected.stopped, True)
     assert_same(task, expected)
@@ -56,90 +36,12 @@ def assert_same_end(task: ConceptTask, expected: ConceptTask) -> None:
 
 @pytest.fixture(scope="module")
 def learned_alone(backbone64: Backbone) -> list[ConceptTask]:
-    found = [alone(concept, backbone64) for concept in CONCEPTS]
+    found = [alone(concept, backbone64, CONFIG) for concept in CONCEPTS]
     assert len({task.step for task in found if task.stopped}) >= 3, (
         "these concepts were to stop, at different steps"
     )
     assert {task.stopped for task in found} == {None, "dvar"}
     return found
-
-
-@settings(deadline=None)
-@given(
-    st.lists(st.sampled_from([0.1, 0.2, 0.3, math.nan, math.inf]), max_size=12),
-    st.sampled_from([(), (7, 11)]),
-)
-def test_the_best_evaluation(scores: list[float], added_at: tuple[int, ...]) -> None:
-    section = StoppingConfig.model_validate({"rule": "clip", "clip": {"every": 3}})
-    found = stopping.best_step(np.array(scores), tiny.concept(vectors_added_at=added_at), section)
-    counted = {3 * n: score for n, score in enumerate(scores) if 3 * n >= max(0, *added_at, 0)}
-    counted = {step: score for step, score in counted.items() if math.isfinite(score)}
-    assert found == next((step for step, one in counted.items() if one == max(counted.values())), None)
-    assert stopping.best_step(np.array(scores), tiny.concept(), dvar().stopping) is None
-
-
-losses = st.lists(st.floats(0.001, 100), min_size=0, max_size=40)
-
-
-@settings(deadline=None)
-@given(losses, st.integers(2, 12))
-def test_variance_ratios(values: list[float], window: int) -> None:
-    ratios = stopping.variance_ratios(np.array(values), window)
-    assert len(ratios) == len(values)
-    for last, ratio in enumerate(ratios):
-        seen = np.array(values[: last + 1])
-        if len(seen) < window or (np.ptp(seen) == 0):
-            assert math.isnan(ratio)
-        elif np.ptp(seen) > 1e-3:
-            assert ratio == pytest.approx(np.var(seen[-window:]) / np.var(seen), rel=1e-6, abs=1e-9)
-
-
-@settings(deadline=None)
-@given(st.lists(st.integers(-3, 3), max_size=20))
-def test_evaluations_since_the_best(scores: list[int]) -> None:
-    found = stopping.evaluations_since_best(np.array(scores, dtype=float))
-    assert found.tolist() == [n - scores.index(max(scores[: n + 1])) for n in range(len(scores))]
-
-
-evaluations = st.lists(st.one_of(st.floats(0, 1), st.sampled_from([math.nan, math.inf])), max_size=30)
-
-
-@settings(deadline=None)
-@given(evaluations, st.sampled_from(["dvar", "clip"]), st.integers(0, 40), st.sampled_from([(), (15,)]))
-@example([1, 0.5, *[0.4] * 20], "dvar", 0, ())
-@example([1, 0.5, *[0.4] * 20], "dvar", 0, (15,))
-@example([*[0.4] * 20], "clip", 0, (15,))
-def test_what_comes_later_does_not_change_the_end(
-    values: list[float], rule: str, min_steps: int, added_at: tuple[int, ...]
-) -> None:
-    """So the rule can be applied again to a saved series. And no rule ends learning before it may."""
-    config = StoppingConfig.model_validate(
-        {
-            "rule": rule,
-            "min_steps": min_steps,
-            "dvar": {"every": 3, "window": 3, "threshold": 0.6},
-            "clip": {"every": 3, "patience": 2},
-        }
-    )
-    concept = tiny.concept(vectors_added_at=added_at)
-    end = stopping.stopping_step(np.array(values, dtype=float), concept, config)
-    for seen in range(len(values) + 1):
-        found = stopping.stopping_step(np.array(values[:seen], dtype=float), concept, config)
-        assert found == (end if end is not None and seen > end // 3 else None)
-    if end is not None:
-        assert end >= max(min_steps, *added_at, 0)
-        assert math.isfinite(values[end // 3])
-
-
-def test_a_loss_that_settles_and_one_that_does_not() -> None:
-    config = dvar(min_steps=0, every=10, window=5, threshold=0.1).stopping
-    steps = np.arange(60)
-    settling, wandering = np.exp(-steps / 5), np.sin(steps)
-    end = stopping.stopping_step(settling, tiny.concept(), config)
-    assert end is not None
-    assert 80 <= end <= 150
-    assert stopping.stopping_step(wandering, tiny.concept(), config) is None
-    assert stopping.stopping_step(np.full(60, 0.3), tiny.concept(), config) is None
 
 
 # --- The fixed batch ---------------------------------------------------------------------------------------
@@ -276,6 +178,12 @@ def test_the_model_stays_as_it_was(backbone: Backbone) -> None:
     assert digest(backbone) == before
 
 
+def full(*_: object) -> NoReturn:
+    """Evaluations are due first, so they are what runs out of memory."""
+    assert not torch.is_grad_enabled()
+    raise torch.OutOfMemoryError
+
+
 def test_running_out_of_memory_at_an_evaluation_changes_nothing(
     backbone64: Backbone, learned_alone: list[ConceptTask], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -287,7 +195,7 @@ def test_running_out_of_memory_at_an_evaluation_changes_nothing(
     pack.step()
     before = [task.to_bytes() for task in tasks]
     with monkeypatch.context() as patch:
-        patch.setattr(Pack, "_fixed_losses", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
+        patch.setattr(Backbone, "denoising_loss", full)
         with pytest.raises(torch.OutOfMemoryError):
             pack.step()
     assert [task.to_bytes() for task in tasks] == before
@@ -332,111 +240,13 @@ def test_a_concept_that_fails_is_not_taken_for_learned(backbone: Backbone) -> No
 def test_the_trial_of_pack_sizes_takes_no_evaluations(
     backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Pack, "_fixed_losses", lambda *_: pytest.fail("an evaluation"))
+    real = Backbone.denoising_loss
+
+    def with_gradient_only(self: Backbone, *arguments: torch.Tensor) -> torch.Tensor:
+        assert torch.is_grad_enabled(), "an evaluation, which needs no gradient"
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Backbone, "denoising_loss", with_gradient_only)
     config = dvar(every=1).model_copy(update={"pack": JobConfig.from_dict({"pack": {"max_size": 2}}).pack})
     task = ConceptTask(tiny.concept(steps=2), backbone, config)
     assert choose_pack_size(backbone, task, config) in (1, 2)
-
-
-# --- States under other settings ---------------------------------------------------------------------------
-
-LONG = tiny.concept(0, steps=40, batch_size=1)
-
-
-@pytest.fixture(scope="module")
-def ended(backbone: Backbone) -> ConceptTask:
-    """LONG, ended by CONFIG."""
-    task = alone(LONG, backbone)
-    assert task.stopped
-    return task
-
-
-def restored(data: bytes, backbone: Backbone, config: JobConfig, **changes: Any) -> ConceptTask:
-    task = ConceptTask(tiny.concept(0, **{"steps": 40, "batch_size": 1, **changes}), backbone, config)
-    task.restore(data)
-    return task
-
-
-def test_more_steps_learn_no_more_after_the_end(backbone: Backbone, ended: ConceptTask) -> None:
-    again = restored(ended.to_bytes(), backbone, CONFIG, steps=400)
-    assert (again.step, again.stopped, again.done) == (ended.step, "dvar", True)
-
-
-def test_without_a_rule_learning_goes_on(backbone: Backbone, ended: ConceptTask) -> None:
-    task = restored(ended.to_bytes(), backbone, NEVER)
-    assert (task.step, task.done) == (ended.step, False)
-    run([task], backbone, 1, NEVER)
-    assert task.to_bytes() == alone(LONG, backbone, NEVER).to_bytes()
-
-
-def test_a_later_end_is_reached_from_the_state(backbone: Backbone, ended: ConceptTask) -> None:
-    config = dvar(threshold=0.02)
-    task = restored(ended.to_bytes(), backbone, config)
-    assert (task.step, task.done) == (ended.step, False)
-    run([task], backbone, 1, config)
-    assert task.to_bytes() == alone(LONG, backbone, config).to_bytes()
-
-
-def test_a_state_beyond_the_end_is_refused(backbone: Backbone) -> None:
-    beyond = alone(LONG, backbone, dvar(threshold=0.02))
-    task = ConceptTask(LONG, backbone, CONFIG)
-    before = task.to_bytes()
-    with pytest.raises(ValueError, match=f"at step {beyond.step}, where learning ends at step"):
-        task.restore(beyond.to_bytes())
-    assert task.to_bytes() == before
-    assert not task.done
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda: NEVER,
-        lambda: dvar(every=1),
-        lambda: dvar(batch_size=2),
-        lambda: JobConfig.from_dict({"stopping": {"rule": "clip", "clip": {"every": 2}}}),
-    ],
-)
-def test_a_series_of_other_evaluations_is_not_continued(
-    backbone: Backbone, change: Callable[[], JobConfig]
-) -> None:
-    config = change()
-    pack, task = Pack(backbone, config, 1), ConceptTask(LONG, backbone, config)
-    pack.add(task)
-    for _ in range(4):
-        pack.step()
-    with pytest.raises(ValueError, match="evaluation_digest is"):
-        restored(task.to_bytes(), backbone, CONFIG)
-
-
-@pytest.mark.parametrize(
-    ("other", "same"),
-    [
-        ({"scoring": {"num_images": 9}}, True),
-        ({"stopping": {"clip": {"num_images": 9}}}, False),
-        ({"stopping": {"clip": {"every": 9}}}, False),
-        ({"stopping": {"clip": {"num_inference_steps": 9}}}, False),
-        ({"stopping": {"clip": {"num_inference_steps": 20}}}, True),  # those of review
-        ({"scoring": {"model": "another"}}, False),
-        ({"review": {"guidance_scale": 2}}, False),
-        ({"scoring": {"image_prompt": {"object": "{}"}}}, False),
-        ({"scoring": {"image_prompt": {"style": "{}"}}}, True),
-        ({"review": {"images_per_prompt": 9}, "stopping": {"clip": {"patience": 9}}}, True),
-    ],
-)
-def test_what_the_evaluation_of_clip_similarity_depends_on(other: dict[str, Any], same: bool) -> None:
-    base: dict[str, Any] = {"stopping": {"rule": "clip"}}
-    merged = {**base, **other, "stopping": {**base["stopping"], **other.get("stopping", {})}}
-    one, two = (stopping.evaluation_digest(LONG, JobConfig.from_dict(data)) for data in (base, merged))
-    assert (one == two) == same
-
-
-def test_a_state_with_an_evaluation_too_few_is_refused(backbone: Backbone) -> None:
-    task, pack = ConceptTask(LONG, backbone, CONFIG), Pack(backbone, CONFIG, 1)
-    pack.add(task)
-    for _ in range(3):
-        pack.step()
-    state = task.state_dict()
-    with pytest.raises(ValueError, match="at step 3 with 1 evaluations"):
-        ConceptTask(LONG, backbone, CONFIG).load_state_dict(
-            {**state, "evaluations": state["evaluations"][:1]}
-        )

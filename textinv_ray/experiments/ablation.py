@@ -94,7 +94,7 @@ def ablate(
 
     Returns the exit code of `run.invert`. Raises UserError for what is wrong with names, manifest or models.
     """
-    chosen = _chosen(variants)
+    chosen = choose_variants(variants)
     source = Manifest.open(manifest_uri)
     checks.check(source, config)
     store = Store(output)
@@ -107,7 +107,7 @@ def ablate(
 
 def learn(store: Store, rows: list[dict[str, Any]], config: JobConfig) -> int:
     """Learns all runs, rows of `run_of`. Returns the exit code of `run.invert`."""
-    store.write(MANIFEST, _parquet(rows))
+    store.write(MANIFEST, to_parquet(rows))
     place = store.path(MANIFEST) if store.is_local else f"{store.uri}/{MANIFEST}"
     return run.invert(place, config, output=store.uri)
 
@@ -134,8 +134,8 @@ def compare(store: Store, source: Manifest, runs: set[str], config: JobConfig, c
     print(f"table and plot: {store.shown}/{TABLE}, {PLOT}")
 
 
-def _chosen(names: Sequence[str]) -> list[str]:
-    """Variants in the order of VARIANTS, always with the one that the others are compared with."""
+def choose_variants(names: Sequence[str]) -> list[str]:
+    """The named variants (all, without names) and `base`, in the order of VARIANTS. Raises UserError for others."""
     for name in names:
         if name not in VARIANTS:
             known = ", ".join(VARIANTS)
@@ -193,7 +193,8 @@ def run_of(
     }
 
 
-def _parquet(rows: list[dict[str, Any]]) -> bytes:
+def to_parquet(rows: list[dict[str, Any]]) -> bytes:
+    """The rows of `run_of` as a manifest file."""
     embedded = any(not isinstance(image, str) for row in rows for image in row["images"])
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows, schema(embedded)), sink)

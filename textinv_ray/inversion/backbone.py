@@ -20,9 +20,9 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from textinv_ray.inversion.compiled import CompiledUNet
 from textinv_ray.util.errors import UserError
 
-# On CPUs the backward pass of torch's fused attention is slower than that of two matrix products and a softmax,
-# which keep the weights of the attention in memory: for prompts, and for few latents (this many per side).
-_PLAIN_ATTENTION_UP_TO = 32
+PLAIN_ATTENTION_MAX_SIDE = 32
+"""Largest side of the latents for which the UNet uses unfused attention on a CPU: there the backward pass of torch's
+fused attention is slower than two matrix products and a softmax, which keep the attention weights in memory."""
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -86,7 +86,7 @@ class Backbone:
         if place.type == "cpu":
             if precision == torch.bfloat16:  # no faster in float32, and less exact in float16
                 backbone.text_encoder.set_attn_implementation("eager")
-            if unet_config["sample_size"] <= _PLAIN_ATTENTION_UP_TO:
+            if unet_config["sample_size"] <= PLAIN_ATTENTION_MAX_SIDE:
                 backbone.unet.set_attn_processor(AttnProcessor())
         return backbone.to(place)
 

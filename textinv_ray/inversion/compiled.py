@@ -7,6 +7,8 @@ sizes, and packs that have more samples (rows with a `batch_size` of their own) 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
@@ -16,7 +18,9 @@ from torch.nn import functional as F
 class CompiledUNet:
     """Predicts as the UNet does, for up to `samples` samples. Compiles at the first call."""
 
-    def __init__(self, unet: UNet2DConditionModel, samples: int, backend: str = "inductor") -> None:
+    def __init__(
+        self, unet: UNet2DConditionModel, samples: int, backend: str | Callable[..., object] = "inductor"
+    ) -> None:
         self.samples = samples
         # Not `unet.compile()`, which would compile for every batch that is rendered, too
         self._predict = torch.compile(unet, dynamic=False, backend=backend)

@@ -12,9 +12,8 @@ from torch.nn import functional as F
 from transformers import AutoImageProcessor, AutoModel
 
 from textinv_ray.inversion.backbone import choose_device, choose_dtype
+from textinv_ray.inversion.scoring import BATCH_SIZE
 from textinv_ray.util.errors import UserError
-
-_BATCH_SIZE = 64
 
 
 @dataclass(eq=False, repr=False)
@@ -44,8 +43,8 @@ class Dino:
     def image_features(self, images: np.ndarray) -> Tensor:
         """The class token after the last layer: uint8 (n, H, W, 3) -> float32 (n, d) of length 1."""
         batches = []
-        for start in range(0, len(images), _BATCH_SIZE):
-            batch = list(images[start : start + _BATCH_SIZE])
+        for start in range(0, len(images), BATCH_SIZE):
+            batch = list(images[start : start + BATCH_SIZE])
             pixels = self.processor(images=batch, return_tensors="pt", input_data_format="channels_last")
             pixels = pixels["pixel_values"].to(self.model.device, self.model.dtype)
             batches.append(self.model(pixels).last_hidden_state[:, 0])

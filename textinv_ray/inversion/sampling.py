@@ -13,6 +13,10 @@ from textinv_ray.config.job import ReviewConfig
 from textinv_ray.inversion import words
 from textinv_ray.inversion.backbone import Backbone
 
+MAX_BATCH_SIZE = 32
+"""Images per batch at most: more gain nothing."""
+PIXELS_PER_BATCH = 8 * 512**2
+"""8 images of 512 x 512 pixels, whose sampling fits in memory beside a pack."""
 SAMPLERS = {"dpmsolver++": DPMSolverMultistepScheduler, "ddim": DDIMScheduler}
 
 
@@ -89,5 +93,4 @@ def sample_ids(
 
 
 def _batch_size(side: int) -> int:
-    """8 images of 512 pixels fit beside a pack; of small ones, more than 32 gain nothing."""
-    return min(32, max(1, 8 * 512**2 // side**2))
+    return min(MAX_BATCH_SIZE, max(1, PIXELS_PER_BATCH // side**2))

@@ -14,7 +14,8 @@ from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 from textinv_ray.inversion.backbone import choose_device, choose_dtype
 from textinv_ray.util.errors import UserError
 
-_BATCH_SIZE = 64
+BATCH_SIZE = 64
+"""Images per forward pass."""
 
 
 @dataclass(eq=False, repr=False)
@@ -46,8 +47,8 @@ class Scorer:
     def image_features(self, images: np.ndarray) -> Tensor:
         """uint8 (n, H, W, 3) -> float32 (n, d) of length 1."""
         batches = []
-        for start in range(0, len(images), _BATCH_SIZE):
-            batch = list(images[start : start + _BATCH_SIZE])
+        for start in range(0, len(images), BATCH_SIZE):
+            batch = list(images[start : start + BATCH_SIZE])
             pixels = self.processor(images=batch, return_tensors="pt", input_data_format="channels_last")
             pixels = pixels["pixel_values"].to(self.model.device, self.model.dtype)
             batches.append(self.model.get_image_features(pixels).pooler_output)

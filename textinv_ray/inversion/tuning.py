@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import logging
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -45,7 +46,11 @@ def choose_pack_size(backbone: Backbone, sample_task: ConceptTask, config: JobCo
 
 
 def compile_step(
-    backbone: Backbone, sample_task: ConceptTask, size: int, config: JobConfig, backend: str = "inductor"
+    backbone: Backbone,
+    sample_task: ConceptTask,
+    size: int,
+    config: JobConfig,
+    backend: str | Callable[..., object] = "inductor",
 ) -> bool:
     """Compiles the UNet for the steps of packs of `size` such concepts, if that gives the gradient that it should.
 
@@ -76,7 +81,7 @@ def compile_step(
 def _concepts_per_second(backbone: Backbone, task: ConceptTask, config: JobConfig, size: int) -> float | None:
     """Steps per second times concepts; None when they don't fit in memory."""
     try:
-        return size * _steps_per_second(backbone, task, config, size)
+        return size * steps_per_second(backbone, task, config, size)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -84,7 +89,7 @@ def _concepts_per_second(backbone: Backbone, task: ConceptTask, config: JobConfi
     return None
 
 
-def _steps_per_second(
+def steps_per_second(
     backbone: Backbone, task: ConceptTask, config: JobConfig, size: int, seconds: float = 1.0
 ) -> float:
     """Steps per second of a pack of `size` copies: one to warm up, then two or more for about `seconds`."""

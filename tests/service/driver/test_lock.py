@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.waiting import wait_for
 from textinv_ray.service.driver import lock as locks
 from textinv_ray.service.driver.lock import NAME, Lock
 from textinv_ray.service.store.store import Store
@@ -106,9 +107,5 @@ def test_who_was_taken_for_dead_learns_of_it(store: Store) -> None:
     """A job that was stopped for long, and goes on when another one has its output."""
     with Lock(store, fail) as lock:
         change(store, owner="x", host="far")
-        deadline = time.monotonic() + 10
-        while not lock.lost:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        assert "another job, on far" in lock.lost
+        assert "another job, on far" in wait_for(lambda: lock.lost)
     assert store.read(NAME) is not None, "it is the other's now"

@@ -72,7 +72,7 @@ class TestStory:
         assert "5 of 6 concepts learned" in out
         assert "c5: image " in out
         assert "no-such-file.png: doesn't exist" in out
-
+        assert job.store.names("failed") == ["c5.json"], "killed workers are no concept's failure"
         assert job.resumed(), "at least one concept went on from a checkpoint"
         found = vectors(job)
         assert sorted(found) == ["c0", "c1", "c2", "c3", "c4"]

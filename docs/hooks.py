@@ -15,6 +15,9 @@ import yaml
 
 from textinv_ray.config.job import JobConfig, preset_names
 from textinv_ray.manifest import columns
+from textinv_ray.service.store import records
+from textinv_ray.service.store.records import Failure, JobRecord, Record, Result
+from textinv_ray.service.views import results_table
 
 logger = logging.getLogger("mkdocs.hooks.textinv_ray")
 
@@ -79,12 +82,43 @@ def presets_table() -> str:
     return "\n".join(["| preset | model | training | |", "|---|---|---|---|", *rows])
 
 
+def result_table() -> str:
+    """The fields of result.json."""
+    return _record_table(Result)
+
+
+def failure_table() -> str:
+    """The fields of failed/<concept_id>.json."""
+    return _record_table(Failure)
+
+
+def job_table() -> str:
+    """The fields of job.json."""
+    return _record_table(JobRecord)
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
     "manifest-columns": columns_table,
     "settings": settings_table,
     "presets": presets_table,
+    "results-columns": results_table.columns_table,
+    "result-fields": result_table,
+    "failure-fields": failure_table,
+    "job-fields": job_table,
 }
 """Marker -> what makes its table."""
+
+
+def _record_table(record: type[Record]) -> str:
+    schema = record.model_json_schema()
+    rows = []
+    for name, field in record.model_fields.items():
+        kind, text = (
+            _type(schema["properties"][name], schema, limits=False),
+            _one_line(field.description or ""),
+        )
+        rows.append(f"| `{name}` | {kind} | {records.range_of(field)} | {text} |")
+    return "\n".join(["| field | type | unit or range | |", "|---|---|---|---|", *rows])
 
 
 def _leading_comments(text: str) -> Iterator[str]:
@@ -112,26 +146,29 @@ def _resolve(field: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str
     return schema["$defs"][reference.rpartition("/")[2]] if reference else field
 
 
-def _type(field: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
-    """A JSON schema in words."""
+def _type(field: Mapping[str, Any], schema: Mapping[str, Any], *, limits: bool = True) -> str:
+    """A JSON schema in words, with the `limits` of numbers or without."""
     if "anyOf" in field:
-        return ", or ".join(_type(option, schema) for option in field["anyOf"])
+        return ", or ".join(_type(option, schema, limits=limits) for option in field["anyOf"])
     if "enum" in field:
         return ", ".join(f"`{value}`" for value in field["enum"])
     if "const" in field:
         return f"`{field['const']}`"
-    kind = field["type"]
+    kind = field.get("type", "any")
     if kind == "array":
-        return "list of " + re.sub(r"^(integer|number)", r"\1s", _type(field["items"], schema))
-    if kind == "null":
-        return "none"
+        items = _type(field["items"], schema, limits=limits)
+        return "list of " + re.sub(r"^(integer|number)", r"\1s", items)
     if kind == "string" and "pattern" in field:
         return "text with `{}`"
+    words = {"string": "text", "boolean": "`true`, `false`", "null": "none", "object": "map"}.get(kind, kind)
+    return words + (_limits(field) if limits else "")
+
+
+def _limits(field: Mapping[str, Any]) -> str:
     if {"minimum", "maximum"} <= field.keys():
-        return f"{kind}, {_number(field['minimum'])} to {_number(field['maximum'])}"
-    limits = " and ".join(f"{sign} {_number(field[name])}" for name, sign in _LIMITS if name in field)
-    words = {"string": "text", "boolean": "`true`, `false`"}.get(kind, kind)
-    return f"{words} {limits}" if limits else words
+        return f", {_number(field['minimum'])} to {_number(field['maximum'])}"
+    given = " and ".join(f"{sign} {_number(field[name])}" for name, sign in _LIMITS if name in field)
+    return f" {given}" if given else ""
 
 
 def _number(value: float) -> str:

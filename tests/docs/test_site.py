@@ -20,6 +20,8 @@ from pydantic import BaseModel
 from tests.support.pages import ROOT
 from textinv_ray.config.job import JobConfig, preset_names
 from textinv_ray.manifest.columns import COLUMNS
+from textinv_ray.service.store.records import Failure, JobRecord, Result
+from textinv_ray.service.views import results_table
 
 pytest.importorskip("mkdocs")
 
@@ -75,16 +77,37 @@ def test_every_column_is_in_the_table(hooks: ModuleType) -> None:
     assert {name for name, _, default, _ in rows if default == "required"} == {"concept_id", "images"}
 
 
+def test_every_field_of_a_record_is_in_its_table(hooks: ModuleType) -> None:
+    tables: dict[str, type[BaseModel]] = {
+        "result-fields": Result,
+        "failure-fields": Failure,
+        "job-fields": JobRecord,
+    }
+    for name, record in tables.items():
+        rows = re.findall(r"^\| `(\w+)` \| (.+) \| (.*) \| (.+) \|$", hooks.TABLES[name](), re.MULTILINE)
+        assert [field for field, *_ in rows] == list(record.model_fields)
+        assert all(
+            text == " ".join(str(record.model_fields[field].description).split()) for field, *_, text in rows
+        )
+
+
+def test_every_column_of_the_results_is_in_the_table(hooks: ModuleType) -> None:
+    rows = re.findall(r"^\| `(\w+)` \|", hooks.TABLES["results-columns"](), re.MULTILINE)
+    assert rows == results_table.schema({4}).names
+
+
 def test_every_preset_is_in_the_table(hooks: ModuleType) -> None:
     assert re.findall(r"^\| `(\w+)` \|", hooks.presets_table(), re.MULTILINE) == preset_names()
 
 
 def test_the_site_has_the_tables(site: Path) -> None:
-    pages = {name: (site / f"{name}.html").read_text() for name in ("configuration", "manifest")}
+    pages = {name: (site / f"{name}.html").read_text() for name in ("configuration", "manifest", "results")}
     for name, _ in fields(JobConfig):
         assert f"<code>{name}</code>" in pages["configuration"]
     for name in COLUMNS:
         assert f"<td><code>{name}</code></td>" in pages["manifest"]
+    for name in [*Result.model_fields, *results_table.schema({4}).names]:
+        assert f"<td><code>{name}</code></td>" in pages["results"]
     for page in pages.values():
         assert "!-- table" not in page
 

@@ -70,9 +70,10 @@ def columns_table() -> str:
     for name in fields_for(Use.COLUMN):
         field = Result.model_fields[name]
         text = " ".join((field.description or "").split())
-        lines.append(f"| `{name}` | {_arrow_type(field.annotation)} | {range_of(field)} | {text} |")
+        lines.append(f"| `{name}` | `{_arrow_type(field.annotation)}` | {range_of(field)} | {text} |")
     lines += [
-        f"| `{name}` | {column.type} | {column.unit} | {column.text} |" for name, column in _ONLY_HERE.items()
+        f"| `{name}` | `{column.type}` | {column.unit} | {column.text} |"
+        for name, column in _ONLY_HERE.items()
     ]
     return "\n".join(lines)
 

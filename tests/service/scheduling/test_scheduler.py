@@ -178,7 +178,7 @@ def test_reading_that_fails_begins_again_at_what_is_left(store: Store) -> None:
     assert scheduler.status(0).done == 4
 
 
-def test_a_restarted_scheduler_finds_all_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_restarted_scheduler_finds_all_again(store: Store) -> None:
     """What is done and failed by the store, what is in work by the heartbeats, the rest by the manifest."""
     first = make(Rows.numbered(6), store, ahead=16)
     wait_for(lambda: len(first.take("w", 2).leases) == 2 or first.status(0).running == 2)
@@ -189,9 +189,8 @@ def test_a_restarted_scheduler_finds_all_again(store: Store, monkeypatch: pytest
     examples.fail(store, "c3", "of an earlier job", time=began - 100)
     cursor = first.status(0).cursor
 
-    monkeypatch.setattr(schedulers, "_was_restarted", lambda: True)
     rows = Rows.numbered(6)
-    scheduler = make(rows, store, ahead=16, began=began)
+    scheduler = make(rows, store, ahead=16, began=began, was_restarted=lambda: True)
     wait_for(lambda: scheduler.status(0).failed == 1)
     assert not scheduler.beat("w", {"c4": 7}, 7).lost, "the worker keeps what it has"
     wait_for(lambda: scheduler.status(0).running == 1)

@@ -25,3 +25,9 @@ def on_this_node() -> ActorOptions:
     node = ray.get_runtime_context().get_node_id()
     strategy = NodeAffinitySchedulingStrategy(node, soft=False)
     return {"num_cpus": 0, "scheduling_strategy": strategy, "max_restarts": -1, "max_task_retries": -1}
+
+
+def was_restarted() -> bool:
+    """Whether this process is an actor's that Ray started again after its process had died."""
+    context = ray.get_runtime_context()
+    return context.get_actor_id() is not None and bool(context.was_current_actor_reconstructed)

@@ -9,7 +9,7 @@ from typing import Any
 import ray
 
 from textinv_ray.config.job import JobConfig
-from textinv_ray.service.cluster.actors import on_this_node
+from textinv_ray.service.cluster.actors import on_this_node, was_restarted
 from textinv_ray.service.cluster.layout import WorkerLayout
 from textinv_ray.service.cluster.ray_internals import draining_nodes
 from textinv_ray.service.scheduling.leases import Lease
@@ -134,5 +134,6 @@ def start_scheduler(
             max_attempts=config.service.max_attempts,
             began=time.time(),
             find_draining=draining_nodes,
+            was_restarted=was_restarted,
         )
     )

@@ -49,17 +49,19 @@ class Scheduler:
         max_attempts: int,
         began: float = 0.0,
         find_draining: Callable[[], Collection[str]] = lambda: (),
+        was_restarted: Callable[[], bool] = lambda: False,
     ) -> None:
         """`keys`: Plan.todo. `ahead`: how many prepared concepts may wait for a worker. `workers`: of the fleet.
 
         `began`: when the job did, in seconds since 1970; failures in the store since then are this job's.
-        `find_draining`: ids of the cluster's nodes that are about to go.
+        `find_draining`: ids of the cluster's nodes that are about to go. `was_restarted`: whether this process takes
+        the place of a scheduler that died.
         """
         self._rows = rows
         self._keys = keys
         self._store = Store(output)
         self._began = began
-        self._is_new = not _was_restarted()
+        self._is_new = not was_restarted()
         self._find_draining = find_draining
         self._draining: Collection[str] = ()
         self._nodes: dict[str, str] = {}
@@ -305,11 +307,3 @@ class Scheduler:
             except Exception:
                 logger.exception("which nodes are draining can't be found out")
             time.sleep(_DRAIN_TICK_S)
-
-
-def _was_restarted() -> bool:
-    """Whether this process is an actor's that Ray started anew."""
-    context = ray.get_runtime_context() if ray.is_initialized() else None
-    if context is None or context.worker.mode != ray.WORKER_MODE or context.get_actor_id() is None:
-        return False
-    return bool(context.was_current_actor_reconstructed)

@@ -66,6 +66,7 @@ def test_only_what_the_dead_reserved_is_freed() -> None:
 
 _DRAINS_ITSELF = """
 import ray, time
+from tests.support.waiting import wait_for
 from ray._raylet import GcsClient
 from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 from textinv_ray.service.cluster.ray_internals import draining_nodes
@@ -77,7 +78,7 @@ reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
 deadline_ms = int(1000 * (time.time() + 120))
 client = GcsClient(address=context.gcs_address)
 assert client.drain_node(context.get_node_id(), reason, "spot", deadline_ms)[0]
-assert list(draining_nodes()) == [context.get_node_id()], "after"
+wait_for(lambda: list(draining_nodes()) == [context.get_node_id()], 30)
 print("passed")
 """
 
@@ -119,12 +120,12 @@ def test_workers_form_no_process_group(tmp_path: Path) -> None:
 
 
 def test_a_repartition_beside_workers_that_take_the_cpus(context: DataContext) -> None:
+    rows = ray.data.from_arrow(pa.table({"number": list(range(20))}))
+    rows = rows.repartition(target_num_rows_per_block=5)
+    ray_internals.reserve_for_repartition(rows, 0.1)
     group = placement_group([{"CPU": 1.5}])
     ray.get(group.ready(), timeout=60)
     try:
-        rows = ray.data.from_arrow(pa.table({"number": list(range(20))}))
-        rows = rows.repartition(target_num_rows_per_block=5)
-        ray_internals.reserve_for_repartition(rows, 0.1)
         assert sum(row["number"] for row in rows.iter_rows()) == sum(range(20))
     finally:
         ray.util.remove_placement_group(group)

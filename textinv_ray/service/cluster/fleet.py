@@ -1,8 +1,9 @@
-"""The workers: several small trainers, each a group of workers that live and die together.
+"""The fleet: several small trainers, each a group of workers that live and die together.
 
-One trainer of many workers would restart them all whenever one dies. Small ones are a blast radius each,
-start as soon as their node is there, and free their GPUs when nothing is left for them. One that ends early is
-started again: at once when it ended in good order and there is work, later and later when it failed.
+Ray Train restarts a whole trainer when one of its workers dies. So there are many small ones: a death interrupts
+only its own group, a trainer starts as soon as its node is there, and frees its GPUs when nothing is left for it.
+A trainer that ends while there is work is started again: after two seconds when it ended in good order, and after
+ever longer waits when it fails soon after its start.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import ray
 
@@ -27,13 +28,17 @@ from textinv_ray.service.cluster.ray_internals import (
 )
 from textinv_ray.util.quiet import QUIET
 
+if TYPE_CHECKING:
+    from ray.train.torch import TorchTrainer
+
 logger = logging.getLogger(__name__)
 
-_BACKOFF_S = (2.0, 120.0)  # first and longest wait before a failed trainer is started again
+_FIRST_WAIT_S = 2.0  # before a trainer that ended is started again; doubled after each quick failure in a row
+_LONGEST_WAIT_S = 120.0
 _QUICK_S = 60.0  # a trainer that fails sooner had no chance to learn
-_QUICK_ENDS = 5  # so many of them in a row, and it is given up
+_QUICK_FAILURES = 5  # in a row, after which a trainer is given up
 _POLL_S = 2.0
-_FREE_EVERY_S = 5.0
+_FREE_EVERY_S = 5.0  # between two searches for reservations that dead trainers left
 
 TrainLoop = Callable[[dict[str, Any]], None]
 
@@ -48,32 +53,41 @@ class WorkSource(Protocol):
         """Whether a concept waits for a worker, or more may come."""
 
 
-class Fleet:
-    """An actor whose threads each run one long `fit`: starting one takes many seconds.
+class FleetState(NamedTuple):
+    """Of all trainers."""
 
-    In a process of its own, because a `fit` can't be ended from outside, only killed with its process: when all
-    is over, some may still wait for a node that never comes.
+    trainers: int
+    """That run, or will be started again."""
+    errors: str
+    """Why others were given up; empty if none was."""
+
+
+class Fleet:
+    """Runs the trainers. An actor, each of whose threads runs one long `fit`: starting one takes many seconds.
+
+    It is a process of its own because a `fit` can't be ended from outside, only killed with its process: at the end
+    of a job, some may still wait for a node that never comes.
     """
 
     def __init__(
         self,
         train_loop: TrainLoop,
-        size: WorkerLayout,
+        layout: WorkerLayout,
         config: JobConfig,
         scheduler: WorkSource,
         output: str,
         storage: str,
     ) -> None:
-        """`train_loop`: what each worker runs, with {"scheduler", "config", "output"}.
+        """Starts the trainers. Each worker runs `train_loop` with {"scheduler", "config", "output"}.
 
         `storage`: a local folder for what Ray Train insists on writing; results don't go there.
         """
         self._train_loop = train_loop
         self._config = config
-        self._size = size
+        self._layout = layout
         self._storage = storage
         self._scheduler = scheduler
-        # Ray shows what its trainers are given; where MLflow is, and with which password, is no worker's business.
+        # Ray's dashboard shows this. Where MLflow is, and with which password, is no worker's business.
         self._setup = {
             "scheduler": scheduler,
             "config": {**config.to_dict(), "tracking": {}},
@@ -81,19 +95,22 @@ class Fleet:
         }
         self._errors: list[str] = []
         self._threads = []
-        threading.Thread(target=self._free, name="free", daemon=True).start()
+        threading.Thread(target=self._free_reservations, name="free", daemon=True).start()
         group = config.service.workers_per_trainer
-        for start in range(0, size.workers, group):
-            workers = min(group, size.workers - start)
-            thread = threading.Thread(target=self._run, args=(workers,), name=f"trainer-{start}", daemon=True)
+        for start in range(0, layout.workers, group):
+            workers = min(group, layout.workers - start)
+            thread = threading.Thread(
+                target=self._keep_running, args=(workers,), name=f"trainer-{start}", daemon=True
+            )
             thread.start()
             self._threads.append(thread)
 
-    def state(self) -> tuple[int, str]:
-        """(trainers that are still there, why others were given up)."""
-        return sum(thread.is_alive() for thread in self._threads), "; ".join(self._errors)
+    def state(self) -> FleetState:
+        """How many trainers there are still, and why others were given up."""
+        return FleetState(sum(thread.is_alive() for thread in self._threads), "; ".join(self._errors))
 
-    def _free(self) -> None:
+    def _free_reservations(self) -> None:
+        """Frees what dead trainers reserved, for as long as the process lives."""
         while True:
             try:
                 free_reservations_of_the_dead()
@@ -101,33 +118,35 @@ class Fleet:
                 logger.exception("what dead trainers reserved can't be found out")
             time.sleep(_FREE_EVERY_S)
 
-    def _run(self, workers: int) -> None:
-        """Keeps one trainer going until the job is over."""
-        wait, quick_ends = _BACKOFF_S[0], 0
+    def _keep_running(self, workers: int) -> None:
+        """Runs one trainer of `workers` workers, again and again, until the job is over or it is given up."""
+        wait, quick_failures = _FIRST_WAIT_S, 0
         while not self._scheduler.is_over():
             began = time.monotonic()
             try:
                 self._trainer(workers).fit()
-                wait, quick_ends = _BACKOFF_S[0], 0
-                # Its workers were released, or their node is about to go.
+                wait, quick_failures = _FIRST_WAIT_S, 0
+                # Its workers were released for want of work, or their node is about to go.
                 while not self._scheduler.wants_workers():
                     if self._scheduler.is_over():
                         return
                     time.sleep(_POLL_S)
             except Exception as error:
-                logger.exception("a trainer ended")
-                is_quick = time.monotonic() - began < _QUICK_S
-                wait, quick_ends = (2 * wait, quick_ends + 1) if is_quick else (_BACKOFF_S[0], 0)
-                if quick_ends >= _QUICK_ENDS:
+                logger.exception("a trainer failed")
+                if time.monotonic() - began < _QUICK_S:
+                    wait, quick_failures = 2 * wait, quick_failures + 1
+                else:
+                    wait, quick_failures = _FIRST_WAIT_S, 0
+                if quick_failures >= _QUICK_FAILURES:
                     self._errors.append(str(error))
                     return
-            time.sleep(min(wait, _BACKOFF_S[1]))
+            time.sleep(min(wait, _LONGEST_WAIT_S))
 
-    def _trainer(self, workers: int) -> Any:
+    def _trainer(self, workers: int) -> TorchTrainer:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
-        gpus = {"GPU": self._size.gpus} if self._size.gpus else {}
+        gpus = {"GPU": self._layout.gpus} if self._layout.gpus else {}
         return TorchTrainer(
             self._train_loop,
             train_loop_config=self._setup,
@@ -135,44 +154,67 @@ class Fleet:
             scaling_config=ScalingConfig(
                 num_workers=workers,
                 use_gpu=bool(gpus),
-                resources_per_worker={"CPU": self._size.cpus, **gpus},
+                resources_per_worker={"CPU": self._layout.cpus, **gpus},
             ),
             run_config=RunConfig(
                 # A name of its own: Train would take up what a run of the same name left.
                 name=f"workers-{uuid.uuid4().hex[:8]}",
                 storage_path=self._storage,
                 failure_config=FailureConfig(max_failures=-1),
-                worker_runtime_env={"env_vars": _environment(self._config)},
+                worker_runtime_env={"env_vars": _worker_environment(self._config)},
             ),
         )
 
 
-def _environment(config: JobConfig) -> dict[str, str]:
-    """Variables of the worker processes: Train passes on only a few of the driver's."""
-    threads = str(max(1, round(config.service.cpus_per_worker)))
-    return {**QUIET, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+class FleetClient:
+    """A fleet, as the driver calls it."""
+
+    def __init__(self, actor: Any) -> None:
+        """`actor`: handle of the Fleet actor."""
+        self._actor = actor
+
+    def state(self) -> FleetState:
+        """See `Fleet.state`."""
+        state: FleetState = ray.get(self._actor.state.remote())
+        return state
 
 
 def start_fleet(
     train_loop: TrainLoop,
-    size: WorkerLayout,
+    layout: WorkerLayout,
     config: JobConfig,
     scheduler: WorkSource,
     output: str,
     storage: str,
-) -> Any:
-    """The Fleet actor."""
+) -> FleetClient:
+    """Starts the Fleet actor on this process's node. Its parameters: see `Fleet`."""
     actor: Any = ray.remote(Fleet)
-    environment = {
+    options = {
+        "max_concurrency": 2,
+        "runtime_env": {"env_vars": _controller_environment(config)},
+        **on_this_node(),
+    }
+    return FleetClient(
+        actor.options(**options).remote(train_loop, layout, config, scheduler, output, storage)
+    )
+
+
+def _controller_environment(config: JobConfig) -> dict[str, str]:
+    """Variables of the fleet's process, which Train's controllers and their helpers inherit."""
+    return {
         **QUIET,
-        # Train's controllers and their helpers inherit these. One helper asks the dashboard whether its controller
-        # lives; without an address it looks for a Ray on its machine, and fails or asks another one if there are two.
+        # A helper of each controller asks the dashboard whether the controller lives, in order to remove its placement
+        # group when it doesn't. Without an address it searches this machine for a Ray: of two, it would ask the wrong
+        # one, or none and fail with a traceback.
         "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
-        # Train's watcher would restart a whole group when a node is about to go;
-        # leases do what is needed.
+        # The watcher would restart a whole group when a node is about to go; leases do what is needed.
         PREEMPTION_WATCHER: "0",
-        # A hung worker has lost its lease by then; its group is started anew.
+        # A worker that is silent for so long has lost its lease; its group is restarted.
         WORKER_HEALTH_CHECK_TIMEOUT_S: str(max(30.0, 2 * config.service.lease_timeout_s)),
     }
-    options = {"max_concurrency": 2, "runtime_env": {"env_vars": environment}, **on_this_node()}
-    return actor.options(**options).remote(train_loop, size, config, scheduler, output, storage)
+
+
+def _worker_environment(config: JobConfig) -> dict[str, str]:
+    """Variables of the worker processes: Train passes on only a few of the driver's."""
+    threads = str(max(1, round(config.service.cpus_per_worker)))
+    return {**QUIET, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Collection
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -38,6 +38,9 @@ from textinv_ray.service.tracking.mirror import MLflowMirror
 from textinv_ray.service.tracking.uri import resolve_uri
 from textinv_ray.service.views import report, results_table
 from textinv_ray.util.redact import redact_text
+
+if TYPE_CHECKING:
+    from textinv_ray.service.cluster.fleet import FleetClient
 
 logger = logging.getLogger(__name__)
 
@@ -157,10 +160,8 @@ class _Job:
             ray.shutdown()
             shutil.rmtree(scratch, ignore_errors=True)
 
-    def _watch(self, scheduler: SchedulerInterface, fleet: Any, tracker: MirrorThread | None) -> str:
+    def _watch(self, scheduler: SchedulerInterface, fleet: FleetClient, tracker: MirrorThread | None) -> str:
         """Shows progress and passes news on to MLflow, until it is over or can't go on."""
-        import ray
-
         cursor = redone = 0
         with Progress(self._console, len(self._plan.todo), self._plan.steps) as progress:
             while True:
@@ -185,7 +186,7 @@ class _Job:
                     break
                 if self._lock.lost:
                     return self._lock.lost
-                trainers, errors = ray.get(fleet.state.remote())
+                trainers, errors = fleet.state()
                 if not trainers:
                     return f"all workers have left: {errors}"
                 time.sleep(_POLL_S)
@@ -203,15 +204,13 @@ class _Job:
         while scheduler.status(0).running and time.monotonic() < end:
             time.sleep(0.1)
 
-    def _wait_for_trainers(self, fleet: Any) -> None:
+    def _wait_for_trainers(self, fleet: FleetClient) -> None:
         """Until those have ended that can: some may wait for a node that never comes.
 
         Ray's autoscaler (2.60) may count a node as busy for good whose worker was killed with its job.
         """
-        import ray
-
         end = time.monotonic() + _LEAVING_S
-        while not self._stopping.signal and time.monotonic() < end and ray.get(fleet.state.remote())[0]:
+        while not self._stopping.signal and time.monotonic() < end and fleet.state().trainers:
             time.sleep(0.1)
 
     # MLflow

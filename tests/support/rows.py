@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, TypeVar
 
 from textinv_ray.concepts.concept import Concept
+from textinv_ray.service.scheduling.protocol import PreparedRow
 
 R = TypeVar("R", bound="Rows")
 
 
-def row(concept_id: str, **changes: Any) -> dict[str, Any]:
-    """One prepared row; `changes` are columns."""
-    return {
-        "concept_id": concept_id,
-        "steps": 10,
-        "concept": b"x",
-        "error": "",
-        "done": False,
-        **changes,
-    }
+def row(
+    concept_id: str, steps: int = 10, concept: bytes = b"x", error: str = "", done: bool = False
+) -> PreparedRow:
+    """One prepared row."""
+    return {"concept_id": concept_id, "steps": steps, "concept": concept, "error": error, "done": done}
 
 
 class Rows:
     """A source of rows that counts how many were pulled."""
 
-    def __init__(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        self._rows = [dict(row) for row in rows]
+    def __init__(self, rows: Iterable[PreparedRow]) -> None:
+        self._rows = list(rows)
         self.pulled = 0
 
     @classmethod
@@ -41,8 +37,8 @@ class Rows:
         broken = [row(name, steps=5, concept=b"", error="image x.png: is truncated") for name in errors]
         return cls([*sound, *broken])
 
-    def iter_rows(self, wanted: Collection[str]) -> Iterator[dict[str, Any]]:
+    def iter_rows(self, wanted: Collection[str]) -> Iterator[PreparedRow]:
         for each in self._rows:
             if each["concept_id"] in wanted:
                 self.pulled += 1
-                yield dict(each)
+                yield each.copy()

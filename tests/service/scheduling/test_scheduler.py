@@ -13,7 +13,7 @@ from tests.support import examples
 from tests.support.rows import Rows
 from tests.support.waiting import wait_for
 from textinv_ray.service.scheduling import scheduler as schedulers
-from textinv_ray.service.scheduling.protocol import PreparedConcept
+from textinv_ray.service.scheduling.protocol import PreparedConcept, PreparedRow
 from textinv_ray.service.scheduling.scheduler import Scheduler
 from textinv_ray.service.store.keys import Key
 from textinv_ray.service.store.store import Store
@@ -112,7 +112,7 @@ def test_what_is_recognised_is_not_read_again(store: Store) -> None:
 
 def test_an_unreadable_manifest_ends_the_job(store: Store) -> None:
     class Broken(Rows):
-        def iter_rows(self, wanted: Collection[str]) -> Iterator[dict[str, Any]]:
+        def iter_rows(self, wanted: Collection[str]) -> Iterator[PreparedRow]:
             raise OSError("connection reset")
 
     scheduler = make(Broken.numbered(1), store)
@@ -161,7 +161,7 @@ def test_reading_that_fails_begins_again_at_what_is_left(store: Store) -> None:
     class Resets(Rows):
         fails = 2
 
-        def iter_rows(self, wanted: Collection[str]) -> Iterator[dict[str, Any]]:
+        def iter_rows(self, wanted: Collection[str]) -> Iterator[PreparedRow]:
             for row in super().iter_rows(wanted):
                 yield row
                 if row["concept_id"] == "c1" and self.fails:

@@ -1,4 +1,4 @@
-"""The manifest through Ray Data: read, filter, split, and prepare on CPUs, streamed."""
+"""The manifest through Ray Data: rows are read, selected, split into small blocks and prepared on CPUs, as a stream."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from textinv_ray.concepts.images import ImageError
 from textinv_ray.config.job import JobConfig
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.models.sources import ModelFacts
+from textinv_ray.service.scheduling.protocol import PreparedRow
 from textinv_ray.service.store.store import Store
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from ray.data import Dataset
+    from ray.data import DataContext, Dataset
 
 # A file is one block however many CPUs there are; a task should hold a few concepts only.
 _ROWS_PER_BLOCK = 8
@@ -28,37 +29,31 @@ _REST_S = 0.05  # between two steps of Ray Data's scheduler while rows wait for 
 
 @dataclass(frozen=True)
 class Preparation:
-    """What makes concepts of a manifest's rows. Goes into the scheduler's process, which asks it for rows."""
+    """Makes concepts of a manifest's rows. The scheduler's process holds it and pulls rows out of it."""
 
     manifest: Manifest
     config: JobConfig
     facts: ModelFacts
     output: str
+    """URI of the store."""
     maybe_done: Collection[str]
     """Concepts with a result in the store, of this or of another fingerprint."""
     task_cpus: float
     """CPUs that one of its tasks reserves."""
 
-    def iter_rows(self, wanted: Collection[str]) -> Iterable[Mapping[str, Any]]:
-        """Rows {concept_id, steps, concept, error, done} of the `wanted` concepts, made as they are asked for.
+    def iter_rows(self, wanted: Collection[str]) -> Iterable[PreparedRow]:
+        """Yields the prepared rows of the `wanted` concepts, made as they are asked for.
 
-        concept: `Concept.to_row()`'s bytes; empty when `error` says why it can't be made, or when `done`.
-        Those with most steps come first within a block of the manifest, so that none of them begins last.
+        Within a block of the manifest, those with most steps come first, so that none of them begins last.
         """
-        return self.dataset(wanted).iter_rows()
+        return self._dataset(wanted).iter_rows()
 
-    def dataset(self, wanted: Collection[str]) -> Dataset:
-        """The same as a Dataset."""
+    def _dataset(self, wanted: Collection[str]) -> Dataset:
         import ray
 
-        from textinv_ray.service.cluster import ray_internals
+        from textinv_ray.service.cluster.ray_internals import reserve_for_repartition
 
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        # The scheduler may not ask for a row for hours, and that is no fault.
-        context.execution_no_progress_timeout_s = -1
-        ray_internals.rest_while_rows_wait(context, _REST_S)
-        context.use_datasource_v2 = False  # its listing of files takes a whole CPU, whatever is asked for
+        self._configure(ray.data.DataContext.get_current())
         uri = self.manifest.uri
         if "://" not in uri:  # relative to the driver's working directory, which isn't the scheduler's
             uri = os.path.join(self.manifest.base, os.path.basename(uri))
@@ -76,16 +71,26 @@ class Preparation:
             num_cpus=cpus,
         )
         rows = rows.repartition(target_num_rows_per_block=_ROWS_PER_BLOCK)
-        ray_internals.reserve_for_repartition(rows, cpus)
+        reserve_for_repartition(rows, cpus)
         return rows.map(
             self._prepare,
             compute=ray.data.TaskPoolStrategy(size=max(1, math.floor(self.config.service.prepare_cpus))),
             num_cpus=cpus,
         )
 
-    def _prepare(self, row: Mapping[str, Any]) -> dict[str, Any]:
+    def _configure(self, context: DataContext) -> None:
+        from textinv_ray.service.cluster.ray_internals import rest_while_rows_wait
+
+        context.enable_progress_bars = False
+        # The scheduler may not ask for a row for hours, and that is no fault.
+        context.execution_no_progress_timeout_s = -1
+        context.use_datasource_v2 = False  # its listing of files takes a whole CPU, whatever is asked for
+        rest_while_rows_wait(context, _REST_S)
+
+    def _prepare(self, row: Mapping[str, Any]) -> PreparedRow:
+        """Runs in a task of its own for each row. What is wrong with a row becomes its `error`."""
         concept_id = str(row["concept_id"])
-        prepared = {
+        prepared: PreparedRow = {
             "concept_id": concept_id,
             "steps": int(row.get("steps") or self.config.training.steps),
             "concept": b"",
@@ -110,8 +115,10 @@ class Preparation:
 
 
 def _picker(concept_ids: Collection[str] | None, steps: int | None) -> Callable[[pa.Table], pa.Table]:
-    """Keeps rows of these concepts (None: all), those with most steps first. `steps`: of rows that name none;
-    None where no row does."""
+    """A function that keeps the rows of these concepts (None: all) and sorts them by steps, the most first.
+
+    `steps`: of rows that name none; None: the manifest has no such column, and rows keep their order.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 

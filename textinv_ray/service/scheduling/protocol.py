@@ -4,15 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol, TypedDict
 
 from textinv_ray.service.scheduling.leases import Event, Lease
+
+
+class PreparedRow(TypedDict):
+    """What the preparation makes of a manifest's row."""
+
+    concept_id: str
+    steps: int
+    """That the concept takes at most."""
+    concept: bytes
+    """`Concept.to_row()`'s; empty when there is an error, or when it is done."""
+    error: str
+    """Why the concept can't be learned, such as an image that can't be read; empty if it can."""
+    done: bool
+    """Its result is in the store already."""
 
 
 class RowSource(Protocol):
     """Where the scheduler reads prepared concepts from: a `preparation.Preparation`."""
 
-    def iter_rows(self, wanted: Collection[str]) -> Iterable[Mapping[str, Any]]:
+    def iter_rows(self, wanted: Collection[str]) -> Iterable[PreparedRow]:
         """Prepared rows of these concepts."""
 
 

@@ -1,8 +1,8 @@
-"""Rows through a pool of actors that each hold a model: what generation and evaluation of many run on.
+"""A pool of actors that each hold a model and work through a table: `generate` and `evaluate` run on it.
 
-Ray Data streams blocks of a table to the actors. An actor puts what it made into the store and returns one small
-row for each of its rows. When one dies, its block goes to another from the start: an actor passes over what lies in
-the store already.
+Ray Data streams blocks of the table to the actors. An actor writes what it made to the store and returns one small
+row for each row of its block. When an actor dies, another one gets its block from the start, so actors skip rows
+whose result the store has already.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _BLOCKS_PER_WORKER = 4  # so that none is left with one long block at the end
 
 
 class PoolError(Exception):
-    """The workers can't go on; one line says why."""
+    """The actors can't go on; the message is one line."""
 
 
 def run(
@@ -36,11 +36,11 @@ def run(
     *,
     batch_size: int,
 ) -> Iterator[dict[str, Any]]:
-    """Yields the rows that `actor(**arguments)` returns for batches of `table` (pyarrow Tables), as they come.
+    """Yields the rows that instances of `actor` return for batches of `table`, as they come, in no fixed order.
 
-    `batch_size`: the most rows an actor gets at once. Joins or starts a Ray, and leaves it in the end.
-    Raises UserError where there is no Ray, or no GPU for a configuration that wants one; PoolError when actors
-    can't start or fail.
+    `actor`: a class, called with `arguments`; its instances take a pyarrow Table and return one. `batch_size`: the
+    most rows that an instance gets at once. Connects to a Ray and disconnects at the end. Raises UserError when no
+    Ray can be had, or no GPU for a configuration that needs one; PoolError when an actor can't start or fails.
     """
     import ray
     from ray.data import ActorPoolStrategy
@@ -50,32 +50,32 @@ def run(
 
     connection.connect(config, console)
     try:
-        size = WorkerLayout.of(config, ray.cluster_resources(), len(table))
-        console.print(f"workers: {size}")
+        layout = WorkerLayout.of(config, ray.cluster_resources(), len(table))
+        console.print(f"workers: {layout}")
         ray.data.DataContext.get_current().enable_progress_bars = False
-        per_block = max(1, min(batch_size, len(table) // (_BLOCKS_PER_WORKER * size.workers)))
+        per_block = max(1, min(batch_size, len(table) // (_BLOCKS_PER_WORKER * layout.workers)))
         blocks = [table.slice(start, per_block) for start in range(0, len(table), per_block)]
         rows = ray.data.from_arrow(blocks).map_batches(
             actor,
             fn_constructor_kwargs=dict(arguments),
             batch_size=None,
             batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=size.workers),
-            num_cpus=size.cpus,
-            **({"num_gpus": size.gpus} if size.gpus else {}),
+            compute=ActorPoolStrategy(size=layout.workers),
+            num_cpus=layout.cpus,
+            **({"num_gpus": layout.gpus} if layout.gpus else {}),
         )
         yield from rows.iter_rows()
     except UserError:
         raise
     except Exception as error:
-        logger.exception("the pool of workers failed")
+        logger.exception("the pool of actors failed")
         raise PoolError(_reason(error)) from error
     finally:
         ray.shutdown()
 
 
 def _reason(error: Exception) -> str:
-    """The last line of what Ray says: the error itself, below the tracebacks of all processes it came through."""
+    """The last line of Ray's message: the error itself, below the tracebacks of all processes it came through."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     last = lines[-1] if lines else type(error).__name__
     return redact_text(last.removeprefix(f"{UserError.__module__}.UserError: "))

@@ -1,8 +1,8 @@
 """The columns of a manifest: the one place where they are listed.
 
 `Row` declares each column: the type of its values, and a `Meaning` with everything else. `COLUMNS` is made from it.
-The schema check, the checks of ranges and choices, preparation, fingerprints, `textinv manifest`, the parameters in
-results and MLflow, and the table in the documentation all come from `COLUMNS`.
+The schema check, the checks of ranges and choices, preparation, fingerprints, `textinv manifest`, the options in results,
+and the table in the documentation all come from `COLUMNS`.
 
 To add a column: declare it in `Row`, give `ConceptSettings` a field of the same name, and write the code that acts on
 the field.
@@ -30,14 +30,6 @@ ReadBy = Literal["learning", "review", "labels"]
   fingerprint: when it changes, learning continues from its checkpoint.
 - `labels`: nothing that affects the result. Part of no fingerprint.
 """
-Shown = Literal["parameter", "option", "tags", ""]
-"""Where results and MLflow show a column's value:
-
-- `parameter`: in every result, and as a parameter of every MLflow run (of lists, the length).
-- `option`: in the `options` of a result, and as a parameter of its MLflow run, if it is not the default.
-- `tags`: as tags of the MLflow run.
-- empty: nowhere, or in a way of its own.
-"""
 
 
 @dataclass(frozen=True)
@@ -52,7 +44,10 @@ class Meaning:
     choices are those of the field."""
     default: str = ""
     """What applies without a value, in Markdown; empty: the configuration field that the column overrides."""
-    shown: Shown = ""
+    is_option: bool = False
+    """Whether the column goes beyond plain textual inversion. Results list it under `options`, and MLflow as a
+    parameter, if it is not the default. (Results have fields of their own for the other columns.)
+    """
     has_placeholder: bool = False
     """Whether the column's texts must say where the learned word goes: by `{}`, or by the row's placeholder_token."""
 
@@ -72,7 +67,6 @@ class _RequiredColumns(TypedDict):
             "Training images; 3 to 5 are best. Paths relative to the manifest's folder, absolute paths, or URIs "
             "(`s3://`, `gs://`, `https://`, ...); or the images' bytes.",
             read_by="learning",
-            shown="parameter",
         ),
     ]
 
@@ -87,7 +81,6 @@ class Row(_RequiredColumns, total=False):
             "manifest; case does not matter.",
             read_by="review",
             default="`<concept_id>`",
-            shown="parameter",
         ),
     ]
     initializer_token: Annotated[
@@ -96,7 +89,6 @@ class Row(_RequiredColumns, total=False):
             "Word or phrase that learning starts from, such as `dog`.",
             read_by="learning",
             overrides="training.initializer_token",
-            shown="parameter",
         ),
     ]
     learnable_property: Annotated[
@@ -105,7 +97,6 @@ class Row(_RequiredColumns, total=False):
             "What the images have in common. Selects the default templates, prompts and initializer candidates.",
             read_by="review",
             overrides="training.learnable_property",
-            shown="parameter",
         ),
     ]
     num_vectors: Annotated[
@@ -115,7 +106,6 @@ class Row(_RequiredColumns, total=False):
             read_by="learning",
             overrides="training.num_vectors",
             default="`training.num_vectors`; with a file in `init_from`, as many as it has",
-            shown="parameter",
         ),
     ]
     steps: Annotated[
@@ -124,7 +114,6 @@ class Row(_RequiredColumns, total=False):
             "Optimizer steps.",
             read_by="learning",
             overrides="training.steps",
-            shown="parameter",
         ),
     ]
     learning_rate: Annotated[
@@ -133,7 +122,6 @@ class Row(_RequiredColumns, total=False):
             "Adam's step size.",
             read_by="learning",
             overrides="training.learning_rate",
-            shown="parameter",
         ),
     ]
     batch_size: Annotated[
@@ -142,7 +130,6 @@ class Row(_RequiredColumns, total=False):
             "Samples per step.",
             read_by="learning",
             overrides="training.batch_size",
-            shown="parameter",
         ),
     ]
     seed: Annotated[
@@ -152,7 +139,6 @@ class Row(_RequiredColumns, total=False):
             read_by="learning",
             overrides="training.seed",
             default="made from `training.seed` and `concept_id`",
-            shown="parameter",
         ),
     ]
     templates: Annotated[
@@ -162,7 +148,6 @@ class Row(_RequiredColumns, total=False):
             read_by="learning",
             overrides="training.templates",
             default="`training.templates`, or else those of the paper",
-            shown="parameter",
             has_placeholder=True,
         ),
     ]
@@ -173,7 +158,6 @@ class Row(_RequiredColumns, total=False):
             "last caption use the templates.",
             read_by="learning",
             default="none",
-            shown="parameter",
             has_placeholder=True,
         ),
     ]
@@ -188,9 +172,7 @@ class Row(_RequiredColumns, total=False):
     ]
     tags: Annotated[
         dict[str, str],
-        Meaning(
-            "Labels of your own. They become tags in MLflow.", read_by="labels", default="none", shown="tags"
-        ),
+        Meaning("Labels of your own. They become tags in MLflow.", read_by="labels", default="none"),
     ]
     init_from: Annotated[
         str,
@@ -200,7 +182,7 @@ class Row(_RequiredColumns, total=False):
             read_by="learning",
             overrides="training.init_from",
             default="`training.init_from`, if the row has no `initializer_token`",
-            shown="option",
+            is_option=True,
         ),
     ]
     vectors_added_at: Annotated[
@@ -209,7 +191,7 @@ class Row(_RequiredColumns, total=False):
             "Steps at which the word gets one vector more, such as `[2000, 4000]`; an empty list: none.",
             read_by="learning",
             overrides="training.vectors_added_at",
-            shown="option",
+            is_option=True,
         ),
     ]
     regularization_weight: Annotated[
@@ -218,7 +200,7 @@ class Row(_RequiredColumns, total=False):
             "Weight of the squared distance from the initial vectors in the loss.",
             read_by="learning",
             overrides="training.regularization_weight",
-            shown="option",
+            is_option=True,
         ),
     ]
     per_image_probability: Annotated[
@@ -227,7 +209,7 @@ class Row(_RequiredColumns, total=False):
             "Share of the training prompts in which a word of the image's own stands beside the learned one.",
             read_by="learning",
             overrides="training.per_image_probability",
-            shown="option",
+            is_option=True,
         ),
     ]
     norm_control: Annotated[
@@ -237,7 +219,7 @@ class Row(_RequiredColumns, total=False):
             "`regularize` adds a term to the loss.",
             read_by="learning",
             overrides="training.norm_control",
-            shown="option",
+            is_option=True,
         ),
     ]
     norm_weight: Annotated[
@@ -246,7 +228,7 @@ class Row(_RequiredColumns, total=False):
             "Weight of the term that `norm_control: regularize` adds.",
             read_by="learning",
             overrides="training.norm_weight",
-            shown="option",
+            is_option=True,
         ),
     ]
 

@@ -103,8 +103,8 @@ def result(
 def options(concept: Concept) -> dict[str, Option]:
     """The settings beyond plain textual inversion that have another value than by default."""
     defaults = {field.name: field.default for field in fields(Concept)}
-    shown = [name for name, column in COLUMNS.items() if column.shown == "option"]
-    return {name: getattr(concept, name) for name in shown if getattr(concept, name) != defaults[name]}
+    names = [name for name, column in COLUMNS.items() if column.is_option]
+    return {name: getattr(concept, name) for name in names if getattr(concept, name) != defaults[name]}
 
 
 def final_loss(history: History) -> float | None:

@@ -1,7 +1,9 @@
-"""The science: textual inversion (Gal et al. 2022) of many concepts side by side, without any cluster.
+"""Textual inversion (Gal et al. 2022, arXiv 2208.01618) of many concepts side by side, without a cluster.
 
-Read in this order: `backbone` (the frozen model), `words` (pseudo-words), `task` (one concept's
-optimisation), `pack` (many in one step), `sampling`, `scoring`, `review`.
+Read in this order: `backbone` (the frozen model and the loss, eq. (2)), `words` (pseudo-words), `initialization`,
+`task` (one concept's state and random draws), `pack` (the optimizer step of many concepts), `penalties`, `stopping`,
+`sampling` (images from prompts), `scoring` (CLIP scores), `review` (images and scores of words), `evaluation` (the
+paper's protocol). `formats` reads and writes files of words; `tuning` and `compiled` make steps fast.
 """
 
 from textinv_ray.inversion.backbone import Backbone

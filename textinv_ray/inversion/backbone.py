@@ -1,4 +1,4 @@
-"""The frozen diffusion model: loading, prompts with learned words, noise prediction, latents."""
+"""The frozen diffusion model: loading, encoding of prompts with learned words, noise prediction, loss, latents."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 @dataclass(eq=False, repr=False)
 class Backbone:
-    """A Stable Diffusion 1.x / 2.x model, frozen: nothing here ever changes one of its bits."""
+    """A Stable Diffusion 1.x / 2.x model with frozen weights: no method here changes a bit of them."""
 
     tokenizer: CLIPTokenizer
     text_encoder: CLIPTextModel
     unet: UNet2DConditionModel
     vae: AutoencoderKL
     scheduler: DDPMScheduler
-    """The forward process, Ho et al. 2020; its config also makes the samplers."""
+    """The forward process (Ho et al. 2020, eq. (4)). Samplers are built from its configuration."""
     compiled: CompiledUNet | None = None
-    """What predicts noise where gradients are wanted, in place of `unet`; see `compiled.py`."""
-    _encoding: threading.Lock = field(default_factory=threading.Lock)
+    """Predicts noise in place of `unet` where gradients are needed; see `compiled.py`."""
+    _encoder_lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         prediction = self.scheduler.config.prediction_type
@@ -57,11 +57,11 @@ class Backbone:
         device: str = "auto",
         dtype: str = "auto",
     ) -> Backbone:
-        """Loads a diffusers pipeline folder or Hub id, from safetensors only, without its safety checker.
+        """Loads a diffusers pipeline (folder or Hub id) from safetensors files, without its safety checker.
 
-        `device` "auto" is CUDA when there is one. `dtype` "auto" is float16 on CUDA, bfloat16 on CPUs with
-        instructions for it, and float32 elsewhere.
-        Raises UserError when it can't be loaded or isn't a text-to-image Stable Diffusion 1.x / 2.x.
+        `device` "auto": CUDA when there is one, else the CPU. `dtype` "auto": float16 on CUDA, bfloat16 on CPUs with
+        instructions for it, float32 elsewhere.
+        Raises UserError when it can't be loaded, or isn't a text-to-image Stable Diffusion 1.x / 2.x model.
         """
         place = choose_device(device)
         precision = choose_dtype(dtype, place, on_cpu=fastest_cpu_dtype(_cpu_capabilities()))
@@ -84,46 +84,46 @@ class Backbone:
             message = str(error).strip().splitlines()[0]
             raise UserError(f"the model {path!r} can't be loaded: {message}") from error
         if place.type == "cpu":
-            if precision == torch.bfloat16:  # no faster in float32, and less exact in float16
+            if precision == torch.bfloat16:  # unfused attention: not faster in float32, less exact in float16
                 backbone.text_encoder.set_attn_implementation("eager")
             if unet_config["sample_size"] <= PLAIN_ATTENTION_MAX_SIDE:
                 backbone.unet.set_attn_processor(AttnProcessor())
         return backbone.to(place)
 
     def to(self, device: torch.device | str) -> Backbone:
-        """Moves the model."""
+        """Moves the model's weights, and returns this backbone."""
         for model in (self.text_encoder, self.unet, self.vae):
             model.to(device)
         return self
 
     @property
     def checkpoints_activations(self) -> bool:
-        """Whether steps keep only some of the UNet's activations."""
+        """Whether the backward pass recomputes most of the UNet's activations."""
         return bool(self.unet.is_gradient_checkpointing)
 
     def checkpoint_activations(self) -> None:
-        """From now on the backward pass computes most of the UNet's activations again: Chen et al. 2016.
+        """Turns activation checkpointing of the UNet on (Chen et al. 2016): less memory, slower backward passes.
 
-        Gradients stay what they are, to the bit where kernels are deterministic.
+        Gradients don't change; where kernels are deterministic, not by a bit.
         """
-        # No random numbers are drawn in the UNet, so their generators' states needn't be kept either
+        # The UNet draws no random numbers (no dropout in eval mode), so no generator state is saved
         self.unet.enable_gradient_checkpointing(
             partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
         )
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes."""
+        """The device that holds the model."""
         return self.unet.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Precision of the frozen model."""
+        """Precision of the frozen weights."""
         return self.unet.dtype
 
     @property
     def word_dtype(self) -> torch.dtype:
-        """Precision of words, their optimiser, latents and losses: at least float32."""
+        """Precision of words, optimizer state, latents and losses: that of the model, but at least float32."""
         return torch.promote_types(self.dtype, torch.float32)
 
     @property
@@ -133,12 +133,12 @@ class Backbone:
 
     @property
     def embedding_dim(self) -> int:
-        """D, the size of a word vector."""
+        """D, the length of a word vector."""
         return int(self.text_encoder.get_input_embeddings().embedding_dim)
 
     @property
     def vocabulary_size(self) -> int:
-        """Rows of the frozen embedding table; ids from here on are learned words."""
+        """Rows of the frozen embedding table. Token ids from here on stand for learned vectors."""
         return int(self.text_encoder.get_input_embeddings().num_embeddings)
 
     @cached_property
@@ -148,20 +148,20 @@ class Backbone:
 
     @cached_property
     def vocabulary_norm(self) -> float:
-        """Mean norm of the rows of the frozen embedding table."""
+        """Mean Euclidean norm of the rows of the frozen embedding table."""
         table = self.text_encoder.get_input_embeddings().weight.data
         return float(torch.linalg.vector_norm(table, dim=1, dtype=self.word_dtype).mean())
 
     @property
     def max_tokens(self) -> int:
-        """L, the length that prompts are padded or cut to, begin and end included."""
+        """L, the length in tokens that prompts are padded or cut to, with the begin and end tokens."""
         return int(min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings))
 
     def encode_prompts(self, input_ids: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Hidden states of prompts in which ids from `vocabulary_size` on are rows of `rows`.
+        """c(y): the text encoder's hidden states of prompts with learned words.
 
-        The frozen table isn't resized: while the encoder runs, a hook puts the learned rows in place of the
-        embeddings it looked up, so gradients reach `rows` alone.
+        An id `vocabulary_size` + r stands for row r of `rows`. The frozen embedding table isn't resized: a forward
+        hook replaces its output at these ids, so gradients reach `rows` alone.
 
         input_ids: int64 (B, L). rows: (R, D). Returns (B, L, D) in the model's dtype.
         """
@@ -170,21 +170,25 @@ class Backbone:
         learned = input_ids >= self.vocabulary_size
         embeddings = F.embedding((input_ids - self.vocabulary_size).clamp(min=0), rows).to(self.dtype)
 
-        def replace(_module: nn.Module, _arguments: Any, frozen: Tensor) -> Tensor:
+        def replace(_module: nn.Module, _arguments: object, frozen: Tensor) -> Tensor:
             return torch.where(learned[..., None], embeddings, frozen)
 
         table = self.text_encoder.get_input_embeddings()
-        with self._encoding:  # another thread (a review beside training) must not meet this hook
+        with self._encoder_lock:  # the hook must not act on a call by another thread, such as a review
             hook = table.register_forward_hook(replace)
             try:
-                # What stands in for a learned id is never used; the end token can't disturb the pooling.
+                # The stand-in's embedding is never used. The end token doesn't disturb the encoder's pooling.
                 stand_in = input_ids.masked_fill(learned, self.tokenizer.eos_token_id)
                 return self.text_encoder(stand_in).last_hidden_state
             finally:
                 hook.remove()
 
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, hidden_states: Tensor) -> Tensor:
-        """eps_theta(z_t, t, c), or v_theta for v-prediction: (B, C, h, w) in the model's dtype."""
+        """eps_theta(z_t, t, c), or v_theta(z_t, t, c) with v-prediction.
+
+        noisy_latents: (B, C, h, w). timesteps: int64 (B,). hidden_states: (B, L, D). Returns (B, C, h, w) in the
+        model's dtype.
+        """
         noisy_latents = noisy_latents.to(self.dtype)
         if self.compiled and torch.is_grad_enabled() and len(timesteps) <= self.compiled.samples:
             return self.compiled(noisy_latents, timesteps, hidden_states)
@@ -193,10 +197,11 @@ class Backbone:
     def denoising_loss(
         self, latents: Tensor, noise: Tensor, timesteps: Tensor, hidden_states: Tensor
     ) -> Tensor:
-        """||eps - eps_theta(z_t, t, c)||^2 as a mean per sample: Gal et al. 2022, eq. (2).
+        """||eps - eps_theta(z_t, t, c)||^2, divided by C h w, for each sample: Gal et al. 2022, eq. (2).
 
-        With v-prediction the target is v = alpha_t eps - sigma_t z (Salimans and Ho 2022).
-        latents, noise: (B, C, h, w) in `word_dtype`; timesteps: int64 (B,). Returns (B,) in `word_dtype`.
+        With v-prediction the target is v_t = alpha_t eps - sigma_t z (Salimans and Ho 2022, section 4).
+        latents (z), noise (eps): (B, C, h, w) in `word_dtype`. timesteps: int64 (B,). hidden_states: (B, L, D).
+        Returns (B,) in `word_dtype`.
         """
         noisy_latents = self.scheduler.add_noise(latents, noise, timesteps)
         prediction = self.predict(noisy_latents, timesteps, hidden_states)
@@ -206,9 +211,9 @@ class Backbone:
 
     @torch.no_grad()
     def latent_moments(self, images: np.ndarray, batch_size: int = 16) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the latents' posterior, scaled as the UNet expects them.
+        """Mean and standard deviation of the VAE's posterior q(z | x), shifted and scaled as the UNet expects z.
 
-        images: uint8 (N, S, S, 3). Returns two (N, C, h, w) in `word_dtype` on the model's device.
+        images: uint8 (N, S, S, 3). Returns two tensors (N, C, h, w) in `word_dtype` on the model's device.
         """
         means, stds = [], []
         for start in range(0, len(images), batch_size):
@@ -222,12 +227,12 @@ class Backbone:
 
 
 def choose_device(name: str) -> torch.device:
-    """ "auto" is CUDA when there is one."""
+    """The device of this name; "auto": CUDA when there is one, else the CPU."""
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
 def choose_dtype(name: str, device: torch.device, on_cpu: torch.dtype = torch.float32) -> torch.dtype:
-    """ "auto" is float16 on CUDA and `on_cpu` elsewhere."""
+    """The precision of this name; "auto": float16 on CUDA, `on_cpu` elsewhere."""
     if name == "auto":
         return torch.float16 if device.type == "cuda" else on_cpu
     return DTYPES[name]

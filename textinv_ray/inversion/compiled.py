@@ -1,8 +1,8 @@
-"""The UNet through `torch.compile`, for packs: one number of samples, and fewer are padded to it.
+"""The UNet through `torch.compile`, for the steps of packs, at one fixed number of samples.
 
-A compiled model is one for each shape, and each takes a minute or more; so slots that are free in a pack are filled
-with zeros, which cost what samples cost and whose output nobody sees. Samples and scores, whose batches have other
-sizes, and packs that have more samples (rows with a `batch_size` of their own) take the UNet as it is.
+torch.compile compiles once per shape, which takes a minute or more. So smaller batches are padded with zeros to the
+fixed number; the padding costs as much time as samples do. Rendering, whose batches have other sizes, and packs with
+more samples (rows with a `batch_size` of their own) use the UNet without compilation.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from torch.nn import functional as F
 
 
 class CompiledUNet:
-    """Predicts as the UNet does, for up to `samples` samples. Compiles at the first call."""
+    """Computes what the UNet computes, for up to `samples` samples. The first call compiles."""
 
     def __init__(
         self, unet: UNet2DConditionModel, samples: int, backend: str | Callable[..., object] = "inductor"
     ) -> None:
         self.samples = samples
-        # Not `unet.compile()`, which would compile for every batch that is rendered, too
+        # `unet.compile()` would also compile for every batch size of rendering
         self._predict = torch.compile(unet, dynamic=False, backend=backend)
 
     def __call__(self, noisy_latents: Tensor, timesteps: Tensor, hidden_states: Tensor) -> Tensor:
-        """(B, C, h, w), (B,) and (B, L, D) with B <= samples; returns (B, C, h, w)."""
+        """The UNet's prediction: (B, C, h, w), int64 (B,), (B, L, D) with B <= samples -> (B, C, h, w)."""
         free = self.samples - len(timesteps)
         padded = self._predict(
             F.pad(noisy_latents, (0, 0) * 3 + (0, free)),

@@ -1,15 +1,15 @@
-"""DINO features (Caron et al. 2021; Oquab et al. 2023): how alike pictures look, with no text involved."""
+"""DINO features (Caron et al. 2021; Oquab et al. 2023): similarity of images by a model trained without text."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import AutoImageProcessor, AutoModel
+from transformers import AutoImageProcessor, AutoModel, PreTrainedModel
+from transformers.image_processing_utils import BaseImageProcessor
 
 from textinv_ray.inversion.backbone import choose_device, choose_dtype
 from textinv_ray.inversion.scoring import BATCH_SIZE
@@ -18,10 +18,10 @@ from textinv_ray.util.errors import UserError
 
 @dataclass(eq=False, repr=False)
 class Dino:
-    """A vision transformer with a class token, such as facebook/dino-vits16 or facebook/dinov2-base."""
+    """A vision transformer with a class token, such as `facebook/dino-vits16` or `facebook/dinov2-base`."""
 
-    model: Any
-    processor: Any
+    model: PreTrainedModel
+    processor: BaseImageProcessor
 
     def __post_init__(self) -> None:
         self.model.requires_grad_(False).eval()
@@ -32,7 +32,7 @@ class Dino:
         place = choose_device(device)
         try:
             model = AutoModel.from_pretrained(path, use_safetensors=True, dtype=choose_dtype(dtype, place))
-            # By Pillow even where torchvision is installed: scores must not depend on that.
+            # The Pillow backend, so that scores don't depend on whether torchvision is installed
             processor = AutoImageProcessor.from_pretrained(path, backend="pil")
         except (OSError, ValueError) as error:
             message = str(error).strip().splitlines()[0]
@@ -41,7 +41,7 @@ class Dino:
 
     @torch.no_grad()
     def image_features(self, images: np.ndarray) -> Tensor:
-        """The class token after the last layer: uint8 (n, H, W, 3) -> float32 (n, d) of length 1."""
+        """The class token of the last layer: uint8 (n, H, W, 3) -> float32 (n, d) of Euclidean length 1."""
         batches = []
         for start in range(0, len(images), BATCH_SIZE):
             batch = list(images[start : start + BATCH_SIZE])

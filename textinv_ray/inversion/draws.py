@@ -1,4 +1,4 @@
-"""The random choices of one optimisation step."""
+"""The random choices of an optimizer step."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Draws:
-    """The random choices of one step of one concept, on the CPU."""
+    """What one concept samples for one step, on the CPU: eq. (2) of Gal et al. 2022 is an expectation over these."""
 
     latents: Tensor
-    """int64 (B,): which of the cached latents (image, crop and flip)."""
+    """int64 (B,): index into the cached latents (image, crop and flip)."""
     prompts: Tensor
-    """int64 (B,): which of the tokenised prompts."""
+    """int64 (B,): index into the tokenized prompts."""
     timesteps: Tensor
     """int64 (B,), in [0, number of training timesteps)."""
     noise: Tensor
-    """float32 (2, B, C, h, w), standard normal: for the latents' posterior, and for the forward process."""
+    """float32 (2, B, C, h, w), standard normal: to sample the VAE's posterior, and eps of the forward process."""

@@ -1,19 +1,20 @@
-"""The evaluation of Gal et al. 2022, section 4.3, for many words: reconstruction, editability, and references.
+"""The evaluation of Gal et al. 2022, section 5.1, for many words: reconstruction, editability, and references.
 
-All scores are raw cosines in [-1, 1], computed per sample and then averaged, as in the authors' code (the paper
-says that embeddings are averaged first). With f the image and g the text encoder of CLIP, each of length 1:
+All scores are raw cosines in [-1, 1], computed per sample and then averaged, as in the authors' code (by the paper's
+text, embeddings are averaged first). f is CLIP's image encoder and g its text encoder, both with outputs of length 1:
 
     clip_image_similarity    mean over samples s of the image prompt and training images t of f(s) . f(t)
                              (reconstruction)
     clip_text_similarity     mean over editing prompts p of the mean over samples s of p of f(s) . g(p without
-                             the word) (editability); by category with the category's name behind it
-    dino_similarity          like clip_image_similarity, with the class token of a DINO model (Ruiz et al. 2023)
+                             the word) (editability). clip_text_similarity_<category>: over a category's prompts
+    dino_similarity          like clip_image_similarity, with the class token of a DINO model (DINO score of Ruiz
+                             et al. 2023, "DreamBooth", section 4.1)
 
-Samples have the seeds 0, 1, ... of each prompt. The references replace the samples, and nothing else:
+Each prompt is sampled with seeds 0, 1, ... A reference replaces the samples and nothing else:
 
-    training_images   the training images as samples. Their image similarity is over pairs of different images,
-                      because an image's similarity with itself says nothing; none with a single image
-    without_word      samples of the prompts without the word: what the model draws anyway
+    training_images   the training images as samples. Image similarity is over pairs of different images, because an
+                      image's cosine with itself is 1; a concept with one image has none
+    without_word      samples of the prompts without the word: what the model draws without having learned it
     description       samples of the prompts with a person's description in place of the word, where there is one
 """
 
@@ -36,7 +37,7 @@ EditPrompts = Mapping[str, Mapping[str, tuple[str, ...]]]
 """Learnable property -> category -> prompts with `{}`."""
 
 PROMPTS: dict[str, EditPrompts] = {
-    # Section 5 of the paper: a background, a style, a composition. The styles' are in their spirit.
+    # Section 5.1 of the paper: a background change, a style change, a composition. Those for styles are ours.
     "general": {
         "object": {
             "background": ("a photo of {} on the moon",),
@@ -48,7 +49,7 @@ PROMPTS: dict[str, EditPrompts] = {
             "composition": ("a house in the style of {}", "a dog in the style of {}"),
         },
     },
-    # What the bundled model can follow.
+    # Prompts within the bundled model's vocabulary
     "mini": {
         "object": {
             "background": ("a photo of {} on a blue background",),
@@ -61,24 +62,25 @@ PROMPTS: dict[str, EditPrompts] = {
         },
     },
 }
-"""Editing prompts by the kind of model."""
+"""Editing prompts by kind of model: "mini" for the bundled models, "general" for others."""
 IMAGE_PROMPTS = {"object": "a photo of {}", "style": "a painting in the style of {}"}
+"""Prompt of the image similarities, by learnable property."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How many samples of which prompts."""
+    """Which prompts are sampled, how often, and how."""
 
     num_images: int
     """Samples of each prompt."""
     review: ReviewConfig
-    """Sampler, steps and guidance."""
+    """Sampler, sampling steps and guidance scale."""
     edit_prompts: EditPrompts
 
     @classmethod
     def of(cls, preset: str, review: ReviewConfig, edit_prompts: EditPrompts) -> Protocol:
-        """`quick`: 4 samples a prompt, sampled as `review` says. `paper`: 64 samples by 50 DDIM steps, with
-        `review`'s guidance scale. Raises ValueError for another preset."""
+        """`quick`: 4 samples per prompt with the settings of `review`. `paper`: 64 samples per prompt, 50 DDIM steps,
+        the guidance scale of `review`. Raises ValueError for another preset."""
         if preset == "quick":
             return cls(4, review, edit_prompts)
         if preset == "paper":
@@ -87,7 +89,7 @@ class Protocol:
         raise ValueError(f"no preset {preset!r} (known: {', '.join(PRESETS)})")
 
     def pictures(self, learnable_property: str) -> int:
-        """Samples of one concept, without the references'."""
+        """Number of samples of one concept, without those of references."""
         edits = self.edit_prompts[learnable_property]
         return self.num_images * (1 + sum(len(prompts) for prompts in edits.values()))
 
@@ -97,7 +99,7 @@ PRESETS = ("quick", "paper")
 
 @dataclass(frozen=True, eq=False)
 class LearnedConcept:
-    """A learned word and what it should bring back."""
+    """A learned word and the images that it was learned from."""
 
     placeholder_token: str
     vectors: Tensor
@@ -106,12 +108,12 @@ class LearnedConcept:
     training_images: np.ndarray
     """uint8 (N, S, S, 3)"""
     description: str | None = None
-    """A person's words for the concept, such as "a red plush fox with one ear"."""
+    """A person's description of the concept, such as "a red plush fox with one ear"."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Features:
-    """Of the samples of one prompt."""
+    """Embeddings of the samples of one prompt."""
 
     clip: Tensor
     """(n, d), of length 1"""
@@ -119,7 +121,7 @@ class _Features:
 
 
 class Evaluator:
-    """Scores words by one protocol. What has no learned word in it is drawn and encoded once."""
+    """Scores words by one protocol. Samples and texts without a learned word are computed once for all concepts."""
 
     def __init__(
         self, backbone: Backbone, scorer: Scorer, protocol: Protocol, dino: Dino | None = None
@@ -131,29 +133,29 @@ class Evaluator:
         self._plain: dict[str, _Features] = {}
         self._texts: dict[str, Tensor] = {}
 
-    def evaluate(self, subject: LearnedConcept) -> dict[str, float]:
-        """Scores by name: those above, and the references' as <score>_<reference>. What can't be had is absent.
+    def evaluate(self, concept: LearnedConcept) -> dict[str, float]:
+        """All scores by name, those of references as <score>_<reference>. Scores that don't exist are left out.
 
-        Raises ValueError for a prompt that is so long that a word would be cut off.
+        Raises ValueError for a prompt that is so long that the word is cut off.
         """
-        token, prompts = subject.placeholder_token, self._prompts(subject)
-        learned = self._draw([words.fill(prompt, token) for prompt in prompts], {token: subject.vectors})
-        training = self._encode(subject.training_images)
-        scores = self._score(subject, dict(zip(prompts, learned, strict=True)), training)
+        token, prompts = concept.placeholder_token, self._prompts(concept)
+        learned = self._draw([words.fill(prompt, token) for prompt in prompts], {token: concept.vectors})
+        training = self._encode(concept.training_images)
+        scores = self._score(concept, dict(zip(prompts, learned, strict=True)), training)
         plain = [self._without_word(scoring.without_word(prompt)) for prompt in prompts]
         references = {"without_word": dict(zip(prompts, plain, strict=True))}
         references["training_images"] = dict.fromkeys(prompts, training)
-        if subject.description:
-            described = self._draw([words.fill(prompt, subject.description) for prompt in prompts], {})
+        if concept.description:
+            described = self._draw([words.fill(prompt, concept.description) for prompt in prompts], {})
             references["description"] = dict(zip(prompts, described, strict=True))
         for name, samples in references.items():
-            found = self._score(subject, samples, training)
+            found = self._score(concept, samples, training)
             scores |= {f"{score}_{name}": value for score, value in found.items()}
         return scores
 
-    def _prompts(self, subject: LearnedConcept) -> list[str]:
+    def _prompts(self, concept: LearnedConcept) -> list[str]:
         """The image prompt and all editing prompts, each once."""
-        kind = subject.learnable_property
+        kind = concept.learnable_property
         edits = self._protocol.edit_prompts[kind].values()
         return list(dict.fromkeys([IMAGE_PROMPTS[kind], *(text for texts in edits for text in texts)]))
 
@@ -180,10 +182,10 @@ class Evaluator:
         return self._texts[text]
 
     def _score(
-        self, subject: LearnedConcept, samples: Mapping[str, _Features], training: _Features
+        self, concept: LearnedConcept, samples: Mapping[str, _Features], training: _Features
     ) -> dict[str, float]:
-        """The scores of samples, by prompt with `{}`."""
-        images = samples[IMAGE_PROMPTS[subject.learnable_property]]
+        """The scores of samples; these are by prompt with `{}`."""
+        images = samples[IMAGE_PROMPTS[concept.learnable_property]]
         scores: dict[str, float] = {}
         if images is not training:
             scores["clip_image_similarity"] = scoring.image_similarity(images.clip, training.clip)
@@ -195,7 +197,7 @@ class Evaluator:
             elif len(training.dino) > 1:
                 scores["dino_similarity"] = scoring.similarity_between_images(training.dino[:, None])
         by_prompt = []
-        for category, prompts in self._protocol.edit_prompts[subject.learnable_property].items():
+        for category, prompts in self._protocol.edit_prompts[concept.learnable_property].items():
             found = [scoring.text_similarity(samples[text].clip, self._text(text)) for text in prompts]
             scores[f"clip_text_similarity_{category}"] = sum(found) / len(found)
             by_prompt += found

@@ -1,15 +1,15 @@
-"""Word files of diffusers, A1111 (stable-diffusion-webui) and ComfyUI: written and read, never unpickled.
+"""Files of learned words for diffusers, A1111 (stable-diffusion-webui) and ComfyUI. Pickles are never read.
 
-All three read safetensors files with one tensor; they differ in its key and in what a prompt calls it:
+All three programs read safetensors files with one tensor. They differ in its key and in the word's name in prompts:
 
     format     key                        in a prompt
     diffusers  the placeholder token      <cat>              tensor (V, D), loaded as <cat>, <cat>_1, ...
     a1111      emb_params                 the file's name    tensor (V, D), or (D,) for one vector
     comfyui    clip_l (SD 1), clip_h (SD 2)   embedding:NAME, the file's name; any single key is taken
 
-Read off diffusers' loaders/textual_inversion.py, the webui's modules/textual_inversion/textual_inversion.py
-(`create_embedding_from_data`) and ComfyUI's comfy/sd1_clip.py (`load_embed`). Both user interfaces also take a
-diffusers file; the formats of their own spare their users a file that says one name and is called by another.
+Sources: diffusers' loaders/textual_inversion.py, the webui's modules/textual_inversion/textual_inversion.py
+(`create_embedding_from_data`) and ComfyUI's comfy/sd1_clip.py (`load_embed`). A1111 and ComfyUI also read diffusers'
+files, but name the word by the file and not by the key; their own formats have no second name that could mislead.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from textinv_ray.inversion import words
 
 FORMATS = ("diffusers", "a1111", "comfyui")
 SUFFIXES = (".safetensors", ".pt", ".bin", ".ckpt", ".pth")
-"""What files of words are called; only the first kind is read."""
-_ENCODERS = {768: "clip_l", 1024: "clip_h"}  # ComfyUI's names of SD 1's and SD 2's text encoders, by D
+"""Suffixes of files of words. Only safetensors files are read; the others are pickles."""
+_ENCODERS = {768: "clip_l", 1024: "clip_h"}  # ComfyUI's names for the text encoders of SD 1 and SD 2, by D
 _NAMELESS = ("emb_params", "clip_l", "clip_h", "*")
-_PICKLES = (b"PK", b"\x80")  # what torch.save writes begins like this: a zip file, or a bare pickle
+_PICKLES = (b"PK", b"\x80")  # first bytes of files by torch.save: a zip archive, or a bare pickle
 
 
 def write_word(format_name: str, placeholder_token: str, vectors: Tensor) -> bytes:
-    """The file of one word. vectors: (V, D), written as float32. Raises ValueError for an unknown format."""
+    """The bytes of a word's file. vectors: (V, D), written as float32. Raises ValueError for an unknown format."""
     if format_name == "diffusers":
         return words.save_learned_embeds(placeholder_token, vectors)
     if format_name == "a1111":
@@ -43,7 +43,7 @@ def write_word(format_name: str, placeholder_token: str, vectors: Tensor) -> byt
 
 
 def in_prompt(format_name: str, placeholder_token: str, file_stem: str) -> str:
-    """What a user of that program writes for the word."""
+    """What a user of that program writes in a prompt to use the word."""
     if format_name == "diffusers":
         return placeholder_token
     return file_stem if format_name == "a1111" else f"embedding:{file_stem}"
@@ -52,8 +52,8 @@ def in_prompt(format_name: str, placeholder_token: str, file_stem: str) -> str:
 def read_words(path: str | Path) -> dict[str, Tensor]:
     """Placeholder token -> float32 (V, D), of a file in any of the formats.
 
-    A word without a name of its own (A1111, ComfyUI) is called after the file: `<stem>`.
-    Raises ValueError, with one line, when the file isn't there or isn't a file of words.
+    A word whose file has no name for it (A1111, ComfyUI) is named after the file: `<stem>`.
+    Raises ValueError with a one-line message when the file is missing or isn't a file of words.
     """
     path = Path(path).expanduser()
     try:
@@ -64,7 +64,7 @@ def read_words(path: str | Path) -> dict[str, Tensor]:
 
 
 def parse_words(data: bytes, name: str) -> dict[str, Tensor]:
-    """The same for a file's bytes. `name`: the file's, without folders; for messages and nameless words."""
+    """`read_words` for a file's bytes. `name`: the file's name without folders, for messages and nameless words."""
     refusal = (
         f"{name!r} is a pickle, which can run code when it is opened, so it is never read: "
         "convert it to safetensors where you trust it"
@@ -74,7 +74,7 @@ def parse_words(data: bytes, name: str) -> dict[str, Tensor]:
     try:
         tensors = safetensors.torch.load(data)
     except SafetensorError as error:
-        # Asked last: a safetensors file begins with its header's length, which may be any byte.
+        # Only now, because a safetensors file may begin with any byte (the length of its header)
         if data.startswith(_PICKLES):
             raise ValueError(refusal) from None
         raise ValueError(f"{name!r} is not a safetensors file: {error}") from None

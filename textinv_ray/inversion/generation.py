@@ -1,4 +1,4 @@
-"""Pictures to order: prompts with any learned words, negative prompts, seeds, sizes, guidance."""
+"""Image generation for requests with their own prompt, learned words, negative prompt, seeds, size and guidance."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from textinv_ray.inversion.sampling import sample_ids
 
 @dataclass(frozen=True)
 class Request:
-    """Pictures of one prompt."""
+    """Images of one prompt."""
 
     prompt: str
     words: tuple[str, ...] = ()
-    """Placeholder tokens that mean learned words in `prompt` and `negative_prompt`; others' don't."""
+    """Placeholder tokens in `prompt` and `negative_prompt` that stand for learned words. Any other is plain text."""
     negative_prompt: str = ""
     seed: int = 0
     count: int = 1
-    """How many pictures: of the seeds `seed`, `seed` + 1, ..."""
+    """Number of images, with seeds `seed`, `seed` + 1, ..."""
     size: int | None = None
-    """Side in pixels, a multiple of 8; none: the model's own."""
+    """Side in pixels, a multiple of 8; None: the model's resolution."""
     guidance_scale: float | None = None
-    """None: the configuration's."""
+    """At least 1; None: that of the configuration."""
 
     @property
     def seeds(self) -> range:
-        """A seed per picture."""
+        """One seed per image."""
         return range(self.seed, self.seed + self.count)
 
 
@@ -43,11 +43,11 @@ def generate(
     requests: Sequence[Request],
     config: ReviewConfig,
 ) -> list[np.ndarray]:
-    """Each request's pictures, uint8 (count, H, W, 3), batched over requests of one size and guidance.
+    """Images of each request: uint8 (count, H, W, 3). Requests of the same size and guidance share batches.
 
-    vectors_by_token: at least the words of all requests, each (V, D). A picture depends on its request and
-    its seed alone; what else is in the batch changes at most the rounding of a pixel.
-    Raises ValueError for a prompt that is so long that a word would be cut off.
+    vectors_by_token: (V, D) for each word that a request names. An image depends on its request and its seed alone;
+    the rest of its batch changes at most the rounding of a pixel.
+    Raises ValueError for a prompt that is so long that a word is cut off.
     """
     first_row, count = {}, 0
     for token, vectors in vectors_by_token.items():
@@ -91,9 +91,9 @@ def _tokenize(
     sizes: Mapping[str, int],
     first_row: Mapping[str, int],
 ) -> Tensor:
-    """int64 (1, L), with `vocabulary_size` + row of the shared table for learned words.
+    """Token ids, int64 (1, L), with `vocabulary_size` + row of the shared table for learned words.
 
-    With the request's own words only: a word of another request in the batch must not mean anything here.
+    Only the request's own words are replaced: in its prompt, the name of another request's word is plain text.
     """
     line = words.tokenize(backbone, [text], {token: sizes[token] for token in tokens})
     own_first = backbone.vocabulary_size

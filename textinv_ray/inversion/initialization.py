@@ -1,4 +1,4 @@
-"""Where learning starts: a word or phrase, the vocabulary's mean, another word, or what fits the images best."""
+"""The vectors that learning starts from: a word or phrase, the vocabulary's mean, another learned word, or "auto"."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from textinv_ray.inversion import words
 from textinv_ray.inversion.backbone import Backbone
 
 AUTO_SAMPLES = 8
-"""Noisy latents that each candidate of "auto" is tried on: the same for all, so that they can be compared."""
+"""Samples of the fixed batch on which "auto" compares its candidates."""
 
 
 def initial_vectors(backbone: Backbone, concept: Concept, count: int) -> Tensor:
-    """(count, D) in `word_dtype` on the device, as `Concept.init_from` says; "auto" was resolved before.
+    """The vectors before the first step, by `Concept.init_from`: (count, D) in `word_dtype` on the device.
 
-    Raises ValueError for an initializer without a token and for another word of another model's width.
+    "auto" must have been replaced by `choose_initializer`. Raises ValueError when the initializer gives no token, and
+    when another word's vectors don't have this model's D.
     """
     if concept.init_from == "vocabulary_mean":
         embeddings = backbone.vocabulary_mean[None]
@@ -34,11 +35,11 @@ def initial_vectors(backbone: Backbone, concept: Concept, count: int) -> Tensor:
 
 @torch.no_grad()
 def choose_initializer(backbone: Backbone, concept: Concept, latent_means: Tensor) -> str:
-    """The candidate under which the model predicts the noise in the concept's images best.
+    """The candidate word with the lowest loss: argmin in Gal et al. 2022, eq. (2), over candidates instead of vectors.
 
-    That is eq. (2) of Gal et al. 2022 with candidates in place of v, on a fixed batch: latents in turn,
-    timesteps evenly spread, noise by the concept's seed. latent_means: (N * A * F, C, h, w) of N images.
-    Raises ValueError when no candidate has a token.
+    All candidates are compared on one fixed batch of AUTO_SAMPLES samples: images and templates in turn, evenly
+    spaced timesteps, noise from the concept's seed. latent_means: (N * A * F, C, h, w) of N images.
+    Raises ValueError when no candidate gives a token.
     """
     known = [text for text in concept.initializer_candidates if _has_token(backbone, text)]
     if not known:

@@ -17,6 +17,7 @@ from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.task import ConceptTask, learning_rate
 
 LOSS_SCALE_GROWTH_STEPS = 2000
+"""Finite steps in a row after which the loss scale doubles."""
 FAILURE_CHECK_INTERVAL = 10
 """Steps between reads of `failed_at` from the device; each read waits for the device."""
 
@@ -245,7 +246,7 @@ class Pack:
         self._norms = of_rows([norm * (concept.norm_control == "rescale") for concept in options])
 
     def _to_device(self, tensor: Tensor) -> Tensor:
-        """To the model's device, without waiting for it."""
+        """Copies to the model's device without waiting for the copy."""
         if self.backbone.device.type == "cuda":
             tensor = tensor.pin_memory()
         return tensor.to(self.backbone.device, non_blocking=True)
@@ -265,16 +266,16 @@ def update(
     updates_before: Tensor | None = None,
     rescale_to: Tensor | None = None,
 ) -> None:
-    """Updates the words of K concepts in place: unscale, check, clip and Adam, all per concept.
+    """One optimizer step of K concepts, in place: unscale, check, clip and Adam, all per concept.
 
-    A concept whose loss or gradient isn't finite keeps its word and moments in this step. In half precision
-    a gradient that overflowed halves the concept's loss scale, which grows again after a while (Micikevicius
-    et al. 2018, section 3.2); where that can't be the cause, the step counts towards the concept's failure.
+    A concept whose loss or gradient isn't finite skips this step. With a dynamic loss scale (Micikevicius et al. 2018,
+    section 3.2), a gradient that overflows halves the concept's scale, and LOSS_SCALE_GROWTH_STEPS finite steps in a
+    row double it. A skipped step that the scale can't explain counts towards the concept's failure.
 
-    state: the tensors of `ConceptTask`, stacked. gradient: (R, D), of losses times loss scale. losses, rates,
-    steps: (K,). concept_of_row: int64 (R,). scaled: whether there is a dynamic loss scale (half precision).
-    updates_before: int64 (R,), how many updates of its concept came before a vector's first; none: 0.
-    rescale_to: (R, 1), the norm that each vector is rescaled to afterwards, where it isn't 0.
+    state: the stacked tensors of the tasks. gradient: (R, D), of the losses times their loss scales. losses, rates,
+    steps: (K,). concept_of_row: int64 (R,). scaled: whether the loss scale is dynamic (float16). updates_before:
+    int64 (R,), the concept's updates before each vector joined; None: 0. rescale_to: (R, 1), the norm that each vector
+    is rescaled to after the step; 0 for none.
     """
     scale = state["loss_scale"]
     gradient = gradient / scale[concept_of_row, None]
@@ -282,7 +283,7 @@ def update(
     finite_loss, finite = losses.isfinite(), losses.isfinite() & norms.isfinite()
     taken = finite & (state["failed_at"] < 0)
     if training.max_grad_norm is not None:
-        # As torch.nn.utils.clip_grad_norm_ does
+        # The formula of torch.nn.utils.clip_grad_norm_
         gradient = gradient * (training.max_grad_norm / (norms + 1e-6)).clamp(max=1)[concept_of_row, None]
 
     updates = state["updates"] + 1
@@ -325,14 +326,15 @@ def adam(
     rate: Tensor,
     training: TrainingConfig,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Adam (Kingma and Ba 2015, algorithm 1), no weight decay. Returns new vectors, exp_avg, exp_avg_sq.
+    """Adam (Kingma and Ba 2015, algorithm 1) without weight decay. Returns new vectors, exp_avg and exp_avg_sq.
 
-    All (R, D), with `updates` (t, counted from 1) and `rate` of shape (R, 1), as each row has its own.
+    vectors (theta), gradient (g), exp_avg (m), exp_avg_sq (v): (R, D). updates (t, from 1 on) and rate (alpha): (R, 1),
+    because each row has its own.
     """
     beta1, beta2 = training.adam_beta1, training.adam_beta2
     exp_avg = exp_avg.lerp(gradient, 1 - beta1)
     exp_avg_sq = exp_avg_sq * beta2 + gradient.square() * (1 - beta2)
-    # In float64, because 1 - 0.999^t has few digits left in float32
+    # In float64: 1 - 0.999^t loses most digits in float32 for small t
     correction1 = (1 - beta1 ** updates.double()).to(vectors.dtype)
     correction2 = (1 - beta2 ** updates.double()).sqrt().to(vectors.dtype)
     denominator = exp_avg_sq.sqrt() / correction2 + training.adam_epsilon
@@ -340,7 +342,7 @@ def adam(
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, on the device or (where torch has no class for it) on the CPU."""
+    """Whether an error says that an allocation failed, on the device or on the CPU (a plain RuntimeError of torch)."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )

@@ -1,4 +1,4 @@
-"""What people accept a word by: pictures and scores of the learned word beside those of its initializer."""
+"""Reviews: samples and CLIP scores of learned words and of their initializers, by which people accept words."""
 
 from __future__ import annotations
 
@@ -19,30 +19,33 @@ from textinv_ray.inversion.scoring import Scorer
 
 @dataclass(frozen=True)
 class Subject:
-    """A concept by one of its words."""
+    """What is reviewed: a concept's learned word, or its initializer."""
 
     concept: Concept
     vectors: Tensor | None
-    """(V, D) of the learned word; None: the initializer, as text in the prompt."""
+    """(V, D) of the learned word; None: the initializer as plain text in the prompt."""
 
 
 @dataclass(frozen=True)
 class Review:
-    """Pictures and scores of one subject."""
+    """Samples and scores of one subject."""
 
     samples: dict[str, np.ndarray]
-    """Review prompt (with `{}`) -> uint8 (images_per_prompt, H, W, 3), seeds 0, 1, ..."""
+    """Review prompt (with `{}`) -> uint8 (images_per_prompt, H, W, 3), with seeds 0, 1, ..."""
     clip_image_similarity: float | None
-    """Samples of the image prompt against the training images; None when nothing was to be scored."""
+    """Samples of `scoring.image_prompt` compared with all crops of the training images, in [-1, 1]; None without a
+    scorer."""
     clip_text_similarity: float | None
-    """Samples of each edit prompt against the prompt without the word; the mean over edit prompts."""
+    """Mean over editing prompts of the samples' similarity with the prompt without the word, in [-1, 1]; None without
+    a scorer or without editing prompts."""
 
 
 Pictures = dict[tuple[int, str, int], np.ndarray]
-"""Pictures uint8 (H, W, 3) by (the subject's place or INITIALIZER, prompt or text, seed)."""
+"""Images uint8 (H, W, 3) by (the subject's index, prompt with `{}`, seed) or (INITIALIZER, text, seed)."""
 INITIALIZER = -1
+"""In place of a subject's index, for images without a learned word."""
 KEPT_PICTURES = 256
-"""200 MB at 512 pixels."""
+"""How many images without a learned word `review` keeps: 200 MB at 512 x 512 pixels."""
 _FIRST_EVALUATION_SEED = 1_000_000
 """Evaluations use seeds from here on: beyond those of all samples and scores."""
 
@@ -54,12 +57,12 @@ def review(
     config: JobConfig,
     initializers: Pictures | None = None,
 ) -> list[Review]:
-    """Renders and scores all subjects together: one stream of batches, every picture once.
+    """Renders and scores all subjects together, in shared batches. An image needed twice is rendered once.
 
-    Without a scorer there are only samples. A picture needed for both, samples and scores, is rendered once.
-    `initializers` keeps the last KEPT_PICTURES pictures without learned words from call to call: the concepts of a
-    catalogue share a few initializers, and such a picture depends on its text and its seed alone.
-    Raises ValueError for a prompt that is so long that a word would be cut off.
+    scorer: None for samples without scores. initializers: keeps the last KEPT_PICTURES images without learned words
+    between calls (changed in place), because the concepts of a catalogue share a few initializers, and such an image
+    depends on its text and seed alone.
+    Raises ValueError for a prompt that is so long that a word is cut off.
     """
     samples = [_seeds(subject.concept.prompts, config.review.images_per_prompt) for subject in subjects]
     scored = [
@@ -103,7 +106,7 @@ def evaluate_words(
 
     Its samples start from other noise than those of `review`, so that the choice of a word doesn't bias its scores.
 
-    Raises ValueError for a prompt that is so long that a word would be cut off.
+    Raises ValueError for a prompt that is so long that a word is cut off.
     """
     clip, settings = config.stopping.clip, config.review
     if clip.num_inference_steps is not None:
@@ -146,7 +149,7 @@ def _render(
     wanted: Sequence[tuple[int, str, int]],
     settings: ReviewConfig,
 ) -> np.ndarray:
-    """One picture for each (subject, prompt, seed): uint8 (n, H, W, 3)."""
+    """One image for each (subject's index, prompt, seed): uint8 (n, H, W, 3)."""
     first_rows, rows, count = [], [], 0
     for subject in subjects:
         first_rows.append(count)
@@ -155,7 +158,7 @@ def _render(
             count += len(subject.vectors)
     lines = []
     for index, prompt, _ in wanted:
-        # With its own word only: another concept's name must not mean anything in this one's prompts.
+        # Only the concept's own word is replaced: another concept's token is plain text in this one's prompts
         line = _tokenize(backbone, subjects[index], prompt)
         lines.append(torch.where(line >= backbone.vocabulary_size, line + first_rows[index], line))
     ids = torch.cat(lines) if lines else torch.zeros((0, backbone.max_tokens), dtype=torch.int64)
@@ -184,7 +187,7 @@ def _by_prompt(pairs: Iterable[tuple[str, np.ndarray]]) -> dict[str, np.ndarray]
 def _scores(
     scorer: Scorer, concept: Concept, pictures: dict[str, np.ndarray], config: JobConfig
 ) -> tuple[float, float | None]:
-    """(clip_image_similarity, clip_text_similarity or None without edit prompts)."""
+    """(clip_image_similarity, clip_text_similarity); the latter None without editing prompts."""
     features = {prompt: scorer.image_features(images) for prompt, images in pictures.items()}
     images = features[_image_prompt(concept, config)]
     image_score = scoring.image_similarity(images, _reference(scorer, concept))

@@ -1,4 +1,4 @@
-"""Images from prompts with learned words, by diffusers' own pipeline code."""
+"""Images from prompts with learned words, sampled by diffusers' StableDiffusionPipeline."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def sample_images(
     seeds: Sequence[int],
     config: ReviewConfig,
 ) -> np.ndarray:
-    """One image per prompt and seed: uint8 (n, H, W, 3).
+    """One image for each pair of prompt and seed: uint8 (n, H, W, 3).
 
-    vectors_by_token: placeholder token -> (V, D). Seed s gives what a plain diffusers script gives with
-    `generator=torch.Generator().manual_seed(s)` after `load_textual_inversion`. Raises ValueError for a
-    prompt that is so long that a word would be cut off.
+    vectors_by_token: placeholder token -> (V, D). Seed s gives the image that a plain diffusers script gives with
+    `generator=torch.Generator().manual_seed(s)` after `load_textual_inversion`. Raises ValueError for a prompt that
+    is so long that a word is cut off.
     """
     counts = {token: len(vectors) for token, vectors in vectors_by_token.items()}
     rows = torch.cat(list(vectors_by_token.values())) if vectors_by_token else None
@@ -49,10 +49,11 @@ def sample_ids(
     negative_ids: Tensor | None = None,
     side: int | None = None,
 ) -> np.ndarray:
-    """The same for tokenised prompts: int64 (n, L), with ids beyond the vocabulary for `rows` (R, D).
+    """`sample_images` for tokenized prompts. Returns uint8 (n, side, side, 3).
 
-    negative_ids: int64 (n, L), what guidance leads away from; none: the empty prompt. side: of the square
-    images in pixels, a multiple of 8; none: the model's own.
+    input_ids: int64 (n, L); ids from `vocabulary_size` on are rows of `rows` (R, D). negative_ids: int64 (n, L), the
+    negative prompts of classifier-free guidance (Ho and Salimans 2022); None: the empty prompt. side: in pixels, a
+    multiple of 8; None: the model's resolution.
     """
     side = side or backbone.resolution
     pipeline = StableDiffusionPipeline(
@@ -81,7 +82,7 @@ def sample_ids(
                 negative_prompt_embeds=negative,
                 height=side,
                 width=side,
-                # One generator per image, on the CPU: a picture depends on its own seed alone, on any device.
+                # One generator per image, on the CPU: the initial noise depends on the seed alone, on any device
                 generator=[torch.Generator().manual_seed(seed) for seed in seeds[start : start + size]],
                 num_inference_steps=config.num_inference_steps,
                 guidance_scale=config.guidance_scale,

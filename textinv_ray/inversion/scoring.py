@@ -1,4 +1,4 @@
-"""CLIP scores: does a word bring back its concept, and can it still be edited?"""
+"""CLIP scores: how well samples show the concept (reconstruction), and follow the prompt (editability)."""
 
 from __future__ import annotations
 
@@ -25,14 +25,17 @@ class Scorer:
     model: CLIPModel
     tokenizer: CLIPTokenizer
     processor: CLIPImageProcessorPil
-    """By Pillow even where torchvision is installed: scores must not depend on that."""
+    """The Pillow backend, so that scores don't depend on whether torchvision is installed."""
 
     def __post_init__(self) -> None:
         self.model.requires_grad_(False).eval()
 
     @classmethod
     def load(cls, path: str, *, device: str = "auto", dtype: str = "auto") -> Scorer:
-        """Loads a folder or Hub id of a `CLIPModel` with its processor. Raises UserError."""
+        """Loads a `CLIPModel` with its tokenizer and processor from a folder or Hub id. Raises UserError.
+
+        `device` "auto": CUDA when there is one. `dtype` "auto": float16 on CUDA, float32 elsewhere.
+        """
         place = choose_device(device)
         try:
             model = CLIPModel.from_pretrained(path, use_safetensors=True, dtype=choose_dtype(dtype, place))
@@ -45,7 +48,7 @@ class Scorer:
 
     @torch.no_grad()
     def image_features(self, images: np.ndarray) -> Tensor:
-        """uint8 (n, H, W, 3) -> float32 (n, d) of length 1."""
+        """Image embeddings: uint8 (n, H, W, 3) -> float32 (n, d) of Euclidean length 1."""
         batches = []
         for start in range(0, len(images), BATCH_SIZE):
             batch = list(images[start : start + BATCH_SIZE])
@@ -60,7 +63,7 @@ class Scorer:
 
     @torch.no_grad()
     def text_features(self, texts: Sequence[str]) -> Tensor:
-        """float32 (n, d) of length 1. Texts that are too long lose their end."""
+        """Text embeddings: float32 (n, d) of Euclidean length 1. Texts beyond the model's length are truncated."""
         limit = self.model.config.text_config.max_position_embeddings
         tokens = self.tokenizer(
             list(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt"
@@ -69,10 +72,10 @@ class Scorer:
 
 
 def image_similarity(samples: Tensor, reference: Tensor) -> float:
-    """clip_image_similarity: the mean cosine over all pairs of a sample and a training image.
+    """clip_image_similarity: the mean cosine over all pairs of a sample and a training image, in [-1, 1].
 
-    samples: (n, d), reference: (m, d), of length 1. The reconstruction score of Gal et al. 2022, section 4.3,
-    as its authors' code computes it (the paper says that embeddings are averaged first).
+    samples: (n, d), reference: (m, d), of length 1. The reconstruction score of Gal et al. 2022, section 5.1, as the
+    authors' code computes it (by the paper's text, embeddings are averaged first).
     """
     return float((samples @ reference.T).mean())
 
@@ -91,15 +94,15 @@ def similarity_between_images(features: Tensor) -> float:
 
 
 def text_similarity(samples: Tensor, text: Tensor) -> float:
-    """clip_text_similarity: the mean cosine of samples with the prompt without the word.
+    """clip_text_similarity: the mean cosine of samples with a prompt without the word, in [-1, 1].
 
-    samples: (n, d), text: (d,), of length 1. The editability score of Gal et al. 2022, section 4.3.
+    samples: (n, d), text: (d,), of length 1. The editability score of Gal et al. 2022, section 5.1.
     """
     return float((samples @ text).mean())
 
 
 def without_word(prompt: str) -> str:
-    """What samples of an edit prompt are compared with: the prompt without `{}`, as in the authors' code.
+    """The text that samples of an editing prompt are compared with: the prompt without `{}`, as in the authors' code.
 
     "a photo of {} on the beach" -> "a photo of on the beach".
     """

@@ -333,7 +333,7 @@ def _image_words(concept: Concept) -> int:
 def _prompt_ids(concept: Concept, backbone: Backbone) -> Tensor:
     """All prompts as int64 (stages * (1 + image words) * (templates + captions), L), on the model's device.
 
-    A stage is a number of vectors that the word has in turn (Gal et al. 2022, section 5, "Progressive extensions").
+    A stage is a number of vectors that the word has in turn (Gal et al. 2022, section 5.2, "Progressive extensions").
     Each stage has all prompts with the word alone, then all with the first image's word beside it, and so on
     ("a photo of {} with S_1": the same section, "Per-image tokens").
     """

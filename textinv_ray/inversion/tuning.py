@@ -1,4 +1,4 @@
-"""What a worker finds out about its device before the first step: how many concepts, and whether to compile."""
+"""What a worker measures on its device before the first step: the pack size, and whether compilation works."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from textinv_ray.inversion.task import ConceptTask
 
 logger = logging.getLogger(__name__)
 
-_TRIAL_SECONDS = 30  # no further size is tried after this
-# Kernels round differently: by half a per cent of the gradient in float16, by some per cent in bfloat16.
-_MOST_DIFFERENCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
+_TRIAL_SECONDS = 30  # no larger size is tried after this
+# Relative to the gradient's norm. Compiled kernels round differently: by 0.5 % in float16, some per cent in bfloat16.
+_MAX_DIFFERENCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
 
 
 def choose_pack_size(backbone: Backbone, sample_task: ConceptTask, config: JobConfig) -> int:
-    """The configured size; for "auto", the one whose doubling gains less than 5 % in samples per second.
+    """`pack.size`; for "auto", the first power of two whose doubling gains less than 5 % in concept-steps per second.
 
-    Measured with copies of a task, which itself isn't touched. Sizes that don't fit in memory don't count; if not
-    even one concept does, activations are checkpointed from then on.
+    Measured with copies of `sample_task`, which isn't changed. A size that doesn't fit in memory ends the trial. If
+    not even one concept fits, this turns activation checkpointing on.
     """
     if config.pack.size != "auto":
         return config.pack.size
@@ -52,10 +52,11 @@ def compile_step(
     config: JobConfig,
     backend: str | Callable[..., object] = "inductor",
 ) -> bool:
-    """Compiles the UNet for the steps of packs of `size` such concepts, if that gives the gradient that it should.
+    """Compiles the UNet for steps of packs of `size` such concepts, and keeps it if its gradient is right.
 
-    It is compared with what the UNet gives as it is, since torch.compile may be wrong in silence: on CPUs in
-    bfloat16, with torch 2.13, the gradient is zero. Returns whether steps are compiled from now on.
+    The gradient is compared with that of the UNet without compilation, because torch.compile can be wrong without an
+    error: with torch 2.13 on CPUs in bfloat16, it is zero. Returns whether steps are compiled from now on; if not, the
+    reason is logged.
     """
     batch_size = config.training.batch_size
     task = copy.copy(sample_task)
@@ -70,29 +71,29 @@ def compile_step(
         problem = " ".join(str(error).split("\n")[:2])
     else:
         difference = float((gradient - expected).norm() / expected.norm())
-        if difference <= _MOST_DIFFERENCE[backbone.dtype]:
+        if difference <= _MAX_DIFFERENCE[backbone.dtype]:
             return True
         problem = f"the gradient is off by {difference:.0%}"
     backbone.compiled = None
-    logger.warning("torch.compile is of no use here, steps are taken without it: %s", problem)
+    logger.warning("torch.compile can't be used here, so steps aren't compiled: %s", problem)
     return False
 
 
 def _concepts_per_second(backbone: Backbone, task: ConceptTask, config: JobConfig, size: int) -> float | None:
-    """Steps per second times concepts; None when they don't fit in memory."""
+    """Steps per second times `size`; None when a pack of this size doesn't fit in memory."""
     try:
         return size * steps_per_second(backbone, task, config, size)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-    torch.cuda.empty_cache()  # here, where the error's traceback holds no tensors any more
+    torch.cuda.empty_cache()  # here, where no traceback holds tensors any more
     return None
 
 
 def steps_per_second(
     backbone: Backbone, task: ConceptTask, config: JobConfig, size: int, seconds: float = 1.0
 ) -> float:
-    """Steps per second of a pack of `size` copies: one to warm up, then two or more for about `seconds`."""
+    """Steps per second of a pack of `size` copies. After one step to warm up, two or more for about `seconds`."""
     pack = _pack_of_copies(backbone, task, config, size)
     pack.step()
     steps, start = 0, _now(backbone)
@@ -103,7 +104,7 @@ def steps_per_second(
 
 
 def _pack_of_copies(backbone: Backbone, task: ConceptTask, config: JobConfig, size: int) -> Pack:
-    """A full pack that learns one concept many times over; the task itself isn't touched."""
+    """A pack of `size` copies of a task, which isn't changed."""
     pack = Pack(backbone, config.model_copy(update={"stopping": StoppingConfig()}), size)
     for _ in range(size):
         copied = copy.copy(task)
@@ -113,7 +114,7 @@ def _pack_of_copies(backbone: Backbone, task: ConceptTask, config: JobConfig, si
         copied.tensors = {
             **own,
             "losses": own["losses"].new_zeros(1000),
-            # The first scale of half precision may be too large, as a run finds out in its first steps.
+            # The initial loss scale may overflow; a run lowers it in its first steps
             "loss_scale": own["loss_scale"].clamp(max=256),
         }
         pack.add(copied)
@@ -121,7 +122,7 @@ def _pack_of_copies(backbone: Backbone, task: ConceptTask, config: JobConfig, si
 
 
 def _now(backbone: Backbone) -> float:
-    """Seconds, when the device has done all it was given."""
+    """The time in seconds, once the device has finished all its work."""
     if backbone.device.type == "cuda":
         torch.cuda.synchronize(backbone.device)
     return time.perf_counter()

@@ -1,4 +1,4 @@
-"""Pseudo-words: prompts with ids beyond the vocabulary, initial vectors, and the file that others read."""
+"""Pseudo-words: token ids beyond the vocabulary, initial vectors, and the learned_embeds.safetensors file."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from textinv_ray.inversion.backbone import Backbone
 
 
 def check_placeholder(tokenizer: CLIPTokenizer, placeholder_token: str) -> None:
-    """Raises ValueError when the name is empty, has spaces, or is a word of the vocabulary already."""
+    """Raises ValueError when the token is empty, has whitespace, or already is a token of the vocabulary."""
     if not placeholder_token or re.search(r"\s", placeholder_token):
-        raise ValueError(f"{placeholder_token!r} can't name a word: it is empty or has spaces in it")
+        raise ValueError(f"{placeholder_token!r} can't name a word: it is empty or has whitespace in it")
     for known in (placeholder_token, placeholder_token.lower() + "</w>"):
-        # Unknown tokens get the id of another token.
+        # convert_tokens_to_ids gives unknown tokens the id of the unknown token
         if tokenizer.convert_ids_to_tokens(tokenizer.convert_tokens_to_ids(known)) == known:
             raise ValueError(f"{placeholder_token!r} is a word of the model's vocabulary already")
 
 
 def tokenize(backbone: Backbone, prompts: Sequence[str], words: Mapping[str, int] | None = None) -> Tensor:
-    """Ids of prompts, padded to int64 (n, L), the same as a plain pipeline's after `load_textual_inversion`.
+    """Token ids of prompts, padded to int64 (n, L): those of a diffusers pipeline after `load_textual_inversion`.
 
-    words: placeholder token -> number of vectors. Their ids are `vocabulary_size`, `vocabulary_size` + 1, ...
-    in this order; a placeholder stands for all its vectors. The tokenizer is left as it is: the prompt is
-    cut at the placeholders, as its own handling of added tokens does, and the pieces are tokenised.
-    Prompts that are too long lose their end, as in diffusers. Raises ValueError when that hits a placeholder.
+    words: placeholder token -> number of vectors V. A placeholder becomes V ids; the words' ids count up from
+    `vocabulary_size` in the order of `words`. The tokenizer isn't changed: the prompt is split at placeholders, as
+    the tokenizer splits at added tokens, and the pieces are tokenized.
+    Prompts longer than L are truncated, as in diffusers. Raises ValueError when that cuts off a placeholder.
     """
     tokenizer, ids_of = backbone.tokenizer, {}
     first = backbone.vocabulary_size
@@ -40,7 +40,7 @@ def tokenize(backbone: Backbone, prompts: Sequence[str], words: Mapping[str, int
             raise ValueError(f"two words are called {token!r}: the tokenizer ignores case")
         ids_of[token.lower()] = list(range(first, first + count))
         first += count
-    # The longest first, so that <cat> doesn't hide <cat>2. The tokenizer ignores case, placeholders' too.
+    # The longest first, so that <cat>2 isn't read as <cat>. Case is ignored, as the tokenizer does.
     names = sorted((re.escape(token) for token in ids_of), key=len, reverse=True)
     pattern = re.compile("(" + "|".join(names) + ")", re.IGNORECASE) if names else None
     room = backbone.max_tokens - 2
@@ -63,19 +63,22 @@ def tokenize(backbone: Backbone, prompts: Sequence[str], words: Mapping[str, int
 
 
 def fill(template: str, placeholder_token: str) -> str:
-    """The prompt with the word in place of `{}`."""
+    """The prompt with the placeholder token (or any text) in place of `{}`."""
     return template.replace("{}", placeholder_token)
 
 
 def initial_vectors(backbone: Backbone, initializer_token: str, num_vectors: int) -> Tensor:
-    """The embeddings of a word or phrase as (V, D) in `word_dtype`, on the device. Raises ValueError."""
+    """The embeddings of a word or phrase, spread over V vectors: (V, D) in `word_dtype`, on the device.
+
+    Raises ValueError when it gives no token.
+    """
     return spread(token_embeddings(backbone, initializer_token), num_vectors)
 
 
 def token_embeddings(backbone: Backbone, initializer_token: str) -> Tensor:
-    """A row for each token of a word or phrase: (tokens, D) in `word_dtype`, on the device.
+    """The frozen embedding of each token of a word or phrase: (tokens, D) in `word_dtype`, on the device.
 
-    Raises ValueError when there is no token.
+    Raises ValueError when it gives no token.
     """
     ids = backbone.tokenizer(initializer_token, add_special_tokens=False).input_ids
     if not ids:
@@ -85,9 +88,10 @@ def token_embeddings(backbone: Backbone, initializer_token: str) -> Tensor:
 
 
 def spread(embeddings: Tensor, num_vectors: int) -> Tensor:
-    """(n, D) as (V, D). With fewer vectors, each is the mean of a run of them; with more, they repeat in order.
+    """n embeddings spread over V vectors: (n, D) -> (V, D).
 
-    So a single token is copied V times, as diffusers' script does.
+    For V <= n, each vector is the mean of a run of neighbouring embeddings; for V > n, embeddings repeat in order. So
+    a single token is copied V times, as in diffusers' script.
     """
     starts = [index * len(embeddings) // num_vectors for index in range(num_vectors + 1)]
     runs = [embeddings[start : max(stop, start + 1)] for start, stop in pairwise(starts)]
@@ -95,16 +99,19 @@ def spread(embeddings: Tensor, num_vectors: int) -> Tensor:
 
 
 def save_learned_embeds(placeholder_token: str, vectors: Tensor) -> bytes:
-    """A `learned_embeds.safetensors`: one tensor (V, D) under the placeholder's name.
+    """The bytes of a learned_embeds.safetensors: one float32 tensor (V, D) whose key is the placeholder token.
 
-    diffusers' `load_textual_inversion` makes `<x>`, `<x>_1`, ... of it; A1111 and ComfyUI read it too.
+    diffusers' `load_textual_inversion` reads it as the tokens `<x>`, `<x>_1`, ...; A1111 and ComfyUI read it, too.
     """
     tensor = vectors.detach().to("cpu", torch.float32).contiguous()
     return safetensors.torch.save({placeholder_token: tensor}, metadata={"format": "pt"})
 
 
 def load_learned_embeds(data: bytes) -> tuple[str, Tensor]:
-    """(placeholder token, float32 (V, D)) of a learned_embeds.safetensors. Raises ValueError."""
+    """The inverse of `save_learned_embeds`: (placeholder token, float32 (V, D)).
+
+    Raises ValueError when it isn't a safetensors file with one tensor.
+    """
     try:
         tensors = safetensors.torch.load(data)
     except SafetensorError as error:

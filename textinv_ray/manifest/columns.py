@@ -1,8 +1,8 @@
 """The columns of a manifest: the one place where they are listed.
 
 `Row` declares each column: the type of its values, and a `Meaning` with everything else. `COLUMNS` is made from it.
-The schema check, the checks of ranges and choices, preparation, fingerprints, `textinv manifest`, the options in results,
-and the table in the documentation all come from `COLUMNS`.
+The schema check, the checks of ranges and choices, preparation, fingerprints, `textinv manifest`, the options in
+results, and the table in the documentation all come from `COLUMNS`.
 
 To add a column: declare it in `Row`, give `ConceptSettings` a field of the same name, and write the code that acts on
 the field.

@@ -158,18 +158,19 @@ def of_concept(config: JobConfig, limit: int | None) -> list[dict[str, Any]]:
     from textinv_ray.inversion.scoring import Scorer
     from textinv_ray.service.models import sources
     from textinv_ray.service.store.store import Store
-    from textinv_ray.service.worker import worker
-    from textinv_ray.service.worker.worker import Worker
+    from textinv_ray.service.worker.engine import Engine
+    from textinv_ray.service.worker.leasing import Leasing
+    from textinv_ray.service.worker.writing import Writer
 
     parts: Parts = [
-        ("choosing the pack size", worker, "pack_size"),
-        ("latents, prompts, initial state", Worker, "_begin"),
+        ("choosing the pack size", Engine, "pack_size"),
+        ("latents, prompts, initial state", Leasing, "take"),
         ("steps", Pack, "step"),
         ("refilling the pack", Pack, "add"),
-        ("samples and scores", worker, "review"),
-        ("evaluations of the stopping rule", worker, "evaluate_words"),
-        ("results and histories", Worker, "_finish"),
-        ("checkpoints", Worker, "_save"),
+        ("samples and scores", Engine, "review"),
+        ("evaluations of the stopping rule", Engine, "evaluate"),
+        ("results and histories", Writer, "finish"),
+        ("checkpoints", Writer, "save"),
     ]
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     clock = Clock()

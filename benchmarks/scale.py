@@ -16,6 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ import torch
 
 from textinv_ray.concepts.concept import Concept
 from textinv_ray.config.job import JobConfig
-from textinv_ray.inversion.review import Review
+from textinv_ray.inversion.review import Review, Subject
 from textinv_ray.manifest import checks
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.cluster.layout import WorkerLayout
@@ -43,7 +44,7 @@ from textinv_ray.service.scheduling.client import start_scheduler
 from textinv_ray.service.scheduling.protocol import SchedulerInterface
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.views import results_table
-from textinv_ray.service.worker import artifacts, worker
+from textinv_ray.service.worker.worker import Worker
 
 STEPS = 20
 PICTURE = np.zeros((1, 16, 16, 3), np.uint8)
@@ -55,7 +56,7 @@ class SimulatedTask:
     failed = start = stopped = best_step = None
     evaluation_due = False
 
-    def __init__(self, concept: Concept, backbone: object, config: JobConfig) -> None:
+    def __init__(self, concept: Concept) -> None:
         self.concept, self.steps, self.step = concept, concept.steps, 0
         self.vectors = torch.full((1, 16), float(concept.seed % 1000))
 
@@ -77,10 +78,8 @@ class SimulatedTask:
 class SimulatedPack:
     """A Pack whose steps take no time, or only wait."""
 
-    step_s = 0.0
-
-    def __init__(self, backbone: object, config: JobConfig, size: int) -> None:
-        self.size = size
+    def __init__(self, size: int, step_s: float) -> None:
+        self.size, self.step_s = size, step_s
         self.tasks: list[SimulatedTask] = []
 
     @property
@@ -102,6 +101,31 @@ class SimulatedPack:
         return leavers
 
 
+class SimulatedEngine:
+    """An Engine without a model."""
+
+    def __init__(self, pack_size: int, step_s: float) -> None:
+        self._pack_size, self._step_s = pack_size, step_s
+
+    def task(self, concept: Concept) -> SimulatedTask:
+        return SimulatedTask(concept)
+
+    def pack_size(self, store: Store, task: SimulatedTask) -> int:
+        return self._pack_size
+
+    def pack(self, size: int) -> SimulatedPack:
+        return SimulatedPack(size, self._step_s)
+
+    def compile(self, task: SimulatedTask, size: int) -> None:
+        """There is nothing to compile."""
+
+    def review(self, subjects: Sequence[Subject], *, scored: bool) -> list[Review]:
+        return [Review({"a photo of {}": PICTURE}, 0.5, 0.25) for _ in subjects]
+
+    def nearest_words(self, vectors: torch.Tensor) -> list[str]:
+        return ["cat"]
+
+
 @ray.remote(num_cpus=0)
 def work(scheduler: SchedulerInterface, output: str, config: dict[str, Any]) -> None:
     """One worker."""
@@ -113,14 +137,8 @@ def simulate(
 ) -> None:
     """Makes this process a worker that learns nothing, until the scheduler has no more for it."""
     torch.set_num_threads(1)
-    worker.ConceptTask, worker.Pack = SimulatedTask, SimulatedPack  # type: ignore[misc, assignment]  # in place of the real ones, whose part they play
-    SimulatedPack.step_s = step_s
-    worker.pack_size = lambda *_: pack_size
-    worker.review = lambda _backbone, _scorer, subjects, **_: [
-        Review({"a photo of {}": PICTURE}, 0.5, 0.25) for _ in subjects
-    ]
-    artifacts.nearest_words = lambda *_: ["cat"]
-    worker.Worker(scheduler, Store(output), None, None, JobConfig.from_dict(config)).run()  # type: ignore[arg-type]
+    engine = SimulatedEngine(pack_size, step_s)
+    Worker(scheduler, Store(output), engine, JobConfig.from_dict(config)).run()  # type: ignore[arg-type]
 
 
 def write_manifest(folder: Path, rows: int) -> Path:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
+from functools import partial
 
 import numpy as np
-import pytest
 import safetensors.numpy
 
 from tests.support.rows import Rows
@@ -23,7 +22,19 @@ from textinv_ray.service.scheduling.scheduler import Scheduler
 from textinv_ray.service.store.history import History
 from textinv_ray.service.store.keys import Key
 from textinv_ray.service.store.store import Store
+from textinv_ray.service.worker.engine import Engine
 from textinv_ray.service.worker.worker import Worker
+
+
+class BenchEngine(Engine):
+    """An engine whose packs are of a given class."""
+
+    def __init__(self, bench: Bench, config: JobConfig, pack: type[Pack]) -> None:
+        super().__init__(bench.backbone, bench.scorer, config, bench.compiler)
+        self._make_pack = partial(pack, bench.backbone, config)
+
+    def pack(self, size: int) -> Pack:
+        return self._make_pack(size)
 
 
 class Bench:
@@ -31,6 +42,7 @@ class Bench:
 
     def __init__(self, backbone: Backbone, scorer: Scorer, config: JobConfig, store: Store) -> None:
         self.backbone, self.scorer, self.config, self.store = backbone, scorer, config, store
+        self.compiler = "inductor"
 
     def scheduler(self, concepts: Iterable[Concept], errors: Iterable[str] = ()) -> SchedulerInterface:
         concepts = list(concepts)
@@ -46,8 +58,10 @@ class Bench:
             max_attempts=service.max_attempts,
         )
 
-    def worker(self, scheduler: SchedulerInterface) -> Worker:
-        return Worker(scheduler, self.store, self.backbone, self.scorer, self.config)
+    def worker(self, scheduler: SchedulerInterface, pack: type[Pack] = Pack, *overrides: str) -> Worker:
+        """`pack`: what takes the steps. `overrides`: settings of this worker only."""
+        config = self.config.override(overrides)
+        return Worker(scheduler, self.store, BenchEngine(self, config, pack), config)
 
     def learn(self, concepts: Iterable[Concept], errors: Iterable[str] = ()) -> SchedulerStatus:
         """Runs one worker to the end. Returns the scheduler's last status."""
@@ -97,15 +111,17 @@ class Crash(BaseException):
     """What a worker dies of."""
 
 
-def crash_at(worker: Worker, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets a worker die before the step after `step` of its first concept, with all writes done."""
-    real = worker._step
+def crashing(bench: Bench, step: int) -> type[Pack]:
+    """A pack that dies before the step after `step` of its first concept, when all its concepts have checkpoints."""
 
-    def stop(pack: Pack) -> None:
-        if pack.tasks[0].step >= step:
-            worker._writer.submit(lambda: None).result()
-            raise Crash
-        time.sleep(0.06)
-        real(pack)
+    def has_checkpoint(task: ConceptTask) -> bool:
+        return bench.store.read_concept(task.concept.concept_id, "checkpoint.safetensors") is not None
 
-    monkeypatch.setattr(worker, "_step", stop)
+    class Crashing(Pack):
+        def step(self) -> list[ConceptTask]:
+            if self.tasks and self.tasks[0].step >= step:
+                wait_for(lambda: all(map(has_checkpoint, self.tasks)))
+                raise Crash
+            return super().step()
+
+    return Crashing

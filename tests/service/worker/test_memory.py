@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import weakref
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,6 @@ from tests.support.bench import Bench
 from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.pack import Pack
-from textinv_ray.inversion.tuning import compile_step
-from textinv_ray.service.worker import worker as workers
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -53,9 +50,9 @@ def test_out_of_memory_makes_the_pack_smaller(bench: Bench, monkeypatch: pytest.
 
 
 @pytest.fixture
-def compiling(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+def compiling(bench: Bench) -> Iterator[Bench]:
     """Packs of two through a compiler that is right on every CPU, which torch's default isn't for this model."""
-    monkeypatch.setattr(workers, "compile_step", partial(compile_step, backend="aot_eager"))
+    bench.compiler = "aot_eager"
     bench.backbone = copy.copy(bench.backbone)
     bench.config = bench.config.override(["pack.size=2", "pack.compile=true"])
     yield bench

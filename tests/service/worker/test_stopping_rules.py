@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.support import examples, tiny
-from tests.support.bench import Bench, Crash, crash_at, over
+from tests.support.bench import Bench, Crash, crashing, over
 from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.scoring import Scorer
@@ -73,17 +73,13 @@ def test_concepts_that_end_by_dvar(benches: Benches) -> None:
 
 
 @pytest.mark.parametrize("rule", [DVAR, CLIP])
-def test_a_lost_worker_changes_no_end(
-    benches: Benches, rule: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lost_worker_changes_no_end(benches: Benches, rule: tuple[str, ...]) -> None:
     concepts = [tiny.concept(index, steps=40) for index in range(3)]
     whole, broken = benches(rule, "whole"), benches(rule, "broken")
     whole.learn(concepts)
     scheduler = broken.scheduler(concepts)
-    first = broken.worker(scheduler)
-    crash_at(first, 5, monkeypatch)
     with pytest.raises(Crash):
-        first.run()
+        broken.worker(scheduler, crashing(broken, 5), "service.checkpoint_every_s=0.001").run()
     assert broken.store.read_concept("concept-0", "checkpoint.safetensors") is not None
     broken.worker(scheduler).run()
     assert over(scheduler).done == 3

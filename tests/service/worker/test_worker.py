@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
-import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tests.support import tiny
-from tests.support.bench import Bench, Crash, crash_at, over
+from tests.support.bench import Bench, Crash, crashing, over
 from tests.support.waiting import wait_for
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.pack import Pack
@@ -19,6 +20,38 @@ from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.service.store.store import Store, StoreError
 
 pytestmark = pytest.mark.usefixtures("local_ray")
+
+
+class HeldStore(Store):
+    """A store in which one kind of write waits until it is let through, as while the store is away."""
+
+    def __init__(self, uri: str, method: str) -> None:
+        super().__init__(uri)
+        self._method = method
+        self.reached, self.let_through = threading.Event(), threading.Event()
+        self.began_twice = threading.Event()
+        """training.png was written for the second time: the writes queued before that are done."""
+        self._begun = 0
+
+    def finish(self, *arguments: Any) -> None:
+        self._hold("finish")
+        super().finish(*arguments)
+
+    def checkpoint(self, *arguments: Any) -> None:
+        self._hold("checkpoint")
+        super().checkpoint(*arguments)
+
+    def write_concept(self, concept_id: str, name: str, data: bytes) -> None:
+        if (concept_id, name) == ("concept-0", "training.png"):
+            self._begun += 1
+            if self._begun == 2:
+                self.began_twice.set()
+        super().write_concept(concept_id, name, data)
+
+    def _hold(self, method: str) -> None:
+        if method == self._method:
+            self.reached.set()
+            assert self.let_through.wait(60)
 
 
 def test_everything_that_is_kept(bench: Bench) -> None:
@@ -81,13 +114,11 @@ def test_two_workers_learn_the_same_as_one(bench: Bench, tiny_sd: Path) -> None:
         np.testing.assert_allclose(bench.vectors(concept.concept_id), bench.alone(concept), atol=1e-6)
 
 
-def test_a_lost_worker_s_concepts_go_on_elsewhere(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_worker_s_concepts_go_on_elsewhere(bench: Bench) -> None:
     concepts = [tiny.concept(index, steps=12) for index in range(2)]
     scheduler = bench.scheduler(concepts)
-    first = bench.worker(scheduler)
-    crash_at(first, 7, monkeypatch)
     with pytest.raises(Crash):
-        first.run()
+        bench.worker(scheduler, crashing(bench, 7), "service.checkpoint_every_s=0.001").run()
     checkpoint = bench.store.read_concept("concept-0", "checkpoint.safetensors")
     assert checkpoint is not None
     bench.worker(scheduler).run()
@@ -99,29 +130,26 @@ def test_a_lost_worker_s_concepts_go_on_elsewhere(bench: Bench, monkeypatch: pyt
         assert [point.step for point in bench.history(concept.concept_id).points] == list(range(13))
 
 
-def test_a_silent_worker_loses_its_concepts_and_its_late_result_is_harmless(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_silent_worker_loses_its_concepts_and_its_late_result_is_harmless(bench: Bench) -> None:
+    frozen, let_go = threading.Event(), threading.Event()
+
+    class Freezing(Pack):
+        def step(self) -> list[ConceptTask]:
+            frozen.set()
+            assert let_go.wait(60)
+            return super().step()
+
     concept = tiny.concept(0, steps=5)
     scheduler = bench.scheduler([concept])
-    frozen, let_go = bench.worker(scheduler), threading.Event()
-    monkeypatch.setattr(frozen._heart, "start", lambda: None)
-    monkeypatch.setattr(frozen._heart, "end", lambda: None)
-    real = frozen._step
-
-    def wait(pack: Pack) -> None:
-        let_go.wait(20)
-        real(pack)
-
-    monkeypatch.setattr(frozen, "_step", wait)
-    thread = threading.Thread(target=frozen.run)
-    thread.start()
-    wait_for(lambda: frozen._items)
-    time.sleep(1.2)
-    bench.worker(scheduler).run()
-    before = bench.store.result("concept-0")
-    let_go.set()
-    thread.join(20)
+    silent = bench.worker(scheduler, Freezing, "service.lease_timeout_s=1200", "service.heartbeat_s=600")
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(silent.run)
+        assert frozen.wait(60)
+        wait_for(lambda: not scheduler.status(0).running, message="the lease has not expired")
+        bench.worker(scheduler).run()
+        before = bench.store.result("concept-0")
+        let_go.set()
+        running.result(60)
     status = over(scheduler)
     assert (status.done, status.failed) == (1, 0)
     assert before is not None
@@ -235,29 +263,18 @@ def test_released_when_nothing_is_left_but_what_others_learn(bench: Bench) -> No
     assert not scheduler.is_over()
 
 
-def test_while_the_store_is_away_steps_go_on_and_one_checkpoint_waits(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    back, started = threading.Event(), threading.Event()
-    real = Store.checkpoint
-
-    def slow(self: Store, *arguments: Any) -> None:
-        started.set()
-        assert back.wait(30)
-        real(self, *arguments)
-
-    monkeypatch.setattr(Store, "checkpoint", slow)
+def test_while_the_store_is_away_steps_go_on_and_one_checkpoint_waits(bench: Bench) -> None:
+    store = bench.store = HeldStore(bench.store.uri, "checkpoint")
     scheduler = bench.scheduler([tiny.concept(0, steps=200)])
     worker = bench.worker(scheduler)
-    thread = threading.Thread(target=worker.run)
-    thread.start()
-    assert started.wait(30)
-    (item,) = worker._items.values()
-    step = item.task.step
-    wait_for(lambda: item.task.step > step + 20)
-    assert len(item.writes) <= 3
-    back.set()
-    thread.join(60)
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(worker.run)
+        assert store.reached.wait(60)
+        step = scheduler.status(0).steps_computed
+        wait_for(lambda: scheduler.status(0).steps_computed > step + 50)
+        assert worker.pending_writes <= 3
+        store.let_through.set()
+        running.result(60)
     assert over(scheduler).done == 1
 
 
@@ -291,3 +308,72 @@ def test_variants_through_the_service(bench: Bench) -> None:
         vectors = bench.vectors(concept.concept_id)
         assert vectors.shape == (result.num_vectors, 32)
         np.testing.assert_allclose(vectors, bench.alone(concept), atol=1e-5)
+
+
+def test_leased_again_while_its_old_result_waits_to_be_written(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store was away for so long that the lease expired. The old result ends the concept, not the new lease."""
+    bench.config = bench.config.override(
+        ["service.heartbeat_s=600", "service.lease_timeout_s=1200", "service.checkpoint_every_s=600"]
+    )
+    store = bench.store = HeldStore(bench.store.uri, "finish")
+    real = Pack.step
+
+    def step(pack: Pack) -> list[ConceptTask]:
+        if store.reached.is_set():  # then it is the new lease's
+            store.let_through.set()
+            assert store.began_twice.wait(60)
+        return real(pack)
+
+    monkeypatch.setattr(Pack, "step", step)
+    concept = tiny.concept(0)
+    scheduler = bench.scheduler([concept])
+    worker = bench.worker(scheduler)
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(worker.run)
+        wait_for(store.reached.is_set)
+        scheduler.leave(worker.name, "no heartbeat")
+        running.result(60)
+    status = over(scheduler)
+    assert (status.done, status.failed) == (1, 0)
+    np.testing.assert_allclose(bench.vectors("concept-0"), bench.alone(concept), atol=1e-6)
+    assert "checkpoint.safetensors" not in store.names("concepts/concept-0")
+
+
+def test_leased_again_while_it_waits_to_be_given_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two concepts that don't fit, one waits for its checkpoint to be written; then it comes back by a new lease."""
+    bench.config = bench.config.override(
+        [
+            "service.heartbeat_s=600",
+            "service.lease_timeout_s=1200",
+            "service.checkpoint_every_s=600",
+            "pack.size=2",
+        ]
+    )
+    store = bench.store = HeldStore(bench.store.uri, "checkpoint")
+    real, sizes = Pack.step, []
+
+    def step(pack: Pack) -> list[ConceptTask]:
+        if len(pack.tasks) == 2 and pack.tasks[0].step == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        if [task.concept.concept_id for task in pack.tasks] == ["concept-0"] and store.reached.is_set():
+            store.let_through.set()
+            assert store.began_twice.wait(60)
+        sizes.append(len(pack.tasks))
+        return real(pack)
+
+    monkeypatch.setattr(Pack, "step", step)
+    # The first, which has most steps, is leased alone, and the second joins it: the first goes on, then the second...
+    concepts = [tiny.concept(0, steps=9), tiny.concept(1, steps=10)]
+    scheduler = bench.scheduler(concepts)
+    worker = bench.worker(scheduler)
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(worker.run)
+        wait_for(store.reached.is_set)
+        scheduler.leave(worker.name, "no heartbeat")
+        running.result(60)
+    status = over(scheduler)
+    assert (status.done, status.failed) == (2, 0)
+    for concept in concepts:
+        np.testing.assert_allclose(bench.vectors(concept.concept_id), bench.alone(concept), atol=1e-6)

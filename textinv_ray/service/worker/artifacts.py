@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import cast
 
@@ -50,7 +50,7 @@ def history_of(store: Store, task: ConceptTask, config: JobConfig) -> History:
 def result(
     task: ConceptTask,
     history: History,
-    backbone: Backbone,
+    nearest_words: Sequence[str],
     samples: Mapping[str, np.ndarray],
     images_mtime_digest: str,
 ) -> Result:
@@ -84,7 +84,7 @@ def result(
         clip_text_similarity=after.clip_text_similarity,
         final_loss=final_loss(history),
         norms=tuple(round(float(norm), 6) for norm in vectors.norm(dim=1)),
-        nearest_words=tuple(nearest_words(backbone, vectors)),
+        nearest_words=tuple(nearest_words),
         seconds=round(history.seconds, 3),
         review_seconds=round(history.review_seconds, 3),
         stopping_seconds=round(history.stopping_seconds, 3),

@@ -5,50 +5,39 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
 
-import ray
-
-from textinv_ray.config.job import ServiceConfig
-from textinv_ray.service.scheduling.protocol import SchedulerGoneError, SchedulerInterface
+from textinv_ray.service.scheduling.protocol import SchedulerGoneError
+from textinv_ray.service.worker.active_concept import ActiveConcept
+from textinv_ray.service.worker.context import WorkerContext
 
 logger = logging.getLogger(__name__)
 
-_HUNG_AFTER = 10  # lease timeouts without a tick: a review may last long, a hung device lasts forever
+_HUNG_AFTER = 10  # Lease timeouts without a tick. A review may take minutes; a hung device never comes back.
 
 
 class Heartbeat:
-    """Beats from a thread while the worker's loop ticks: a hung one loses its leases as a dead one does."""
+    """A thread that sends heartbeats while the worker's loop ticks, so that a hung worker loses its leases, too."""
 
-    def __init__(
-        self,
-        scheduler: SchedulerInterface,
-        worker: str,
-        service: ServiceConfig,
-        steps: Callable[[], dict[str, int]],
-    ) -> None:
-        """`steps`: concept_id -> step of what the worker holds."""
-        self._scheduler = scheduler
-        self._worker = worker
-        self._service = service
-        self._steps = steps
-        self._node = ray.get_runtime_context().get_node_id()
+    def __init__(self, context: WorkerContext, node: str) -> None:
+        """`node`: id of the worker's node."""
+        self._context = context
+        self._service = context.config.service
+        self._node = node
         self._ticked = time.monotonic()
-        self._lost: set[str] = set()
+        self._computed = 0
+        self._lost: dict[ActiveConcept, None] = {}
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
-        self.computed = 0
-        """Steps that the worker has computed in all; kept by the worker."""
         self.stop = False
-        """The worker should write checkpoints and leave."""
+        """Whether the worker must write checkpoints and leave."""
 
     def start(self) -> None:
-        """Begins to beat."""
+        """Begins to send heartbeats."""
         self._thread.start()
 
     def end(self) -> None:
-        """No more beats: the worker leaves."""
+        """Sends no more heartbeats."""
         self._ended.set()
         self._thread.join()
 
@@ -56,22 +45,28 @@ class Heartbeat:
         """The worker's loop is alive."""
         self._ticked = time.monotonic()
 
-    def take_lost(self) -> list[str]:
-        """Concepts that aren't the worker's any more, since the last call."""
+    def add_steps(self, count: int) -> None:
+        """The worker has taken `count` more steps, counted per concept."""
+        self._computed += count
+
+    def take_lost(self) -> list[ActiveConcept]:
+        """Concepts whose leases the worker has lost since the last call."""
         with self._lock:
-            lost, self._lost = self._lost, set()
+            lost, self._lost = self._lost, {}
         return list(lost)
 
     def _run(self) -> None:
         while not self._ended.wait(self._service.heartbeat_s):
             if time.monotonic() - self._ticked > _HUNG_AFTER * self._service.lease_timeout_s:
                 continue
+            held = list(self._context.concepts)
+            steps = {active.concept_id: active.task.step for active in held}
             try:
-                orders = self._scheduler.beat(self._worker, self._steps(), self.computed, self._node)
+                orders = self._context.scheduler.beat(self._context.name, steps, self._computed, self._node)
             except SchedulerGoneError:
                 logger.warning("the scheduler is gone: this worker leaves")
                 self.stop = True
                 return
             with self._lock:
-                self._lost.update(orders.lost)
+                self._lost.update({active: None for active in held if active.concept_id in orders.lost})
             self.stop = self.stop or orders.stop

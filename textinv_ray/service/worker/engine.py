@@ -1,0 +1,72 @@
+"""The frozen model of a worker, and everything that the worker has it do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from textinv_ray.concepts.concept import Concept
+from textinv_ray.config.job import JobConfig
+from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.pack import Pack
+from textinv_ray.inversion.review import Pictures, Review, Subject, evaluate_words, review
+from textinv_ray.inversion.scoring import Scorer
+from textinv_ray.inversion.task import ConceptTask
+from textinv_ray.inversion.tuning import compile_step
+from textinv_ray.service.store.store import Store
+from textinv_ray.service.worker import artifacts
+from textinv_ray.service.worker.pack_sizes import pack_size
+
+
+class Engine:
+    """What the service needs of `textinv_ray.inversion`, for one model and one configuration."""
+
+    def __init__(
+        self, backbone: Backbone, scorer: Scorer, config: JobConfig, compiler: str = "inductor"
+    ) -> None:
+        """`compiler`: backend of torch.compile, used if `pack.compile` is set."""
+        self._backbone = backbone
+        self._scorer = scorer
+        self._config = config
+        self._compiler = compiler
+        self._initializer_pictures: Pictures = {}
+
+    def task(self, concept: Concept) -> ConceptTask:
+        """The concept's optimisation at step 0. Raises ValueError for a prompt or initializer that can't be used."""
+        return ConceptTask(concept, self._backbone, self._config)
+
+    def pack_size(self, store: Store, task: ConceptTask) -> int:
+        """How many concepts like this one share a pass: see `pack_sizes.pack_size`."""
+        return pack_size(store, self._backbone, task, self._config)
+
+    def pack(self, size: int) -> Pack:
+        """An empty pack of `size` slots."""
+        return Pack(self._backbone, self._config, size)
+
+    def compile(self, task: ConceptTask, size: int) -> None:
+        """Compiles the model for packs of `size` concepts like this one, if the configuration says so."""
+        if self._config.pack.compile:
+            compile_step(self._backbone, task, size, self._config, self._compiler)
+
+    @property
+    def checkpoints_activations(self) -> bool:
+        """Whether activations are computed again in the backward pass, which takes less memory."""
+        return self._backbone.checkpoints_activations
+
+    def checkpoint_activations(self) -> None:
+        """From now on activations are computed again in the backward pass."""
+        self._backbone.checkpoint_activations()
+
+    def review(self, subjects: Sequence[Subject], *, scored: bool) -> list[Review]:
+        """Samples, and scores if `scored`. Raises ValueError for a prompt that is too long."""
+        scorer = self._scorer if scored else None
+        return review(self._backbone, scorer, subjects, self._config, self._initializer_pictures)
+
+    def evaluate(self, subjects: Sequence[Subject]) -> list[float]:
+        """What `stopping.rule: clip` goes by: CLIP image similarity in [-1, 1]. Raises ValueError as `review` does."""
+        return evaluate_words(self._backbone, self._scorer, subjects, self._config)
+
+    def nearest_words(self, vectors: torch.Tensor) -> list[str]:
+        """The vocabulary's words nearest to a learned word's `vectors` (V, D)."""
+        return artifacts.nearest_words(self._backbone, vectors)

@@ -12,7 +12,6 @@ from rich.console import Console
 
 from textinv_ray.service.driver import console as consoles
 from textinv_ray.service.driver.console import Progress
-from textinv_ray.util.text import duration
 
 SCRIPT = """
 import logging, os, subprocess, sys
@@ -104,11 +103,3 @@ def test_progress_on_a_terminal() -> None:
     with Progress(Console(file=out, width=120, force_terminal=True), concepts=10, steps=1000) as progress:
         progress.show(3, 0, 2, 0, 0)
     assert "3 of 10 concepts done, 2 running" in out.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0, "0 s"), (89.4, "89 s"), (720, "12 min"), (12_000, "3 h 20 min"), (187_200, "2 d 4 h")],
-)
-def test_duration(seconds: float, text: str) -> None:
-    assert duration(seconds) == text

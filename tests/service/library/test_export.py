@@ -36,7 +36,7 @@ def test_a_file_per_word(
     assert sorted(path.name for path in out.iterdir()) == [*files, "words.csv"]
     dog = next(iter(read_words(out / files[1]).values()))
     assert torch.equal(dog, torch.tensor([[0.0, 1, 0, 0], [0, 0, 1, 0]]))
-    listed = list(csv.DictReader((out / "words.csv").open()))
+    listed = list(csv.DictReader((out / "words.csv").read_text("utf-8").splitlines()))
     calls = {
         "diffusers": ["<cat>", "<Dog/1>"],
         "a1111": ["ti-cat", "ti-my.dog"],

@@ -1,0 +1,59 @@
+"""URIs and messages as people may see them: without credentials, and with all else as it was."""
+
+from __future__ import annotations
+
+import string
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from textinv_ray.util.redact import redact, redact_text
+
+secrets = st.text(string.ascii_letters + string.digits + "-_.~%+=&", min_size=1, max_size=12)
+hosts = st.from_regex(r"[a-z][a-z0-9\-]{0,8}(\.[a-z]{2,3})?(:[1-9][0-9]{1,3})?", fullmatch=True)
+paths = st.from_regex(r"(/[A-Za-z0-9_.\-]{1,8}){0,3}", fullmatch=True)
+schemes = st.sampled_from(["http", "https", "s3", "gs", "postgresql+psycopg2"])
+
+
+@given(schemes, secrets, secrets, hosts, paths, secrets, secrets)
+def test_what_is_left_of_a_uri(
+    scheme: str, user: str, password: str, host: str, path: str, query: str, fragment: str
+) -> None:
+    plain = f"{scheme}://{host}{path}"
+    uri = f"{scheme}://{user}:{password}@{host}{path}?{query}#{fragment}"
+    assert redact(uri) == plain
+    assert redact(plain) == plain
+    assert redact_text(f"can't reach '{uri}': refused") == f"can't reach '{plain}': refused"
+
+
+@given(hosts, paths, secrets)
+def test_a_signed_url_keeps_its_place_alone(host: str, path: str, signature: str) -> None:
+    assert redact(f"https://{host}{path}?X-Amz-Signature={signature}") == f"https://{host}{path}"
+
+
+@given(st.text(max_size=40).filter(lambda text: "://" not in text))
+def test_a_path_stays_as_it_is(path: str) -> None:
+    assert redact(path) == path
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("sqlite:///out/mlflow.db", "sqlite:///out/mlflow.db"),
+        ("file:///a/b?c", "file:///a/b"),
+        ("s3://bucket/what?.png", "s3://bucket/what"),
+        ("simplecache::https://me:secret@h/x?sig=1", "simplecache::https://h/x"),
+        ("zip://x.png::https://me:secret@h/x.zip", "zip://x.png::https://h/x.zip"),
+        ("http://me:secret@[host/x?sig=secret", "http://[host/x"),
+    ],
+)
+def test_uris_of_other_kinds(uri: str, shown: str) -> None:
+    assert redact(uri) == shown
+
+
+def test_where_host_and_path_are_named_apart() -> None:
+    told = "HTTPConnectionPool(host='h', port=80): Max retries exceeded with url: /a?sig=secret (Caused by x)"
+    assert redact_text(told) == told.replace("?sig=secret", "")
+    told = "after connection broken by 'Error(\"x\")': /a?sig=secret/api"
+    assert redact_text(told) == told.replace("?sig=secret/api", "")

@@ -134,7 +134,7 @@ class Evaluator:
         self._texts: dict[str, Tensor] = {}
 
     def evaluate(self, concept: LearnedConcept) -> dict[str, float]:
-        """All scores by name, those of references as <score>_<reference>. Scores that don't exist are left out.
+        """All scores by name, those of references as `<score>_<reference>`. Scores that don't exist are left out.
 
         Raises ValueError for a prompt that is so long that the word is cut off.
         """

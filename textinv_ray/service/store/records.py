@@ -1,4 +1,4 @@
-"""What the store keeps of a job and of each concept: job.json, result.json and failed/<concept_id>.json.
+"""What the store keeps of a job and of each concept: job.json, result.json and `failed/<concept_id>.json`.
 
 Every field is defined here once. `result.json` is a `Result` as it stands; the columns of `results.parquet`, the
 parameters and metrics in MLflow, the means of `textinv status` and the table in the documentation are made from the
@@ -61,7 +61,7 @@ class Record(BaseModel):
 
 
 class Result(Record):
-    """A finished concept: concepts/<concept_id>/result.json."""
+    """A finished concept: `concepts/<concept_id>/result.json`."""
 
     concept_id: Annotated[str, Use.COLUMN]
     """Name of the concept; unique in its manifest."""
@@ -147,7 +147,7 @@ class Result(Record):
 
 
 class Failure(Record):
-    """A concept that was given up: failed/<concept_id>.json. The next run tries it again."""
+    """A concept that was given up: `failed/<concept_id>.json`. The next run tries it again."""
 
     concept_id: str
     """Name of the concept."""

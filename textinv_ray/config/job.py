@@ -1,21 +1,22 @@
-"""The configuration of a job: one strict model per concern, YAML presets, and overrides.
+"""The configuration of a job: a strict model per section, YAML presets, and overrides.
 
     config = JobConfig.load("sd15", ["training.steps=2000", "service.workers=8"])
 
-A preset holds what differs from the defaults here. A manifest row may override the fields that have a
-column of the same name (`steps`, `learning_rate`, `batch_size`, `num_vectors`, ...).
+A preset holds only what differs from the defaults here. A manifest row overrides the fields that have a column of
+the same name (`steps`, `learning_rate`, `batch_size`, `num_vectors`, ...).
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, JsonValue, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from textinv_ray.config.training import Prompt, StoppingConfig, Strict, TrainingConfig, read_templates
 from textinv_ray.util.errors import UserError
@@ -25,6 +26,8 @@ from textinv_ray.util.text import nearest
 DEFAULT_PRESET = "mini"
 _UNION_MEMBERS = ("int", "float", "constrained-int", "constrained-float")
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Sections = dict[str, dict[str, JsonValue]]
+"""A configuration as plain data: section -> field -> value."""
 
 
 class ModelConfig(Strict):
@@ -40,50 +43,51 @@ class ModelConfig(Strict):
     """Precision of the frozen model. `auto`: float16 on CUDA, bfloat16 on CPUs with instructions for it (AMX,
     AVX512_BF16), float32 elsewhere. Words are always float32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute. `auto`: the worker's GPU when it has one."""
+    """Device of the models. `auto`: the worker's GPU when it has one, else the CPU."""
 
 
 class DataConfig(Strict):
-    """How training images are fetched and cut."""
+    """How training images are fetched, cropped and flipped."""
 
     resolution: int | None = Field(None, ge=8, le=4096, multiple_of=8)
-    """Side of the square training images in pixels; none: the model's own."""
+    """Side of the square training images in pixels; null: the model's resolution."""
     crop: Literal["center", "random"] = "center"
-    """The square to cut after the shorter side was resized to the resolution."""
+    """Which square is cropped after the shorter side was resized to the resolution."""
     crops_per_image: int = Field(4, ge=1, le=64)
-    """With `crop: random`, how many seeded crops of each image are prepared (and their latents cached)."""
+    """With `crop: random`: crops of each image. They are drawn from the seed once, and their latents cached."""
     flip_probability: Fraction = 0.5
-    """How often a training image is mirrored. 0 for concepts with writing or a side."""
+    """Probability that a training image is mirrored. Use 0 for concepts with text or with a left and a right."""
     allowed_protocols: tuple[str, ...] = ("file", "http", "https", "s3", "gs", "gcs", "abfs", "az", "hf")
-    """fsspec protocols image URIs may use. Leave `file` out so that a manifest can't read local files."""
+    """fsspec protocols that image URIs may use. Without `file`, a manifest can't read local files."""
     max_image_pixels: int = Field(80_000_000, ge=1, le=170_000_000)
-    """Larger images are refused before they are decoded (decompression bombs)."""
+    """Images with more pixels are rejected before they are decoded (decompression bombs)."""
     download_timeout_s: float = Field(60.0, gt=0)
-    """Seconds one image may take to arrive."""
+    """Time limit for the download of one image, in seconds."""
     download_retry_s: float = Field(60.0, ge=0)
-    """Seconds during which a download is tried again after throttling, resets, time-outs and 5xx."""
+    """For how many seconds a download is retried after throttling, resets, time-outs and 5xx responses."""
 
     @property
     def variants(self) -> int:
-        """How many crops of each image there are: 1 for the centre crop."""
+        """Number of crops of each image, A: 1 for the center crop."""
         return self.crops_per_image if self.crop == "random" else 1
 
 
 class PackConfig(Strict):
-    """How many concepts share one forward and backward pass."""
+    """How many concepts share a forward and backward pass."""
 
     size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    """Concepts learned side by side on one worker. `auto`: by a short trial of the first worker on such a device."""
+    """Concepts that one worker learns at a time. `auto`: measured by the first worker on each kind of device."""
     max_size: int = Field(64, ge=1)
-    """The most that `auto` tries."""
+    """The largest size that `auto` tries."""
     compile: bool = False
-    """Compile the UNet for the step (torch.compile), where its gradient is then the same: a minute or more at each
-    worker's start, for faster steps. A pack with free slots costs as much as a full one; one with more samples than
-    its size x `training.batch_size` (rows with their own) isn't compiled. On CPUs it gains nothing."""
+    """Compile the UNet for training steps with torch.compile, if the compiled gradient is right. It takes a minute or
+    more at each worker's start and makes steps faster. A pack with free slots then costs as much as a full one. Packs
+    with more samples than size x `training.batch_size` (rows with a larger batch_size) aren't compiled. On CPUs there
+    is no gain."""
 
 
 class PromptByProperty(Strict):
-    """One prompt with `{}` for the word, by learnable property."""
+    """A prompt with `{}` for the word, for each learnable property."""
 
     object: Prompt
     """For objects."""
@@ -96,7 +100,7 @@ class PromptByProperty(Strict):
 
 
 class PromptsByProperty(Strict):
-    """Prompts with `{}` for the word, by learnable property."""
+    """Prompts with `{}` for the word, for each learnable property."""
 
     object: tuple[Prompt, ...] = Field(min_length=1)
     """For objects."""
@@ -109,69 +113,70 @@ class PromptsByProperty(Strict):
 
 
 class ReviewConfig(Strict):
-    """The pictures people look at to accept a word, and how all pictures are sampled."""
+    """The samples that people review, and the sampler of all images."""
 
     prompts: PromptsByProperty = PromptsByProperty(
         object=("a photo of {}",), style=("a painting in the style of {}",)
     )
-    """What to render, unless the row has `prompts`."""
+    """Prompts of the review samples, for rows without `prompts`."""
     images_per_prompt: int = Field(2, ge=1, le=64)
-    """Pictures of each prompt, with seeds 0, 1, ... so that they can be compared."""
+    """Samples of each prompt, with seeds 0, 1, ..., so that steps and concepts can be compared."""
     sampler: Literal["dpmsolver++", "ddim"] = "dpmsolver++"
-    """diffusers' DPM-Solver++ multistep (2nd order), or DDIM."""
+    """`dpmsolver++`: multistep DPM-Solver++ of order 2 (Lu et al. 2022); `ddim`: DDIM (Song et al. 2021)."""
     num_inference_steps: int = Field(20, ge=1, le=1000)
-    """Sampling steps."""
+    """Number of sampling steps."""
     guidance_scale: float = Field(7.5, ge=1)
-    """Classifier-free guidance; 1 is without."""
+    """Scale of classifier-free guidance; 1 is no guidance."""
     sample_at: tuple[Fraction, ...] = (0.0, 0.5, 1.0)
-    """Fractions of the training at which samples are logged; 0 shows the initializer."""
+    """Fractions of `training.steps` at which samples are stored; 0 is the initializer."""
 
 
 class ScoringConfig(Strict):
-    """CLIP scores of the word and of its initializer."""
+    """The CLIP scores of words and of their initializers."""
 
     model: str = Field("mini-clip", min_length=1)
     """A bundled name (`mini-clip`), a folder, an fsspec URI or a Hub id of a CLIPModel with its processor."""
     image_prompt: PromptByProperty = PromptByProperty(
         object="a photo of {}", style="a painting in the style of {}"
     )
-    """clip_image_similarity compares samples of this prompt with the training images."""
+    """Prompt whose samples `clip_image_similarity` compares with the training images."""
     edit_prompts: PromptsByProperty = PromptsByProperty(
         object=("a photo of {} on the beach", "an oil painting of {}"),
         style=("a house in the style of {}", "a dog in the style of {}"),
     )
-    """clip_text_similarity compares samples of each with the same prompt without the word."""
+    """Editing prompts: `clip_text_similarity` compares samples of each with that prompt without the word."""
     num_images: int = Field(4, ge=1, le=1024)
-    """Samples per prompt."""
+    """Samples per prompt, with seeds 0, 1, ..."""
     evaluate_at: tuple[Fraction, ...] = (1.0,)
-    """Fractions of the training at which scores are logged."""
+    """Fractions of `training.steps` at which scores are computed."""
 
 
 class ServiceConfig(Strict):
-    """Workers, leases and where results go."""
+    """Workers, leases, and where results are stored."""
 
     output: str = Field("results", min_length=1)
-    """Folder or fsspec URI (`s3://...`) of the results."""
+    """Folder or fsspec URI (`s3://...`) for the results."""
     workers: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    """Workers in all. `auto`: one per GPU of the cluster, or by its CPUs when it has none."""
+    """Number of workers. `auto`: one per GPU of the cluster; without GPUs, by the number of CPUs."""
     workers_per_trainer: int = Field(1, ge=1)
-    """Workers that restart together when one dies: a node's GPUs, or 1 for single-GPU spot nodes."""
+    """Workers that restart together when one dies. Use the number of GPUs of a node; 1 for single-GPU spot nodes."""
     cpus_per_worker: float = Field(1.0, gt=0)
-    """CPUs reserved for a worker."""
+    """CPUs that Ray reserves for each worker."""
     gpus_per_worker: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
-    """GPUs reserved for a worker. `auto`: 1 when the cluster has GPUs and `model.device` isn't `cpu`."""
+    """GPUs that Ray reserves for each worker. `auto`: 1 when the cluster has GPUs and `model.device` isn't `cpu`."""
     prepare_cpus: float = Field(1.0, gt=0)
-    """CPUs for fetching and decoding images ahead of the workers."""
+    """CPUs for downloading and decoding images ahead of the workers."""
     heartbeat_s: float = Field(1.0, gt=0)
-    """Seconds between a worker's signs of life."""
+    """Seconds between the heartbeats of a worker."""
     lease_timeout_s: float = Field(60.0, gt=0)
-    """Without a sign of life for this long, a worker's concepts go to others."""
+    """After this many seconds without a heartbeat, a worker's concepts are leased to other workers."""
     max_attempts: int = Field(3, ge=1)
-    """A concept that took its worker down this often is put aside with its error."""
+    """A concept whose worker was lost this many times is quarantined: it is recorded as failed and not tried again in
+    this job."""
     checkpoint_every_s: float = Field(30.0, gt=0)
-    """Seconds of work that a lost worker costs at most."""
+    """Seconds between checkpoints of a concept: the most work that is lost with a worker."""
     release_after_s: float = Field(60.0, gt=0)
-    """A worker for which nothing is left but what others learn goes after this long, and frees its machine."""
+    """A worker exits, and frees its machine, after this many seconds in which no concept was left to lease."""
 
     @model_validator(mode="after")
     def _lease_outlives_heartbeats(self) -> ServiceConfig:
@@ -183,18 +188,19 @@ class ServiceConfig(Strict):
 
 
 class TrackingConfig(Strict):
-    """The MLflow view of the results."""
+    """The mirror of the results in MLflow."""
 
     enabled: bool = True
-    """Whether to write to MLflow at all."""
+    """Whether to write to MLflow."""
     uri: str | None = None
-    """Tracking server or database; none: MLFLOW_TRACKING_URI, else `mlflow.db` beside the output."""
+    """Tracking server or database; null: MLFLOW_TRACKING_URI, else a database `mlflow.db` in the output, or in the
+    working directory when the output is remote."""
     experiment: str = Field("textinv", min_length=1)
     """Name of the MLflow experiment."""
 
 
 class JobConfig(Strict):
-    """Everything about a job except its manifest."""
+    """The whole configuration of a job."""
 
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
@@ -208,9 +214,10 @@ class JobConfig(Strict):
 
     @classmethod
     def load(cls, name_or_path: str | None = None, overrides: Sequence[str] = ()) -> JobConfig:
-        """A preset's name or a YAML file (none: `mini`), with `section.field=value` overrides (YAML values).
+        """Reads a preset, or a YAML file, and applies `section.field=value` overrides (values in YAML).
 
-        Raises UserError naming every wrong field, with the nearest known name for an unknown one.
+        name_or_path: None is the preset `mini`; a path contains a slash or ends in .yaml or .yml.
+        Raises UserError that lists every invalid field, with the nearest known name for unknown ones.
         """
         source, text = _read(name_or_path or DEFAULT_PRESET)
         data = _parse_yaml(text, source)
@@ -226,28 +233,28 @@ class JobConfig(Strict):
         return cls.from_dict(data, source=source if not overrides else f"{source} with --set")
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any], source: str = "configuration") -> JobConfig:
-        """Validates plain data, as `load` does. Raises UserError."""
+    def from_dict(cls, data: Mapping[str, object], source: str = "configuration") -> JobConfig:
+        """Validates plain data: sections or parts of them, over the defaults. Raises UserError, as `load` does."""
         try:
-            # By way of JSON, because only there may a strict model read a list as a tuple.
+            # Through JSON, because a strict model reads lists as tuples only there
             return cls.model_validate_json(json.dumps(_merged(cls().to_dict(), data), default=str))
         except ValidationError as error:
             lines = dict.fromkeys(_explain(item) for item in error.errors() if not _follows(item))
             raise UserError(f"{source}:\n" + "\n".join(f"  {line}" for line in lines)) from None
 
     def override(self, overrides: Sequence[str]) -> JobConfig:
-        """This with `section.field=value` overrides, as `load` takes them. Raises UserError."""
-        data = self.to_dict()
+        """This configuration with `section.field=value` overrides, as in `load`. Raises UserError."""
+        data: dict[str, object] = dict(self.to_dict())
         for override in overrides:
             _set(data, override)
         return self.from_dict(data, "--set") if overrides else self
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; `from_dict` reads it back."""
+    def to_dict(self) -> Sections:
+        """Plain JSON data, which `from_dict` reads."""
         return self.model_dump(mode="json")
 
     def to_yaml(self) -> str:
-        """The resolved configuration to print and to store: URIs without their credentials."""
+        """The complete configuration as YAML, to print and to store: credentials in URIs are removed."""
         data = self.to_dict()
         for section, field in (
             ("model", "path"),
@@ -255,13 +262,14 @@ class JobConfig(Strict):
             ("service", "output"),
             ("tracking", "uri"),
         ):
-            if data[section][field]:
-                data[section][field] = redact(data[section][field])
-        return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
+            uri = data[section][field]
+            if isinstance(uri, str):
+                data[section][field] = redact(uri)
+        return str(yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100))
 
-    def result_inputs(self) -> dict[str, Any]:
-        """What determines a concept's result: not where it is computed, how fast, nor how images arrive."""
-        part = self.model_dump(
+    def result_inputs(self) -> Sections:
+        """The settings that a concept's result depends on, without those of workers, downloads and MLflow."""
+        part: Sections = self.model_dump(
             mode="json",
             exclude={
                 "model": {"device"},
@@ -271,7 +279,7 @@ class JobConfig(Strict):
                 "tracking": True,
             },
         )
-        # Settings of a rule that isn't used change nothing, and results from before there were rules stay valid.
+        # Only the settings of the rule that is used
         stopping = part.pop("stopping")
         if self.stopping.rule != "none":
             part["stopping"] = {name: stopping[name] for name in ("rule", "min_steps", self.stopping.rule)}
@@ -279,26 +287,26 @@ class JobConfig(Strict):
 
 
 def preset_names() -> list[str]:
-    """Names that `JobConfig.load` knows."""
+    """Names of the presets."""
     return sorted(
         {path.stem for folder in _preset_folders() for path in folder.glob("*.yaml") if _is_preset(path)}
     )
 
 
 def _is_preset(path: Path) -> bool:
-    """Other YAML files (for clusters) may lie in configs/ too; a preset has sections of JobConfig only."""
+    """Whether a YAML file has sections of JobConfig only: configs/ also holds files for clusters."""
     sections = re.findall(r"^([A-Za-z_]\w*):", path.read_text(encoding="utf-8"), re.MULTILINE)
     return bool(sections) and set(sections) <= set(JobConfig.model_fields)
 
 
 def _preset_folders() -> list[Path]:
-    """`configs/` of the source tree, and its copy in an installed package."""
+    """The folders that exist of: `configs/` of the source tree, `configs/` of the installed package."""
     package = Path(__file__).resolve().parents[1]
     return [folder for folder in (package.parent / "configs", package / "configs") if folder.is_dir()]
 
 
 def _read(name_or_path: str) -> tuple[str, str]:
-    """(what to call it in messages, its text). A path has a slash or ends in .yaml or .yml."""
+    """(name for messages, text) of a preset or file. Raises UserError when there is none."""
     if "/" in name_or_path or name_or_path.endswith((".yaml", ".yml")):
         path = Path(name_or_path).expanduser()
         if not path.is_file():
@@ -316,7 +324,7 @@ def _read(name_or_path: str) -> tuple[str, str]:
 
 
 class _YamlLoader(yaml.SafeLoader):
-    """YAML 1.1 reads 5e-3 as text; here it is a number, as everybody expects."""
+    """Reads 5e-3 as a number. YAML 1.1 requires a decimal point (5.0e-3) and reads it as a string."""
 
 
 _YamlLoader.add_implicit_resolver(
@@ -324,15 +332,15 @@ _YamlLoader.add_implicit_resolver(
 )
 
 
-def _parse_yaml(text: str, source: str) -> Any:
+def _parse_yaml(text: str, source: str) -> object:
     try:
         return yaml.load(text, Loader=_YamlLoader)
     except yaml.YAMLError as error:
         raise UserError(f"{source} is not valid YAML: {error}") from None
 
 
-def _set(data: dict[str, Any], override: str) -> None:
-    """Puts "section.field=value" into `data`. Unknown names are left for the validation to explain."""
+def _set(data: dict[str, object], override: str) -> None:
+    """Applies "section.field=value" to `data` in place. Unknown names are reported later, by the validation."""
     key, equals, value = override.partition("=")
     names = key.strip().split(".")
     if not equals or len(names) < 2 or not all(names):
@@ -346,8 +354,8 @@ def _set(data: dict[str, Any], override: str) -> None:
     target[names[-1]] = _parse_yaml(value, f"--set {override!r}")
 
 
-def _merged(defaults: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
-    """`data` over `defaults`, section by section, so that a preset may name one field of a pair."""
+def _merged(defaults: Mapping[str, object], data: Mapping[str, object]) -> dict[str, object]:
+    """`defaults` with the values of `data`, merged at every level: a preset may set one field of a nested section."""
     merged = dict(defaults)
     for name, value in data.items():
         inner = defaults.get(name)
@@ -355,19 +363,19 @@ def _merged(defaults: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _follows(item: Any) -> bool:
-    """Whether an error only follows from another: a list that is "too short" since its items were refused."""
+def _follows(item: ErrorDetails) -> bool:
+    """Whether an error is a consequence of another: a list is "too short" because its items were invalid."""
     return item["type"] == "too_short" and bool(item["input"])
 
 
-def _explain(item: Any) -> str:
-    """One line for one of pydantic's errors: where, what was given, what is wrong."""
+def _explain(item: ErrorDetails) -> str:
+    """One of pydantic's errors in a line: the field, what is wrong, and the value."""
     path = [str(part) for part in item["loc"]]
     if item["type"] == "extra_forbidden":
         fields = list(_fields_at(path[:-1]))
         what = "section" if len(path) == 1 else "field"
         return f"{'.'.join(path)}: no such {what}{nearest(path[-1], fields)} (known: {', '.join(fields)})"
-    # Members of a union have a place of their own in pydantic's path, which is nobody's field.
+    # pydantic's path names members of unions, too; they aren't fields
     path = [part for part in path if part not in _UNION_MEMBERS and not part.startswith("literal[")]
     if item["type"] == "value_error":
         return f"{'.'.join(path)}: {item['ctx']['error']}"

@@ -1,4 +1,4 @@
-"""How words are learned: the sections `training` and `stopping` of the configuration, and the base of all."""
+"""The sections `training` and `stopping` of the configuration, and the base class of all sections."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from textinv_ray.util.errors import UserError
 LearnableProperty = Literal["object", "style"]
 Prompt = Annotated[str, Field(pattern=r"\{\}")]
 INIT_FROM = ("auto", "vocabulary_mean")
-"""Values of `training.init_from` that aren't the URI of a learned word."""
+"""Values of `training.init_from` other than the URI of a learned word."""
 
 
 class Strict(BaseModel):
-    """Nothing unknown, nothing converted silently, nothing changed later."""
+    """A section: unknown fields are rejected, values aren't converted, and instances are immutable."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
@@ -24,7 +24,7 @@ class Strict(BaseModel):
 
 
 class WordsByProperty(Strict):
-    """Words or phrases of the vocabulary, by learnable property."""
+    """Words or phrases of the vocabulary, for each learnable property."""
 
     object: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1)
     """For objects."""
@@ -48,57 +48,58 @@ _CANDIDATES = WordsByProperty(
 
 
 class TrainingConfig(Strict):
-    """How a word is learned. Rows of the manifest may override what has a column of the same name."""
+    """How words are learned. A manifest row overrides fields that have a column of the same name."""
 
     steps: int = Field(300, ge=1, le=1_000_000)
     """Optimizer steps per concept."""
     batch_size: int = Field(4, ge=1, le=1024)
-    """Samples per step and concept."""
+    """Samples of each concept per step."""
     learning_rate: float = Field(5e-3, gt=0, le=10)
-    """Adam's step size, as it is: never scaled by batch size or number of workers."""
+    """Adam's step size. It isn't scaled by the batch size or the number of workers."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """After the warm-up: constant, or falling to 0 at the last step."""
+    """After the warm-up: constant, or decay to 0 at the last step."""
     lr_warmup_steps: int = Field(0, ge=0)
-    """Steps over which the learning rate rises from 0."""
+    """Steps of linear warm-up from 0."""
     adam_beta1: float = Field(0.9, ge=0, lt=1)
-    """Decay of the gradient's running mean."""
+    """Decay rate of the running mean of gradients."""
     adam_beta2: float = Field(0.999, ge=0, lt=1)
-    """Decay of the squared gradient's running mean."""
+    """Decay rate of the running mean of squared gradients."""
     adam_epsilon: float = Field(1e-8, gt=0)
     """Added to Adam's denominator."""
     max_grad_norm: float | None = Field(None, gt=0)
-    """Clip the norm of one concept's gradient to this; none: no clipping."""
+    """Maximum norm of a concept's gradient; null: no clipping."""
     num_vectors: int = Field(1, ge=1, le=64)
     """Embedding vectors per word."""
     seed: int = Field(0, ge=0, lt=2**63)
-    """Concepts without a `seed` of their own get one from this and their `concept_id`."""
+    """Rows without a `seed` get one that is derived from this and their `concept_id`."""
     max_nonfinite_steps: int = Field(20, ge=0)
-    """A concept fails after this many non-finite losses or gradients in a row."""
+    """A concept fails after this many steps in a row with a loss or gradient that isn't finite."""
     learnable_property: LearnableProperty = "object"
-    """What rows without the column describe: an object or a style."""
+    """Default for rows without the column: whether the word stands for an object or a style."""
     initializer_token: str | None = Field(None, min_length=1)
-    """Word or phrase that rows without the column start from; none: every row must name one."""
+    """Word or phrase that rows without the column start from; null: every row must have one."""
     init_from: str | None = Field(None, min_length=1)
-    """What rows that name neither this nor an initializer_token start from, in its place: `auto` (the candidate
-    word with the lowest denoising loss), `vocabulary_mean`, or another word's learned_embeds.safetensors (a URI,
-    or a path from the manifest on)."""
+    """Where learning starts, for rows with neither `init_from` nor `initializer_token`; takes precedence over
+    `initializer_token` here. `auto`: the candidate with the lowest denoising loss; `vocabulary_mean`; or the
+    learned_embeds.safetensors of another word (a URI, or a path relative to the manifest)."""
     initializer_candidates: WordsByProperty = _CANDIDATES
-    """What `init_from: auto` chooses from: words that the model knows. Each costs as much as a step of batch 4."""
+    """Candidates of `init_from: auto`. Each costs about as much time as a step with batch size 4."""
     vectors_added_at: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    """Progressive extension: steps at which a word of `num_vectors` gets one more (the paper: 2000, 4000)."""
+    """Progressive extension: steps at which the word gets one vector more (the paper: 2000 and 4000)."""
     regularization_weight: float = Field(0.0, ge=0, le=1e6)
-    """Weight of ||v - v0||^2 in the loss: keeps each vector near the one that it started from."""
+    """Weight of ||v - v0||^2 in the loss, which keeps each vector near its initial value v0."""
     per_image_probability: float = Field(0.0, ge=0, le=1)
-    """Share of the prompts in which a word of the drawn image's own stands beside the learned one, "{} with S_i"
-    (the authors' code: 0.25). Those words take up what only one image shows, and are left out of the result."""
+    """Per-image tokens: the share of training prompts "{} with S_i", in which the word S_i of the sampled image stands
+    beside the learned word (the authors' code: 0.25). S_i takes up what is specific to image i; it isn't stored."""
     norm_control: Literal["none", "rescale", "regularize"] = "none"
-    """Against vectors that outgrow the vocabulary and override the rest of a prompt: `rescale` sets each to the
-    vocabulary's mean norm after every step, `regularize` adds norm_weight (||v|| - mean norm)^2 to the loss."""
+    """Keeps the norms of vectors near the vocabulary's, because a vector with a large norm overrides the rest of a
+    prompt. `rescale`: each vector is rescaled to the vocabulary's mean norm after every step. `regularize`: adds
+    norm_weight (||v|| - mean norm)^2 to the loss."""
     norm_weight: float = Field(0.01, ge=0, le=1e6)
-    """Of `norm_control: regularize`."""
+    """Weight of the penalty of `norm_control: regularize`."""
     templates: tuple[Prompt, ...] | None = Field(None, min_length=1)
-    """Training prompts for rows without the column, in place of the paper's: a list, or (as MMagic and diffusers
-    users have them) the path of a text file with one per line."""
+    """Training prompts for rows without the column; null: the paper's. A list, or the path of a text file with one
+    prompt per line."""
 
     @field_validator("init_from")
     @classmethod
@@ -162,7 +163,7 @@ def is_word_file(uri: str) -> bool:
 
 
 def read_templates(path: str) -> list[str]:
-    """A file of templates: one per line, with `{}` for the word; blank lines don't count. Raises UserError."""
+    """Templates from a text file: one per line, with `{}` for the word. Blank lines are skipped. Raises UserError."""
     try:
         lines = Path(path).expanduser().read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

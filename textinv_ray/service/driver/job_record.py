@@ -41,7 +41,7 @@ def begin(store: Store, manifest: Manifest, config: JobConfig, plan: Plan) -> No
         to_replace=len(plan.with_result),
         config_digest=digest,
         configuration=yaml.safe_load(config.to_yaml()),
-        determines_results=determines,
+        determines_results=dict(determines),
         versions=_versions(),
         mlflow_is_behind=config.tracking.enabled,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import re
 from collections.abc import Sequence
@@ -65,6 +66,22 @@ def test_every_room_is_described() -> None:
         (table,) = re.findall(rf"^\| folder of `{title}` .*?\n\n", text, re.MULTILINE | re.DOTALL)
         rooms = {path.parent.name for path in (ROOT / folder).glob("*/__init__.py")}
         assert set(re.findall(r"^\| `(\w+)/`", table, re.MULTILINE)) == rooms
+
+
+def test_the_backbone_has_what_the_page_on_families_lists() -> None:
+    text = (ROOT / "docs" / "families.md").read_text()
+    cells = re.findall(r"^\| (`.+`) \|", text, re.MULTILINE)
+    listed = [name for cell in cells for name in re.findall(r"`(\w+)[`(]", cell)]
+    assert len(listed) > 12
+    members = {*dir(Backbone), *(field.name for field in dataclasses.fields(Backbone))}
+    assert set(listed) <= members
+
+
+@pytest.mark.parametrize("package", ["inversion", "config", "manifest", "concepts"])
+def test_the_api_reference_has_every_module(package: str) -> None:
+    text = (ROOT / "docs" / "api" / f"{package}.md").read_text()
+    modules = {path.stem for path in (ROOT / "textinv_ray" / package).glob("[!_]*.py")}
+    assert set(re.findall(rf"^::: textinv_ray\.{package}\.(\w+)$", text, re.MULTILINE)) == modules
 
 
 def test_messages_in_troubleshooting_are_the_program_s() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import pkgutil
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,6 +44,13 @@ def test_paths_exist(page: Path) -> None:
     found = {path.rstrip(".") for path in PATH.findall(text)}
     missing = {path for path in found if not any(list(root.glob(path.rstrip("/"))) for root in roots)}
     assert not missing
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=pages.name)
+def test_names_exist(page: Path) -> None:
+    """Modules, classes and functions by their dotted names. The changelog has former ones as well."""
+    for name in set(re.findall(r"(?<![\w/.])textinv_ray(?:\.\w+)+", page.read_text())):
+        pkgutil.resolve_name(name)  # raises ImportError or AttributeError
 
 
 @every_page

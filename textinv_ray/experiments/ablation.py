@@ -1,22 +1,23 @@
-"""An ablation: variants x concepts x seeds as one manifest through the same service, then a table and a plot.
+"""Ablations: every variant of the training settings, for every concept and seed, then a table and a plot.
+
+All runs are rows of one manifest, which an ordinary job learns. So finished runs are skipped, interrupted runs are
+resumed, and all share packs.
 
     OUTPUT/
       ablation_manifest.parquet    a row per run, such as rex.progressive.0
-      concepts/ ...                what every job leaves (store.py)
+      concepts/ ...                what every job stores (service/store/store.py)
       ablation.parquet             a row per variant and reference (ablation_table.py)
-      ablation.png                 reconstruction against editability, as in Gal et al. 2022, section 5
-
-A run is a concept like any other: done ones are skipped, interrupted ones resumed, all share packs.
+      ablation.png                 reconstruction against editability, as in Gal et al. 2022, section 5.3
 """
 
 from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -46,11 +47,22 @@ BASE = "base"
 MANIFEST, TABLE, PLOT = "ablation_manifest.parquet", "ablation.parquet", "ablation.png"
 CONCEPT_TAG, VARIANT_TAG, SEED_TAG = "ablation_concept", "ablation_variant", "ablation_seed"
 
-Columns = dict[str, Any]
+
+class Columns(TypedDict, total=False):
+    """The columns of a manifest that studies set; see `manifest.columns.Row`."""
+
+    num_vectors: int
+    vectors_added_at: list[int]
+    regularization_weight: float
+    per_image_probability: float
+    norm_control: str
+    learning_rate: float
+    init_from: str
+    prompts: list[str]
 
 
 def _progressive(steps: int, learning_rate: float) -> Columns:
-    # The paper's 2000 and 4000 of 5000 steps
+    # The paper adds vectors at 2000 and 4000 of 5000 steps
     return {"vectors_added_at": [min(max(1, round(share * steps)), steps - 1) for share in (0.4, 0.8)]}
 
 
@@ -61,7 +73,7 @@ VARIANTS: dict[str, Callable[[int, float], Columns]] = {
     "progressive": _progressive,
     "regularized": lambda steps, rate: {"regularization_weight": 0.01},
     "per-image": lambda steps, rate: {"per_image_probability": 0.25},
-    # The paper's 1e-4 and 2e-2 beside 5e-3
+    # The paper compares 5e-3 with 1e-4 and 2e-2
     "low-rate": lambda steps, rate: {"learning_rate": rate / 50},
     "high-rate": lambda steps, rate: {"learning_rate": rate * 4},
     "captions": lambda steps, rate: {},
@@ -70,8 +82,10 @@ VARIANTS: dict[str, Callable[[int, float], Columns]] = {
     "norm-rescaled": lambda steps, rate: {"norm_control": "rescale"},
     "norm-regularized": lambda steps, rate: {"norm_control": "regularize"},
 }
-"""What a variant puts into a row, by the row's steps and learning rate. All else is `base`: one vector, templates,
-the row's own start. `captions` keeps the row's captions, which all others leave out."""
+"""Name of a variant -> the columns that it sets, given the row's steps and learning rate.
+
+Everything else is as in `base`: one vector, templates instead of captions, and the row's own initializer. `captions`
+is `base` with the row's captions."""
 _PLAIN: Columns = {
     "num_vectors": 1,
     "vectors_added_at": [],
@@ -90,9 +104,10 @@ def ablate(
     seeds: int = 3,
     limit: int | None = None,
 ) -> int:
-    """Learns every variant (all, unless named) of every concept with so many seeds, and compares them.
+    """Learns the named variants (all, without names) of each concept, `seeds` times each, and compares them.
 
-    Returns the exit code of `run.invert`. Raises UserError for what is wrong with names, manifest or models.
+    limit: only the first so many concepts. Returns the exit code of `run.invert`. Raises UserError for unknown
+    variants, and for a manifest or model that can't be used.
     """
     chosen = choose_variants(variants)
     source = Manifest.open(manifest_uri)
@@ -105,33 +120,36 @@ def ablate(
     return code
 
 
-def learn(store: Store, rows: list[dict[str, Any]], config: JobConfig) -> int:
-    """Learns all runs, rows of `run_of`. Returns the exit code of `run.invert`."""
+def learn(store: Store, rows: list[Row], config: JobConfig) -> int:
+    """Learns all runs; `rows`: of `run_of`. Returns the exit code of `run.invert`."""
     store.write(MANIFEST, to_parquet(rows))
     place = store.path(MANIFEST) if store.is_local else f"{store.uri}/{MANIFEST}"
     return run.invert(place, config, output=store.uri)
 
 
 def compare(store: Store, source: Manifest, runs: set[str], config: JobConfig, code: int) -> None:
-    """Writes table and plot of the runs that are done, if any. `code`: of the job, for its run in MLflow."""
+    """Writes and prints the table and the plot of the finished runs, if there are any. `code`: exit code of the job."""
     scores = _scores(store, runs)
     if not scores:
         return
     concepts = {score.concept for score in scores}
-    facts = sources.facts(config.model)
-    concepts_of_base = [
-        prepare.make(
-            row, config, base=source.base, resolution=facts.resolution, model_identity=facts.identity
-        )
-        for row in source.rows()
-        if row["concept_id"] in concepts
-    ]
-    table = ablation_table.table(scores + references(concepts_of_base, config), BASE)
+    found = references(list(concepts_of(source, concepts, config)), config)
+    table = ablation_table.table(scores + found, BASE)
     with tempfile.TemporaryDirectory() as folder:
         ablation_table.plot(table, Path(folder) / PLOT)
         publish(store, table, Path(folder) / PLOT, config, code)
     print(ablation_table.text(table, BASE))
     print(f"table and plot: {store.shown}/{TABLE}, {PLOT}")
+
+
+def concepts_of(source: Manifest, wanted: Collection[str], config: JobConfig) -> Iterator[Concept]:
+    """The concepts with these ids, with their images. Raises ImageError; UserError when the model can't be read."""
+    facts = sources.facts(config.model)
+    for row in source.rows():
+        if row["concept_id"] in wanted:
+            yield prepare.make(
+                row, config, base=source.base, resolution=facts.resolution, model_identity=facts.identity
+            )
 
 
 def choose_variants(names: Sequence[str]) -> list[str]:
@@ -147,10 +165,10 @@ def choose_variants(names: Sequence[str]) -> list[str]:
 
 def expand(
     source: Manifest, config: JobConfig, variants: Sequence[str], seeds: int, limit: int | None = None
-) -> Iterator[dict[str, Any]]:
-    """A manifest row per run of the first `limit` concepts; `captions` only where a concept has some.
+) -> Iterator[Row]:
+    """A manifest row for each run of the first `limit` concepts. The variant `captions` needs a row with captions.
 
-    Seed number s of a concept is the same in all its variants: they see the same noise.
+    Run number s of a concept has the same seed in all variants, so they learn from the same random draws.
     """
     for number, row in enumerate(source.rows()):
         if limit is not None and number >= limit:
@@ -165,16 +183,19 @@ def expand(
                 yield run_of(row, config, source.base, variant, columns, seed)
 
 
-def run_of(
-    row: Row, config: JobConfig, base: str, variant: str, columns: Columns, seed: int
-) -> dict[str, Any]:
-    """One run's row, for a manifest that lies elsewhere: paths are absolute. `columns`: what the variant changes."""
+def run_of(row: Row, config: JobConfig, base: str, variant: str, columns: Columns, seed: int) -> Row:
+    """The row of run number `seed`, in a manifest at another place: all paths are absolute.
+
+    row: of the source manifest, whose relative paths start at `base`. columns: what the variant sets.
+    """
     concept_id = row["concept_id"]
     placeholder = row.get("placeholder_token", f"<{concept_id}>")
-    made: Columns = {name: value for name, value in row.items() if name != "placeholder_token"}
+    made: Row = {**row}
+    made.pop("placeholder_token", None)  # each run has a placeholder_token of its own
     for name, column in COLUMNS.items():
-        if column.has_placeholder and name in made:  # each run has a placeholder_token of its own
-            made[name] = [text.replace(placeholder, templates.WORD) for text in made[name]]
+        if column.has_placeholder and name in made:
+            texts = made[name]  # type: ignore[literal-required]
+            made[name] = [text.replace(placeholder, templates.WORD) for text in texts]  # type: ignore[literal-required]
     if variant != "captions":
         made.pop("captions", None)
     made["images"] = [
@@ -193,16 +214,16 @@ def run_of(
     }
 
 
-def to_parquet(rows: list[dict[str, Any]]) -> bytes:
+def to_parquet(rows: list[Row]) -> bytes:
     """The rows of `run_of` as a manifest file."""
     embedded = any(not isinstance(image, str) for row in rows for image in row["images"])
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows, schema(embedded)), sink)
-    return sink.getvalue().to_pybytes()
+    return bytes(sink.getvalue().to_pybytes())
 
 
 def _scores(store: Store, wanted: set[str]) -> list[Score]:
-    """Of the finished runs, and of the initializer that each started from."""
+    """The scores of the finished runs, and of the initializers that they started from."""
     found, starts = [], {}
     wanted = wanted - {failure.concept_id for failure in store.failures()}
     for result in store.results():
@@ -215,7 +236,7 @@ def _scores(store: Store, wanted: set[str]) -> list[Score]:
             continue
         found.append(Score("variant", variant, concept, tags[SEED_TAG], image, text, result.seconds))
         image, text = result.clip_image_similarity_initializer, result.clip_text_similarity_initializer
-        # The same for every seed: no random number of training is in it
+        # The same for every seed, because it doesn't depend on training
         if variant == BASE and image is not None and text is not None:
             starts[concept] = Score("reference", "initializer", concept, "", image, text)
     order = list(VARIANTS)
@@ -260,7 +281,10 @@ def references(concepts: Sequence[Concept], config: JobConfig) -> list[Score]:
 
 
 def publish(store: Store, table: pa.Table, plot: Path, config: JobConfig, code: int) -> None:
-    """Table and plot into the store and into the job's run in MLflow. `code`: of the job, for its run."""
+    """Writes table and plot to the store and to the job's run in MLflow. `code`: exit code of the job.
+
+    An error of MLflow is logged, not raised.
+    """
     parquet = plot.with_name(TABLE)
     pq.write_table(table, parquet)
     for path in (parquet, plot):

@@ -1,11 +1,11 @@
-"""What an ablation found: means with confidence intervals by variant, as a table, as text and as a plot."""
+"""Results of an ablation: means and confidence intervals by variant, as a table, as text and as a plot."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -20,18 +20,19 @@ AXES = ("reconstruction", "editability")
 class Score:
     """One run of a variant, or a reference for one concept."""
 
-    kind: str
-    """ "variant" or "reference"."""
+    kind: Literal["variant", "reference"]
     name: str
-    """Of the variant or reference."""
+    """Name of the variant or reference."""
     concept: str
-    """The source manifest's concept_id."""
+    """concept_id in the source manifest."""
     seed: str
-    """Empty for references."""
+    """Number of the run; empty for references."""
     reconstruction: float
+    """clip_image_similarity, in [-1, 1]."""
     editability: float
+    """clip_text_similarity, in [-1, 1]."""
     seconds: float | None = None
-    """Of a worker's time."""
+    """The run's share of its workers' time."""
 
 
 _INTERVALS = [f"{axis}{what}" for what in ("", "_difference") for axis in AXES]
@@ -45,11 +46,11 @@ SCHEMA = pa.schema(
         ("seconds", pa.float64()),
     ]
 )
-"""`<axis>_difference`: to the base variant, paired by concept and seed. `_low`, `_high`: the 95 % interval."""
+"""`<axis>_difference`: to the base variant, paired by concept and seed. `_low`, `_high`: of the 95 % interval."""
 
 
 def interval(values: Sequence[float]) -> tuple[float | None, float | None, float | None]:
-    """(mean, low, high) of the mean's 95 % confidence interval by Student's t; no bounds for one value."""
+    """(mean, low, high): the mean and its 95 % confidence interval by Student's t. One value has no bounds."""
     if not values:
         return None, None, None
     mean = float(np.mean(values))
@@ -63,8 +64,8 @@ def interval(values: Sequence[float]) -> tuple[float | None, float | None, float
 def table(scores: Sequence[Score], base: str) -> pa.Table:
     """A row per variant and reference, in the order of their first score.
 
-    The concepts are the sample: seeds of a concept are averaged first, since they aren't independent draws from
-    what people will invert. Differences are taken run by run, so that noise common to both cancels out.
+    Concepts are the sampling unit: the seeds of a concept are averaged first, because they aren't independent samples
+    of concepts. Differences to `base` are paired by concept and seed, so that variance common to both cancels.
     """
     groups: dict[tuple[str, str], list[Score]] = {}
     for score in scores:
@@ -102,7 +103,7 @@ def _put(row: dict[str, object], name: str, values: Mapping[tuple[str, str], flo
 
 
 def text(found: pa.Table, base: str) -> str:
-    """The table for a terminal: means with half the width of their intervals."""
+    """The table for a terminal: means ± half the width of their confidence intervals."""
 
     def cell(row: Mapping[str, float | None], name: str, sign: str = "") -> str:
         mean, high = row[name], row[f"{name}_high"]
@@ -125,11 +126,19 @@ def text(found: pa.Table, base: str) -> str:
     return "\n".join([*shown, note])
 
 
+def _error_bar(row: Mapping[str, float | None], axis: str) -> list[list[float]] | None:
+    """[[distance to the lower bound], [distance to the upper bound]], as matplotlib wants it; None without bounds."""
+    mean, low, high = row[axis], row[f"{axis}_low"], row[f"{axis}_high"]
+    if mean is None or low is None or high is None:
+        return None
+    return [[mean - low], [high - mean]]
+
+
 _MARKERS = ("o", "^", "D")
 
 
 def plot(found: pa.Table, path: Path) -> None:
-    """Reconstruction against editability: a point with its intervals per variant, squares for references."""
+    """Draws reconstruction against editability: a point with intervals per variant, squares for references."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -138,16 +147,12 @@ def plot(found: pa.Table, path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(9, 6), dpi=120)
     colors = pyplot.get_cmap("tab10")
     for number, row in enumerate(found.to_pylist()):
-        bars: dict[str, Any] = {}
-        for axis, name in zip(("yerr", "xerr"), AXES, strict=True):
-            low, high = row[f"{name}_low"], row[f"{name}_high"]
-            if low is not None and high is not None:
-                bars[axis] = [[row[name] - low], [high - row[name]]]
         reference = row["kind"] == "reference"
         drawn = axes.errorbar(
             row["editability"],
             row["reconstruction"],
-            **bars,
+            yerr=_error_bar(row, "reconstruction"),
+            xerr=_error_bar(row, "editability"),
             fmt="s" if reference else _MARKERS[number // 10 % len(_MARKERS)],
             color="black" if reference else colors(number % 10),
             markersize=7,

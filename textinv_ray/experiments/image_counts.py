@@ -1,11 +1,11 @@
-"""How many images does a word need? Set sizes x concepts x seeds as one manifest, then a table and a plot.
+"""How many images does a word need? Numbers of images x concepts x seeds as one manifest, then a table and a plot.
 
 Gal et al. 2022 find that about five images are best. A run of `images-3` learns from a concept's first three. All
-runs of a concept are compared with the same images: those beyond the largest size, which no run has learned from,
+runs of a concept are compared with the same images: those beyond the largest number, which no run has learned from,
 or all of them where there are no more. Otherwise the word of a single image would be compared with that image alone.
 
     OUTPUT/
-      ablation.parquet     a row per size, with differences to the largest one (ablation_table.py)
+      ablation.parquet     a row per number of images, with differences to the largest (ablation_table.py)
       set_sizes.png        reconstruction and editability against the number of images
 """
 
@@ -15,14 +15,12 @@ import io
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image
 from torch import Tensor
 
-from textinv_ray.concepts import prepare
 from textinv_ray.concepts.concept import Concept
 from textinv_ray.concepts.images import ImageError
 from textinv_ray.config.job import JobConfig
@@ -34,17 +32,17 @@ from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.manifest import checks
 from textinv_ray.manifest.columns import Row
 from textinv_ray.manifest.reader import Manifest
-from textinv_ray.service.models import loading, sources
+from textinv_ray.service.models import loading
 from textinv_ray.service.store.records import Result
 from textinv_ray.service.store.store import Store, sample_name
 from textinv_ray.util.errors import UserError
 
 PLOT = "set_sizes.png"
-_MOST_SAMPLES = 64  # that a job keeps of a prompt
+_MOST_SAMPLES = 64  # the limit of review.images_per_prompt
 
 
 def parse(text: str) -> list[int]:
-    """ "1,3,5" as ascending numbers. Raises UserError."""
+    """The value of --set-sizes, such as "1,3,5", as ascending numbers of images. Raises UserError."""
     numbers = [int(part) if part.strip().isdecimal() else 0 for part in text.split(",")]
     if min(numbers) < 1:
         raise UserError(f"--set-sizes {text!r}: write it as numbers of images, such as 1,3,5,10")
@@ -60,13 +58,14 @@ def ablate(
     seeds: int = 3,
     limit: int | None = None,
 ) -> int:
-    """Learns each concept from its first n images for all n in `sizes` (ascending), and compares them.
+    """Learns each concept from its first n images, for all n in `sizes` (ascending), and compares the words.
 
-    Returns the exit code of `run.invert`. Raises UserError, also when no concept has enough images.
+    seeds: runs for each concept and n. limit: only the first so many concepts. Returns the exit code of `run.invert`.
+    Raises UserError for a manifest or model that can't be used, and when no concept has `sizes[-1]` images.
     """
     source = Manifest.open(manifest_uri)
     checks.check(source, config)
-    # The pictures that are scored are kept, and scored again here.
+    # The job stores the samples that it scores, and they are scored again here with other reference images
     kept = min(config.scoring.num_images, _MOST_SAMPLES)
     config = config.override([f"review.images_per_prompt={kept}"])
     store = Store(output)
@@ -83,10 +82,10 @@ def ablate(
 
 def expand(
     source: Manifest, config: JobConfig, sizes: Sequence[int], seeds: int, limit: int | None = None
-) -> Iterator[dict[str, Any]]:
-    """A manifest row per run of the first `limit` concepts, of those that have as many images as the largest size.
+) -> Iterator[Row]:
+    """A manifest row for each run of the first `limit` concepts. Those with fewer than `sizes[-1]` images are left out.
 
-    Seed number s of a concept is the same for all sizes.
+    Run number s of a concept has the same seed for all numbers of images.
     """
     for number, row in enumerate(source.rows()):
         if limit is not None and number >= limit:
@@ -94,7 +93,7 @@ def expand(
         if len(row["images"]) < sizes[-1]:
             continue
         for size in sizes:
-            columns = {"prompts": [_image_prompt(row, config)]}
+            columns: ablation.Columns = {"prompts": [_image_prompt(row, config)]}
             part: Row = {**row, "images": row["images"][:size]}
             for seed in range(seeds):
                 yield ablation.run_of(part, config, source.base, f"images-{size}", columns, seed)
@@ -108,7 +107,7 @@ def _image_prompt(row: Row, config: JobConfig) -> str:
 def compare(
     store: Store, source: Manifest, runs: set[str], sizes: Sequence[int], config: JobConfig, code: int
 ) -> None:
-    """Writes table and plot of the runs that are done, if any. `code`: of the job, for its run in MLflow."""
+    """Writes and prints the table and the plot of the finished runs, if there are any. `code`: exit code of the job."""
     found = scores(store, source, runs, sizes, config)
     if not found:
         return
@@ -124,7 +123,10 @@ def compare(
 def scores(
     store: Store, source: Manifest, runs: set[str], sizes: Sequence[int], config: JobConfig
 ) -> list[Score]:
-    """Of the finished runs; of the initializer; and of other images of the concepts, which are the ceiling."""
+    """The scores of the finished runs, of the initializers, and of the unseen images in place of samples (a ceiling).
+
+    Raises UserError when an image or a stored sample is missing.
+    """
     failed = {failure.concept_id for failure in store.failures()}
     done = [
         result
@@ -133,19 +135,12 @@ def scores(
     ]
     if not done:
         return []
-    scorer, facts = loading.scorer(config), sources.facts(config.model)
+    scorer = loading.scorer(config)
     wanted = {result.tags[CONCEPT_TAG] for result in done}
     try:
         by_concept = {
-            row["concept_id"]: ReferenceImages(
-                prepare.make(
-                    row, config, base=source.base, resolution=facts.resolution, model_identity=facts.identity
-                ),
-                sizes[-1],
-                scorer,
-            )
-            for row in source.rows()
-            if row["concept_id"] in wanted
+            concept.concept_id: ReferenceImages(concept, sizes[-1], scorer)
+            for concept in ablation.concepts_of(source, wanted, config)
         }
     except ImageError as error:
         raise UserError(f"{error}; the runs can't be compared without it") from None
@@ -158,7 +153,7 @@ def scores(
             continue
         image, seed = reference.reconstruction(store, result, result.steps), result.tags[SEED_TAG]
         variants.append(Score("variant", result.tags[VARIANT_TAG], concept, seed, image, text))
-        if concept not in starts:  # the same for every run: no random number of training is in it
+        if concept not in starts:  # the same for every run, because it doesn't depend on training
             image, text = reference.reconstruction(store, result, 0), start_text
             starts[concept] = Score("reference", "initializer", concept, "", image, text)
     ceilings = [reference.ceiling for reference in by_concept.values() if reference.ceiling]
@@ -201,7 +196,7 @@ class ReferenceImages:
 
 
 def plot(found: pa.Table, path: Path) -> None:
-    """Reconstruction and editability against the number of images: means with their intervals; lines: references."""
+    """Draws both scores against the number of images: means with confidence intervals, and lines for references."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import typer
 
-from textinv_ray.cli.jobs import ConfigOption, ManifestArgument, SetOption
+from textinv_ray.cli.options import ConfigOption, ManifestArgument, SetOption
 from textinv_ray.config.job import JobConfig
 from textinv_ray.util.errors import UserError
 

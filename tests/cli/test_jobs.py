@@ -17,7 +17,7 @@ from PIL import Image
 import textinv_ray
 from tests.support.commands import REPOSITORY, script, textinv
 from textinv_ray.cli import jobs
-from textinv_ray.config.job import JobConfig
+from textinv_ray.config.job import JobConfig, preset_names
 from textinv_ray.manifest.reader import Manifest
 
 
@@ -328,3 +328,10 @@ def test_python_m() -> None:
 def test_the_package_is_typed() -> None:
     """By PEP 561."""
     assert (Path(textinv_ray.__file__).parent / "py.typed").is_file()
+
+
+def test_help_names_every_preset(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert textinv("invert", "--help") == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in preset_names())

@@ -1,6 +1,7 @@
 """`textinv`: the commands about jobs. Each parses its arguments, calls the library and prints what happened.
 
-Exit codes: 0, success; 1, some concepts failed; 2, the command, the configuration or the manifest is wrong.
+Exit codes: 0, success; 1, some concepts failed; 2, the command, the configuration or the manifest is wrong; 130 or 143,
+the job was stopped by SIGINT or SIGTERM.
 Heavy libraries are imported only by the commands that need them.
 """
 
@@ -16,6 +17,16 @@ import typer
 
 from textinv_ray import __version__
 from textinv_ray.cli import words
+from textinv_ray.cli.options import (
+    ConfigOption,
+    ManifestArgument,
+    OnlyOption,
+    OutputArgument,
+    SetOption,
+    TrackingOption,
+    VerboseOption,
+    ids,
+)
 from textinv_ray.config.job import JobConfig
 from textinv_ray.manifest import checks
 from textinv_ray.util.errors import UserError
@@ -33,30 +44,6 @@ app = typer.Typer(
 
 SHOWN_FILES = 20
 """The most skipped or renamed files that are listed."""
-
-ManifestArgument = Annotated[
-    str, typer.Argument(metavar="MANIFEST", help="Parquet file: a path or an fsspec URI.")
-]
-OutputArgument = Annotated[
-    str, typer.Argument(metavar="OUTPUT", help="The --output of a job: a folder or a URI.")
-]
-ConfigOption = Annotated[
-    str | None,
-    typer.Option(
-        "--config",
-        "-c",
-        metavar="NAME|PATH",
-        help="Preset (mini, sd15, sd21, paper, quick, bias) or YAML file. Default: mini, for the bundled model.",
-    ),
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="SECTION.FIELD=VALUE",
-        help="Override one setting, such as training.steps=500. Repeatable.",
-    ),
-]
 
 
 def _print_version(wanted: bool) -> None:
@@ -84,30 +71,28 @@ def invert(
         typer.Option("--output", "-o", metavar="URI", help="Folder or URI (s3://...) for the results."),
     ] = None,
     overrides: SetOption = None,
-    only: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ID,ID", help="Learn only these concepts (their concept_id, separated by commas)."
-        ),
-    ] = None,
+    only: OnlyOption = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Learn only the first N concepts.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything and print what would run; start nothing.")
     ] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Print the messages of the libraries as well.")
-    ] = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Learn a word for every concept of the manifest. Concepts that are done are skipped."""
     job = _load(config, overrides)
     if output is not None:
         job = job.model_copy(update={"service": job.service.model_copy(update={"output": output})})
-    ids = [concept_id.strip() for concept_id in only.split(",") if concept_id.strip()] if only else None
 
     from textinv_ray.service.driver import run
 
     code = run.invert(
-        manifest, job, output=job.service.output, only=ids, limit=limit, dry_run=dry_run, verbose=verbose
+        manifest,
+        job,
+        output=job.service.output,
+        only=ids(only),
+        limit=limit,
+        dry_run=dry_run,
+        verbose=verbose,
     )
     raise typer.Exit(code)
 
@@ -132,13 +117,7 @@ def status(
 @app.command()
 def track(
     output: OutputArgument,
-    tracking_uri: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URI",
-            help="MLflow server or database. Default: the job's, else mlflow.db beside the output.",
-        ),
-    ] = None,
+    tracking_uri: TrackingOption = None,
     experiment: Annotated[
         str | None, typer.Option(metavar="NAME", help="MLflow experiment. Default: the job's.")
     ] = None,

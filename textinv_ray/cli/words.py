@@ -8,6 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from textinv_ray.cli.options import (
+    OnlyOption,
+    OutputArgument,
+    SetOption,
+    TrackingOption,
+    VerboseOption,
+    ids,
+)
 from textinv_ray.config.job import JobConfig
 from textinv_ray.util.errors import UserError
 
@@ -17,11 +25,7 @@ if TYPE_CHECKING:
 
 SHOWN_WORDS = 20
 """The most words that are listed."""
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="Override one setting. Repeatable."),
-]
-ConfigOption = Annotated[
+LearnedConfigOption = Annotated[
     str | None,
     typer.Option(
         "--config",
@@ -38,11 +42,6 @@ WordsOption = Annotated[
         metavar="OUTPUT|FILE",
         help="Output of a job (folder or URI), or a .safetensors file of words. Repeatable.",
     ),
-]
-OutputArgument = Annotated[str, typer.Argument(metavar="OUTPUT", help="Output of a job: a folder or a URI.")]
-TrackingOption = Annotated[
-    str | None,
-    typer.Option(metavar="URI", help="MLflow server or database. Default: the job's."),
 ]
 StepsOption = Annotated[int | None, typer.Option(min=1, help="Sampling steps.")]
 GuidanceOption = Annotated[float | None, typer.Option(min=1.0, help="Guidance scale.")]
@@ -76,7 +75,7 @@ def generate(
     out: Annotated[
         str | None, typer.Option(metavar="DIR", help="Folder for the pictures. Default: generated/<prompt>.")
     ] = None,
-    config: ConfigOption = None,
+    config: LearnedConfigOption = None,
     overrides: SetOption = None,
 ) -> None:
     """Draw pictures of a prompt with learned words: one file per seed, and a grid of all."""
@@ -118,11 +117,9 @@ def generate_many(
         ),
     ] = "generated",
     steps: StepsOption = None,
-    config: ConfigOption = None,
+    config: LearnedConfigOption = None,
     overrides: SetOption = None,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Print the messages of the libraries as well.")
-    ] = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Draw the pictures of a table of prompts, on Ray. Rows that are done are skipped."""
     _quiet()
@@ -147,10 +144,7 @@ def export(
     out: Annotated[
         str | None, typer.Option(metavar="DIR", help="Folder or URI for the files. Default: export/<format>.")
     ] = None,
-    only: Annotated[
-        str | None,
-        typer.Option(metavar="ID,ID", help="Only these concepts (their concept_id, separated by commas)."),
-    ] = None,
+    only: OnlyOption = None,
     approved: Annotated[
         bool, typer.Option("--approved", help="Only words whose MLflow run has the tag approved=true.")
     ] = False,
@@ -169,7 +163,7 @@ def export(
         store,
         format_name,
         target,
-        only=_ids(only),
+        only=ids(only),
         approved=_concept_runs(store, tracking_uri).approved() if approved else None,
         prefix=prefix,
     )
@@ -186,19 +180,14 @@ def evaluate(
     preset: Annotated[
         str, typer.Option(help="quick (4 images a prompt), or paper (64 images, 50 DDIM steps).")
     ] = "quick",
-    only: Annotated[
-        str | None,
-        typer.Option(metavar="ID,ID", help="Only these concepts (their concept_id, separated by commas)."),
-    ] = None,
+    only: OnlyOption = None,
     dino: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Folder or Hub id of a DINO model, for its score.")
     ] = None,
     overrides: SetOption = None,
     tracking_uri: TrackingOption = None,
     no_tracking: Annotated[bool, typer.Option("--no-tracking", help="Write nothing to MLflow.")] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Print the messages of the libraries as well.")
-    ] = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Score every learned word: reconstruction, editability, and references. Words that have scores are skipped."""
     _quiet()
@@ -209,7 +198,7 @@ def evaluate(
     store = _store(output)
     todo = evaluating.plan(store, preset, overrides or (), dino)
     with log_file(store) as log, captured(log, verbose) as console:
-        code = evaluating.evaluate(store, todo, console, only=_ids(only))
+        code = evaluating.evaluate(store, todo, console, only=ids(only))
         if todo.config.tracking.enabled and not no_tracking:
             try:
                 evaluating.log(store, _concept_runs(store, tracking_uri), console)
@@ -241,10 +230,6 @@ def _concept_runs(store: Store, tracking_uri: str | None) -> ConceptRuns:
     job = store.job()
     config = job.config(store.shown) if job else JobConfig()
     return ConceptRuns(store, tracking_uri or resolve_uri(config, store), config.tracking.experiment)
-
-
-def _ids(text: str | None) -> list[str] | None:
-    return [part.strip() for part in text.split(",") if part.strip()] if text is not None else None
 
 
 def _quiet() -> None:

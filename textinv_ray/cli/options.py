@@ -1,0 +1,53 @@
+"""Arguments and options that several commands have."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+ManifestArgument = Annotated[
+    str, typer.Argument(metavar="MANIFEST", help="Parquet file: a path or an fsspec URI.")
+]
+OutputArgument = Annotated[
+    str, typer.Argument(metavar="OUTPUT", help="The --output of a job: a folder or a URI.")
+]
+ConfigOption = Annotated[
+    str | None,
+    typer.Option(
+        "--config",
+        "-c",
+        metavar="NAME|PATH",
+        help="Preset (mini, sd15, sd21, paper, quick, bias) or YAML file. Default: mini, for the bundled model.",
+    ),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="SECTION.FIELD=VALUE",
+        help="Override one setting, such as training.steps=500. Repeatable.",
+    ),
+]
+OnlyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--only", metavar="ID,ID", help="Only these concepts (their concept_id, separated by commas)."
+    ),
+]
+TrackingOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tracking-uri",
+        metavar="URI",
+        help="MLflow server or database. Default: the job's, else mlflow.db beside the output.",
+    ),
+]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Print the messages of the libraries as well.")
+]
+
+
+def ids(only: str | None) -> list[str] | None:
+    """The concept ids of `--only`; none when it wasn't given."""
+    return [part.strip() for part in only.split(",") if part.strip()] if only is not None else None

@@ -49,7 +49,7 @@ class Bench:
         keys = {concept.concept_id: Key(concept.row_fingerprint, "stamp") for concept in concepts}
         keys |= {name: Key("row", "stamp") for name in errors}
         service = self.config.service
-        return Scheduler(
+        scheduler = Scheduler(
             Rows.of(concepts, errors),
             keys,
             self.store.uri,
@@ -57,6 +57,8 @@ class Bench:
             lease_timeout_s=service.lease_timeout_s,
             max_attempts=service.max_attempts,
         )
+        scheduler.start(tick_s=0.1)
+        return scheduler
 
     def worker(self, scheduler: SchedulerInterface, pack: type[Pack] = Pack, *overrides: str) -> Worker:
         """`pack`: what takes the steps. `overrides`: settings of this worker only."""

@@ -7,15 +7,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.clock import Clock
 from textinv_ray.service.scheduling.leases import Leases
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def make(count: int, max_attempts: int = 3) -> tuple[Leases, Clock]:

@@ -9,9 +9,8 @@ from typing import Any
 import ray
 
 from textinv_ray.config.job import JobConfig
-from textinv_ray.service.cluster.actors import on_this_node, was_restarted
+from textinv_ray.service.cluster.actors import on_this_node
 from textinv_ray.service.cluster.layout import WorkerLayout
-from textinv_ray.service.cluster.ray_internals import draining_nodes
 from textinv_ray.service.scheduling.leases import Lease
 from textinv_ray.service.scheduling.protocol import (
     Answer,
@@ -32,7 +31,7 @@ class SchedulerClient:
     """
 
     def __init__(self, actor: Any) -> None:
-        """`actor`: handle of the Scheduler actor."""
+        """`actor`: handle of a SchedulerActor."""
         self._actor = actor
 
     def take(self, worker: str, count: int) -> Answer:
@@ -118,10 +117,10 @@ def _wait(answer: Any) -> Any:
 def start_scheduler(
     rows: RowSource, keys: Mapping[str, Key], output: str, config: JobConfig, layout: WorkerLayout
 ) -> SchedulerClient:
-    """Starts the Scheduler actor on this process's node. Its parameters: see `Scheduler`."""
-    from textinv_ray.service.scheduling.scheduler import Scheduler
+    """Starts the SchedulerActor on this process's node. `rows`, `keys`, `output`: see `Scheduler`."""
+    from textinv_ray.service.scheduling.actor import SchedulerActor
 
-    actor: Any = ray.remote(Scheduler)
+    actor: Any = ray.remote(SchedulerActor)
     options = {"max_concurrency": 32 + 2 * layout.workers, **on_this_node()}
     return SchedulerClient(
         actor.options(**options).remote(
@@ -133,7 +132,5 @@ def start_scheduler(
             lease_timeout_s=config.service.lease_timeout_s,
             max_attempts=config.service.max_attempts,
             began=time.time(),
-            find_draining=draining_nodes,
-            was_restarted=was_restarted,
         )
     )

@@ -1,7 +1,7 @@
-"""The scheduler: one actor that pulls prepared concepts out of Ray Data, a few ahead, and leases them to workers.
+"""The scheduler: pulls prepared concepts from their source, a few ahead, and leases them to workers. No Ray in here.
 
-Its state can be rebuilt. When its process dies, Ray restarts it, and it learns from the store what is over, from
-the manifest what is left, and from the workers' heartbeats what they hold.
+Its state can be rebuilt. When its process dies and another one takes its place, that learns from the store what is
+over, from the manifest what is left, and from the workers' heartbeats what they hold.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
-
-import ray
+from typing import Any
 
 from textinv_ray.service.scheduling.leases import Event, Lease, Leases
 from textinv_ray.service.scheduling.protocol import (
@@ -27,15 +26,15 @@ from textinv_ray.service.store.store import Store, StoreError
 
 logger = logging.getLogger(__name__)
 
-_TICK_S = 0.5
-_DRAIN_TICK_S = 2.0
 _READ_TRIES = 6  # in a row, with nothing read in between
-_READ_WAIT_S = 2.0  # after the first; twice as long after each of the next
 _STARTING_S = 180.0  # Workers that aren't there by then are not waited for when work is shared out.
 
 
 class Scheduler:
-    """Leases over a stream of prepared concepts. All methods may be called from many threads."""
+    """Leases over a stream of prepared concepts. All methods may be called from many threads.
+
+    It does nothing by itself until `start`: concepts come by `read`, leases expire and events appear by `publish`.
+    """
 
     def __init__(
         self,
@@ -48,28 +47,33 @@ class Scheduler:
         lease_timeout_s: float,
         max_attempts: int,
         began: float = 0.0,
-        find_draining: Callable[[], Collection[str]] = lambda: (),
-        was_restarted: Callable[[], bool] = lambda: False,
+        was_restarted: bool = False,
+        keep: Callable[[PreparedConcept], Any] = lambda prepared: prepared,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`keys`: Plan.todo. `ahead`: how many prepared concepts may wait for a worker. `workers`: of the fleet.
 
         `began`: when the job did, in seconds since 1970; failures in the store since then are this job's.
-        `find_draining`: ids of the cluster's nodes that are about to go. `was_restarted`: whether this process takes
-        the place of a scheduler that died.
+        `was_restarted`: whether it takes the place of a scheduler that died. `keep`: makes of a concept what goes
+        into its leases. `clock`: in seconds.
         """
         self._rows = rows
         self._keys = keys
         self._store = Store(output)
+        self._failures = Store(
+            output, patience_s=0
+        )  # a write that fails is tried again when it is published next
         self._began = began
-        self._is_new = not was_restarted()
-        self._find_draining = find_draining
+        self._was_restarted = was_restarted
+        self._keep = keep
+        self._clock = clock
         self._draining: Collection[str] = ()
         self._nodes: dict[str, str] = {}
         self._ahead = ahead
         self._workers = workers
-        self._started = time.monotonic()
+        self._started = clock()
         self._max_attempts = max_attempts
-        self._leases = Leases(lease_timeout_s, max_attempts)
+        self._leases = Leases(lease_timeout_s, max_attempts, clock)
         self._changed = threading.Condition()
         self._stopping = False
         self._problem = ""
@@ -77,14 +81,38 @@ class Scheduler:
         # Event numbers start above any cursor that this scheduler's predecessor can have given out.
         self._published = time.time_ns()  # events up to here are in the store, so the driver may see them
         self._dropped = self._published  # events up to here were seen and are forgotten
-        for run in (self._read, self._keep, self._watch_nodes):
-            threading.Thread(target=run, name=f"scheduler{run.__name__}", daemon=True).start()
+
+    def start(self, find_draining: Callable[[], Collection[str]] = lambda: (), tick_s: float = 0.5) -> None:
+        """Reads, publishes and watches the nodes from threads of its own, for as long as the process lives.
+
+        `find_draining`: ids of the cluster's nodes that are about to go. `tick_s`: seconds between two rounds of
+        publishing; nodes are looked at, and reading is tried again after an error, in four times that.
+        """
+
+        def repeat(action: Callable[[], None], every_s: float) -> None:
+            while True:
+                try:
+                    action()
+                except Exception:
+                    logger.exception("the scheduler goes on after an error")
+                time.sleep(every_s)
+
+        def watch() -> None:
+            self.drain(find_draining())
+
+        threads = {
+            "read": lambda: self.read(retry_s=4 * tick_s),
+            "publish": lambda: repeat(self.publish, tick_s),
+            "nodes": lambda: repeat(watch, 4 * tick_s),
+        }
+        for name, run in threads.items():
+            threading.Thread(target=run, name=f"scheduler-{name}", daemon=True).start()
 
     # For workers
 
     def take(self, worker: str, count: int) -> Answer:
         """Leases up to `count` concepts."""
-        is_starting = time.monotonic() - self._started < _STARTING_S
+        is_starting = self._clock() - self._started < _STARTING_S
         expected = self._workers if is_starting else 1
         with self._changed:
             over = self._is_stopped or self._leases.over or self._nodes.get(worker) in self._draining
@@ -93,8 +121,8 @@ class Scheduler:
             return Answer(tuple(leases), over, self._leases.no_pending)
 
     def fetch(self, lease: Lease) -> PreparedConcept:
-        """The concept of a lease, from Ray's object store."""
-        prepared: PreparedConcept = ray.get(lease.payload)
+        """The concept of a lease, if concepts are kept in leases as they are."""
+        prepared: PreparedConcept = lease.payload
         return prepared
 
     def is_over(self) -> bool:
@@ -108,7 +136,7 @@ class Scheduler:
             return not self._is_stopped and not self._leases.no_pending
 
     def beat(self, worker: str, steps: Mapping[str, int], computed: int, node: str = "") -> Orders:
-        """A sign of life: see Leases.beat. `node`: id of the worker's node."""
+        """A heartbeat: see Leases.beat. `node`: id of the worker's node."""
         with self._changed:
             self._nodes[worker] = node
             lost = self._leases.beat(worker, steps, computed)
@@ -119,7 +147,7 @@ class Scheduler:
         return bool(self._stopping or self._problem)
 
     def may_write(self, worker: str, concept_id: str) -> bool:
-        """To ask before a write: a worker that was stopped for a while may have lost the concept."""
+        """Whether a result or checkpoint of the worker is wanted: it may have lost the concept while it was silent."""
         with self._changed:
             return self._leases.may_write(worker, concept_id)
 
@@ -135,7 +163,7 @@ class Scheduler:
             self._changed.notify_all()
 
     def fail(self, worker: str, concept_id: str, error: str) -> None:
-        """The concept can't be learned, and another try would not help."""
+        """The concept can't be learned, and another attempt would not help."""
         with self._changed:
             self._leases.fail(worker, concept_id, error)
             self._changed.notify_all()
@@ -146,20 +174,20 @@ class Scheduler:
             self._leases.give_back(worker, concept_id)
 
     def leave(self, worker: str, error: str = "") -> None:
-        """The worker goes; with an error, it was lost."""
+        """The worker goes. `error`: what it died of; empty when it left in good order."""
         with self._changed:
             self._leases.leave(worker, error)
             self._nodes.pop(worker, None)
             self._changed.notify_all()
 
     def halt(self, problem: str) -> None:
-        """The job can't go on, whatever workers do: the store refuses."""
+        """The job can't go on, whatever workers do. Only the first problem is kept."""
         with self._changed:
             self._problem = self._problem or problem
             self._changed.notify_all()
 
     def failed_to_start(self, error: str) -> None:
-        """A worker could not even start. When that is all that ever happens, the job can't go on."""
+        """A worker could not start. After `max_attempts` times without any step taken, the job can't go on."""
         with self._changed:
             self._failed_starts += 1
             if self._failed_starts >= self._max_attempts and not self._leases.steps_computed:
@@ -168,7 +196,7 @@ class Scheduler:
     # For the driver
 
     def status(self, cursor: int) -> SchedulerStatus:
-        """Counts, and what happened since `cursor` (0 at first)."""
+        """Counts, and the events since `cursor` (0 at first). Those before it are forgotten."""
         with self._changed:
             table = self._leases
             seen = max(cursor, self._dropped)
@@ -195,13 +223,16 @@ class Scheduler:
             self._stopping = True
             self._changed.notify_all()
 
-    # Threads
+    # By itself
 
-    def _read(self) -> None:
-        """Offers everything that is left; begins again at what is left when reading fails."""
+    def read(self, retry_s: float = 2.0) -> None:
+        """Offers everything that is left to learn, a few concepts ahead of the workers. Returns when all is offered.
+
+        When reading fails it goes on at what is left, after `retry_s` seconds at first, twice as long each time.
+        """
         try:
-            if not self._is_new:
-                self._find_again()
+            if self._was_restarted:
+                self._recover()
             failures = 0
             while True:
                 left = self._keys.keys() - self._leases.known
@@ -216,7 +247,7 @@ class Scheduler:
                     if failures >= _READ_TRIES:
                         raise
                     logger.exception("reading the manifest failed; trying again")
-                    time.sleep(_READ_WAIT_S * 2 ** (failures - 1))
+                    time.sleep(retry_s * 2 ** (failures - 1))
         except Exception as error:
             logger.exception("reading the manifest failed")
             self.halt(
@@ -224,7 +255,7 @@ class Scheduler:
             )
 
     def _read_rows(self, wanted: Collection[str]) -> None:
-        """Pulls rows while fewer than `ahead` wait; Ray Data holds back what isn't pulled."""
+        """Pulls rows while fewer than `ahead` concepts wait; the source holds back what isn't pulled."""
         for row in self._rows.iter_rows(wanted):
             concept_id, steps = row["concept_id"], row["steps"]
             if row["done"]:
@@ -233,7 +264,7 @@ class Scheduler:
                     self._leases.skip(concept_id, steps)
                 continue
             prepared = PreparedConcept(row["concept"], self._keys[concept_id].images_mtime_digest)
-            payload = None if row["error"] else ray.put(prepared)
+            payload = None if row["error"] else self._keep(prepared)
             with self._changed:
                 self._leases.offer(concept_id, payload, steps)
                 if row["error"]:
@@ -245,8 +276,8 @@ class Scheduler:
         with self._changed:
             self._leases.close()
 
-    def _find_again(self) -> None:
-        """What this scheduler's predecessor knew: the concepts of this job that are over, by the store."""
+    def _recover(self) -> None:
+        """Learns from the store which concepts of this job are over."""
         done = [result.concept_id for result in self._store.results() if self._is_done(result)]
         failed = [failure for failure in self._store.failures() if failure.time >= self._began]
         logger.warning(
@@ -263,29 +294,30 @@ class Scheduler:
         return self._keys.get(result.concept_id) == result.key
 
     def _recognise(self, concept_id: str) -> None:
-        """Pictures that were touched or moved, but are the same: next time they needn't be read."""
+        """Stores the new key of a result whose images were touched or moved: next time they needn't be read."""
         result = self._store.result(concept_id)
         if result:
             self._store.amend(result.model_copy(update=self._keys[concept_id]._asdict()))
 
-    def _keep(self) -> None:
-        """Takes expired leases, and writes failures to the store before anyone hears of them."""
-        store = Store(self._store.uri, patience_s=0)  # what fails is tried again at the next tick
-        while True:
+    def publish(self) -> None:
+        """Ends expired leases, and lets `status` show what happened: failures once their record is in the store."""
+        with self._changed:
+            self._leases.expire()
+            news = self._leases.events[self._published - self._dropped :]
+        for event in news:
+            if event.kind == "failed" and not self._record(event):
+                break
             with self._changed:
-                self._leases.expire()
-                news = self._leases.events[self._published - self._dropped :]
-            for event in news:
-                if event.kind == "failed" and not self._record(store, event):
-                    break
-                with self._changed:
-                    self._published += 1
-            time.sleep(_TICK_S)
+                self._published += 1
 
-    def _record(self, store: Store, event: Event) -> bool:
+    def drain(self, nodes: Collection[str]) -> None:
+        """Workers on these nodes get nothing more and are told to leave: the nodes are about to go."""
+        self._draining = nodes
+
+    def _record(self, event: Event) -> bool:
         """Whether a failure's record is in the store."""
         try:
-            store.fail(
+            self._failures.fail(
                 Failure(
                     concept_id=event.concept_id,
                     error=event.error,
@@ -299,11 +331,3 @@ class Scheduler:
             if isinstance(error, StoreError) and error.is_permanent:
                 self.halt(str(error))
             return False
-
-    def _watch_nodes(self) -> None:
-        while True:
-            try:
-                self._draining = self._find_draining()
-            except Exception:
-                logger.exception("which nodes are draining can't be found out")
-            time.sleep(_DRAIN_TICK_S)

@@ -1,9 +1,11 @@
-"""Manifests to write and to look at."""
+"""Manifests for tests: sound columns to change, and the problems that are found."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+
+from transformers import CLIPTokenizer
 
 from textinv_ray.config.job import JobConfig
 from textinv_ray.manifest import checks
@@ -15,11 +17,12 @@ Write = Callable[..., str]
 
 
 def good(count: int = 3, **columns: Any) -> dict[str, Any]:
-    """Columns of `count` sound rows."""
+    """Columns of `count` rows without problems; `columns` are added or replaced."""
     base = {"concept_id": [f"c{i}" for i in range(count)], "images": [[f"{i}.png"] for i in range(count)]}
     return {**base, "initializer_token": ["cat"] * count, **columns}
 
 
-def problems(path: str, config: JobConfig = CONFIG, tokenizer: Any = None) -> list[str]:
+def problems(path: str, config: JobConfig = CONFIG, tokenizer: CLIPTokenizer | None = None) -> list[str]:
+    """All problems of a manifest, as its messages have them."""
     opened = Manifest.open(path, check_schema=False)
     return [str(problem) for problem in checks.problems(opened, config, tokenizer)]

@@ -80,10 +80,10 @@ def test_an_output_that_is_none(tmp_path: Path, capfd: pytest.CaptureFixture[str
     assert "has no job.json; give the output of `textinv invert`" in capfd.readouterr().err
 
 
-def test_subjects_come_from_the_store(store: Store) -> None:
-    subject = evaluate.read_concept(store, "a")
-    assert (subject.placeholder_token, subject.description) == ("<a>", "a red cat")
-    assert subject.training_images.shape == (3, 8, 8, 3)
+def test_learned_concepts_come_from_the_store(store: Store) -> None:
+    concept = evaluate.read_concept(store, "a")
+    assert (concept.placeholder_token, concept.description) == ("<a>", "a red cat")
+    assert concept.training_images.shape == (3, 8, 8, 3)
     store.remove("concepts/a/training.png")
     with pytest.raises(ValueError, match=r"training\.png is not there"):
         evaluate.read_concept(store, "a")
@@ -115,10 +115,14 @@ def test_an_actor_passes_over_what_is_done(store: Store) -> None:
     first = store.read("evaluation/a.json")
     assert actor(table)["error"].to_pylist() == ["", ""]
     assert store.read("evaluation/a.json") == first, "with the time at which it was evaluated"
-    assert [found["fingerprint"] for found in evaluate.evaluations(store)] == list(rows.values())
+    assert [found.fingerprint for found in evaluate.evaluations(store)] == list(rows.values())
     changed = pa.table({"concept_id": ["a"], "fingerprint": ["another"]})
     actor(changed)
-    assert evaluate.evaluations(store)[0]["fingerprint"] == "another"
+    assert evaluate.evaluations(store)[0].fingerprint == "another"
+    store.write("evaluation/a.json", b"damaged")
+    assert [found.concept_id for found in evaluate.evaluations(store)] == ["b"]
+    assert actor(changed)["error"].to_pylist() == [""]
+    assert [found.concept_id for found in evaluate.evaluations(store)] == ["a", "b"]
 
 
 @pytest.mark.slow

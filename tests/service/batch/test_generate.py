@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import subprocess
 import sys
@@ -151,14 +152,32 @@ def test_rows_are_requests(output: Store, tmp_path: Path) -> None:
         ({"seed": [1]}, "column 'prompt': is missing"),
         ({"prompt": ["a", ""]}, "row 1, column 'prompt': is empty"),
         ({"prompt": ["a", None]}, "row 1, column 'prompt': is empty"),
-        ({"prompt": [5]}, "row 0, column 'prompt': 5 is not a text"),
+        ({"prompt": [5]}, "row 0, column 'prompt': input should be a valid string, not 5"),
         ({"prompt": ["a <cart>"]}, "row 0, column 'prompt': no learned word '<cart>'; did you mean '<cat>'"),
-        ({"prompt": ["a"], "seed": [-1]}, "row 0, column 'seed': -1 is not a whole number from 0 to"),
-        ({"prompt": ["a"], "count": [1.5]}, "row 0, column 'count': 1.5 is not a whole number"),
-        ({"prompt": ["a"], "count": [0]}, "row 0, column 'count': 0 is not a whole number from 1"),
-        ({"prompt": ["a"], "size": [20]}, "row 0, column 'size': 20 is not a multiple of 8"),
-        ({"prompt": ["a"], "guidance": [0.5]}, "row 0, column 'guidance': 0.5 is not a number from 1 on"),
-        ({"prompt": ["a"], "guidance": ["x"]}, "row 0, column 'guidance': 'x' is not a number from 1 on"),
+        (
+            {"prompt": ["a"], "seed": [-1]},
+            "column 'seed': input should be greater than or equal to 0, not -1",
+        ),
+        (
+            {"prompt": ["a"], "count": [1.5]},
+            "row 0, column 'count': input should be a valid integer, not 1.5",
+        ),
+        ({"prompt": ["a"], "count": [True]}, "column 'count': input should be a valid integer, not True"),
+        (
+            {"prompt": ["a"], "count": [0]},
+            "column 'count': input should be greater than or equal to 1, not 0",
+        ),
+        ({"prompt": ["a"], "size": [20]}, "column 'size': input should be a multiple of 8, not 20"),
+        (
+            {"prompt": ["a"], "guidance": [0.5]},
+            "column 'guidance': input should be greater than or equal to 1, not 0.5",
+        ),
+        ({"prompt": ["a"], "guidance": ["x"]}, "column 'guidance': input should be a valid number, not 'x'"),
+        ({"prompt": ["a"], "guidance": [math.inf]}, "'guidance': input should be a finite number, not inf"),
+        (
+            {"prompt": ["", "a"], "size": [20, 9]},
+            "3 problems in the prompts\n  row 0, column 'prompt': is empty\n  row 0, column 'size'",
+        ),
         ({"prompt": pa.array([], pa.string())}, "has no rows"),
     ],
 )

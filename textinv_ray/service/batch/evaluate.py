@@ -1,11 +1,11 @@
-"""`textinv evaluate`: every finished word of an output, scored by one protocol over Ray Data.
+"""`textinv evaluate`: scores all finished words of an output by one protocol, on a pool of actors.
 
     OUTPUT/
-      evaluation/<concept_id>.json   scores and the fingerprint of all they depend on; written whole
-      evaluation.parquet             a row per concept, from those files
+      evaluation/<concept_id>.json   an `Evaluation`: the scores, and the fingerprint of everything they depend on
+      evaluation.parquet             a row per concept, made from those files
 
-A concept whose file has the fingerprint that is wanted is not evaluated again. The training images are those that
-the store keeps in training.png: the first crop of each, at most 256 pixels wide.
+A concept is skipped when its file has the current fingerprint. Training images are read from the store's
+training.png: the first crop of each image, at most 256 pixels wide.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import json
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,37 +30,51 @@ from textinv_ray.service.batch import actor_pool
 from textinv_ray.service.library.lexicon import pick
 from textinv_ray.service.models import loading, sources
 from textinv_ray.service.store.pictures import training_images
-from textinv_ray.service.store.records import Result
+from textinv_ray.service.store.records import Record, Result, Time, parse
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.tracking.concept_runs import ConceptRuns
 from textinv_ray.util.errors import UserError
 
 DESCRIPTION = "description"
-"""The tag of a concept (a column `tags` of the manifest) that holds a person's description of it."""
+"""The tag (in the manifest's column `tags`) with a person's description of the concept."""
 _CONCEPTS_PER_BLOCK = 16
 _COLUMNS = ("clip_image_similarity", "clip_text_similarity", "dino_similarity")
 
 
+class Evaluation(Record):
+    """The scores of a concept: evaluation/<concept_id>.json."""
+
+    concept_id: str
+    preset: str
+    """Name of the protocol: one of `inversion.evaluation.PRESETS`."""
+    learnable_property: str
+    scores: dict[str, float]
+    """Raw cosines in [-1, 1] by the names of `Evaluator.evaluate`."""
+    evaluated_at: Time
+    fingerprint: str
+    """`EvaluationPlan.fingerprint` of the concept."""
+
+
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """What is to be computed, and how."""
+    """The protocol and the models of an evaluation."""
 
     preset: str
     config: JobConfig
-    """Model, scorer, sampler, and how many workers."""
+    """Models, sampler, and number of workers."""
     dino: str | None
-    """Folder or Hub id of a DINO model."""
+    """Folder or Hub id of a DINO model; None: no DINO scores."""
     identity: str
-    """Of the diffusion model."""
+    """Identity of the diffusion model's weights (`ModelFacts`)."""
 
     @property
     def protocol(self) -> Protocol:
-        """Prompts and number of samples."""
+        """The prompts and the number of samples."""
         kind = "mini" if sources.is_bundled(self.config.model.path) else "general"
         return Protocol.of(self.preset, self.config.review, PROMPTS[kind])
 
     def fingerprint(self, result: Result) -> str:
-        """Digest of all that a concept's scores depend on."""
+        """SHA-256 of everything that a concept's scores depend on."""
         protocol = self.protocol
         depends = [
             result.fingerprint,
@@ -76,7 +89,10 @@ class EvaluationPlan:
 
 
 def plan(store: Store, preset: str, overrides: Sequence[str] = (), dino: str | None = None) -> EvaluationPlan:
-    """By the configuration that the words were learned with. Raises UserError."""
+    """The plan by the configuration that the words were learned with, and overrides.
+
+    Raises UserError for an unknown preset, for an output without a job.json, and for a model that can't be read.
+    """
     if preset not in evaluation.PRESETS:
         raise UserError(f"no preset {preset!r} (known: {', '.join(evaluation.PRESETS)})")
     job = store.job()
@@ -89,18 +105,17 @@ def plan(store: Store, preset: str, overrides: Sequence[str] = (), dino: str | N
 def evaluate(
     store: Store, todo: EvaluationPlan, console: Console, *, only: Collection[str] | None = None
 ) -> int:
-    """Evaluates what isn't yet, and writes evaluation.parquet.
+    """Evaluates the concepts that have no current evaluation, and writes evaluation.parquet.
 
-    Returns the exit code: 0 all are evaluated, 1 some could not be. Raises UserError for ids that aren't there.
+    only: concept ids; None: all. Returns the exit code: 0 when all are evaluated, 1 when some failed. Raises
+    UserError for ids that the output doesn't have.
     """
     results = {result.concept_id: result for result in store.results()}
     chosen = pick(results, list(only), "concept") if only is not None else list(results)
     wanted = {concept_id: todo.fingerprint(results[concept_id]) for concept_id in chosen}
-    have = {found["concept_id"]: found for found in evaluations(store)}
+    have = {found.concept_id: found.fingerprint for found in evaluations(store)}
     missing = [
-        concept_id
-        for concept_id, fingerprint in wanted.items()
-        if have.get(concept_id, {}).get("fingerprint") != fingerprint
+        concept_id for concept_id, fingerprint in wanted.items() if have.get(concept_id) != fingerprint
     ]
     protocol = todo.protocol
     console.print(
@@ -111,7 +126,7 @@ def evaluate(
     failed = _evaluate_all(store, todo, {id_: wanted[id_] for id_ in missing}, console) if missing else 0
     found = list(evaluations(store))
     store.write("evaluation.parquet", _table(found))
-    _print(console, [row for row in found if row["concept_id"] in wanted])
+    _print(console, [row for row in found if row.concept_id in wanted])
     console.print(f"scores: {store.shown}/evaluation.parquet")
     return 1 if failed else 0
 
@@ -119,7 +134,7 @@ def evaluate(
 def _evaluate_all(
     store: Store, todo: EvaluationPlan, fingerprints: Mapping[str, str], console: Console
 ) -> int:
-    """Evaluates concepts, by concept_id. Returns how many could not be."""
+    """Evaluates the concepts of `fingerprints` (by concept_id). Returns how many failed."""
     table = pa.table({"concept_id": list(fingerprints), "fingerprint": list(fingerprints.values())})
     arguments = {
         "config": todo.config.to_dict(),
@@ -145,30 +160,36 @@ def _evaluate_all(
 
 
 def log(store: Store, runs: ConceptRuns, console: Console) -> None:
-    """Adds all scores to the concepts' runs in MLflow, as far as it has not got them yet."""
+    """Adds the scores to the concepts' runs in MLflow, where they aren't yet."""
     found = evaluations(store)
     logged = sum(
-        runs.log_evaluation(
-            row["concept_id"], row["fingerprint"], _metrics(row), int(1000 * row["evaluated_at"])
-        )
+        runs.log_evaluation(row.concept_id, row.fingerprint, _metrics(row), int(1000 * row.evaluated_at))
         for row in found
     )
     console.print(f"MLflow: {logged} of {len(found)} concepts have their scores")
 
 
-def evaluations(store: Store) -> list[dict[str, Any]]:
-    """All of evaluation/*.json, by concept_id."""
+def evaluations(store: Store) -> list[Evaluation]:
+    """All evaluations of an output, by concept_id. Files that can't be read are left out."""
     names = [f"evaluation/{name}" for name in store.names("evaluation") if name.endswith(".json")]
-    return [json.loads(data) for _, data in store.read_many(names) if data]
+    found = (_parsed(data) for _, data in store.read_many(names))
+    return [evaluation for evaluation in found if evaluation]
+
+
+def _parsed(data: bytes | None) -> Evaluation | None:
+    try:
+        return parse(Evaluation, data) if data else None
+    except ValueError:
+        return None
 
 
 class EvaluationActor:
-    """An actor that evaluates concepts and puts their scores into the store."""
+    """Evaluates concepts and writes their scores to the store. An actor of the pool."""
 
     def __init__(
-        self, config: dict[str, Any], preset: str, dino: str | None, output: str, identity: str
+        self, config: Mapping[str, object], preset: str, dino: str | None, output: str, identity: str
     ) -> None:
-        """`config`: plain data."""
+        """`config`: of `JobConfig.to_dict`. `output`: the store's URI. `identity`: of the diffusion model."""
         todo = EvaluationPlan(preset, JobConfig.from_dict(config), dino, identity)
         torch.set_num_threads(max(1, round(todo.config.service.cpus_per_worker)))
         self._preset = preset
@@ -181,29 +202,30 @@ class EvaluationActor:
         )
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """{concept_id, fingerprint} -> {concept_id, error}; error is empty for what was evaluated."""
+        """Columns concept_id, fingerprint -> concept_id, error; error is "" for concepts that were evaluated."""
         ids, fingerprints = batch["concept_id"].to_pylist(), batch["fingerprint"].to_pylist()
         errors = [self._evaluate(*pair) for pair in zip(ids, fingerprints, strict=True)]
         return pa.table({"concept_id": ids, "error": errors})
 
     def _evaluate(self, concept_id: str, fingerprint: str) -> str:
-        before = self._store.read(_name(concept_id))
-        if before and json.loads(before)["fingerprint"] == fingerprint:
+        """Evaluates a concept. Returns the error, or ""."""
+        before = _parsed(self._store.read(_name(concept_id)))
+        if before and before.fingerprint == fingerprint:
             return ""  # by an actor that died with this block
         try:
-            subject = read_concept(self._store, concept_id)
-            scores = self._evaluator.evaluate(subject)
+            concept = read_concept(self._store, concept_id)
+            scores = self._evaluator.evaluate(concept)
         except ValueError as error:
             return str(error)
-        content = {
-            "concept_id": concept_id,
-            "preset": self._preset,
-            "learnable_property": subject.learnable_property,
-            "scores": {name: round(value, 6) for name, value in scores.items()},
-            "evaluated_at": time.time(),
-            "fingerprint": fingerprint,
-        }
-        self._store.write(_name(concept_id), json.dumps(content, indent=1).encode())
+        made = Evaluation(
+            concept_id=concept_id,
+            preset=self._preset,
+            learnable_property=concept.learnable_property,
+            scores={name: round(value, 6) for name, value in scores.items()},
+            evaluated_at=time.time(),
+            fingerprint=fingerprint,
+        )
+        self._store.write(_name(concept_id), made.to_bytes())
         return ""
 
 
@@ -212,7 +234,7 @@ def _name(concept_id: str) -> str:
 
 
 def read_concept(store: Store, concept_id: str) -> LearnedConcept:
-    """A finished concept as the store has it. Raises ValueError when a file is missing or damaged."""
+    """A finished concept from the store. Raises ValueError when a file is missing or damaged."""
     result = store.result(concept_id)
     data = store.read_concept(concept_id, "learned_embeds.safetensors")
     pictures = store.read_concept(concept_id, "training.png")
@@ -228,28 +250,29 @@ def read_concept(store: Store, concept_id: str) -> LearnedConcept:
     )
 
 
-def _metrics(row: Mapping[str, Any]) -> dict[str, float]:
-    """Names in MLflow, which groups by what stands before the slash."""
-    return {f"{row['preset']}/{name}": value for name, value in row["scores"].items()}
+def _metrics(row: Evaluation) -> dict[str, float]:
+    """The scores by their names in MLflow, which groups them by the part before the slash."""
+    return {f"{row.preset}/{name}": value for name, value in row.scores.items()}
 
 
-def _table(found: Sequence[Mapping[str, Any]]) -> bytes:
-    """evaluation.parquet: a column per score that any concept has."""
-    names = sorted({name for row in found for name in row["scores"]})
+def _table(found: Sequence[Evaluation]) -> bytes:
+    """evaluation.parquet: a row per concept, a column for each score that any concept has."""
+    names = sorted({name for row in found for name in row.scores})
     fields = [(name, pa.string()) for name in ("concept_id", "preset", "learnable_property", "fingerprint")]
     schema = pa.schema([*fields, ("evaluated_at", pa.float64()), *((name, pa.float64()) for name in names)])
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist([{**row, **row["scores"]} for row in found], schema), sink)
+    rows = [{**row.model_dump(exclude={"scores"}), **row.scores} for row in found]
+    pq.write_table(pa.Table.from_pylist(rows, schema), sink)
     return bytes(sink.getvalue().to_pybytes())
 
 
-def _print(console: Console, found: Sequence[Mapping[str, Any]]) -> None:
-    """Means over concepts (how many), and of the references beside them."""
-    names = [name for name in _COLUMNS if any(name in row["scores"] for row in found)]
+def _print(console: Console, found: Sequence[Evaluation]) -> None:
+    """Prints the mean of each score and of its references, with the number of concepts."""
+    names = [name for name in _COLUMNS if any(name in row.scores for row in found)]
     for reference in ("", "_training_images", "_without_word", "_description"):
         cells = []
         for name in names:
-            values = [row["scores"][name + reference] for row in found if name + reference in row["scores"]]
+            values = [row.scores[name + reference] for row in found if name + reference in row.scores]
             if values:
                 cells.append(f"{name} {np.mean(values):.3f} ({len(values)})")
         if cells:

@@ -1,14 +1,14 @@
-"""Pictures with learned words: of one prompt in this process, or of a table of prompts over Ray Data.
+"""Images with learned words: of one prompt in this process, or of a table of prompts on a pool of actors.
 
-A table's pictures lie in
+The images of a table are stored as
 
     OUTPUT/
       pictures/<key>/<seed>.png
-      pictures/<key>/done.json     written last: this row of the table is done
-      index.parquet                a row per picture, from the table and the store
+      pictures/<key>/done.json     written last: all images of this row are there
+      index.parquet                a row per image
 
-`key` is a digest of all that the pictures depend on: prompt, words, seeds, sizes, sampler, model. So a row that
-is done is not done again, and one whose word was learned anew is.
+`key` is a digest of everything that the images of a row depend on: prompt, words, seeds, size, sampler, model. So
+finished rows are skipped, and a row whose word was learned again is rendered again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -39,7 +38,7 @@ from textinv_ray.util.redact import redact
 
 logger = logging.getLogger(__name__)
 
-_ROWS_PER_BATCH = 16  # of the table: a worker that dies loses at most these
+_ROWS_PER_BATCH = 16  # rows of the table that are rendered again when an actor dies
 _COLUMNS = 4  # of a grid
 _INDEX = pa.schema(
     [
@@ -65,7 +64,10 @@ def settings(
     steps: int | None,
     guidance: float | None,
 ) -> JobConfig:
-    """The configuration that was named, else the one that the words were learned with, else the default."""
+    """The named configuration, else the one that the words were learned with, else the default; with overrides.
+
+    steps, guidance: of sampling; None: as configured. Raises UserError.
+    """
     config = JobConfig.load(config_name) if config_name else lexicon.configuration or JobConfig.load()
     overrides = list(overrides)
     if steps is not None:
@@ -76,7 +78,10 @@ def settings(
 
 
 def one(request: Request, lexicon: Lexicon, config: JobConfig, out: Store) -> list[str]:
-    """Draws one request in this process: a PNG per seed, and all of them as grid.png. Returns their names."""
+    """Renders one request in this process: <seed>.png for each seed, and grid.png with all. Returns the files' names.
+
+    Raises UserError for a prompt that is too long, and for words of another model.
+    """
     vectors = _vectors(lexicon, [request])
     backbone = loading.backbone(config)
     _check_size(vectors, backbone.embedding_dim)
@@ -93,7 +98,7 @@ def one(request: Request, lexicon: Lexicon, config: JobConfig, out: Store) -> li
 
 
 def grid(images: np.ndarray) -> np.ndarray:
-    """Pictures side by side, in rows of four: uint8 (n, H, W, 3) -> (rows * H, columns * W, 3)."""
+    """Images side by side, in rows of up to four: uint8 (n, H, W, 3) -> (rows * H, columns * W, 3)."""
     columns = min(len(images), _COLUMNS)
     rows = -(-len(images) // columns)
     blank = np.full((rows * columns - len(images), *images.shape[1:]), 255, np.uint8)
@@ -102,7 +107,10 @@ def grid(images: np.ndarray) -> np.ndarray:
 
 
 def many(prompts_uri: str, lexicon: Lexicon, config: JobConfig, out: Store, console: Console) -> int:
-    """Draws all rows of a table that aren't done. Returns the exit code: 0 all done, 1 some rows failed."""
+    """Renders the rows of a table that aren't done, and writes index.parquet.
+
+    Returns the exit code: 0 when all rows are done, 1 when some failed. Raises UserError for an invalid table.
+    """
     requests = prompts_table.read(prompts_uri, lexicon)
     facts = sources.facts(config.model)
     vectors = _vectors(lexicon, requests)
@@ -131,7 +139,7 @@ def _draw_all(
     out: Store,
     console: Console,
 ) -> dict[str, str]:
-    """Draws requests, by key. Returns the errors of those that could not be drawn, by key."""
+    """Renders requests, by key. Returns the errors of those that failed, by key."""
     table = pa.table(
         {"key": list(todo), "request": [json.dumps(asdict(request)) for request in todo.values()]}
     )
@@ -153,10 +161,13 @@ def _draw_all(
 
 
 class GenerationActor:
-    """An actor that draws rows of the table and puts them into the store."""
+    """Renders rows of the table and writes their images to the store. An actor of the pool."""
 
-    def __init__(self, config: dict[str, Any], vectors: Mapping[str, np.ndarray], output: str) -> None:
-        """`config`: plain data. `vectors`: float32 (V, D) of all words that the table names."""
+    def __init__(self, config: Mapping[str, object], vectors: Mapping[str, np.ndarray], output: str) -> None:
+        """`config`: of `JobConfig.to_dict`. `vectors`: float32 (V, D) of each word in the table.
+
+        `output`: the store's URI.
+        """
         self._config = JobConfig.from_dict(config)
         torch.set_num_threads(max(1, round(self._config.service.cpus_per_worker)))
         self._backbone = loading.backbone(self._config)
@@ -165,7 +176,7 @@ class GenerationActor:
         self._store = Store(output)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """{key, request} -> {key, error}; error is empty for what is drawn, now or before."""
+        """Columns key, request -> key, error; error is "" for rows that are done, now or before."""
         rows = dict(zip(batch["key"].to_pylist(), batch["request"].to_pylist(), strict=True))
         done = _done(self._store, list(rows))  # by an actor that died with this block
         todo = {key: _request(text) for key, text in rows.items() if key not in done}
@@ -208,7 +219,7 @@ def _request(text: str) -> Request:
 
 
 def _key(request: Request, digests: Mapping[str, str], config: JobConfig, facts: sources.ModelFacts) -> str:
-    """Digest of all that a row's pictures depend on."""
+    """Digest of everything that a row's images depend on."""
     guidance = request.guidance_scale
     depends = {
         **asdict(request),
@@ -234,7 +245,7 @@ def _mark(key: str) -> str:
 
 
 def _done(out: Store, keys: Sequence[str]) -> set[str]:
-    """Keys of rows whose pictures are all there."""
+    """Keys of the rows whose images are all there."""
     marks = out.read_many([_mark(key) for key in keys])
     return {key for key, (_, data) in zip(keys, marks, strict=True) if data is not None}
 

@@ -1,21 +1,14 @@
-"""prompts.parquet: what `jobs/generate_many.py` is to draw, a row per prompt.
-
-prompt            string, required   any learned words in it
-negative_prompt   string             what guidance leads away from
-seed              integer            of the first picture; default 0
-count             integer            pictures, of the seeds from `seed` on; default 1
-size              integer            side in pixels, a multiple of 8; default: the model's
-guidance          number             guidance scale; default: the configuration's
-"""
+"""The table of prompts, the input of `jobs/generate_many.py`: a Parquet file with a row per prompt."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Annotated
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from textinv_ray.inversion.generation import Request
 from textinv_ray.manifest.problem import Problem, raise_problems
@@ -25,14 +18,33 @@ from textinv_ray.util.errors import UserError
 from textinv_ray.util.redact import redact, redact_text
 from textinv_ray.util.text import nearest
 
-COLUMNS = ("prompt", "negative_prompt", "seed", "count", "size", "guidance")
-_INTEGERS = {"seed": (0, 2**63 - 1), "count": (1, 10_000), "size": (8, 4096)}
+
+class PromptRow(BaseModel):
+    """A row of the table. Its fields are the columns; columns with a default may be absent, and their cells null."""
+
+    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+    prompt: Annotated[str, Field(min_length=1)]
+    """May contain learned words."""
+    negative_prompt: str = ""
+    """Negative prompt of classifier-free guidance; may contain learned words."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of the first image."""
+    count: Annotated[int, Field(ge=1, le=10_000)] = 1
+    """Number of images, with seeds `seed`, `seed` + 1, ..."""
+    size: Annotated[int, Field(ge=8, le=4096, multiple_of=8)] | None = None
+    """Side of the images in pixels; null: the model's resolution."""
+    guidance: Annotated[float, Field(ge=1)] | None = None
+    """Guidance scale; null: that of the configuration."""
+
+
+COLUMNS = tuple(PromptRow.model_fields)
 
 
 def read(uri: str, lexicon: Lexicon) -> list[Request]:
-    """A request per row, in the file's order.
+    """A request for each row, in the file's order.
 
-    Raises UserError when the file can't be read, and with everything that is wrong, by row and column.
+    Raises UserError when the file can't be read, and for invalid columns or values: it lists all by row and column.
     """
     table = _read(uri)
     problems = [
@@ -47,14 +59,14 @@ def read(uri: str, lexicon: Lexicon) -> list[Request]:
         raise UserError(f"{redact(uri)}: the table has no rows; it needs one per prompt")
     requests = []
     for number, row in enumerate(table.to_pylist()):
-        found = list(_row_problems(number, row))
-        problems += found
         try:
-            requests.append(None if found else _request(row, lexicon))
+            requests.append(_request(PromptRow.model_validate(_cells(row)), lexicon))
+        except ValidationError as error:
+            problems += _problems(number, error)
         except UserError as error:
             problems.append(Problem(number, None, "prompt", str(error)))
     raise_problems(uri, iter(problems), "the prompts")
-    return [request for request in requests if request]
+    return requests
 
 
 def _read(uri: str) -> pa.Table:
@@ -72,43 +84,35 @@ def _read(uri: str) -> pa.Table:
         raise UserError(f"{redact(uri)}: the table of prompts can't be read: {why}") from None
 
 
-def _row_problems(number: int, row: Mapping[str, Any]) -> Iterator[Problem]:
-    for name in ("prompt", "negative_prompt"):
-        value = row.get(name)
-        if value is not None and not isinstance(value, str):
-            yield Problem(number, None, name, f"{value!r} is not a text")
-    if not _given(row, "prompt") or row["prompt"] == "":
-        yield Problem(number, None, "prompt", "is empty")
-    for name, (low, high) in _INTEGERS.items():
-        if not _given(row, name):
+def _cells(row: Mapping[str, object]) -> dict[str, object]:
+    """The cells of a row that have a value.
+
+    pandas writes NaN for missing numbers, and makes floats of the integers of such a column.
+    """
+    cells: dict[str, object] = {}
+    for name, value in row.items():
+        if value is None or (isinstance(value, float) and math.isnan(value)):
             continue
-        value = row[name]
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or value != math.floor(value) or not low <= value <= high:
-            yield Problem(number, None, name, f"{value!r} is not a whole number from {low} to {high}")
-        elif name == "size" and value % 8:
-            yield Problem(number, None, name, f"{value} is not a multiple of 8")
-    if _given(row, "guidance"):
-        value = row["guidance"]
-        if not isinstance(value, int | float) or not 1 <= value < math.inf:
-            yield Problem(number, None, "guidance", f"{value!r} is not a number from 1 on")
+        cells[name] = int(value) if isinstance(value, float) and value.is_integer() else value
+    return cells
 
 
-def _given(row: Mapping[str, Any], name: str) -> bool:
-    """Whether a cell has a value; pandas' missing numbers are NaN."""
-    value = row.get(name)
-    return value is not None and not (isinstance(value, float) and math.isnan(value))
+def _problems(number: int, error: ValidationError) -> Iterator[Problem]:
+    for item in error.errors(include_url=False):
+        column, message = str(item["loc"][0]), item["msg"]
+        if item["type"] in ("missing", "string_too_short"):
+            yield Problem(number, None, column, "is empty")
+        else:
+            yield Problem(number, None, column, f"{message[0].lower()}{message[1:]}, not {item['input']!r}")
 
 
-def _request(row: Mapping[str, Any], lexicon: Lexicon) -> Request:
-    given = {name: row[name] for name in COLUMNS if _given(row, name)}
-    negative = given.get("negative_prompt", "")
+def _request(row: PromptRow, lexicon: Lexicon) -> Request:
     return Request(
-        prompt=given["prompt"],
-        words=lexicon.words_in(f"{given['prompt']}\n{negative}"),
-        negative_prompt=negative,
-        seed=int(given.get("seed", 0)),
-        count=int(given.get("count", 1)),
-        size=int(given["size"]) if "size" in given else None,
-        guidance_scale=float(given["guidance"]) if "guidance" in given else None,
+        prompt=row.prompt,
+        words=lexicon.words_in(f"{row.prompt}\n{row.negative_prompt}"),
+        negative_prompt=row.negative_prompt,
+        seed=row.seed,
+        count=row.count,
+        size=row.size,
+        guidance_scale=row.guidance,
     )

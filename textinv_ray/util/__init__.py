@@ -1,1 +1,1 @@
-"""What every room uses: errors for users, redacted URIs, retries, text."""
+"""Helpers for all rooms: errors for users, redacted URIs, retries, text."""

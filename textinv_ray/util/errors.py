@@ -1,7 +1,7 @@
-"""Errors that are the user's to mend."""
+"""Errors for users."""
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """A mistake in what the user gave us: shown as one message, without a traceback, exit code 2."""
+    """Something the user can correct. Commands print the message without a traceback and exit with code 2."""

@@ -1,4 +1,4 @@
-"""Logging of worker processes: to stderr, without credentials."""
+"""Logging of worker processes, without credentials."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def log_to_stderr() -> None:
-    """Logging of a worker process: as here, to where Ray collects it, without credentials in URIs."""
+    """Sends this process's log to stderr, where Ray collects it. Credentials in URIs are removed."""
     handler = logging.StreamHandler()
     handler.setFormatter(_Clean(_LOG_FORMAT))
     logging.basicConfig(level=logging.INFO, handlers=[handler])

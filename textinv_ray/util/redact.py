@@ -1,4 +1,4 @@
-"""URIs as people may see them: without credentials."""
+"""Removes credentials from URIs."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import re
 from urllib.parse import urlsplit, urlunsplit
 
 _USERINFO = re.compile(r"(?<=://)[^/?#\s]*@")
-_QUERY = re.compile(r"(?<=: )(/[^\s?]*)\?\S*")  # urllib3 names host and path apart
+_QUERY = re.compile(r"(?<=: )(/[^\s?]*)\?\S*")  # in urllib3's messages the path stands apart from the host
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://[^\s'\"<>]+")
 
 
 def redact(uri: str) -> str:
-    """`uri` without user, password, query and fragment: what may go into a log, a report or MLflow.
+    """`uri` without user, password, query and fragment, for logs, reports and MLflow.
 
-    Signed URLs keep their signature in the query, so all of it goes. A plain path is returned as it is.
+    The whole query is removed, because signed URLs have their signature there. A plain path isn't changed.
     """
     if "://" not in uri:
         return uri
@@ -22,7 +22,7 @@ def redact(uri: str) -> str:
 
 
 def redact_text(text: str) -> str:
-    """A message of somebody else's library with every URI in it replaced by `redact(uri)`."""
+    """A text, such as another library's message, with each URI in it replaced by `redact(uri)`."""
     return _QUERY.sub(r"\1", _URI.sub(lambda match: redact(match.group()), text))
 
 

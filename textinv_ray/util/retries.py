@@ -1,4 +1,4 @@
-"""Trying again what a store or a network failed at for now, and what must not be tried again."""
+"""Retries calls to stores and networks after transient errors, and tells these from permanent ones."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _PERMANENT_ERRNOS = {
     )
 }
 _TRANSIENT_STATUSES = {408, 425, 429, 500, 502, 503, 504}
-# Libraries whose errors mostly aren't OSErrors, though they tell of connections.
+# Libraries whose connection errors mostly aren't OSErrors
 _NETWORK = {"aiobotocore", "aiohttp", "asyncio", "azure", "botocore", "fsspec", "gcsfs", "google", "urllib3"}
 _NEVER = ("credential", "validation", "invalid", "unknown", "notfound", "profile")
 
 
 def call(action: Callable[[], T], *, patience_s: float, what: str) -> T:
-    """`action()`, tried again after transient errors at growing intervals for `patience_s` seconds.
+    """`action()`, retried after transient errors at growing intervals, for `patience_s` seconds.
 
-    `what` names it in the log. Raises what `action` raised last; at once when that is not transient.
+    what: the name of the target in the log. Raises the last error of `action`, and a permanent error at once.
     """
     wait, end = FIRST_WAIT_S, time.monotonic() + patience_s
     while True:
@@ -43,15 +43,16 @@ def call(action: Callable[[], T], *, patience_s: float, what: str) -> T:
                 raise
             why = redact_text(str(error)) or type(error).__name__
             logger.warning("%s: %s; trying again", what, why)
-        # Not all workers at the same moment, when a store is back or slows them down.
+        # A random factor, so that workers don't all retry at the same moment
         time.sleep(wait * random.uniform(0.5, 1.0))
         wait = min(2 * wait, LONGEST_WAIT_S)
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same call may succeed later: throttling, resets, time-outs, 5xx; not denied, missing, full."""
+    """Whether the same call may succeed later: true for throttling, resets, time-outs and 5xx responses; false for
+    denied access, missing files and full disks."""
     if isinstance(error, FileNotFoundError) and error.__cause__ is not None:
-        return is_transient(error.__cause__)  # fsspec says "not found" of whatever a web server answers
+        return is_transient(error.__cause__)  # fsspec raises it for any response of a web server
     status = _http_status(error)
     if status is not None:
         return status in _TRANSIENT_STATUSES
@@ -64,7 +65,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def _http_status(error: BaseException) -> int | None:
-    """Of aiohttp's, gcsfs' and botocore's errors that came with an answer."""
+    """The HTTP status of an error of aiohttp, gcsfs or botocore; None for errors without a response."""
     response = getattr(error, "response", None)
     metadata = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
     if metadata:

@@ -1,4 +1,4 @@
-"""Text for people: the nearest known name, durations."""
+"""Parts of messages: the nearest known name, durations."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """ "; did you mean 'steps'?" when a known name is near, else ""."""
+    """The hint "; did you mean 'steps'?" when a known name is similar, else ""."""
     found = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"; did you mean {found[0]!r}?" if found else ""
 
 
 def duration(seconds: float) -> str:
-    """45 s, 12 min, 3 h 20 min, 2 d 4 h."""
+    """A duration such as 45 s, 12 min, 3 h 20 min or 2 d 4 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

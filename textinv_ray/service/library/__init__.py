@@ -1,1 +1,1 @@
-"""Words after learning: looked up, listed, exported to other programs."""
+"""Learned words after a job: found by name, listed, and exported to other programs."""

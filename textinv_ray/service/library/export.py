@@ -1,4 +1,4 @@
-"""Words for other programs: a file per word, and a list of what each is called in a prompt."""
+"""Exports words for other programs: a file per word, and a list of their names in prompts."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from textinv_ray.service.store.store import Store
 from textinv_ray.util.errors import UserError
 
 PREFIXES = {"a1111": "ti-"}
-"""In front of a file's name. A1111 takes the name for the word wherever it stands, so that a file `cat` would
-change every prompt that says cat."""
+"""Prefix of file names, by format. A1111 reads a file's name as the word wherever it occurs in a prompt, so a file
+named `cat` would change every prompt about cats."""
 LIST = "words.csv"
 
 
 @dataclass(frozen=True)
 class Exported:
-    """One word's file."""
+    """The exported file of a word."""
 
     concept_id: str
     placeholder_token: str
     file: str
     in_prompt: str
-    """What a user of the program writes."""
+    """What a user of the program writes in a prompt."""
 
 
 def export(
@@ -38,10 +38,12 @@ def export(
     approved: Collection[str] | None = None,
     prefix: str | None = None,
 ) -> list[Exported]:
-    """Writes `<prefix><concept_id>.safetensors` for every finished concept, and words.csv.
+    """Writes `<prefix><concept_id>.safetensors` for each chosen concept, and words.csv with all of them.
 
-    only: concept ids to take; approved: ids that reviewers approved (none: all, approved or not).
-    Raises UserError for ids that aren't there, when nothing is left, and for a word that can't be read.
+    only: concept ids; None: all finished concepts. approved: ids that reviewers have approved; None: approval isn't
+    needed. prefix: None: that of PREFIXES.
+    Raises UserError for an unknown format, for ids that the output doesn't have, when no word is left, and for a word
+    that can't be read.
     """
     if format_name not in formats.FORMATS:
         raise UserError(f"no format {format_name!r} (known: {', '.join(formats.FORMATS)})")
@@ -50,7 +52,7 @@ def export(
         raise UserError(f"{store.shown} has no learned words")
     chosen = pick(tokens, list(only), "concept") if only is not None else list(tokens)
     if not chosen:
-        raise UserError("no word is chosen: name concept ids with --only a,b, or leave it out")
+        raise UserError("no word is chosen: name concept ids with --only a,b, or omit --only")
     if approved is not None:
         chosen = [concept_id for concept_id in chosen if concept_id in approved]
     if not chosen:

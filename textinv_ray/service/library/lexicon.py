@@ -1,4 +1,4 @@
-"""Learned words by name, out of any number of outputs and files: what a prompt in angle brackets means."""
+"""Finds learned words by their names in prompts, in any number of outputs and files."""
 
 from __future__ import annotations
 
@@ -25,27 +25,30 @@ _BRACKETS = re.compile(r"<[^<>\s]+>")
 
 @dataclass(frozen=True)
 class WordFile:
-    """Where a word lies."""
+    """The file of a word."""
 
     token: str
     store: Store
-    """Of the output, or of the folder that a single file is in."""
+    """The output, or the folder of a single file."""
     name: str
-    """The file's name in it."""
+    """The file's path in the store."""
     concept_id: str
     """Empty for a file."""
 
     @property
     def shown(self) -> str:
-        """The source, as people may see it."""
+        """The source without credentials, for messages."""
         return self.store.shown if self.concept_id else f"{self.store.shown}/{self.name}"
 
 
 class Lexicon:
-    """The words of outputs and files. Vectors are read when they are asked for, and kept."""
+    """The words of outputs and files. Vectors are read on first use and kept."""
 
     def __init__(self, sources: Sequence[str]) -> None:
-        """`sources`: outputs (folders, fsspec URIs), or files of words (formats.SUFFIXES). Raises UserError."""
+        """`sources`: outputs (folders or fsspec URIs) and files of words (formats.SUFFIXES).
+
+        Raises UserError for a source that doesn't exist, or that has no words.
+        """
         self._entries: dict[str, list[WordFile]] = {}
         self._vectors: dict[str, Tensor] = {}
         self._outputs: list[Store] = []
@@ -60,15 +63,15 @@ class Lexicon:
 
     @property
     def configuration(self) -> JobConfig | None:
-        """The configuration that the first output was learned with; none when there are files only."""
+        """The configuration that the first output was learned with; None without outputs. Raises UserError."""
         job = self._outputs[0].job() if self._outputs else None
         return job.config(self._outputs[0].shown) if job else None
 
     def words_in(self, text: str) -> tuple[str, ...]:
-        """The learned words that a text names, as they were learned, each once.
+        """The placeholder tokens of the learned words in a text, each once, in the spelling of the source.
 
-        Anything in angle brackets must be one; words without brackets count where they stand alone.
-        Raises UserError, with the nearest word, for one that is unknown or in several sources.
+        Everything in angle brackets must be a learned word. Tokens without brackets match whole words of the text.
+        Raises UserError for an unknown word, with the nearest known one, and for a word that several sources have.
         """
         found = [self._entry(token).token for token in _BRACKETS.findall(text)]
         lower = text.lower()
@@ -79,7 +82,7 @@ class Lexicon:
         return tuple(dict.fromkeys(found))
 
     def vectors(self, token: str) -> Tensor:
-        """float32 (V, D) of a word. Raises UserError when its file isn't there or isn't readable."""
+        """The vectors of a word: float32 (V, D). Raises UserError when its file is missing or damaged."""
         key = token.lower()
         if key not in self._vectors:
             self._vectors[key] = self._read(self._entry(token))
@@ -97,7 +100,7 @@ class Lexicon:
     def _one(entries: Sequence[WordFile]) -> WordFile:
         if len(entries) > 1:
             places = " and ".join(entry.shown for entry in entries)
-            raise UserError(f"the word {entries[0].token!r} is in {places}: leave one of them out")
+            raise UserError(f"the word {entries[0].token!r} is in {places}: give only one of them")
         return entries[0]
 
     def _read(self, entry: WordFile) -> Tensor:
@@ -108,7 +111,7 @@ class Lexicon:
             found = formats.parse_words(data, entry.name.rsplit("/", 1)[-1])
         except ValueError as error:
             raise UserError(f"{entry.shown}: {error}") from None
-        # A single word's file counts by its place: the concept may be called something else by now.
+        # In a file with one word the key doesn't matter: results.parquet may hold a newer placeholder token
         return next(iter(found.values())) if len(found) == 1 else found[entry.token]
 
     def _add_file(self, source: str) -> None:
@@ -145,7 +148,7 @@ class Lexicon:
 def named_words(store: Store) -> Iterator[tuple[str, str]]:
     """(concept_id, placeholder token) of every finished concept of an output, by concept_id.
 
-    From results.parquet where it has all of them (one file instead of one per concept), else from the results.
+    Read from results.parquet if it has all of them (one file instead of one per concept), else from the results.
     """
     concepts = store.names("concepts")
     table = _table(store, ["concept_id", "status", "placeholder_token"])
@@ -158,7 +161,7 @@ def named_words(store: Store) -> Iterator[tuple[str, str]]:
 
 
 def _table(store: Store, columns: list[str]) -> pa.Table | None:
-    """Columns of results.parquet; none when it isn't there."""
+    """Columns of results.parquet; None when the file or a column is missing, or the file is damaged."""
     try:
         with store.fs.open(store.path("results.parquet"), "rb") as file:
             return pq.read_table(file, columns=columns)
@@ -167,7 +170,10 @@ def _table(store: Store, columns: list[str]) -> pa.Table | None:
 
 
 def pick(known: Iterable[str], wanted: Sequence[str], what: str) -> list[str]:
-    """Those of `known` that are wanted, in their order. Raises UserError, with the nearest, for another."""
+    """The names in `known` that are wanted, in the order of `known`.
+
+    Raises UserError for a name that isn't in `known`, with the nearest one. `what`: the kind of name, for the message.
+    """
     known = list(known)
     for name in wanted:
         if name not in known:

@@ -1,4 +1,4 @@
-"""`textinv words`: an output's learned words in lines for people."""
+"""`textinv words`: lists the learned words of an output as text."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from textinv_ray.util.errors import UserError
 
 
 def lines(store: Store, like: str | None, count: int) -> Iterator[str]:
-    """Without `like`: the first words, and the pairs that are most alike. With it: the words nearest to it.
+    """Without `like`: the first `count` words, and the `count` most similar pairs. With it: the words nearest to it.
 
-    `like`: a placeholder token or a concept_id. Raises UserError for one that isn't there.
+    like: a placeholder token or concept_id. Raises UserError when it isn't in the output.
     """
     tokens = dict(named_words(store))
     if not tokens:

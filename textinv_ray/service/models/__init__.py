@@ -1,1 +1,1 @@
-"""Where models come from, and loading them."""
+"""Models: from where they are read, and loading them."""

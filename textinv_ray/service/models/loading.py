@@ -1,4 +1,4 @@
-"""The models of a configuration, loaded where this process computes."""
+"""Loads the models of a configuration, on the device of this process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from textinv_ray.service.models import sources
 
 
 def backbone(config: JobConfig) -> Backbone:
-    """The diffusion model. Raises UserError."""
+    """The diffusion model of `config.model`. Raises UserError when it can't be loaded."""
     model = config.model
     return Backbone.load(
         sources.resolve(model.path),
@@ -21,5 +21,5 @@ def backbone(config: JobConfig) -> Backbone:
 
 
 def scorer(config: JobConfig) -> Scorer:
-    """The CLIP model. Raises UserError."""
+    """The CLIP model of `config.scoring`. Raises UserError when it can't be loaded."""
     return Scorer.load(sources.resolve(config.scoring.model), device=config.model.device)

@@ -1,4 +1,4 @@
-"""Where models come from: bundled names, folders, fsspec URIs (copied once per node), Hub ids."""
+"""Sources of models: bundled names, folders, fsspec URIs (copied once per node), Hugging Face Hub ids."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import fsspec
 
@@ -22,33 +21,36 @@ from textinv_ray.util.errors import UserError
 from textinv_ray.util.redact import redact, redact_text
 
 _PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-_PATIENCE_S = 60.0  # a store with models may be away for so long
-_CHUNK, _CHUNKS = 4096, 16  # of a weights file, spread over it: any training changes every one of them
+_PATIENCE_S = 60.0  # for which reads from a store are retried
+_CHUNK, _CHUNKS = (
+    4096,
+    16,
+)  # bytes and number of samples of a weights file; training changes every one of them
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What the driver must know of a model without loading it."""
+    """What the driver needs to know of a model, read without loading it."""
 
     identity: str
-    """Tells its weights from others': a digest, the same wherever a copy lies; or a Hub id with its commit"""
+    """Identifies the weights: a digest, the same for all copies; or a Hub id with its commit."""
     resolution: int
-    """Side of its images in pixels."""
+    """Side of the model's images in pixels."""
 
 
 def cache_folder() -> Path:
-    """Where copies of remote models lie on this node."""
+    """The folder for copies of remote models on this node."""
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "textinv_ray" / "models"
 
 
 def is_bundled(path: str) -> bool:
-    """Whether a model ships with this package."""
+    """Whether this is the name of a model in this package."""
     return "/" not in path and (BUNDLED / path).is_dir()
 
 
 def resolve(path: str) -> str:
-    """A folder for a bundled name or a URI (copied to this node, once); a folder or Hub id as it is.
+    """The folder or Hub id to load a model from. The first call with a URI on a node copies the model there.
 
     Raises UserError when a URI can't be copied.
     """
@@ -61,7 +63,10 @@ def resolve(path: str) -> str:
 
 
 def facts(model: ModelConfig) -> ModelFacts:
-    """Reads a few kilobytes of the model. Raises UserError when it isn't there or isn't a pipeline."""
+    """The facts about a model, from its configuration files and samples of its weights.
+
+    Raises UserError when it doesn't exist or isn't a pipeline.
+    """
     try:
         if is_bundled(model.path) or "://" in model.path or Path(model.path).expanduser().is_dir():
             fs, root = fsspec.core.url_to_fs(model.path if "://" in model.path else resolve(model.path))
@@ -87,7 +92,7 @@ def facts(model: ModelConfig) -> ModelFacts:
 
 
 def _hub(model: ModelConfig) -> tuple[str, Callable[[str], bytes]]:
-    """(id and commit, reader of its small files). From the local cache when there is no network."""
+    """(id with commit, function that reads a small file) of a Hub model; from the local cache without a network."""
     from huggingface_hub import hf_hub_download
 
     def read(name: str) -> bytes:
@@ -98,8 +103,8 @@ def _hub(model: ModelConfig) -> tuple[str, Callable[[str], bytes]]:
     return f"{model.path}@{commit}" + (f" {model.variant}" if model.variant else ""), read
 
 
-def _digest(fs: Any, root: str, variant: str | None) -> str:
-    """Digest of a pipeline folder: small files whole, of weights the size and samples."""
+def _digest(fs: fsspec.AbstractFileSystem, root: str, variant: str | None) -> str:
+    """SHA-256 of a pipeline folder: of small files all bytes, of weights the size and _CHUNKS samples."""
     digest = hashlib.sha256()
     for part in _PARTS:
         for path in sorted(fs.ls(f"{root}/{part}", detail=False)):
@@ -118,7 +123,7 @@ def _digest(fs: Any, root: str, variant: str | None) -> str:
 
 
 def _counts(name: str, variant: str | None) -> bool:
-    """Whether a file is loaded: configurations, the tokenizer, and weights of the wanted variant."""
+    """Whether a file is part of what is loaded: configurations, the tokenizer, and weights of the variant."""
     if not name.endswith(".safetensors"):
         return name.endswith((".json", ".txt"))
     found = re.fullmatch(r"[^.]+?(?:\.([^.]+))?\.safetensors", name)
@@ -126,7 +131,7 @@ def _counts(name: str, variant: str | None) -> bool:
 
 
 def _copy_once(uri: str) -> Path:
-    """Copies a folder to this node's cache unless it is there; several workers wait for one of them."""
+    """Copies a folder to this node's cache, unless it is there. A lock makes other workers wait for the copy."""
     target = cache_folder() / hashlib.sha256(uri.rstrip("/").encode()).hexdigest()[:16]
     target.parent.mkdir(parents=True, exist_ok=True)
     with open(f"{target}.lock", "w") as lock:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support import examples
 from tests.support.commands import textinv
-from tests.support.mlflow import Database, Server
+from tests.support.mlflow import Database, Server, single
 from tests.support.waiting import wait_for
 from textinv_ray.service.store.job import end, is_behind
 from textinv_ray.service.store.store import Store
@@ -54,11 +54,6 @@ def expected(store: Store, empty_database: Path, tmp_path: Path) -> dict[str, An
 def start(store: Store, uri: str) -> tuple[MirrorThread, list[str]]:
     said: list[str] = []
     return MirrorThread(MLflowMirror(store, uri, "textinv"), said.append), said
-
-
-def single(content: dict[str, Any]) -> dict[str, Any]:
-    """A picture is two files; stopped between them, MLflow's client writes the first one again."""
-    return {name: {**run, "files": sorted(set(run["files"]))} for name, run in content.items()}
 
 
 def test_a_locked_database(

@@ -45,7 +45,7 @@ def job(tmp_path_factory: pytest.TempPathFactory, tiny_sd: Path, tiny_clip: Path
 def run(job: Job, *options: str) -> tuple[int, str]:
     """(exit code, what it printed)."""
     process = job.start(*options)
-    code, _ = process.ended(280)
+    code, _ = process.ended()
     assert process.err() == "", "nothing but our lines"
     return code, process.out()
 
@@ -66,7 +66,7 @@ class TestStory:
         # Both: nothing tells from outside which of them holds the concept that has a checkpoint.
         for worker in processes("RayTrainWorker", process.pid):
             worker.kill()
-        code, out = process.ended(280)
+        code, out = process.ended()
         assert process.err() == ""
         assert code == 1, out
         assert "5 of 6 concepts learned" in out
@@ -155,7 +155,7 @@ def test_a_model_that_is_not_there(job: Job) -> None:
 def test_a_model_that_workers_cant_load_ends_the_job(job: Job, tmp_path: Path) -> None:
     """Found out only by the workers: the job must end and say why, not try forever."""
     process = job.start("--set", "scoring.model=/no/such/model", "--set", "training.seed=5", "--only", "c0")
-    code, out = process.ended(280)
+    code, out = process.ended()
     assert code == 1, out
     assert "the job could not go on: no worker could start" in out
     assert "/no/such/model" in out

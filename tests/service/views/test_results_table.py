@@ -109,4 +109,5 @@ def test_many_groups_on_a_remote_store(monkeypatch: pytest.MonkeyPatch) -> None:
     assert results_table.write(store) == 5
     with fsspec.open("memory://many/out/results.parquet") as file:
         assert pq.read_table(file)["concept_id"].to_pylist() == [f"c{index}" for index in range(5)]
+        assert pq.ParquetFile(file).num_row_groups == 3
     fsspec.filesystem("memory").store.clear()

@@ -70,6 +70,7 @@ def test_many_groups(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     before = pq.read_table(store.path("results.parquet"))
     monkeypatch.setattr(results_table, "_ROWS_PER_GROUP", 2)
     assert results_table.write(store) == 5
+    assert pq.ParquetFile(store.path("results.parquet")).num_row_groups == 3
     assert pq.read_table(store.path("results.parquet")) == before
 
 

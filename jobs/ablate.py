@@ -1,11 +1,11 @@
-"""Compare the variants of textual inversion on the concepts of a manifest.
+"""Compares variants of textual inversion, or numbers of training images, on the concepts of a manifest.
 
     python jobs/ablate.py manifest.parquet --variants progressive,regularized --seeds 3 --output outputs/ablation
     ray job submit --working-dir . -- python jobs/ablate.py s3://.../manifest.parquet --config sd15 --output s3://...
     python jobs/ablate.py manifest.parquet --set-sizes 1,3,5,10 --output outputs/set-sizes
 
-All runs are concepts of one job, so the same command continues where it was stopped. The output gets ablation.parquet
-and ablation.png (set_sizes.png), which MLflow's run of the job has, too.
+All runs are concepts of one job, so the same command continues where it was stopped. It writes ablation.parquet and
+ablation.png (with --set-sizes: set_sizes.png) to the output and to the job's run in MLflow.
 """
 
 from __future__ import annotations
@@ -38,24 +38,33 @@ def ablate(
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each variant and concept.")] = 3,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N concepts.")] = None,
-    set_sizes: Annotated[
+    counts: Annotated[
         str | None,
-        typer.Option(metavar="N,N", help="Instead of variants: learn from each concept's first N images."),
+        typer.Option(
+            "--set-sizes",
+            metavar="N,N",
+            help="Instead of variants: learn from each concept's first N images.",
+        ),
     ] = None,
     overrides: SetOption = None,
 ) -> None:
     """Learn every variant of every concept, and compare reconstruction and editability."""
-    from textinv_ray.experiments import ablation
-    from textinv_ray.experiments import image_counts as sizes
+    from textinv_ray.experiments import ablation, image_counts
 
     try:
         # By default all variants take the same number of steps.
         settings = JobConfig.load(config, ["stopping.rule=none", *(overrides or ())])
-        if set_sizes is not None:
+        if counts is not None:
             if variants:
-                raise UserError("--set-sizes is an experiment of its own: leave --variants out")
-            numbers = sizes.parse(set_sizes)
-            code = sizes.ablate(manifest, settings, output=output, sizes=numbers, seeds=seeds, limit=limit)
+                raise UserError("--set-sizes and --variants are different studies: give one of them")
+            code = image_counts.ablate(
+                manifest,
+                settings,
+                output=output,
+                counts=image_counts.parse(counts),
+                seeds=seeds,
+                limit=limit,
+            )
         else:
             names = [name.strip() for name in (variants or "").split(",") if name.strip()]
             code = ablation.ablate(

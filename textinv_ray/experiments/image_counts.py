@@ -54,14 +54,14 @@ def ablate(
     config: JobConfig,
     *,
     output: str,
-    sizes: Sequence[int],
+    counts: Sequence[int],
     seeds: int = 3,
     limit: int | None = None,
 ) -> int:
-    """Learns each concept from its first n images, for all n in `sizes` (ascending), and compares the words.
+    """Learns each concept from its first n images, for all n in `counts` (ascending), and compares the words.
 
     seeds: runs for each concept and n. limit: only the first so many concepts. Returns the exit code of `run.invert`.
-    Raises UserError for a manifest or model that can't be used, and when no concept has `sizes[-1]` images.
+    Raises UserError for a manifest or model that can't be used, and when no concept has `counts[-1]` images.
     """
     source = Manifest.open(manifest_uri)
     checks.check(source, config)
@@ -69,34 +69,34 @@ def ablate(
     kept = min(config.scoring.num_images, _MOST_SAMPLES)
     config = config.override([f"review.images_per_prompt={kept}"])
     store = Store(output)
-    rows = list(expand(source, config, sizes, seeds, limit))
+    rows = list(expand(source, config, counts, seeds, limit))
     if not rows:
         raise UserError(
-            f"{source.uri}: no concept has {sizes[-1]} images; --set-sizes needs the largest number"
+            f"{source.uri}: no concept has {counts[-1]} images; --set-sizes needs the largest number"
         )
     code = ablation.learn(store, rows, config)
     if code <= 1:
-        compare(store, source, {row["concept_id"] for row in rows}, sizes, config, code)
+        compare(store, source, {row["concept_id"] for row in rows}, counts, config, code)
     return code
 
 
 def expand(
-    source: Manifest, config: JobConfig, sizes: Sequence[int], seeds: int, limit: int | None = None
+    source: Manifest, config: JobConfig, counts: Sequence[int], seeds: int, limit: int | None = None
 ) -> Iterator[Row]:
-    """A manifest row for each run of the first `limit` concepts. Those with fewer than `sizes[-1]` images are left out.
+    """A manifest row for each run of the first `limit` concepts. Those with less than `counts[-1]` images are left out.
 
     Run number s of a concept has the same seed for all numbers of images.
     """
     for number, row in enumerate(source.rows()):
         if limit is not None and number >= limit:
             return
-        if len(row["images"]) < sizes[-1]:
+        if len(row["images"]) < counts[-1]:
             continue
-        for size in sizes:
+        for count in counts:
             columns: ablation.Columns = {"prompts": [_image_prompt(row, config)]}
-            part: Row = {**row, "images": row["images"][:size]}
+            part: Row = {**row, "images": row["images"][:count]}
             for seed in range(seeds):
-                yield ablation.run_of(part, config, source.base, f"images-{size}", columns, seed)
+                yield ablation.run_of(part, config, source.base, f"images-{count}", columns, seed)
 
 
 def _image_prompt(row: Row, config: JobConfig) -> str:
@@ -105,13 +105,13 @@ def _image_prompt(row: Row, config: JobConfig) -> str:
 
 
 def compare(
-    store: Store, source: Manifest, runs: set[str], sizes: Sequence[int], config: JobConfig, code: int
+    store: Store, source: Manifest, runs: set[str], counts: Sequence[int], config: JobConfig, code: int
 ) -> None:
     """Writes and prints the table and the plot of the finished runs, if there are any. `code`: exit code of the job."""
-    found = scores(store, source, runs, sizes, config)
+    found = scores(store, source, runs, counts, config)
     if not found:
         return
-    base = f"images-{sizes[-1]}"
+    base = f"images-{counts[-1]}"
     table = ablation_table.table(found, base)
     with tempfile.TemporaryDirectory() as folder:
         plot(table, Path(folder) / PLOT)
@@ -121,7 +121,7 @@ def compare(
 
 
 def scores(
-    store: Store, source: Manifest, runs: set[str], sizes: Sequence[int], config: JobConfig
+    store: Store, source: Manifest, runs: set[str], counts: Sequence[int], config: JobConfig
 ) -> list[Score]:
     """The scores of the finished runs, of the initializers, and of the unseen images in place of samples (a ceiling).
 
@@ -139,7 +139,7 @@ def scores(
     wanted = {result.tags[CONCEPT_TAG] for result in done}
     try:
         by_concept = {
-            concept.concept_id: ReferenceImages(concept, sizes[-1], scorer)
+            concept.concept_id: ReferenceImages(concept, counts[-1], scorer)
             for concept in ablation.concepts_of(source, wanted, config)
         }
     except ImageError as error:
@@ -205,16 +205,16 @@ def plot(found: pa.Table, path: Path) -> None:
     rows = found.to_pylist()
     points = [row for row in rows if row["kind"] == "variant"]
     references = [row for row in rows if row["kind"] == "reference"]
-    sizes = [int(row["name"].removeprefix("images-")) for row in points]
+    counts = [int(row["name"].removeprefix("images-")) for row in points]
     figure, panels = pyplot.subplots(1, 2, figsize=(9, 4), dpi=120)
     for panel, axis in zip(panels, ablation_table.AXES, strict=True):
         means = [row[axis] for row in points]
         # A single concept has no interval
         errors = [0 if row[f"{axis}_high"] is None else row[f"{axis}_high"] - row[axis] for row in points]
-        panel.errorbar(sizes, means, yerr=errors, fmt="o-", capsize=4)
+        panel.errorbar(counts, means, yerr=errors, fmt="o-", capsize=4)
         for row, style in zip(references, ("--", ":"), strict=False):
             panel.axhline(row[axis], color="black", linestyle=style, linewidth=0.8, label=row["name"])
-        panel.set_xticks(sizes)
+        panel.set_xticks(counts)
         panel.set_xlabel("images per concept")
         panel.set_ylabel(axis)
         panel.grid(alpha=0.3)

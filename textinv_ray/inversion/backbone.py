@@ -6,7 +6,6 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -65,7 +64,7 @@ class Backbone:
         """
         place = choose_device(device)
         precision = choose_dtype(dtype, place, on_cpu=fastest_cpu_dtype(_cpu_capabilities()))
-        source: dict[str, Any] = {"pretrained_model_name_or_path": path, "revision": revision}
+        source = {"pretrained_model_name_or_path": path, "revision": revision}
         weights = {**source, "variant": variant, "use_safetensors": True}
         try:
             unet_config = UNet2DConditionModel.load_config(subfolder="unet", **source)

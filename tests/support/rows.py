@@ -33,7 +33,7 @@ class Rows:
     @classmethod
     def of(cls, concepts: Iterable[Concept], errors: Iterable[str] = ()) -> Rows:
         """The concepts; then a row for each id in `errors`, whose images can't be read."""
-        sound = [row(c.concept_id, steps=c.steps, concept=c.to_row()["concept"]) for c in concepts]
+        sound = [row(c.concept_id, steps=c.steps, concept=c.to_bytes()) for c in concepts]
         broken = [row(name, steps=5, concept=b"", error="image x.png: is truncated") for name in errors]
         return cls([*sound, *broken])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -82,23 +81,25 @@ class Concept(ConceptSettings):
     initial_vectors: tuple[tuple[float, ...], ...] = ()
     """Vectors of the other word that learning starts from: (any number of vectors, D)."""
 
-    def to_row(self) -> dict[str, Any]:
-        """A row {"concept_id": str, "concept": bytes} of a dataset. Its types are the same for all concepts."""
+    def to_bytes(self) -> bytes:
+        """The concept as bytes: the length of a JSON header, the header with all other fields, and the images."""
         header = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "images"}
-        header["images_shape"] = self.images.shape
-        text = json.dumps(header).encode()
+        text = json.dumps({**header, _SHAPE: self.images.shape}).encode()
         images = np.ascontiguousarray(self.images, dtype=np.uint8).tobytes()
-        return {"concept_id": self.concept_id, "concept": len(text).to_bytes(8, "little") + text + images}
+        return len(text).to_bytes(8, "little") + text + images
 
     @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> Concept:
-        """The inverse of `to_row`. The images are a read-only view of the row's bytes."""
-        data = row["concept"]
+    def from_bytes(cls, data: bytes) -> Concept:
+        """The inverse of `to_bytes`. The images are a read-only view of `data`."""
         end = 8 + int.from_bytes(data[:8], "little")
-        header: dict[str, Any] = json.loads(data[8:end])
-        shape = header.pop("images_shape")
-        images = np.frombuffer(data, dtype=np.uint8, offset=end).reshape(shape)
-        for name, value in header.items():
-            if isinstance(value, list):
-                header[name] = tuple(tuple(item) if isinstance(item, list) else item for item in value)
-        return cls(images=images, **header)
+        header = {name: _frozen(value) for name, value in json.loads(data[8:end]).items()}
+        shape = header.pop(_SHAPE)
+        return cls(images=np.frombuffer(data, dtype=np.uint8, offset=end).reshape(shape), **header)
+
+
+_SHAPE = "images_shape"
+
+
+def _frozen(value: Any) -> Any:
+    """A JSON value with tuples in place of lists."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value

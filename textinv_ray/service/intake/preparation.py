@@ -111,7 +111,7 @@ class Preparation:
             result = Store(self.output).result(concept_id)
             if result and result.fingerprint == concept.fingerprint:
                 return {**prepared, "done": True}
-        return {**prepared, "concept": concept.to_row()["concept"]}
+        return {**prepared, "concept": concept.to_bytes()}
 
 
 def _picker(concept_ids: Collection[str] | None, steps: int | None) -> Callable[[pa.Table], pa.Table]:

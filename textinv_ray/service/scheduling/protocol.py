@@ -16,7 +16,7 @@ class PreparedRow(TypedDict):
     steps: int
     """That the concept takes at most."""
     concept: bytes
-    """`Concept.to_row()`'s; empty when there is an error, or when it is done."""
+    """`Concept.to_bytes()`; empty when there is an error, or when it is done."""
     error: str
     """Why the concept can't be learned, such as an image that can't be read; empty if it can."""
     done: bool
@@ -35,7 +35,7 @@ class PreparedConcept:
     """A concept, ready to be learned, as a lease carries it."""
 
     row: bytes
-    """`Concept.to_row()`'s bytes."""
+    """`Concept.to_bytes()`."""
     images_mtime_digest: str
     """Goes into the concept's result: see `plan.images_mtime_digest`."""
 

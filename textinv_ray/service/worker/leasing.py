@@ -65,7 +65,7 @@ class Leasing:
             logger.warning("%s: the scheduler that leased it is gone", concept_id)
             self._scheduler.give_back(context.name, concept_id)
             return None
-        concept = Concept.from_row({"concept_id": concept_id, "concept": prepared.row})
+        concept = Concept.from_bytes(prepared.row)
         if lease.attempt > 1 and self._is_done(concept):
             context.store.remove_checkpoint(concept_id)
             self._scheduler.ack(context.name, concept_id)

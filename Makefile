@@ -39,6 +39,7 @@ test-quick: install  ## what is worth running after every change
 
 lint: install    ## style, types, layering
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --quiet --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

@@ -20,11 +20,11 @@ from PIL import Image
 from benchmarks import against_script, breakdown, clip_rule, fewer_steps, measure, quality_vs_steps, step
 from benchmarks.public_script import Progress
 from tests.support import tiny
+from tests.support.commands import REPOSITORY, as_options
 from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.task import ConceptTask
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import sys, time
 import safetensors.torch, torch
@@ -48,7 +48,7 @@ def settings(tiny_sd: Path, tiny_clip: Path) -> list[str]:
     values = [f"model.path={tiny_sd}", f"scoring.model={tiny_clip}", "review.num_inference_steps=2"]
     values += ['scoring.edit_prompts.style=["a cat in the style of {}"]']  # short, for a short tokenizer
     values += ["training.steps=4", "training.initializer_token=cat", "pack.size=2", "tracking.enabled=false"]
-    return [part for value in values for part in ("--set", value)]
+    return as_options(values)
 
 
 @pytest.fixture

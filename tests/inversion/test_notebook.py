@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.commands import REPOSITORY
 from textinv_ray.inversion import load_learned_embeds
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "notebook.md"
+PAGE = REPOSITORY / "docs" / "notebook.md"
 
 
 def documented_code() -> str:

@@ -81,6 +81,23 @@ class Command(subprocess.Popen[str]):
         return self.returncode, self.said()
 
 
+def finished(
+    command: Sequence[str],
+    folder: Path | None = None,
+    environment: Mapping[str, str] = LOCAL_RAY,
+    timeout: float = 400,
+) -> subprocess.CompletedProcess[str]:
+    """Runs a command to its end. `environment`: what differs from this one's."""
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
 def script(name: str, *arguments: str) -> list[str]:
     """The command line of a script of jobs/, such as invert_many."""
     return [sys.executable, str(REPOSITORY / "jobs" / f"{name}.py"), *arguments]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ import pyarrow.parquet as pq
 import safetensors.numpy
 from PIL import Image
 
-from tests.support.commands import LOCAL_RAY, as_options, script
+from tests.support.commands import as_options, finished, script
 from textinv_ray.config.job import JobConfig
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.driver import job_record
@@ -213,11 +212,4 @@ def ablate(
     manifest: str, folder: Path, settings: Sequence[str], *options: str
 ) -> subprocess.CompletedProcess[str]:
     """jobs/ablate.py on a Ray of its own, in `folder`, into its "out"."""
-    return subprocess.run(
-        [*script("ablate", manifest, "-o", "out"), *as_options(settings), *options],
-        cwd=folder,
-        env={**os.environ, **LOCAL_RAY},
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
+    return finished([*script("ablate", manifest, "-o", "out"), *as_options(settings), *options], folder)

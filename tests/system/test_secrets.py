@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -14,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support import examples
-from tests.support.commands import REPOSITORY, textinv
+from tests.support.commands import LOCAL_RAY, as_options, finished, script, textinv
 from tests.support.network import free_ports
 from textinv_ray.concepts import images
 from textinv_ray.config.job import JobConfig
@@ -164,29 +163,17 @@ def test_credentials_appear_nowhere(
         },
     )
     out, ray = tmp_path / "out", Path(tempfile.mkdtemp(prefix="ts", dir="/tmp"))
-    options = [
-        part
-        for each in examples.settings(tiny_sd, tiny_clip, "service.workers=1")
-        for part in ("--set", each)
-    ]
-    job = subprocess.run(
-        [
-            *(sys.executable, str(REPOSITORY / "jobs" / "invert_many.py"), signed("manifest.parquet", 2)),
-            *("-o", str(out), "--verbose", *options),
-        ],
-        env={
-            **os.environ,
-            "RAY_ADDRESS": "local",
+    options = as_options(examples.settings(tiny_sd, tiny_clip, "service.workers=1"))
+    job = finished(
+        script("invert_many", signed("manifest.parquet", 2), "-o", str(out), "--verbose", *options),
+        environment={
+            **LOCAL_RAY,
             "RAY_TMPDIR": str(ray),
-            "OMP_NUM_THREADS": "1",
             "MLFLOW_TRACKING_URI": f"http://me:{MARK}4@127.0.0.1:9/?token={MARK}5",
             "MLFLOW_TRACKING_PASSWORD": f"{MARK}6",
             "AWS_SECRET_ACCESS_KEY": f"{MARK}7",
             "HF_TOKEN": f"{MARK}8",
         },
-        capture_output=True,
-        text=True,
-        timeout=400,
     )
     said = job.stdout + job.stderr
     assert job.returncode == 1, said

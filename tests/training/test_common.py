@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.support.commands import REPOSITORY
 from training.common import Averaged, Checkpoint, batches, learning_rate, to_pixels, to_tensor
 from training.effects import EFFECTS, apply_effect
 
@@ -47,6 +48,7 @@ def test_resumed_equals_uninterrupted(tmp_path: Path) -> None:
 TEAM_SCRIPT = """
 import sys, torch
 from torch import nn
+from tests.support.commands import REPOSITORY
 from training.common import Team
 
 team = Team()
@@ -74,9 +76,11 @@ def test_a_team_has_the_gradients_of_one_process(size: int, tmp_path: Path) -> N
     script = tmp_path / "team.py"
     script.write_text(TEAM_SCRIPT)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}"]
-    root = str(Path(__file__).parents[2])
     ended = subprocess.run(
-        [*launch, str(script)], env={**os.environ, "PYTHONPATH": root}, capture_output=True, text=True
+        [*launch, str(script)],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
     )
     assert ended.returncode == 0, ended.stderr
     assert f"equal for {size}" in ended.stdout

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support import examples
-from tests.support.commands import REPOSITORY, textinv
+from tests.support.commands import finished, script, textinv
 from tests.support.mlflow import Database, write_view
 from textinv_ray.service.batch import evaluate
 from textinv_ray.service.store.pictures import training_grid, training_images
@@ -93,13 +90,7 @@ def test_learned_concepts_come_from_the_store(store: Store) -> None:
 
 
 def command(*arguments: str) -> tuple[int, str]:
-    done = subprocess.run(
-        [sys.executable, str(REPOSITORY / "jobs" / "evaluate_many.py"), *arguments],
-        env={**os.environ, "RAY_ADDRESS": "local"},
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
+    done = finished(script("evaluate_many", *arguments))
     assert done.stderr == "", "nothing but our lines"
     return done.returncode, done.stdout
 

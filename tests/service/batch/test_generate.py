@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
-import subprocess
 import sys
 import time
 from dataclasses import asdict
@@ -22,7 +20,7 @@ import torch
 from PIL import Image
 
 from tests.support import examples
-from tests.support.commands import REPOSITORY, textinv
+from tests.support.commands import REPOSITORY, as_options, finished, script, textinv
 from textinv_ray.inversion.generation import Request
 from textinv_ray.service.batch import generate, prompts_table
 from textinv_ray.service.library.lexicon import Lexicon
@@ -46,7 +44,7 @@ def output(tmp_path: Path) -> Store:
 @pytest.fixture
 def settings(tiny_sd: Path, tiny_clip: Path) -> list[str]:
     overrides = examples.settings(tiny_sd, tiny_clip, "service.workers=1")
-    return [part for override in overrides for part in ("--set", override)]
+    return as_options(overrides)
 
 
 def pixels(data: bytes | Path) -> np.ndarray:
@@ -228,19 +226,13 @@ def test_many_prompts_and_again(output: Store, settings: list[str], tmp_path: Pa
     )
     out = Store(str(tmp_path / "pictures"))
 
-    def command(*arguments: str) -> tuple[int, str]:
-        done = subprocess.run(
-            [sys.executable, *arguments, "--words", output.uri, *settings],
-            env={**os.environ, "RAY_ADDRESS": "local", "PYTHONPATH": str(REPOSITORY)},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+    def command(arguments: list[str]) -> tuple[int, str]:
+        done = finished([*arguments, "--words", output.uri, *settings], REPOSITORY)
         assert done.stderr == "", "nothing but our lines"
         return done.returncode, done.stdout
 
     def run() -> tuple[int, str]:
-        return command(str(REPOSITORY / "jobs" / "generate_many.py"), path, "--output", out.uri)
+        return command(script("generate_many", path, "--output", out.uri))
 
     code, said = run()
     assert code == 1, said
@@ -255,8 +247,8 @@ def test_many_prompts_and_again(output: Store, settings: list[str], tmp_path: Pa
     assert index[2]["words"] == ["<cat>", "<ink>"]
 
     alone = tmp_path / "alone"
-    asked = ["a <cat> in <ink>", "-n", "1", "--seed", "2", "--out", str(alone)]
-    assert command("-m", "textinv_ray", "generate", *asked) == (0, f"{alone}/grid.png: 2.png\n")
+    asked = ["generate", "a <cat> in <ink>", "-n", "1", "--seed", "2", "--out", str(alone)]
+    assert command([sys.executable, "-m", "textinv_ray", *asked]) == (0, f"{alone}/grid.png: 2.png\n")
     picture = pixels(Path(out.path(index[2]["file"])))
     assert np.abs(picture - pixels(alone / "2.png")).max() <= 1, "the same picture, whatever the batch"
 

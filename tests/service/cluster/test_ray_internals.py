@@ -17,11 +17,11 @@ import ray
 from ray.data import DataContext
 from ray.util.placement_group import PlacementGroup, placement_group
 
+from tests.support.commands import REPOSITORY
 from tests.support.waiting import wait_for
 from textinv_ray.service.cluster import ray_internals
 from textinv_ray.util import submitted_job
 
-REPOSITORY = Path(__file__).resolve().parents[3]
 pytestmark = pytest.mark.usefixtures("local_ray")
 
 

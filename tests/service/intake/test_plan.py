@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.support import examples
+from tests.support.commands import as_options
 from textinv_ray.concepts import prepare
 from textinv_ray.config.job import JobConfig
 from textinv_ray.manifest.reader import Manifest
@@ -155,9 +156,8 @@ def test_a_finished_job_needs_neither_ray_nor_torch(
         "assert not heavy, heavy\n"
     )
     settings = examples.settings(tiny_sd, tiny_clip)
-    options = [part for setting in settings for part in ("--set", setting)]
     done = subprocess.run(
-        [sys.executable, "-c", script, "invert", str(manifest), "-o", store.root, *options],
+        [sys.executable, "-c", script, "invert", str(manifest), "-o", store.root, *as_options(settings)],
         capture_output=True,
         text=True,
         timeout=60,

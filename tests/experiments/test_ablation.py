@@ -1,4 +1,4 @@
-"""The ablation: its runs, its table, and the whole of it from the command to MLflow."""
+"""The ablation: its runs, its table and plot, and the whole study from the command to MLflow."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_every_variant_of_every_concept_with_every_seed(source: Manifest) -> Non
 
 
 def test_the_runs_are_a_sound_manifest(source: Manifest, tmp_path: Path) -> None:
-    """Wherever it lies; and each variant of a concept is learned apart, from the same random numbers."""
+    """Also in another folder. Each variant has a state of its own, and the seed of the other variants."""
     rows = list(expand(source, CONFIG, list(VARIANTS), seeds=2))
     path = tmp_path / "elsewhere" / "runs.parquet"
     path.parent.mkdir()
@@ -109,7 +109,7 @@ def known(found: tuple[float | None, float | None, float | None]) -> tuple[float
 
 
 def test_the_interval_is_students() -> None:
-    """Two values, and what the tables of the t distribution say: 12.706 standard errors."""
+    """Two values: half the width is 12.706 standard errors, from a table of the t distribution."""
     mean, low, high = known(interval([0.0, 2.0]))
     assert mean == 1
     assert high - mean == pytest.approx(12.706, abs=1e-3)
@@ -133,7 +133,7 @@ def scores(values: dict[tuple[str, str, str], float]) -> list[Score]:
 
 
 def test_concepts_are_the_sample() -> None:
-    """Ten seeds of one concept say no more about other concepts than one does."""
+    """Ten seeds of a concept count as one, because concepts are the sampling unit."""
     few = scores({("base", "a", "0"): 0.25, ("base", "b", "0"): 0.75})
     many = scores(
         {("base", "a", str(seed)): 0.25 + (seed - 4.5) / 100 for seed in range(10)}
@@ -153,7 +153,7 @@ def test_concepts_are_the_sample() -> None:
     missing=st.booleans(),
 )
 def test_differences_are_of_the_same_runs(levels: list[float], shift: float, missing: bool) -> None:
-    """A constant difference is found exactly, however much concepts differ, and though one run failed."""
+    """A constant difference is found exactly, however much concepts differ, and also when a run is missing."""
     base = {("base", f"c{index}", "0"): level for index, level in enumerate(levels)}
     other = {("high", concept, seed): level + shift for (_, concept, seed), level in base.items()}
     if missing:
@@ -185,7 +185,7 @@ def test_what_is_written_of_finished_runs(
     tiny_clip: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """With real models for the references and real MLflow; what isn't finished, or isn't a run, is left out."""
+    """With real models for the references and real MLflow. Unfinished runs and other concepts are left out."""
     from mlflow import MlflowClient
 
     config = examples.config(tiny_sd, tiny_clip)

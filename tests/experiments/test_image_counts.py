@@ -37,7 +37,7 @@ def source(tmp_path: Path) -> Manifest:
 
 
 def test_a_run_has_the_first_images(source: Manifest, tmp_path: Path) -> None:
-    """Of concepts that have enough for all sizes: differences are between runs of the same concepts."""
+    """Only concepts with enough images for all counts, so that differences are between the same concepts."""
     runs = {row["concept_id"]: row for row in expand(source, CONFIG, [1, 3], seeds=2)}
     assert list(runs) == [f"c{c}.images-{size}.{seed}" for c in (0, 2) for size in (1, 3) for seed in (0, 1)]
     one, three = runs["c0.images-1.0"], runs["c0.images-3.0"]
@@ -48,7 +48,7 @@ def test_a_run_has_the_first_images(source: Manifest, tmp_path: Path) -> None:
     assert list(expand(source, CONFIG, [1, 4], seeds=1)) == []
 
 
-def test_sizes_as_people_write_them() -> None:
+def test_counts_as_people_write_them() -> None:
     assert image_counts.parse("5, 1,3,1") == [1, 3, 5]
     for wrong in ("", "0,1", "1;3", "many"):
         with pytest.raises(UserError, match=r"--set-sizes .*such as 1,3,5,10"):

@@ -84,7 +84,7 @@ def test_threads_do_not_meet_each_others_words(backbone: Backbone) -> None:
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_loss_is_the_papers(backbone: Backbone, backbone_v: Backbone, prediction: str) -> None:
-    """Written out from alpha_bar, without diffusers' scheduler."""
+    """The loss written out from alpha_bar, without diffusers' scheduler."""
     model = backbone if prediction == "epsilon" else backbone_v
     assert model.scheduler.config.prediction_type == prediction
     generator = torch.Generator().manual_seed(0)
@@ -169,7 +169,7 @@ def test_auto_is_bfloat16_where_the_kernel_says_that_the_cpu_has_it(tiny_sd: Pat
 def test_plain_attention_gives_what_fused_attention_does(
     backbone: Backbone, tiny_sd: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Plain on a CPU with few latents; fused elsewhere."""
+    """Attention is plain on a CPU with small latents, and fused elsewhere."""
     assert {type(found) for found in backbone.unet.attn_processors.values()} == {AttnProcessor}
     monkeypatch.setattr(backbones, "PLAIN_ATTENTION_MAX_SIDE", 0)
     fused = Backbone.load(str(tiny_sd), device="cpu", dtype="float32")

@@ -22,7 +22,7 @@ def clip(patience: int, min_steps: int = 0) -> JobConfig:
 def learned_by(
     scores: dict[int, float], task: ConceptTask, backbone: Backbone, config: JobConfig, *, interrupted: bool
 ) -> tuple[ConceptTask, dict[int, torch.Tensor]]:
-    """The task at its end, when its evaluations give these scores; and its word at each evaluation."""
+    """Learns with these scores as evaluations. Returns the task at its end, and its word at each evaluation."""
     pack, seen = Pack(backbone, config, 1), {}
     if not task.done:
         pack.add(task)
@@ -101,7 +101,7 @@ def test_a_word_that_still_grows_is_not_the_best(backbone: Backbone) -> None:
 
 
 def restarted(task: ConceptTask, pack: Pack, backbone: Backbone, config: JobConfig) -> ConceptTask:
-    """The task from its file, in its place."""
+    """The task restored from its file, which takes its place in the pack."""
     pack.remove(task)
     again = ConceptTask(task.concept, backbone, config)
     again.restore(task.to_bytes())

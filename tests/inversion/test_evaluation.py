@@ -1,4 +1,4 @@
-"""The evaluation's definitions, against the formulas written out."""
+"""The scores of the evaluation, compared with the formulas written out."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def drawn(backbone: Backbone, prompt: str, word: str, given: LearnedConcept) -> 
 
 
 def expected(scorer: Scorer, given: LearnedConcept, pictures: dict[str, np.ndarray]) -> dict[str, float]:
-    """Per-sample cosines first, then means; texts without the word."""
+    """Cosines per sample, then means; texts are the prompts without the word."""
     training = features(scorer, given.training_images)
     images = [float(s @ t) for s in features(scorer, pictures["a photo of {}"]) for t in training]
     texts = {}

@@ -1,4 +1,4 @@
-"""Files of words: what each program finds in them, and that nothing is ever unpickled."""
+"""Files of words: what each program reads from them, and that pickles are never read."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_several_words_in_a_file(tmp_path: Path) -> None:
 
 
 class Trap:
-    """Would make a file when it is unpickled."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

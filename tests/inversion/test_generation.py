@@ -1,4 +1,4 @@
-"""Pictures to order: each depends on its own request and seed, whatever else is asked for beside it."""
+"""An image depends on its own request and seed, whatever else is in the batch."""
 
 from __future__ import annotations
 

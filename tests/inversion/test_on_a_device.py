@@ -1,7 +1,7 @@
-"""The packed step beside a device, as far as it can be seen without one.
+"""Where the packed step waits for its device, tested without one.
 
-Torch's device "meta" computes shapes and keeps no values: what mixes host and device fails there, and so does whatever
-would have to wait for a value.
+Torch's device "meta" computes shapes without values. So an operation that mixes host and device fails there, and
+so does one that has to wait for a value.
 """
 
 from __future__ import annotations

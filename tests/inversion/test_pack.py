@@ -55,7 +55,7 @@ def test_packed_equals_alone(
 def test_leaving_and_coming_back_changes_nothing(
     backbone64: Backbone, learned_alone: list[ConceptTask], moves: list[tuple[int, bool]]
 ) -> None:
-    """Concepts move in and out of a pack between steps, some through their saved state."""
+    """Concepts leave a pack between steps and return, some of them through their state files."""
     tasks = [ConceptTask(CONCEPTS[index], backbone64, CONFIG) for index in range(3)]
     pack = Pack(backbone64, CONFIG, 2)
     for index, through_file in moves:
@@ -223,7 +223,7 @@ def test_checkpointed_activations_need_less_memory_and_change_nothing(checkpoint
 def test_half_precision(
     tiny_sd: Path, learned_alone: list[ConceptTask], dtype: str, scale: float, share: float
 ) -> None:
-    """With loss scale, in float16: about the same words; the table stays float32."""
+    """Words are about the same (in float16 with a loss scale), and word vectors stay float32."""
     backbone = Backbone.load(str(tiny_sd), device="cpu", dtype=dtype)
     tasks = [ConceptTask(concept, backbone, CONFIG) for concept in CONCEPTS[:3]]
     assert {task.tensors["loss_scale"].item() for task in tasks} == {scale}

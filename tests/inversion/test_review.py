@@ -108,7 +108,7 @@ def test_each_picture_is_rendered_once(
 def test_pictures_of_initializers_are_kept(
     backbone: Backbone, scorer: Scorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By another concept with the same initializer too; those of learned words never are."""
+    """Images of an initializer are reused, by other concepts as well; images of learned words never are."""
     kept: review_module.Pictures = {}
     (first,) = review(backbone, scorer, [SUBJECTS[1]], CONFIG, kept)
     assert len(kept) == 3 + 2 * 3
@@ -128,7 +128,7 @@ def test_pictures_of_initializers_are_kept(
 
 
 def test_another_concepts_name_means_nothing(backbone: Backbone) -> None:
-    """A prompt with the text of a name, reviewed beside the concept of that name."""
+    """A prompt that contains another concept's token, reviewed in one batch with that concept."""
     odd = Subject(tiny.concept(0, prompts=("{} near <c1>",)), vectors(1, 0))
     (alone,) = review(backbone, None, [odd], CONFIG)
     _, beside = review(backbone, None, [SUBJECTS[2], odd], CONFIG)

@@ -22,7 +22,7 @@ def vectors(count: int) -> torch.Tensor:
 
 
 def plain_script(model: Path, file: Path, config: ReviewConfig, seeds: list[int]) -> np.ndarray:
-    """What a user writes who has the word's file and diffusers."""
+    """A plain diffusers script that loads the word's file."""
     pipeline = StableDiffusionPipeline.from_pretrained(model, safety_checker=None)
     schedulers = {"dpmsolver++": DPMSolverMultistepScheduler, "ddim": DDIMScheduler}
     pipeline.scheduler = schedulers[config.sampler].from_config(pipeline.scheduler.config)

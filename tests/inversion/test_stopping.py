@@ -66,7 +66,7 @@ def test_the_fixed_timesteps_cover_the_schedule(backbone: Backbone) -> None:
 
 
 def test_the_fixed_batch_is_pinned(backbone: Backbone) -> None:
-    """A change would make resumed concepts differ: it must be noticed."""
+    """Pinned, because another batch would make resumed concepts differ from uninterrupted ones."""
     task = ConceptTask(tiny.concept(seed=7), backbone, CONFIG)
     assert task.tensors["fixed_timesteps"].tolist() == [233, 550, 734]
     assert task.tensors["fixed_noise"][0, 0, 0, :2].tolist() == pytest.approx([0.387425, -0.178173], abs=1e-5)
@@ -75,7 +75,7 @@ def test_the_fixed_batch_is_pinned(backbone: Backbone) -> None:
 def test_an_evaluation_is_the_loss_on_the_fixed_batch(
     backbone64: Backbone, learned_alone: list[ConceptTask]
 ) -> None:
-    """Of the word before the step, with the number of vectors that it has then."""
+    """The loss of the word before the step, with the vectors that have joined by then."""
     concept = CONCEPTS[4]
     task = ConceptTask(concept, backbone64, CONFIG)
     pack = Pack(backbone64, CONFIG, 1)
@@ -118,7 +118,7 @@ def test_packed_equals_alone(
 def test_interrupted_equals_uninterrupted(
     backbone64: Backbone, learned_alone: list[ConceptTask], moves: list[tuple[int, int]]
 ) -> None:
-    """Concepts go on from their files after any steps, in changing company."""
+    """Concepts are resumed from their files after any number of steps, in changing packs."""
     chosen = (0, 1, 4)
     tasks = [ConceptTask(CONCEPTS[index], backbone64, CONFIG) for index in chosen]
     pack = Pack(backbone64, CONFIG, 2)
@@ -142,7 +142,7 @@ def test_interrupted_equals_uninterrupted(
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 def test_the_end_changes_no_step_before_it(backbone: Backbone, schedule: str) -> None:
-    """Also where the learning rate falls to 0 at the last of all steps."""
+    """Also with a learning rate that decays to 0 at the last of all steps."""
     concept, training = tiny.concept(0, steps=40, batch_size=1), {"lr_schedule": schedule}
     task = alone(concept, backbone, dvar(training))
     assert task.stopped
@@ -156,7 +156,7 @@ def test_the_end_changes_no_step_before_it(backbone: Backbone, schedule: str) ->
 
 
 def test_slots_are_free_before_the_next_step(backbone: Backbone) -> None:
-    """A step in which some leave isn't taken by the others: who takes the slots takes it with them."""
+    """When some concepts end, the others take no step, so concepts that fill the slots step together with them."""
     tasks = [ConceptTask(tiny.concept(index, steps=60), backbone, CONFIG) for index in range(3)]
     pack = Pack(backbone, CONFIG, 3)
     for task in tasks:
@@ -223,7 +223,7 @@ def test_no_more_samples_at_an_evaluation_than_in_a_step(
 
 
 def test_a_concept_that_fails_is_not_taken_for_learned(backbone: Backbone) -> None:
-    """Its word rests from the step on that failed, which is noticed later."""
+    """Its word doesn't change from the failed step on, and its failure is noticed some steps later."""
     config = dvar({"max_nonfinite_steps": 1}, min_steps=2, every=1)
     bad, pack = ConceptTask(tiny.concept(7, steps=60), backbone, config), Pack(backbone, config, 1)
     pack.add(bad)

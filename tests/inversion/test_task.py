@@ -19,7 +19,7 @@ CONFIG = JobConfig()
 
 
 def run(task: ConceptTask, backbone: Backbone, steps: int) -> ConceptTask:
-    """Takes that many steps alone."""
+    """Takes this many steps in a pack of its own."""
     pack = Pack(backbone, CONFIG, 1)
     pack.add(task)
     for _ in range(steps):
@@ -47,7 +47,7 @@ def test_draws_depend_on_seed_and_step_alone(backbone: Backbone) -> None:
 
 
 def test_draws_are_pinned(backbone: Backbone) -> None:
-    """A change of the draws would make resumed concepts differ: it must be noticed."""
+    """Pinned, because other draws would make resumed concepts differ from uninterrupted ones."""
     task = ConceptTask(tiny.concept(seed=7, batch_size=4), backbone, CONFIG)
     task.step = 3
     draws = task.draw()
@@ -193,7 +193,7 @@ def test_corrupt_states_are_refused(
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_damaged_files_never_do_worse_than_a_value_error(backbone: Backbone, data: st.DataObject) -> None:
-    """A file that is refused leaves the task as it was; at another step than the file's."""
+    """A rejected file leaves the task unchanged, also when the task is at another step than the file."""
     source, task = (ConceptTask(tiny.concept(), backbone, CONFIG) for _ in range(2))
     source.step = 2
     content, before = bytearray(source.to_bytes()), task.to_bytes()

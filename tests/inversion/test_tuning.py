@@ -94,7 +94,7 @@ def test_the_trial_leaves_the_task_alone(backbone: Backbone) -> None:
 
 
 def ignoring_gradients(module: torch.fx.GraphModule, _inputs: list[Tensor]) -> Callable[..., Any]:
-    """A compiler as torch's is on some CPUs: the result is right, the gradient is zero."""
+    """A compiler like torch's on some CPUs: the output is right, but the gradient is zero."""
 
     def without(*inputs: Tensor) -> Any:
         nothing = sum(0 * part.sum() for part in inputs if part.requires_grad)
@@ -110,7 +110,7 @@ def broken(_module: torch.fx.GraphModule, _inputs: list[Tensor]) -> Callable[...
 
 @pytest.fixture
 def compilable(backbone64: Backbone) -> Iterator[Backbone]:
-    """A backbone that isn't compiled when the test is over."""
+    """The float64 backbone; the compilation is removed after the test."""
     yield backbone64
     backbone64.compiled = None
     torch.compiler.reset()

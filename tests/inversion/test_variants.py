@@ -1,4 +1,4 @@
-"""The variants of the paper: what each does to the words, packed as alone, and resumed as uninterrupted."""
+"""The paper's variants: what each does, that packed equals alone, and that resumed equals uninterrupted."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def concept(name: str, **changes: Any) -> Concept:
 
 
 def take(tasks: list[ConceptTask], backbone: Backbone, steps: int, config: JobConfig = CONFIG) -> None:
-    """Packed together for so many steps, or to the end of each."""
+    """Learns them in one pack, for this many steps or to their ends."""
     pack = Pack(backbone, config, len(tasks))
     for task in tasks:
         pack.add(task)
@@ -100,7 +100,7 @@ def test_resumed_equals_uninterrupted(
 
 
 def test_variants_differ(alone: dict[str, ConceptTask], backbone64: Backbone) -> None:
-    """Each of them does something: from the same seed and images, none ends where plain inversion does."""
+    """From the same seed and images, no variant gives the word of plain inversion."""
     same = {"steps": 6, "seed": 3, "images": tiny.concept(0).images}
     ends = []
     for name in VARIANTS:
@@ -115,7 +115,7 @@ def test_variants_differ(alone: dict[str, ConceptTask], backbone64: Backbone) ->
 
 
 def test_vectors_join_exactly_at_their_steps(backbone64: Backbone) -> None:
-    """Until then they are where they began, and what was there before keeps its values and moments."""
+    """Before its step a vector keeps its initial value; the other vectors keep their values and moments."""
     task = ConceptTask(tiny.concept(steps=6, vectors_added_at=(2, 4)), backbone64, CONFIG)
     first = task.tensors["vectors"].clone()
     pack = Pack(backbone64, CONFIG, 1)
@@ -139,7 +139,7 @@ def test_vectors_join_exactly_at_their_steps(backbone64: Backbone) -> None:
 
 
 def test_joining_leaves_the_other_vectors_as_they_are(backbone64: Backbone) -> None:
-    """Up to the step of joining, the run is the same as without; the word's other vectors go on from there."""
+    """Before the step at which a vector joins, the run equals the one without it."""
     plain = ConceptTask(tiny.concept(steps=6), backbone64, JobConfig())
     growing = ConceptTask(tiny.concept(steps=6, vectors_added_at=(3,)), backbone64, JobConfig())
     for task in (plain, growing):
@@ -238,7 +238,7 @@ def test_a_step_that_is_skipped_rescales_nothing(backbone64: Backbone) -> None:
 
 
 def test_an_images_word_learns_from_its_image_alone(backbone64: Backbone) -> None:
-    """Its gradient is 0 in steps that didn't draw the image beside its word, and else it isn't."""
+    """The gradient of an image's word is 0 exactly in the steps whose samples don't use that word."""
     config = JobConfig.from_dict({"training": {"adam_beta1": 0.0}})
     task = ConceptTask(tiny.concept(steps=12, per_image_probability=0.5), backbone64, config)
     seen = set()
@@ -330,7 +330,7 @@ def test_another_word(backbone64: Backbone) -> None:
 
 
 def test_auto_takes_the_candidate_with_the_lowest_loss(backbone64: Backbone) -> None:
-    """Against the loss written out, and whatever the order; unknown words are passed over."""
+    """Compared with the loss written out, in any order of candidates; unknown words are skipped."""
     base = concept("auto")
     task = ConceptTask(base, backbone64, CONFIG)
     chosen = task.concept.initializer_token

@@ -1,4 +1,4 @@
-"""URIs and messages as people may see them: without credentials, and with all else as it was."""
+"""URIs and messages lose their credentials and nothing else."""
 
 from __future__ import annotations
 

@@ -24,7 +24,9 @@ from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.draws import Draws
 
 STATE_FORMAT = "textinv_ray.concept_task.5"
+"""Written into every state file. Change it when the state's tensors change: files of other formats are rejected."""
 INITIAL_LOSS_SCALE = 2.0**16
+"""For float16 models (Micikevicius et al. 2018, section 3.2)."""
 
 
 class ConceptTask:

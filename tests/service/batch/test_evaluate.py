@@ -1,4 +1,4 @@
-"""The evaluation as a job: real Ray, real store, real MLflow; nothing done twice."""
+"""`textinv evaluate` with real Ray, store and MLflow; nothing is evaluated twice."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def store(tmp_path: Path, tiny_sd: Path, tiny_clip: Path) -> Store:
 
 
 def test_fingerprints(store: Store) -> None:
-    """Everything that scores depend on, and nothing else."""
+    """It covers everything that scores depend on, and nothing else."""
     result = store.result("a")
     assert result is not None
     base = evaluate.plan(store, "quick").fingerprint(result)
@@ -96,7 +96,7 @@ def command(*arguments: str) -> tuple[int, str]:
 
 
 def test_an_actor_passes_over_what_is_done(store: Store) -> None:
-    """Ray gives it a whole block again when another died with it."""
+    """Ray passes a whole block again when another actor died with it."""
     todo = evaluate.plan(store, "quick")
     results = {result.concept_id: result for result in store.results()}
     rows = {concept_id: todo.fingerprint(result) for concept_id, result in results.items()}
@@ -127,7 +127,7 @@ def test_workers_that_cant_start_end_the_job(store: Store) -> None:
 
 @pytest.mark.slow
 def test_evaluated_once_and_after_a_change(store: Store, empty_database: Path, tmp_path: Path) -> None:
-    """Two words, one without its pictures; then it is mended, then nothing is left to do."""
+    """Two words, one without its training images; then with them; then nothing is left to do."""
     database = Database(empty_database, tmp_path / "first")
     write_view(store, database)
     picture = store.read_concept("b", "training.png")

@@ -1,4 +1,4 @@
-"""Pictures with learned words: commands on the bundled kind of model, real Ray, real files."""
+"""Images with learned words: the commands, with tiny models, real Ray and real files."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ def test_tables_that_are_none(output: Store, tmp_path: Path) -> None:
 
 
 def test_an_actor_passes_over_what_is_done(tiny_sd: Path, tiny_clip: Path, tmp_path: Path) -> None:
-    """Ray gives it a whole block again when another died with it; half a row is not a row."""
+    """Ray passes a whole block again when another actor died with it. A row without its mark is rendered again."""
     config = examples.config(tiny_sd, tiny_clip)
     actor = generate.GenerationActor(config.to_dict(), {"<x>": vectors(1).numpy()}, str(tmp_path))
     requests = [Request("a <x>", ("<x>",), count=2), Request("a " * 40 + "<x>", ("<x>",)), Request("a cat")]
@@ -217,7 +217,7 @@ def test_an_actor_passes_over_what_is_done(tiny_sd: Path, tiny_clip: Path, tmp_p
 
 @pytest.mark.slow
 def test_many_prompts_and_again(output: Store, settings: list[str], tmp_path: Path) -> None:
-    """A job draws what is missing, and nothing twice; a word learned anew makes its rows new."""
+    """A job renders what is missing, and nothing twice. Rows of a word that was learned again are rendered again."""
     path = table(
         tmp_path / "p.parquet",
         prompt=["a <cat>", "a <cat> in <ink>", "a dog", "a dog", "a " * 40 + "<cat>"],

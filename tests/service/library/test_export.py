@@ -88,7 +88,7 @@ def test_approved_words(
     empty_database: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """What reviewers tag in MLflow is exported; an approval doesn't pass on to another word."""
+    """Words that reviewers approve in MLflow are exported. An approval isn't carried over to a new word."""
     from mlflow import MlflowClient
 
     store = Store(str(tmp_path / "out"))

@@ -1,4 +1,4 @@
-"""Learned words by name, out of several outputs and files."""
+"""Finding learned words by name in several outputs and files."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_word_in_two_outputs(output: Store, tmp_path: Path) -> None:
 
 
 def test_results_parquet_that_is_behind(output: Store) -> None:
-    """A view is never believed where the store has more."""
+    """results.parquet isn't used when the store has more concepts."""
     results_table.write(output)
     assert Lexicon([output.uri]).words_in("<cat> <ink> sks") == ("<cat>", "<ink>", "sks")
     examples.finish(output, "new")

@@ -1,10 +1,11 @@
 """What the service costs: a job of many rows whose steps take no time.
 
     python benchmarks/scale.py --rows 100000
+    python benchmarks/scale.py --rows 100000 --store-only
 
 Real are the manifest, Ray Data, the scheduler, the leases, the workers' loop and the store. Simulated are the learning
 and the pictures: a stand-in for the pack, so that all the time is the service's. Prints one line per figure, and
-all as JSON with --json PATH.
+all as JSON with --json PATH. --store-only fills the store without a job, and measures what a finished one costs.
 """
 
 from __future__ import annotations
@@ -26,27 +27,29 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 import numpy as np
 import psutil
-import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 import torch
 
+from benchmarks import finished_store
+from benchmarks.finished_store import SETTINGS, write_manifest
 from textinv_ray.concepts.concept import Concept
 from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion.review import Review, Subject
 from textinv_ray.manifest import checks
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.cluster.layout import WorkerLayout
+from textinv_ray.service.driver import job_record
 from textinv_ray.service.intake import plan
 from textinv_ray.service.intake.preparation import Preparation
 from textinv_ray.service.models import sources
 from textinv_ray.service.scheduling.client import start_scheduler
 from textinv_ray.service.scheduling.protocol import SchedulerInterface
+from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store
-from textinv_ray.service.views import results_table
 from textinv_ray.service.worker.worker import Worker
 
-STEPS = 20
+DIM = 16
+"""Numbers in the vector of a simulated word."""
 PICTURE = np.zeros((1, 16, 16, 3), np.uint8)
 
 
@@ -58,7 +61,7 @@ class SimulatedTask:
 
     def __init__(self, concept: Concept) -> None:
         self.concept, self.steps, self.step = concept, concept.steps, 0
-        self.vectors = torch.full((1, 16), float(concept.seed % 1000))
+        self.vectors = torch.full((1, DIM), float(concept.seed % 1000))
 
     @property
     def done(self) -> bool:
@@ -141,19 +144,6 @@ def simulate(
     Worker(scheduler, Store(output), engine, JobConfig.from_dict(config)).run()  # type: ignore[arg-type]
 
 
-def write_manifest(folder: Path, rows: int) -> Path:
-    """Concepts of three pictures, the same three for all."""
-    from PIL import Image
-
-    names = [f"{number}.png" for number in range(3)]
-    for number, name in enumerate(names):
-        Image.new("RGB", (64, 64), (80 * number, 90, 100)).save(folder / name)
-    ids = [f"concept-{index:07d}" for index in range(rows)]
-    columns = {"concept_id": ids, "images": [names] * rows, "initializer_token": ["character"] * rows}
-    pq.write_table(pa.table(columns), folder / "manifest.parquet")
-    return folder / "manifest.parquet"
-
-
 def scheduler_process() -> psutil.Process:
     for child in psutil.Process().children(recursive=True):
         if child.name().startswith("ray::Scheduler"):
@@ -167,8 +157,9 @@ def learn(path: Path, output: Path, config: JobConfig, workers: int) -> dict[str
     began = time.perf_counter()
     checks.check(opened, config)
     checked = time.perf_counter()
-    todo = plan.make(opened, config, facts, store)
+    todo = plan.make(opened, config, facts, StoredResults.read(store))
     planned = time.perf_counter()
+    job_record.begin(store, opened, config, todo)
     size = WorkerLayout(workers, 1.0, 0.0, 0.1)
     rows = Preparation(opened, config, facts, store.uri, (), size.prepare_cpus)
     scheduler = start_scheduler(rows, todo.todo, store.uri, config, size)
@@ -192,6 +183,7 @@ def learn(path: Path, output: Path, config: JobConfig, workers: int) -> dict[str
         raise SystemExit(f"it went wrong: {status}")
     late = memory[len(memory) // 2 :]
     scheduler.kill()
+    finished_store.end(store)
     return {
         "check the manifest, s": checked - began,
         "plan an empty store, s": planned - checked,
@@ -210,43 +202,26 @@ def learn(path: Path, output: Path, config: JobConfig, workers: int) -> dict[str
     }
 
 
-def again(path: Path, output: Path, config: JobConfig) -> dict[str, float]:
-    """What it takes to find that all is done, to list the store, and to write results.parquet."""
-    store = Store(str(output))
-    start = time.perf_counter()
-    opened = Manifest.open(str(path))
-    checks.check(opened, config)
-    todo = plan.make(opened, config, sources.facts(config.model), store)
-    restarted = time.perf_counter()
-    if todo.todo:
-        raise SystemExit(f"{len(todo.todo)} concepts are not recognised as done")
-    listed = sum(1 for _ in store.results())
-    at_list = time.perf_counter()
-    written = results_table.write(store)
-    at_end = time.perf_counter()
-    if not listed == written == len(todo.done):
-        raise SystemExit(f"{len(todo.done)} done, {listed} listed, {written} in results.parquet")
-    return {
-        "restart on the finished store, s": restarted - start,
-        "list the store, s": at_list - restarted,
-        "write results.parquet, s": at_end - at_list,
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--store-only", action="store_true", help="fill the store without a job")
+    parser.add_argument("--dim", type=int, default=DIM, help="with --store-only: numbers in a word's vector")
     parser.add_argument("--json", metavar="PATH")
     arguments = parser.parse_args()
-    settings = [f"training.steps={STEPS}", "review.sample_at=[1.0]", "service.checkpoint_every_s=600"]
-    config = JobConfig.load("mini", settings)
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    config = JobConfig.load("mini", list(SETTINGS))
     with tempfile.TemporaryDirectory() as folder:
-        path = write_manifest(Path(folder), arguments.rows)
-        figures = {"rows": arguments.rows, "workers": arguments.workers}
-        figures |= learn(path, Path(folder) / "out", config, arguments.workers)
-        figures |= again(path, Path(folder) / "out", config)
+        path, output = write_manifest(Path(folder), arguments.rows), Path(folder) / "out"
+        figures: dict[str, float] = {"rows": arguments.rows}
+        if arguments.store_only:
+            figures["numbers in a vector"] = arguments.dim
+            finished_store.fill(path, output, config, arguments.dim)
+        else:
+            figures["workers"] = arguments.workers
+            ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+            figures |= learn(path, output, config, arguments.workers)
+        figures |= finished_store.measure(path)
     for name, value in figures.items():
         print(f"{name:50} {value:,.1f}")
     if arguments.json:

@@ -26,7 +26,7 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 import ray
 
-from benchmarks import job, measure, scale
+from benchmarks import finished_store, job, measure, scale
 from textinv_ray.config.job import JobConfig
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.cluster.layout import WorkerLayout
@@ -36,6 +36,7 @@ from textinv_ray.service.models import sources
 from textinv_ray.service.scheduling.client import start_scheduler
 from textinv_ray.service.scheduling.protocol import SchedulerInterface
 from textinv_ray.service.store.pictures import png
+from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store
 
 PACK_SIZE = 16
@@ -89,20 +90,18 @@ def work(
 
 def simulated(workers: int, seconds: float, folder: Path) -> dict[str, Any]:
     """Each worker takes ROUNDS packs of PACK_SIZE concepts whose steps wait for `seconds` in all."""
-    config = JobConfig.load(
-        "mini", [f"training.steps={scale.STEPS}", "review.sample_at=[1.0]", "service.checkpoint_every_s=600"]
-    )
+    config = JobConfig.load("mini", list(finished_store.SETTINGS))
     concepts = workers * ROUNDS * PACK_SIZE
     folder.mkdir()
-    path, output, ready = scale.write_manifest(folder, concepts), folder / "out", folder / "ready"
+    path, output, ready = finished_store.write_manifest(folder, concepts), folder / "out", folder / "ready"
     ready.mkdir()
     opened, facts, store = Manifest.open(str(path)), sources.facts(config.model), Store(str(output))
-    todo = plan.make(opened, config, facts, store).todo
+    todo = plan.make(opened, config, facts, StoredResults()).todo
     size = WorkerLayout(workers, 1.0, 0.0, 0.1)
     scheduler = start_scheduler(
         Preparation(opened, config, facts, store.uri, (), size.prepare_cpus), todo, store.uri, config, size
     )
-    arguments = (scheduler, store.uri, config.to_dict(), seconds / scale.STEPS, str(ready), workers)
+    arguments = (scheduler, store.uri, config.to_dict(), seconds / finished_store.STEPS, str(ready), workers)
     ray.get([work.remote(*arguments) for _ in range(workers)])
     finished = sorted(found.finished_at for found in store.results())
     scheduler.kill()

@@ -17,7 +17,7 @@ from textinv_ray.config.job import JobConfig, preset_names
 from textinv_ray.manifest import columns
 from textinv_ray.service.store import records
 from textinv_ray.service.store.records import Failure, JobRecord, Record, Result
-from textinv_ray.service.views import results_table
+from textinv_ray.service.views import columns as results_columns
 
 logger = logging.getLogger("mkdocs.hooks.textinv_ray")
 
@@ -101,7 +101,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "manifest-columns": columns_table,
     "settings": settings_table,
     "presets": presets_table,
-    "results-columns": results_table.columns_table,
+    "results-columns": results_columns.columns_table,
     "result-fields": result_table,
     "failure-fields": failure_table,
     "job-fields": job_table,

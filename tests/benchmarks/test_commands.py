@@ -88,7 +88,6 @@ def command(name: str, *options: str) -> dict[str, Any]:
     return dict(json.loads(path.read_text()))
 
 
-@pytest.mark.slow
 def test_step(figures: Callable[..., dict[str, Any]]) -> None:
     found = figures(
         step, "--model=tiny", "--max-pack=2", "--seconds=0.01", "--repeats=2", "--dtypes=float32,bfloat16"
@@ -198,6 +197,13 @@ def test_startup(manifest: str, settings: list[str], tmp_path: Path) -> None:
 def test_scale(tmp_path: Path) -> None:
     found = command("scale.py", "--rows=300", "--workers=1", str(tmp_path / "f.json"))
     assert found["concepts per second"] > 0
+    assert found["restart: the command, to `nothing to do`, s"] > 0
+
+
+def test_scale_of_a_store_alone(tmp_path: Path) -> None:
+    found = command("scale.py", "--rows=20", "--store-only", str(tmp_path / "f.json"))
+    assert found["restart: the command, to `nothing to do`, CPU s"] > 0
+    assert found["read all results, write results.parquet, MB"] > 10
 
 
 def test_a_script_that_cannot_run_is_explained(

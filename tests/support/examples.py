@@ -22,6 +22,7 @@ from textinv_ray.service.intake import plan
 from textinv_ray.service.models import sources
 from textinv_ray.service.store.history import History
 from textinv_ray.service.store.records import Failure, JobRecord, Result
+from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store, sample_name
 
 MANIFEST = pa.schema(
@@ -204,7 +205,7 @@ def finish(
 def begin(store: Store, config: JobConfig, folder: Path, count: int = 3) -> None:
     """Writes a manifest of `count` concepts into `folder`/data, and the store's job.json, as a job's start does."""
     manifest = Manifest.open(str(write_manifest(folder / "data", count)))
-    todo = plan.make(manifest, config, sources.facts(config.model), store)
+    todo = plan.make(manifest, config, sources.facts(config.model), StoredResults.read(store))
     job_record.begin(store, manifest, config, todo)
 
 

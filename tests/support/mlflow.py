@@ -13,8 +13,9 @@ from typing import Any
 
 from tests.support.network import free_ports
 from tests.support.waiting import wait_for
+from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store
-from textinv_ray.service.tracking.mirror import MLflowMirror
+from textinv_ray.service.tracking.mirror import MLflowMirror, run_keys
 
 
 class Database:
@@ -114,19 +115,14 @@ class Server:
         return True
 
 
-def single(content: dict[str, Any]) -> dict[str, Any]:
-    """Content with each file once: a picture is two files, and MLflow's client, stopped between them, writes the first
-    one again."""
-    return {name: {**run, "files": sorted(set(run["files"]))} for name, run in content.items()}
-
-
 def write_view(store: Store, database: Database) -> MLflowMirror:
     """Writes a finished job's results to MLflow, as the driver does at its end."""
     view = MLflowMirror(store, database.uri, "textinv")
     view.open()
-    for concept_id in view.missing():
+    stored = StoredResults.read(store)
+    for concept_id in view.missing(run_keys(stored)):
         view.update(concept_id)
     report = Path(store.root) / "report.html"
     report.write_text("report")
-    view.close("FINISHED", [report])
+    view.close("FINISHED", stored, [report])
     return view

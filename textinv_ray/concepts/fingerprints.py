@@ -118,5 +118,8 @@ def _digest(config: Mapping[str, str], settings: Mapping[str, object], images: S
     return hashlib.sha256(f"{{{text}}}".encode()).hexdigest()
 
 
+_CANONICAL_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+
+
 def _canonical(value: object) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return _CANONICAL_JSON.encode(value)

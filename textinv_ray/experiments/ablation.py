@@ -34,6 +34,7 @@ from textinv_ray.manifest.columns import COLUMNS, Row, schema
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.driver import run
 from textinv_ray.service.models import loading, sources
+from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.tracking.mirror import MLflowMirror
 from textinv_ray.service.tracking.uri import resolve_uri
@@ -291,9 +292,9 @@ def publish(store: Store, table: pa.Table, plot: Path, config: JobConfig, code: 
         store.write(path.name, path.read_bytes())
     if not config.tracking.enabled:
         return
-    view = MLflowMirror(store, resolve_uri(config, store), config.tracking.experiment)
+    mirror = MLflowMirror(store, resolve_uri(config, store), config.tracking.experiment)
     try:
-        view.open()
-        view.close("FINISHED" if code == 0 else "FAILED", [parquet, plot])
+        mirror.open()
+        mirror.close("FINISHED" if code == 0 else "FAILED", StoredResults.read(store), [parquet, plot])
     except Exception as error:
         logger.warning("MLflow: %s", redact_text(str(error)))

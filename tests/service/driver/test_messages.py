@@ -11,8 +11,7 @@ from rich.console import Console
 
 from tests.support import examples
 from textinv_ray.service.driver import messages
-from textinv_ray.service.intake.plan import Plan
-from textinv_ray.service.store.keys import Key
+from textinv_ray.service.driver.job import Outcome
 from textinv_ray.service.store.store import Store
 
 
@@ -27,8 +26,8 @@ def test_what_was_not_learning_is_told(tmp_path: Path, stopping_seconds: float, 
     store, console = Store(str(tmp_path)), Console(file=io.StringIO(), width=300)
     for name in ("a", "b"):
         examples.finish(store, name, seconds=12.5, review_seconds=2.5, stopping_seconds=stopping_seconds)
-    plan = Plan(todo={name: Key(name, "") for name in ("a", "b", "c")})
-    messages.print_results(console, store, plan, {"a", "b"}, {"c": "no such image"}, time.monotonic())
+    outcome = Outcome(tuple(store.results()), {"c": "no such image"}, planned=3)
+    messages.print_results(console, store, outcome, time.monotonic())
     assert isinstance(console.file, io.StringIO)
     text = console.file.getvalue()
     assert said in text

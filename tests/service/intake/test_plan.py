@@ -16,9 +16,12 @@ from tests.support.commands import as_options
 from textinv_ray.concepts import prepare
 from textinv_ray.config.job import JobConfig
 from textinv_ray.manifest.reader import Manifest
+from textinv_ray.service.driver import job_record
 from textinv_ray.service.intake import plan
 from textinv_ray.service.intake.plan import Plan
 from textinv_ray.service.models import sources
+from textinv_ray.service.store.job import end, set_behind
+from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store
 from textinv_ray.util.errors import UserError
 
@@ -40,7 +43,7 @@ def store(tmp_path: Path) -> Store:
 
 def made(manifest: Path, config: JobConfig, store: Store, **options: object) -> Plan:
     facts = sources.facts(config.model)
-    return plan.make(Manifest.open(str(manifest)), config, facts, store, **options)  # type: ignore[arg-type]
+    return plan.make(Manifest.open(str(manifest)), config, facts, StoredResults.read(store), **options)  # type: ignore[arg-type]
 
 
 def finish(store: Store, todo: Plan, concept_id: str) -> None:
@@ -135,10 +138,12 @@ def test_the_key_is_what_the_preparation_makes(manifest: Path, config: JobConfig
 def test_estimate_is_measured_where_it_can_be(manifest: Path, config: JobConfig, store: Store) -> None:
     facts = sources.facts(config.model)
     todo = made(manifest, config, store)
-    assert "rule of thumb" in plan.estimate(todo, config, facts, store)[1]
+    assert "rule of thumb" in plan.estimate(todo, config, facts, StoredResults.read(store))[1]
     finish(store, todo, "c0")  # 2 steps of 2 samples in 12.5 s
     todo = made(manifest, config, store)
-    assert plan.estimate(todo, config, facts, store)[0] == pytest.approx(todo.samples * 12.5 / 4)
+    assert plan.estimate(todo, config, facts, StoredResults.read(store))[0] == pytest.approx(
+        todo.samples * 12.5 / 4
+    )
 
 
 def test_a_finished_job_needs_neither_ray_nor_torch(
@@ -147,6 +152,9 @@ def test_a_finished_job_needs_neither_ray_nor_torch(
     first = made(manifest, config, store)
     for concept_id in first.todo:
         finish(store, first, concept_id)
+    job_record.begin(store, Manifest.open(str(manifest)), config, first)
+    end(store, 0)
+    set_behind(store, False)
     script = (
         "import sys\n"
         "from textinv_ray.cli import main\n"

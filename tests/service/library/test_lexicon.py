@@ -11,6 +11,7 @@ import torch
 from tests.support import examples
 from textinv_ray.inversion.formats import write_word
 from textinv_ray.service.library.lexicon import Lexicon
+from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.views import results_table
 from textinv_ray.util.errors import UserError
@@ -67,7 +68,7 @@ def test_a_word_in_two_outputs(output: Store, tmp_path: Path) -> None:
 
 def test_results_parquet_that_is_behind(output: Store) -> None:
     """results.parquet isn't used when the store has more concepts."""
-    results_table.write(output)
+    results_table.write(output, StoredResults.read(output))
     assert Lexicon([output.uri]).words_in("<cat> <ink> sks") == ("<cat>", "<ink>", "sks")
     examples.finish(output, "new")
     examples.fail(output, "bad")

@@ -15,7 +15,7 @@ from tests.support import examples
 from textinv_ray.config.job import JobConfig
 from textinv_ray.service.store import records
 from textinv_ray.service.store.records import SCORES, Failure, JobRecord, Record, Result, parse
-from textinv_ray.service.views import results_table
+from textinv_ray.service.views import columns
 
 RECORDS = (
     examples.result("a"),
@@ -109,8 +109,8 @@ def test_means_are_over_the_results_that_have_the_score() -> None:
 
 
 def test_the_documented_columns_are_those_of_the_table() -> None:
-    rows = [line.split(" | ") for line in results_table.columns_table().splitlines()[2:]]
-    schema = results_table.schema({4})
+    rows = [line.split(" | ") for line in columns.columns_table().splitlines()[2:]]
+    schema = columns.schema({4})
     assert [row[0].strip("|` ") for row in rows] == schema.names
     assert all(len(row) == 4 and row[3].strip("| ") for row in rows)
     assert schema.field("vectors").type.value_type == pa.list_(pa.float32(), 4)

@@ -18,6 +18,7 @@ from tests.support.waiting import wait_for
 from textinv_ray.config.job import ModelConfig
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.models import sources
+from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store, StoreError
 from textinv_ray.service.views import results_table
 from textinv_ray.util import retries
@@ -58,7 +59,7 @@ def test_everything_a_job_keeps(store: Store, s3: S3Server) -> None:
     assert [found.concept_id for found in store.results()] == ["a", "b"]
     assert store.result("a") == examples.result("a")
     assert store.result("c") is None
-    assert results_table.write(store) == 3
+    assert results_table.write(store, StoredResults.read(store)) == 3
     with store.fs.open(store.path("results.parquet")) as file:
         assert pq.read_table(file)["concept_id"].to_pylist() == ["a", "b", "c"]
     assert "checkpoint.safetensors" not in store.names("concepts/a")

@@ -1,68 +1,75 @@
-"""The tracker: whatever MLflow does, the job goes on, hears of it once, and the view catches up."""
+"""The thread that writes to MLflow: whatever MLflow does, the job goes on, hears of it once, and all is caught up."""
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
-import pytest
-
-from textinv_ray.service.tracking import background as trackers
+from tests.support.waiting import wait_for
+from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.tracking.background import MirrorThread
 
 
-class MLflowMirror:
-    """Stands for tracking.MLflowMirror: fails when told to."""
+class Mirror:
+    """An MLflowMirror that fails or takes time when told to."""
 
     def __init__(self) -> None:
         self.away = False
         self.slow = 0.0
+        self.refusals = 0
         self.updated: list[str] = []
-        self.behind: list[str] = []
+        self.ended: list[str] = []
 
     def open(self) -> None:
         self.update("")
 
-    def missing(self) -> list[str]:
-        return self.behind
+    def missing(self, keys: Mapping[str, str]) -> list[str]:
+        return list(keys)
 
     def update(self, concept_id: str) -> None:
         time.sleep(self.slow)
         if self.away:
+            self.refusals += 1
             raise ConnectionError("refused by https://me:secret@host/")
         if concept_id:
             self.updated.append(concept_id)
 
+    def close(self, status: str, stored: StoredResults, artifacts: Iterable[Path]) -> None:
+        self.update("")
+        self.ended.append(status)
 
-@pytest.fixture(autouse=True)
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trackers, "_RETRY_S", (0.02, 0.05))
+
+def start(mirror: Mirror, said: list[str], keys: Mapping[str, str] | None = None) -> MirrorThread:
+    made: Any = mirror
+    return MirrorThread(made, keys or {}, said.append, retry_s=(0.02, 0.05))
 
 
-def start(view: MLflowMirror, said: list[str]) -> MirrorThread:
-    made: Any = view
-    return MirrorThread(made, said.append)
+def close(thread: MirrorThread, patience_s: float = 5.0, limit_s: float = 60.0) -> bool:
+    return thread.close("FINISHED", StoredResults(), [], patience_s=patience_s, limit_s=limit_s)
 
 
 def test_all_that_is_noted_is_written() -> None:
-    view, said = MLflowMirror(), list[str]()
-    view.behind = ["old"]
-    tracker = start(view, said)
-    tracker.note(["a", "b"])
-    assert tracker.finish(5)
-    assert sorted(view.updated) == ["a", "b", "old"]
+    mirror, said = Mirror(), list[str]()
+    thread = start(mirror, said, {"old": "key"})
+    thread.note(["a", "b"])
+    assert close(thread)
+    assert sorted(mirror.updated) == ["a", "b", "old"]
+    assert mirror.ended == ["FINISHED"]
     assert said == []
 
 
 def test_away_for_a_while() -> None:
-    view, said = MLflowMirror(), list[str]()
-    view.away = True
-    tracker = start(view, said)
-    tracker.note(["a"])
-    time.sleep(0.2)
-    view.away = False
-    assert tracker.finish(5)
-    assert view.updated == ["a"]
+    mirror, said = Mirror(), list[str]()
+    mirror.away = True
+    thread = start(mirror, said)
+    thread.note(["a"])
+    wait_for(lambda: mirror.refusals > 2)
+    mirror.away = False
+    assert close(thread)
+    assert mirror.updated == ["a"]
     assert said == [
         "MLflow can't be written to for now, the job goes on: refused by https://host/",
         "MLflow is back; its view catches up",
@@ -70,34 +77,42 @@ def test_away_for_a_while() -> None:
 
 
 def test_away_for_good() -> None:
-    view, said = MLflowMirror(), list[str]()
-    view.away = True
-    tracker = start(view, said)
-    tracker.note(["a"])
+    mirror, said = Mirror(), list[str]()
+    mirror.away = True
+    thread = start(mirror, said)
+    thread.note(["a"])
     began = time.monotonic()
-    assert not tracker.finish(0.3)
+    assert not close(thread, patience_s=0.3)
     assert time.monotonic() - began < 3
     assert len(said) == 1
-    view.away = False
-    tracker._thread.join(5)
-    assert not tracker._thread.is_alive()
-    assert view.updated == [], "who gave up doesn't write beside the one who catches up"
+    mirror.away = False
+    wait_for(lambda: "mlflow" not in {thread.name for thread in threading.enumerate()})
+    assert mirror.updated == mirror.ended == [], "who gave up doesn't write beside the one who catches up"
+
+
+def test_away_at_the_very_end() -> None:
+    mirror, said = Mirror(), list[str]()
+    thread = start(mirror, said)
+    thread.note(["a"])
+    wait_for(lambda: mirror.updated == ["a"])
+    mirror.away = True
+    assert not close(thread), "the job's run has not ended in MLflow"
 
 
 def test_slow_is_not_away() -> None:
-    view, said = MLflowMirror(), list[str]()
-    tracker = start(view, said)
-    view.slow = 0.1
-    tracker.note([f"c{index}" for index in range(8)])
-    assert tracker.finish(0.2), "as long as it gets on, it is waited for"
-    assert len(view.updated) == 8
+    mirror, said = Mirror(), list[str]()
+    thread = start(mirror, said)
+    mirror.slow = 0.1
+    thread.note([f"c{index}" for index in range(8)])
+    assert close(thread, patience_s=0.2), "while it makes progress, it is waited for"
+    assert len(mirror.updated) == 8
 
 
 def test_no_time_left() -> None:
-    view, said = MLflowMirror(), list[str]()
-    tracker = start(view, said)
-    view.slow = 0.2
-    tracker.note([f"c{index}" for index in range(20)])
+    mirror, said = Mirror(), list[str]()
+    thread = start(mirror, said)
+    mirror.slow = 0.2
+    thread.note([f"c{index}" for index in range(20)])
     began = time.monotonic()
-    assert not tracker.finish(30, limit_s=0.3)
+    assert not close(thread, patience_s=30, limit_s=0.3)
     assert time.monotonic() - began < 2

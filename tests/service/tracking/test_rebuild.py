@@ -11,21 +11,20 @@ import pytest
 
 from tests.support import examples
 from tests.support.commands import textinv
-from tests.support.mlflow import Database, Server, single
+from tests.support.mlflow import Database, Server
 from tests.support.waiting import wait_for
 from textinv_ray.service.store.job import end, is_behind
+from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store
-from textinv_ray.service.tracking import background as trackers
 from textinv_ray.service.tracking.background import MirrorThread
-from textinv_ray.service.tracking.mirror import MLflowMirror
+from textinv_ray.service.tracking.mirror import MLflowMirror, run_keys
 from textinv_ray.service.views import results_table
 
 IDS = ("a", "b")
 
 
 @pytest.fixture(autouse=True)
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trackers, "_RETRY_S", (0.1, 0.5))
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
@@ -45,15 +44,21 @@ def store(tmp_path: Path, tiny_sd: Path, tiny_clip: Path) -> Store:
 def expected(store: Store, empty_database: Path, tmp_path: Path) -> dict[str, Any]:
     """The view of an MLflow that was never away."""
     database = Database(empty_database, tmp_path / "expected")
-    tracker, _ = start(store, database.uri)
-    tracker.note(IDS)
-    assert tracker.finish(5)
+    mirror, _ = start(store, database.uri)
+    mirror.note(IDS)
+    assert mirror.finish(5)
     return database.content()
 
 
 def start(store: Store, uri: str) -> tuple[MirrorThread, list[str]]:
     said: list[str] = []
-    return MirrorThread(MLflowMirror(store, uri, "textinv"), said.append), said
+    keys = run_keys(StoredResults.read(store))
+    return MirrorThread(MLflowMirror(store, uri, "textinv"), keys, said.append, retry_s=(0.1, 0.5)), said
+
+
+def single(content: dict[str, Any]) -> dict[str, Any]:
+    """A picture is two files; stopped between them, MLflow's client writes the first one again."""
+    return {name: {**run, "files": sorted(set(run["files"]))} for name, run in content.items()}
 
 
 def test_a_locked_database(
@@ -62,12 +67,12 @@ def test_a_locked_database(
     database = Database(empty_database, tmp_path / "locked")
     lock = sqlite3.connect(tmp_path / "locked" / "mlflow.db", isolation_level=None)
     lock.execute("BEGIN EXCLUSIVE")
-    tracker, said = start(store, database.uri + "?timeout=0.2")
-    tracker.note(IDS)
+    mirror, said = start(store, database.uri + "?timeout=0.2")
+    mirror.note(IDS)
     wait_for(lambda: said)
     lock.execute("ROLLBACK")
     lock.close()
-    assert tracker.finish(60)
+    assert mirror.finish(60)
     assert (
         "can't be written to for now, the job goes on: (sqlite3.OperationalError) database is locked"
         in said[0]
@@ -87,11 +92,11 @@ def test_a_disk_that_is_full(
         examples.finish(store, concept_id, steps=2000, sample_steps=[0, 2000])
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
-        tracker, said = start(store, database.uri)
+        mirror, said = start(store, database.uri)
         wait_for(lambda: said)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert tracker.finish(60)
+    assert mirror.finish(60)
     assert "the job goes on" in said[0]
     assert said[1:] == ["MLflow is back; its view catches up"]
     found = database.content()
@@ -104,14 +109,14 @@ def test_a_disk_that_is_full(
 @pytest.mark.slow
 def test_a_server_that_goes_and_comes_back(store: Store, server: Server, expected: dict[str, Any]) -> None:
     """Killed after the first concept, refused connections meanwhile, then there again."""
-    tracker, said = start(store, server.uri)
-    tracker.note(["a"])
+    mirror, said = start(store, server.uri)
+    mirror.note(["a"])
     wait_for(lambda: "a" in {run.info.run_name for run in server.view.runs()})
     server.stop()
-    tracker.note(IDS)
+    mirror.note(IDS)
     wait_for(lambda: said)
     server.start()
-    assert tracker.finish(60)
+    assert mirror.finish(60)
     assert len(said) == 2
     assert said[1] == "MLflow is back; its view catches up"
     assert single(server.view.content()) == single(expected)
@@ -122,11 +127,11 @@ def test_a_server_with_errors(store: Store, server: Server, expected: dict[str, 
     """Its database is locked, so it answers with status 500."""
     lock = sqlite3.connect(server.path, isolation_level=None)
     lock.execute("BEGIN EXCLUSIVE")
-    tracker, said = start(store, server.uri)
+    mirror, said = start(store, server.uri)
     wait_for(lambda: said, 120)
     lock.execute("ROLLBACK")
     lock.close()
-    assert tracker.finish(60)
+    assert mirror.finish(60)
     assert "the job goes on" in said[0]
     assert server.view.content() == expected
 
@@ -137,14 +142,14 @@ def test_a_server_that_never_was_there_is_caught_up_by_track(
 ) -> None:
     """Down for all of a run, then `textinv track`: the view of a database that was there all the time."""
     server.stop()
-    tracker, said = start(store, server.uri)
-    tracker.note(IDS)
-    assert not tracker.finish(0.5)
+    mirror, said = start(store, server.uri)
+    mirror.note(IDS)
+    assert not mirror.finish(0.5)
     assert len(said) == 1
     assert textinv("track", store.uri, "--tracking-uri", server.uri) == 2
     assert f"MLflow at {server.uri} can't be written to" in capsys.readouterr().err
 
-    results_table.write(store)
+    results_table.write(store, StoredResults.read(store))
     end(store, 1)
     store.checkpoint("e", b"state", examples.history("e").to_bytes())
     server.start()

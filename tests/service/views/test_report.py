@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from tests.support import examples
+from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.views import report
 
 
 def written(store: Store) -> str:
-    report.write(store)
+    report.write(store, StoredResults.read(store))
     return Path(store.path("report.html")).read_text("utf-8")
 
 
@@ -33,7 +34,7 @@ def test_failed_first_then_the_worst(store: Store) -> None:
     page = written(store)
     assert rows(page) == [("failed", "broken"), ("done", "bad"), ("done", "fair"), ("done", "good")]
     assert "3 done, 1 failed; mean CLIP image similarity 0.600" in page
-    assert "image x.png: doesn&#x27;t exist" in page
+    assert "image x.png: doesn&#39;t exist" in page
 
 
 def test_nothing_comes_from_elsewhere(store: Store) -> None:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.support import examples
+from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.views import results_table
 
@@ -29,7 +30,7 @@ def test_why_learning_ended(store: Store) -> None:
     examples.finish(store, "a", stopped="clip", best_step=1)
     examples.finish(store, "b")
     examples.fail(store, "c", "image c-1.png: is truncated")
-    results_table.write(store)
+    results_table.write(store, StoredResults.read(store))
     assert read(store)["stopped"].to_pylist() == ["clip", "steps", None]
     assert read(store)["best_step"].to_pylist() == [1, None, None]
 
@@ -38,7 +39,7 @@ def test_one_row_per_concept(store: Store) -> None:
     examples.finish(store, "b")
     examples.finish(store, "a", [[0.5, 0, 0, 1]], nearest_words=["dog"])
     examples.fail(store, "c", "image c-1.png: is truncated")
-    assert results_table.write(store) == 3
+    assert results_table.write(store, StoredResults.read(store)) == 3
     table = read(store)
     assert table.schema.field("vectors").type.value_type == pa.list_(pa.float32(), 4)
     first, second, third = table.to_pylist()
@@ -54,9 +55,9 @@ def test_one_row_per_concept(store: Store) -> None:
 
 def test_writing_again_gives_the_same(store: Store) -> None:
     examples.finish(store, "a")
-    results_table.write(store)
+    results_table.write(store, StoredResults.read(store))
     before = read(store)
-    results_table.write(store)
+    results_table.write(store, StoredResults.read(store))
     assert read(store) == before
     assert store.names(".") == ["concepts", "results.parquet"], "no temporary folders stay"
 
@@ -64,20 +65,20 @@ def test_writing_again_gives_the_same(store: Store) -> None:
 def test_words_of_several_vectors(store: Store) -> None:
     examples.finish(store, "a")
     examples.finish(store, "b", [[1, 2, 3, 4], [5, 6, 7, 8]], num_vectors=2)
-    results_table.write(store)
+    results_table.write(store, StoredResults.read(store))
     assert [len(vectors) for vectors in read(store)["vectors"].to_pylist()] == [1, 2]
 
 
 def test_words_of_two_models(store: Store) -> None:
     examples.finish(store, "a")
     examples.finish(store, "b", [[1, 2, 3]], embedding_dim=3)
-    results_table.write(store)
+    results_table.write(store, StoredResults.read(store))
     assert read(store)["vectors"].to_pylist() == [[[1, 2, 3, 4]], [[1, 2, 3]]]
 
 
 def test_pandas_reads_it(store: Store) -> None:
     examples.finish(store, "a")
-    results_table.write(store)
+    results_table.write(store, StoredResults.read(store))
     frame = pd.read_parquet(store.path("results.parquet"))
     assert np.stack(frame.vectors[0]).tolist() == [[1, 2, 3, 4]]
 
@@ -85,28 +86,28 @@ def test_pandas_reads_it(store: Store) -> None:
 def test_a_result_counts_more_than_an_old_failure(store: Store) -> None:
     examples.finish(store, "a")
     examples.fail(store, "a", "x")
-    results_table.write(store)
+    results_table.write(store, StoredResults.read(store))
     assert read(store)["status"].to_pylist() == ["done"]
 
 
 def test_a_damaged_word_is_left_out(store: Store) -> None:
     examples.finish(store, "a")
     store.write_concept("a", "learned_embeds.safetensors", b"damaged")
-    results_table.write(store)
+    results_table.write(store, StoredResults.read(store))
     assert read(store)["vectors"].to_pylist() == [None]
 
 
 def test_an_empty_store(store: Store) -> None:
-    assert results_table.write(store) == 0
+    assert results_table.write(store, StoredResults.read(store)) == 0
     assert read(store).num_rows == 0
 
 
 def test_many_groups_on_a_remote_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(results_table, "_ROWS_PER_GROUP", 2)
+    monkeypatch.setattr(results_table, "ROWS_PER_GROUP", 2)
     store = Store("memory://many/out")
     for index in range(5):
         examples.finish(store, f"c{index}")
-    assert results_table.write(store) == 5
+    assert results_table.write(store, StoredResults.read(store)) == 5
     with fsspec.open("memory://many/out/results.parquet") as file:
         assert pq.read_table(file)["concept_id"].to_pylist() == [f"c{index}" for index in range(5)]
         assert pq.ParquetFile(file).num_row_groups == 3

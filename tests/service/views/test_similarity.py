@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.support import examples
 from tests.support.commands import textinv
+from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.views import report, results_table
 from textinv_ray.service.views.similarity import direction, most_alike, nearest
@@ -51,7 +52,7 @@ def store(tmp_path: Path) -> Store:
     examples.finish(store, "kitten", [[2, 0.1, 0, 0], [2, 0, 0.1, 0]])
     examples.finish(store, "other-model", [[1, 0, 0]], embedding_dim=3)
     examples.fail(store, "bad", "x")
-    results_table.write(store)
+    results_table.write(store, StoredResults.read(store))
     return store
 
 
@@ -68,14 +69,14 @@ def test_columns_of_the_results(store: Store) -> None:
 
 def test_many_groups(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     before = pq.read_table(store.path("results.parquet"))
-    monkeypatch.setattr(results_table, "_ROWS_PER_GROUP", 2)
-    assert results_table.write(store) == 5
+    monkeypatch.setattr(results_table, "ROWS_PER_GROUP", 2)
+    assert results_table.write(store, StoredResults.read(store)) == 5
     assert pq.ParquetFile(store.path("results.parquet")).num_row_groups == 3
     assert pq.read_table(store.path("results.parquet")) == before
 
 
 def test_the_report_has_them(store: Store) -> None:
-    report.write(store)
+    report.write(store, StoredResults.read(store))
     page = Path(store.path("report.html")).read_text("utf-8")
     assert "Words that are most alike" in page
     assert page.index("<td>cat</td><td>kitten</td>") < page.index("<td>dog</td><td>kitten</td>")

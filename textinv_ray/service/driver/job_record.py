@@ -8,6 +8,7 @@ import platform
 import time
 import uuid
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import yaml
 
@@ -21,13 +22,20 @@ from textinv_ray.util.redact import redact
 _PACKAGES = ("textinv_ray", "torch", "diffusers", "transformers", "ray", "mlflow")
 
 
+def was_finished(store: Store, manifest: Manifest, config: JobConfig) -> bool:
+    """Whether the last run finished all of this manifest with these settings: now, most likely, nothing is to do."""
+    job = store.job()
+    if job is None or job.exit_code != 0:
+        return False
+    same_manifest = (job.manifest, job.manifest_rows) == (redact(manifest.uri), manifest.num_rows)
+    return same_manifest and job.config_digest == _digest(_determines(config))
+
+
 def begin(store: Store, manifest: Manifest, config: JobConfig, plan: Plan) -> None:
     """Writes job.json. The id and the name stay for as long as the output does."""
     before = store.job()
-    determines = config.result_inputs()
-    determines["model"]["path"] = redact(config.model.path)
-    determines["scoring"]["model"] = redact(config.scoring.model)
-    digest = hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()[:16]
+    determines = _determines(config)
+    digest = _digest(determines)
     now = time.time()
     job = JobRecord(
         id=before.id if before else uuid.uuid4().hex,
@@ -46,6 +54,18 @@ def begin(store: Store, manifest: Manifest, config: JobConfig, plan: Plan) -> No
         mlflow_is_behind=config.tracking.enabled,
     )
     store.write_job(job)
+
+
+def _determines(config: JobConfig) -> dict[str, Any]:
+    """The part of the configuration that results depend on, without credentials."""
+    determines = config.result_inputs()
+    determines["model"]["path"] = redact(config.model.path)
+    determines["scoring"]["model"] = redact(config.scoring.model)
+    return determines
+
+
+def _digest(determines: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _versions() -> dict[str, str]:

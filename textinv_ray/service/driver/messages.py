@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,12 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from textinv_ray.config.job import JobConfig
-from textinv_ray.manifest.reader import Manifest
-from textinv_ray.service.intake.plan import Plan, estimate
-from textinv_ray.service.models.sources import ModelFacts, is_bundled
+from textinv_ray.service.driver.job import Job, Outcome
+from textinv_ray.service.intake.plan import Plan
+from textinv_ray.service.models.sources import is_bundled
 from textinv_ray.service.store.records import Result
 from textinv_ray.service.store.store import Store
-from textinv_ray.service.tracking.uri import default_uri, ui_command
+from textinv_ray.service.tracking.uri import resolve_uri, ui_command
 from textinv_ray.util.redact import redact, redact_text
 from textinv_ray.util.submitted_job import is_submitted_job
 from textinv_ray.util.text import duration
@@ -25,8 +24,12 @@ _SHOWN_ROWS = 30
 _SHOWN_FAILURES = 20
 
 
-def print_start(console: Console, manifest: Manifest, plan: Plan, config: JobConfig, store: Store) -> None:
+def print_start(job: Job) -> None:
     """What will run, with which model, where results go, and the resolved configuration."""
+    console, manifest, plan, config, store = job.console, job.manifest, job.plan, job.config, job.store
+    if not plan.todo:
+        console.print(f"all {len(plan.done)} concepts are done; MLflow catches up")
+        return
     console.print(f"manifest: {redact(manifest.uri)}, {_count(manifest.num_rows, 'concept')}")
     line = f"to learn: {_count(len(plan.todo), 'concept')}, {plan.steps} steps"
     console.print(line + (f"; done already: {len(plan.done)}" if plan.done else ""))
@@ -45,13 +48,14 @@ def print_nothing_to_do(console: Console, plan: Plan, config: JobConfig, store: 
     console.print(f"nothing to do: all {_count(len(plan.done), 'concept')} are done")
     console.print(f"results: {store.shown}")
     if config.tracking.enabled:
-        uri = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(store)
-        print_tracking(console, uri, True)
+        print_tracking(console, resolve_uri(config, store), True)
     return 0
 
 
-def print_plan(console: Console, plan: Plan, config: JobConfig, facts: ModelFacts, store: Store) -> None:
-    """For --dry-run."""
+def print_plan(
+    console: Console, plan: Plan, config: JobConfig, store: Store, estimated: tuple[float, str]
+) -> None:
+    """For --dry-run. `estimated`: see `plan.estimate`."""
     console.print("the manifest is in order")
     for path in plan.missing:
         console.print(f"  but this image doesn't exist, so its concept will fail: {path}")
@@ -66,19 +70,17 @@ def print_plan(console: Console, plan: Plan, config: JobConfig, facts: ModelFact
         console.print(
             f"  of these, {again} have a result of other settings or images, which will be replaced"
         )
-    seconds, source = estimate(plan, config, facts, store)
+    seconds, source = estimated
     console.print(f"estimate: {duration(seconds)} of one worker's time ({source})")
     if config.service.workers != "auto":
         workers = min(config.service.workers, len(plan.todo))
         console.print(f"  with {_count(workers, 'worker')}: about {duration(seconds / workers)}")
 
 
-def print_results(
-    console: Console, store: Store, plan: Plan, done: set[str], failed: dict[str, str], started: float
-) -> None:
-    """The table: this run's concepts, failed ones first, then the worst by image similarity."""
-    results = [result for result in store.results() if result.concept_id in done]
-    results.sort(key=lambda result: result.clip_image_similarity or 0.0)
+def print_results(console: Console, store: Store, outcome: Outcome, started: float) -> None:
+    """A table of the run's concepts: failed ones first, then the others by rising image similarity."""
+    results = sorted(outcome.done, key=lambda result: result.clip_image_similarity or 0.0)
+    failed = outcome.failed
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column, side in (
         ("concept", "left"),
@@ -113,7 +115,7 @@ def print_results(
     console.print()
     took = duration(time.monotonic() - started)
     console.print(
-        f"{len(done)} of {_count(len(plan.todo), 'concept')} learned in {took}, {len(failed)} failed"
+        f"{len(results)} of {_count(outcome.planned, 'concept')} learned in {took}, {len(failed)} failed"
     )
     for concept_id, error in list(failed.items())[:_SHOWN_FAILURES]:
         console.print(f"  {concept_id}: {error}")

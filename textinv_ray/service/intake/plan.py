@@ -13,7 +13,7 @@ from textinv_ray.manifest.columns import Row
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.models.sources import ModelFacts, is_bundled
 from textinv_ray.service.store.keys import Key
-from textinv_ray.service.store.store import Store
+from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.util.errors import UserError
 from textinv_ray.util.text import nearest
 
@@ -48,7 +48,7 @@ def make(
     manifest: Manifest,
     config: JobConfig,
     facts: ModelFacts,
-    store: Store,
+    stored: StoredResults,
     *,
     only: Collection[str] = (),
     limit: int | None = None,
@@ -58,7 +58,7 @@ def make(
     `only`: ids to select; empty: all. `limit`: the most rows to take. Raises UserError for an id in `only` that the
     manifest doesn't have.
     """
-    results = {result.concept_id: result.key for result in store.results()}
+    results = {result.concept_id: result.key for result in stored.results}
     plan, digest = Plan(), hashlib.sha256()
     known: set[str] = set()
     for row in itertools.islice(_rows(manifest, only, known), limit):
@@ -98,9 +98,9 @@ def _rows(manifest: Manifest, only: Collection[str], known: set[str]) -> Iterato
             yield row
 
 
-def estimate(plan: Plan, config: JobConfig, facts: ModelFacts, store: Store) -> tuple[float, str]:
+def estimate(plan: Plan, config: JobConfig, facts: ModelFacts, stored: StoredResults) -> tuple[float, str]:
     """Estimates the work: (seconds of one worker's time for all of `todo`, where the figure comes from)."""
-    measured = [(result.seconds, result.steps * result.batch_size) for result in store.results()]
+    measured = [(result.seconds, result.steps * result.batch_size) for result in stored.results]
     samples = sum(count for _, count in measured)
     if samples:
         per_sample = sum(seconds for seconds, _ in measured) / samples

@@ -85,6 +85,9 @@ class Store:
 
         def read() -> bytes | None:
             try:
+                if self.is_local:  # a third of the time that fsspec takes, which counts for 100,000 files
+                    with open(self.path(name), "rb", buffering=0) as file:
+                        return file.read()
                 return bytes(self.fs.cat_file(self.path(name)))
             except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
                 return None

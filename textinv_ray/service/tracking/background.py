@@ -1,4 +1,4 @@
-"""The thread of the driver that keeps the MLflow view up to date."""
+"""The thread of the driver that keeps the runs in MLflow up to date."""
 
 from __future__ import annotations
 
@@ -7,23 +7,37 @@ import math
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
+from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.tracking.mirror import MLflowMirror
 from textinv_ray.util.redact import redact_text
 
 logger = logging.getLogger(__name__)
 
-_RETRY_S = (2.0, 60.0)  # first and longest wait after an error
 _MANY = 10  # concepts to catch up with at the end: worth a line
 
 
 class MirrorThread:
-    """Keeps a MLflowMirror up to date in a thread of the driver. Whatever MLflow does, the job goes on."""
+    """Keeps an MLflowMirror up to date in a thread of the driver. Whatever MLflow does, the job goes on."""
 
-    def __init__(self, view: MLflowMirror, warn: Callable[[str], None]) -> None:
-        """`warn` is told once when MLflow can't be written to, and once when it is back."""
-        self._view = view
+    def __init__(
+        self,
+        mirror: MLflowMirror,
+        keys: Mapping[str, str],
+        warn: Callable[[str], None],
+        *,
+        retry_s: tuple[float, float] = (2.0, 60.0),
+    ) -> None:
+        """`keys`: see `run_keys`; what MLflow lacks of them is written first.
+
+        `warn` is called once when MLflow can't be written to, and once when it is back. `retry_s`: the first and the
+        longest wait after an error.
+        """
+        self._retry_s = retry_s
+        self._mirror = mirror
+        self._keys = keys
         self._warn = warn
         self._todo: dict[str, None] = {}
         self._changed = threading.Condition()
@@ -34,15 +48,15 @@ class MirrorThread:
         self._thread.start()
 
     def note(self, concept_ids: Iterable[str]) -> None:
-        """These concepts have news in the store."""
+        """Has the runs of these concepts brought up to what the store has."""
         with self._changed:
             self._todo.update(dict.fromkeys(concept_ids))
             self._changed.notify_all()
 
     def finish(self, patience_s: float, limit_s: float = math.inf) -> bool:
-        """Waits until MLflow has everything: `patience_s` while it can't be written to, `limit_s` in all.
+        """Waits until MLflow has every concept: `patience_s` while it can't be written to, `limit_s` in all.
 
-        Returns whether it has everything. If not, nothing is begun any more: another process may take over.
+        Returns whether it has. If not, nothing more is begun, so that another process may take over.
         """
         start = time.monotonic()
         with self._changed:
@@ -59,14 +73,33 @@ class MirrorThread:
                 return False
         return True
 
+    def close(
+        self,
+        status: str,
+        stored: StoredResults,
+        files: Iterable[Path],
+        *,
+        patience_s: float,
+        limit_s: float = math.inf,
+    ) -> bool:
+        """Waits as `finish` does, then ends the job's run with MLflow's `status`. Returns whether that worked."""
+        if not self.finish(patience_s, limit_s):
+            return False
+        try:
+            self._mirror.close(status, stored, files)
+        except Exception:
+            logger.warning("MLflow: %s", redact_text(traceback.format_exc()))
+            return False
+        return True
+
     def _run(self) -> None:
-        wait, is_open = _RETRY_S[0], False
+        wait, is_open = self._retry_s[0], False
         while not self._given_up.is_set():
             concept_id = ""
             try:
                 if not is_open:
-                    self._view.open()
-                    self.note(self._view.missing())
+                    self._mirror.open()
+                    self.note(self._mirror.missing(self._keys))
                     is_open = True
                 with self._changed:
                     while not self._todo and not self._closing:
@@ -75,8 +108,8 @@ class MirrorThread:
                         return
                     concept_id = next(iter(self._todo))
                     del self._todo[concept_id]
-                self._view.update(concept_id)
-                wait = _RETRY_S[0]
+                self._mirror.update(concept_id)
+                wait = self._retry_s[0]
                 if self._failing_since < math.inf:
                     self._failing_since = math.inf
                     self._warn("MLflow is back; its view catches up")
@@ -90,4 +123,4 @@ class MirrorThread:
                     if concept_id:
                         self._todo[concept_id] = None
                 self._given_up.wait(wait)
-                wait = min(2 * wait, _RETRY_S[1])
+                wait = min(2 * wait, self._retry_s[1])

@@ -19,8 +19,10 @@ import yaml
 
 from textinv_ray.service.store import records
 from textinv_ray.service.store.history import History
-from textinv_ray.service.store.records import SCORES, Failure, JobRecord, Result, mean_scores, scores_of
+from textinv_ray.service.store.records import Failure, JobRecord, Result, mean_scores
+from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store, sample_name
+from textinv_ray.service.tracking import texts
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -31,7 +33,6 @@ JOB, CONFIG, CONCEPT = "textinv.job", "textinv.config", "textinv.concept"
 FINGERPRINT, STATE, STEP = "textinv.fingerprint", "textinv.state", "textinv.step"
 _METRICS_PER_CALL = 900  # MLflow takes 1000 entries in one call, params and tags included
 _KIND = "custom_model_development"  # so that the UI opens with runs and charts, not with chat traces
-_TABLE_ROWS = 2000  # of the results table in the UI; results.parquet has all
 
 
 @dataclass
@@ -58,6 +59,7 @@ class MLflowMirror:
         self._experiment = experiment
         self._children: dict[str, _Child] = {}
         self._client: MlflowClient | None = None
+        self._job_id = ""
         self.parent_id = ""
 
     def open(self) -> None:
@@ -76,7 +78,7 @@ class MLflowMirror:
             )
         else:
             self._experiment_id = found.experiment_id
-        self._client = client
+        self._client, self._job_id = client, job.id
         self.parent_id = self._find_parent(job)
         for run in self._search(f"tags.`{JOB}` = '{job.id}'"):
             tags = run.data.tags
@@ -85,20 +87,17 @@ class MLflowMirror:
                     run.info.run_id, tags.get(FINGERPRINT, ""), tags.get(STATE, ""), int(tags.get(STEP, -1))
                 )
 
-    def missing(self) -> list[str]:
-        """Concepts whose end the store knows and MLflow doesn't."""
-        ended = [(result.concept_id, result.fingerprint) for result in self._store.results()]
-        ended += [(failure.concept_id, _failure_key(failure)) for failure in self._store.failures()]
-        return [
-            id_ for id_, key in ended if self._children.get(id_, _Child("", "", "", 0)).fingerprint != key
-        ]
+    def missing(self, keys: Mapping[str, str]) -> list[str]:
+        """Concepts whose run doesn't show yet how they ended. `keys`: see `run_keys`."""
+        shown = {concept_id: child.fingerprint for concept_id, child in self._children.items()}
+        return [concept_id for concept_id, key in keys.items() if shown.get(concept_id) != key]
 
     def update(self, concept_id: str) -> None:
         """Brings a concept's run up to what the store has."""
         result = self._store.result(concept_id)
         failure = None if result else self._store.failure(concept_id)
         history = self._history(concept_id)
-        key = result.fingerprint if result else _failure_key(failure) if failure else ""
+        key = result.fingerprint if result else failure_key(failure) if failure else ""
         start = _start(history, failure)
         child = self._child(concept_id, key, history, start)
         if child.fingerprint == key != "":
@@ -115,7 +114,7 @@ class MLflowMirror:
         self._log(child.run_id, metrics, params, tags)
         self._log_images(concept_id, child, history)
         if result:
-            self._client_.set_tag(child.run_id, "mlflow.note.content", _note(result))
+            self._client_.set_tag(child.run_id, "mlflow.note.content", texts.of_result(result))
             self._log_file(child.run_id, concept_id, "learned_embeds.safetensors")
         if history and history.points:
             child.step = history.points[-1].step
@@ -126,18 +125,16 @@ class MLflowMirror:
             self._client_.set_tag(child.run_id, FINGERPRINT, key)
             child.fingerprint = key
 
-    def close(self, status: str, artifacts: Iterable[Path]) -> None:
+    def close(self, status: str, stored: StoredResults, artifacts: Iterable[Path]) -> None:
         """Writes the summary and ends the parent run with MLflow's `status`."""
-        self.summarise(artifacts)
+        self.summarise(stored, artifacts)
         ended_at = self._job().ended_at
         end = None if ended_at is None else int(1000 * ended_at)
         self._client_.set_terminated(self.parent_id, status, end)
 
-    def summarise(self, artifacts: Iterable[Path]) -> None:
-        """Writes totals, the results table and files to the parent run."""
-        results = list(self._store.results())
-        failures = list(self._store.failures())
-        job = self._job()
+    def summarise(self, stored: StoredResults, artifacts: Iterable[Path]) -> None:
+        """Writes totals, a table of results, the configuration and `artifacts` to the parent run."""
+        results, failures, job = stored.results, stored.failures, self._job()
         totals: dict[str, float] = {
             "concepts_done": len(results),
             "concepts_failed": len(failures),
@@ -147,15 +144,13 @@ class MLflowMirror:
         totals |= {f"mean_{name}": mean for name, mean in mean_scores(results).items()}
         now = max([int(1000 * result.finished_at) for result in results], default=0)
         self._log(self.parent_id, [(name, value, now, 0) for name, value in totals.items()], {}, {})
-        with tempfile.TemporaryDirectory() as folder:
-            table = Path(folder) / "results.json"
-            table.write_text(json.dumps(_table(results, failures)), encoding="utf-8")
-            configuration = Path(folder) / "configuration.yaml"
-            configuration.write_text(yaml.safe_dump(job.configuration, sort_keys=False), encoding="utf-8")
-            for path in (table, configuration, *artifacts):
-                self._client_.log_artifact(self.parent_id, str(path))
-        outcome = f"{len(results)} done, {len(failures)} failed. Pictures of all: *Artifacts*, `report.html`."
-        self._client_.set_tag(self.parent_id, "mlflow.note.content", f"{_job_note(job)}\n\n{outcome}")
+        self._client_.log_dict(self.parent_id, texts.results_table(stored), "results.json")
+        configuration = yaml.safe_dump(job.configuration, sort_keys=False)
+        self._client_.log_text(self.parent_id, configuration, "configuration.yaml")
+        for path in artifacts:
+            self._client_.log_artifact(self.parent_id, str(path))
+        counts = f"{len(results)} done, {len(failures)} failed. Pictures of all: *Artifacts*, `report.html`."
+        self._client_.set_tag(self.parent_id, "mlflow.note.content", f"{texts.of_job(job)}\n\n{counts}")
         listed = json.dumps([{"path": "results.json", "type": "table"}])
         self._client_.set_tag(self.parent_id, "mlflow.loggedArtifacts", listed)
 
@@ -178,7 +173,7 @@ class MLflowMirror:
         tags = {
             "output": self._store.shown,
             "manifest": job.manifest,
-            "mlflow.note.content": _job_note(job),
+            "mlflow.note.content": texts.of_job(job),
             **{f"version.{name}": text for name, text in job.versions.items()},
         }
         run = next(iter(self._search(wanted)), None)
@@ -215,7 +210,7 @@ class MLflowMirror:
                 return child
             self._client_.delete_run(child.run_id)
         tags = {
-            JOB: self._job().id,
+            JOB: self._job_id,
             CONCEPT: concept_id,
             STATE: state,
             "mlflow.parentRunId": self.parent_id,
@@ -300,7 +295,14 @@ class MLflowMirror:
                 self._client_.log_artifact(run_id, str(path))
 
 
-def _failure_key(failure: Failure) -> str:
+def run_keys(stored: StoredResults) -> dict[str, str]:
+    """For each concept that is over, what the FINGERPRINT tag of its run is once the run shows all of it."""
+    keys = {result.concept_id: result.fingerprint for result in stored.results}
+    return keys | {failure.concept_id: failure_key(failure) for failure in stored.without_result}
+
+
+def failure_key(failure: Failure) -> str:
+    """The FINGERPRINT tag of a failed concept's run."""
     return f"failed: {failure.error}"[:5000]
 
 
@@ -318,44 +320,3 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
-
-
-def _job_note(job: JobRecord) -> str:
-    """What the UI shows on top of a job's run."""
-    config = job.config("job.json")
-    at_most = "" if config.stopping.rule == "none" else "at most "
-    return (
-        f"{job.manifest_rows} concepts of `{job.manifest}`, learned for `{config.model.path}` in "
-        f"{at_most}{config.training.steps} steps each, unless the row says otherwise"
-    )
-
-
-def _note(result: Result) -> str:
-    """What the UI shows on top of a concept's run."""
-    lines = [
-        f"`{result.placeholder_token}`: {result.learnable_property}, learned from "
-        f"{result.images} images, starting at *{result.initializer_token}*",
-        "",
-        "| | initializer | learned |",
-        "|---|---|---|",
-    ]
-    for name in ("clip_image_similarity", "clip_text_similarity"):
-        before, after = getattr(result, f"{name}_initializer"), getattr(result, name)
-        cells = ("" if value is None else f"{value:.3f}" for value in (before, after))
-        lines.append(f"| {name.replace('_', ' ')} | {' | '.join(cells)} |")
-    lines += ["", "Nearest words: " + ", ".join(result.nearest_words)]
-    return "\n".join(lines)
-
-
-def _table(results: list[Result], failures: list[Failure]) -> dict[str, list[Any]]:
-    """The results as MLflow's table viewer reads them: failed ones first, then the worst."""
-    columns = ["concept_id", "status", *SCORES, "steps", "seconds", "error"]
-    blank = [None] * (len(SCORES) + 2)
-    rows: list[list[str | float | None]] = [
-        [failure.concept_id, "failed", *blank, failure.error] for failure in failures
-    ]
-    results = sorted(results, key=lambda result: result.clip_image_similarity or 0)
-    for result in results:
-        scores = [None if score is None else round(score, 4) for score in scores_of(result).values()]
-        rows.append([result.concept_id, "done", *scores, result.steps, round(result.seconds, 1), ""])
-    return {"columns": columns, "data": rows[:_TABLE_ROWS]}

@@ -10,8 +10,9 @@ from rich.console import Console
 
 from textinv_ray.service.store.job import set_behind
 from textinv_ray.service.store.records import JobRecord
+from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store, StoreError
-from textinv_ray.service.tracking.mirror import MLflowMirror
+from textinv_ray.service.tracking.mirror import MLflowMirror, run_keys
 from textinv_ray.service.tracking.uri import resolve_uri, ui_command
 from textinv_ray.util.errors import UserError
 from textinv_ray.util.redact import redact, redact_text
@@ -38,16 +39,17 @@ def rebuild(output: str, tracking_uri: str | None, experiment: str | None, conso
     config = job.config(store.shown)
     own = resolve_uri(config, store)
     uri = tracking_uri or own
-    view = MLflowMirror(store, uri, experiment or config.tracking.experiment)
+    mirror = MLflowMirror(store, uri, experiment or config.tracking.experiment)
+    stored = StoredResults.read(store)
     try:
-        view.open()
-        behind = [*view.missing(), *_begun(store)]
+        mirror.open()
+        behind = [*mirror.missing(run_keys(stored)), *_begun(store, stored)]
         console.print(f"{store.shown}: {len(behind)} concepts to write")
         for number, concept_id in enumerate(behind, 1):
-            view.update(concept_id)
+            mirror.update(concept_id)
             if number % _SAY_EVERY == 0:
                 console.print(f"  {number} of {len(behind)}")
-        _close(view, store, job)
+        _close(mirror, store, stored, job)
         if uri == own and job.ended_at is not None:
             set_behind(store, False)
     except StoreError:
@@ -58,14 +60,14 @@ def rebuild(output: str, tracking_uri: str | None, experiment: str | None, conso
     console.print(f"review: {ui_command(uri)}")
 
 
-def _begun(store: Store) -> list[str]:
-    """Concepts with a checkpoint and no end: what is known of them is shown, too."""
-    ended = {result.concept_id for result in store.results()}
-    ended |= {failure.concept_id for failure in store.failures()}
+def _begun(store: Store, stored: StoredResults) -> list[str]:
+    """Concepts that have begun and not ended: what is known of them is shown, too."""
+    ended = {result.concept_id for result in stored.results}
+    ended |= {failure.concept_id for failure in stored.failures}
     return [concept_id for concept_id in store.names("concepts") if concept_id not in ended]
 
 
-def _close(view: MLflowMirror, store: Store, job: JobRecord) -> None:
+def _close(mirror: MLflowMirror, store: Store, stored: StoredResults, job: JobRecord) -> None:
     """Totals and files; a job that hasn't ended stays RUNNING in MLflow, for its own driver to end."""
     with tempfile.TemporaryDirectory() as folder:
         files = []
@@ -75,6 +77,6 @@ def _close(view: MLflowMirror, store: Store, job: JobRecord) -> None:
                 files.append(Path(folder) / name)
                 files[-1].write_bytes(data)
         if job.ended_at is None:
-            view.summarise(files)
+            mirror.summarise(stored, files)
         else:
-            view.close("KILLED" if job.exit_code is None else _STATUS.get(job.exit_code, "KILLED"), files)
+            mirror.close(_STATUS.get(job.exit_code or 0, "KILLED"), stored, files)

@@ -1,15 +1,11 @@
-"""`results.parquet`: one row per concept, written from the store, a few at a time in memory.
+"""`results.parquet`: one row per concept, made from the store's results and words.
 
-The nearest concept of each comes in a second pass: it needs all words, and keeps them on disk.
+The nearest concept of a row needs all words, so these are read first and kept in a temporary file on disk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -17,107 +13,41 @@ import pyarrow.parquet as pq
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from textinv_ray.service.store.records import Result, Use, fields_for, range_of
+from textinv_ray.service.store.records import Failure, Result
+from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store
-from textinv_ray.service.views.similarity import Directions, most_alike
+from textinv_ray.service.views.columns import ERROR, NEAREST, NEAREST_COSINE, OF_RESULT, VECTORS, schema
+from textinv_ray.service.views.similarity import StoredWords, most_alike
 
-T = TypeVar("T")
-
-_ROWS_PER_GROUP = 1024
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of results.parquet that isn't a field of `Result`."""
-
-    type: pa.DataType
-    text: str
-    """For the documentation."""
-    unit: str = ""
-    """Unit or range."""
+ROWS_PER_GROUP = 1024
+"""Rows whose vectors are in memory at once while the table is written."""
 
 
-_FIELDS = set(fields_for(Use.COLUMN))
-_VECTORS = "vectors"
-_ONLY_HERE = {
-    _VECTORS: Column(
-        pa.list_(pa.list_(pa.float32())), "The word's embedding vectors: V lists of D float32 each."
-    ),
-    "nearest_concept": Column(
-        pa.string(), "The concept whose word is most similar, by the cosine of the means of their vectors."
-    ),
-    "nearest_concept_cosine": Column(pa.float64(), "The cosine of the two.", "cosine, in [-1, 1]"),
-    "error": Column(pa.string(), "Why a failed concept was given up; null for the others."),
-}
-
-
-def schema(dims: set[int]) -> pa.Schema:
-    """Columns of results.parquet. dims: embedding_dim of all words; one model's words have one.
-
-    `vectors` is a list of V fixed-size lists of D floats. The outer list isn't of fixed size even where all
-    words have the same V: a failed concept has none, and Arrow can't read a null fixed-size list back.
-    """
-    types = {name: _arrow_type(Result.model_fields[name].annotation) for name in fields_for(Use.COLUMN)}
-    types |= {name: column.type for name, column in _ONLY_HERE.items()}
-    if len(dims) == 1:
-        types[_VECTORS] = pa.list_(pa.list_(pa.float32(), next(iter(dims))))
-    return pa.schema(list(types.items()))
-
-
-def columns_table() -> str:
-    """A Markdown table of the columns of results.parquet, for the documentation."""
-    lines = ["| column | type | unit or range | what it is |", "|---|---|---|---|"]
-    for name in fields_for(Use.COLUMN):
-        field = Result.model_fields[name]
-        text = " ".join((field.description or "").split())
-        lines.append(f"| `{name}` | `{_arrow_type(field.annotation)}` | {range_of(field)} | {text} |")
-    lines += [
-        f"| `{name}` | `{column.type}` | {column.unit} | {column.text} |"
-        for name, column in _ONLY_HERE.items()
-    ]
-    return "\n".join(lines)
-
-
-def _arrow_type(annotation: object) -> pa.DataType:
-    """The Arrow type of a field's annotation. Every column may be null: a failed concept has few values."""
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin in (Union, UnionType):
-        (annotation,) = (member for member in arguments if member is not NoneType)
-        return _arrow_type(annotation)
-    if origin is Annotated:
-        return _arrow_type(arguments[0])
-    if origin is tuple:
-        return pa.list_(_arrow_type(arguments[0]))
-    if origin is dict:
-        return pa.map_(_arrow_type(arguments[0]), _arrow_type(arguments[1]))
-    if origin is Literal:
-        return pa.string()
-    return {str: pa.string(), int: pa.int32(), float: pa.float64()}[annotation]  # type: ignore[index]
-
-
-def write(store: Store) -> int:
-    """Writes results.parquet anew from everything in the store, by concept_id. Returns the number of rows.
+def write(store: Store, stored: StoredResults) -> int:
+    """Writes results.parquet, with the rows by concept_id and failed concepts last. Returns the number of rows.
 
     Raises StoreError.
     """
-    columns = schema({result.embedding_dim for result in store.results()})
-    ids: list[str] = []
-    with store.building("results.parquet") as path:
-        directions, rows_path = Directions(path.parent), path.with_name("rows.parquet")
-        with pq.ParquetWriter(rows_path, columns, compression="zstd") as writer:
-            for rows in _groups(_rows(store)):
-                for row in rows:
-                    if row.get("vectors"):
-                        directions.add(len(ids), row["vectors"])
-                    ids.append(row["concept_id"])
-                writer.write_table(pa.Table.from_pylist(rows, columns))
-        _add_nearest(rows_path, path, ids, directions.nearest())
-    return len(ids)
+    columns = schema({result.embedding_dim for result in stored.results})
+    with store.building("results.parquet") as path, StoredWords(path.parent) as words:
+        names = (f"concepts/{result.concept_id}/learned_embeds.safetensors" for result in stored.results)
+        for row, (_, data) in enumerate(store.read_many(names)):
+            vectors = _vectors(data)
+            if vectors is not None:
+                words.add(row, vectors)
+        nearest = words.nearest()
+        with pq.ParquetWriter(path, columns, compression="zstd") as writer:
+            for first in range(0, len(stored.results), ROWS_PER_GROUP):
+                rows = range(first, min(first + ROWS_PER_GROUP, len(stored.results)))
+                writer.write_table(_done(stored.results, rows, words, nearest, columns))
+            if stored.without_result:
+                writer.write_table(_failed(stored.without_result, columns))
+    return len(stored.results) + len(stored.without_result)
 
 
 def alike(store: Store, count: int) -> list[tuple[str, str, float]]:
     """(concept, concept, cosine) of the most similar pairs, from results.parquet; empty when there is none."""
-    names = ["concept_id", "nearest_concept", "nearest_concept_cosine"]
+    names = ["concept_id", NEAREST, NEAREST_COSINE]
     try:
         with store.fs.open(store.path("results.parquet"), "rb") as file:
             table = pq.read_table(file, columns=names)
@@ -127,55 +57,60 @@ def alike(store: Store, count: int) -> list[tuple[str, str, float]]:
     return most_alike((row for row in columns if row[1] is not None), count)
 
 
-def _add_nearest(
-    source: Path, target: Path, ids: list[str], nearest: Mapping[int, tuple[int, float]]
-) -> None:
-    """Copies results.parquet with the nearest concepts filled in, a group of rows at a time."""
-    first = 0
-    with (
-        pq.ParquetFile(source) as file,
-        pq.ParquetWriter(target, file.schema_arrow, compression="zstd") as writer,
-    ):
-        for number in range(file.num_row_groups):
-            table = file.read_row_group(number)
-            found = [nearest.get(first + index) for index in range(len(table))]
-            others = [ids[pair[0]] if pair else None for pair in found]
-            cosines = [pair[1] if pair else None for pair in found]
-            for name, values in (("nearest_concept", others), ("nearest_concept_cosine", cosines)):
-                field = table.schema.field(name)
-                table = table.set_column(
-                    table.schema.get_field_index(name), field, pa.array(values, field.type)
-                )
-            writer.write_table(table)
-            first += len(table)
+def _done(
+    results: Sequence[Result],
+    rows: range,
+    words: StoredWords,
+    nearest: Mapping[int, tuple[int, float]],
+    columns: pa.Schema,
+) -> pa.Table:
+    """The part of the table with these rows, which are places in `results`."""
+    found = [results[row] for row in rows]
+    values: dict[str, object] = {name: [getattr(result, name) for result in found] for name in OF_RESULT}
+    values["tags"] = [list(result.tags.items()) for result in found]
+    pairs = [nearest.get(row) for row in rows]
+    values[NEAREST] = [results[pair[0]].concept_id if pair else None for pair in pairs]
+    values[NEAREST_COSINE] = [pair[1] if pair else None for pair in pairs]
+    values[VECTORS] = _vectors_column([words.vectors(row) for row in rows], columns.field(VECTORS).type)
+    values[ERROR] = [None] * len(found)
+    arrays = [_array(values[field.name], field.type) for field in columns]
+    return pa.Table.from_arrays(arrays, schema=columns)
 
 
-def _rows(store: Store) -> Iterator[dict[str, Any]]:
-    for group in _groups(store.results()):
-        names = [f"concepts/{result.concept_id}/learned_embeds.safetensors" for result in group]
-        for result, (_, data) in zip(group, store.read_many(names), strict=True):
-            row = result.model_dump(include=_FIELDS)
-            yield row | {"vectors": _vectors(data), "tags": list(result.tags.items())}
-    for failure in store.failures():
-        if store.result(failure.concept_id) is None:
-            yield {"concept_id": failure.concept_id, "status": "failed", "error": failure.error}
+def _failed(failures: Sequence[Failure], columns: pa.Schema) -> pa.Table:
+    rows = [
+        {"concept_id": failure.concept_id, "status": "failed", ERROR: failure.error} for failure in failures
+    ]
+    return pa.Table.from_pylist(rows, columns)
 
 
-def _vectors(data: bytes | None) -> list[np.ndarray] | None:
+def _array(values: object, kind: pa.DataType) -> pa.Array:
+    return values if isinstance(values, pa.Array) else pa.array(values, kind)
+
+
+def _vectors_column(words: Sequence[np.ndarray | None], kind: pa.ListType) -> pa.Array:
+    """Words, float32 (V, D) or none, as a list array: without a Python object for each number."""
+    counts = [0 if vectors is None else len(vectors) for vectors in words]
+    flat = [vectors.reshape(-1) for vectors in words if vectors is not None]
+    numbers = pa.array(np.concatenate(flat) if flat else np.zeros(0, np.float32))
+    inner = kind.value_type
+    if pa.types.is_fixed_size_list(inner):
+        rows = pa.FixedSizeListArray.from_arrays(numbers, inner.list_size)
+    else:  # words of several models
+        sizes = [vectors.shape[1] for vectors in words if vectors is not None for _ in vectors]
+        rows = pa.ListArray.from_arrays(_offsets(sizes), numbers)
+    missing = np.array([vectors is None for vectors in words])
+    return pa.ListArray.from_arrays(_offsets(counts), rows, mask=pa.array(missing))
+
+
+def _offsets(counts: Sequence[int]) -> pa.Array:
+    return pa.array(np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int32))
+
+
+def _vectors(data: bytes | None) -> np.ndarray | None:
     """The word's vectors, float32 (V, D); none when the file can't be read."""
     try:
         tensors = safetensors.numpy.load(data) if data else {}
     except SafetensorError:
         return None
-    return list(np.atleast_2d(next(iter(tensors.values())))) if tensors else None
-
-
-def _groups(rows: Iterator[T]) -> Iterator[list[T]]:
-    group: list[T] = []
-    for row in rows:
-        group.append(row)
-        if len(group) == _ROWS_PER_GROUP:
-            yield group
-            group = []
-    if group:
-        yield group
+    return np.atleast_2d(next(iter(tensors.values()))).astype(np.float32) if tensors else None

@@ -5,12 +5,15 @@ Two concepts with one word between them are a duplicate in the catalogue, or wer
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
-_TILE = 4096  # words: a tile of cosines is 64 MiB, whatever the number of words
+_TILE = 512  # words: a tile of cosines is 1 MiB, which stays in a core's cache
 
 
 def direction(vectors: np.ndarray) -> np.ndarray:
@@ -23,8 +26,8 @@ def direction(vectors: np.ndarray) -> np.ndarray:
 def nearest(directions: np.ndarray, tile: int = _TILE) -> tuple[np.ndarray, np.ndarray]:
     """For each word the other word with the largest cosine: int64 (N,), -1 if there is none, and float32 (N,).
 
-    directions: float32 (N, D) of length 1, a memory map will do. Of equal ones the first counts. Each pair is
-    computed once: N^2 D multiplications, 2 tile D + tile^2 numbers in memory.
+    directions: float32 (N, D) of length 1; a memory map will do. Of equal cosines the first word counts. Each pair
+    is computed once: N^2 D / 2 multiplications, with 2 tile D + tile^2 numbers in memory.
     """
     count = len(directions)
     index, cosine = np.full(count, -1, np.int64), np.full(count, -np.inf, np.float32)
@@ -42,14 +45,14 @@ def nearest(directions: np.ndarray, tile: int = _TILE) -> tuple[np.ndarray, np.n
 
 
 def _improve(index: np.ndarray, cosine: np.ndarray, first: int, second: int, cosines: np.ndarray) -> None:
-    """Takes the best of each row of a tile where it is better, or as good and earlier, than what was found."""
-    best = cosines.argmax(axis=1)
-    value = cosines[np.arange(len(best)), best]
-    mine = slice(first, first + len(best))
-    better = (value > cosine[mine]) | ((value == cosine[mine]) & (best + second < index[mine]))
-    better &= np.isfinite(value)
-    index[mine] = np.where(better, best + second, index[mine])
-    cosine[mine] = np.where(better, value, cosine[mine])
+    """Takes the best of each row of a tile where it is better than what was found among earlier words.
+
+    Most rows are not improved by most tiles, so the position of the best, which is dear, is looked up for few.
+    """
+    best = cosines.max(axis=1)
+    better = np.flatnonzero(best > cosine[first : first + len(best)])
+    index[first + better] = second + cosines[better].argmax(axis=1)
+    cosine[first + better] = best[better]
 
 
 def most_alike(found: Iterable[tuple[str, str, float]], count: int) -> list[tuple[str, str, float]]:
@@ -59,27 +62,60 @@ def most_alike(found: Iterable[tuple[str, str, float]], count: int) -> list[tupl
     return [(one, other, cosine) for (one, other), cosine in ranked[:count]]
 
 
-class Directions:
-    """Directions of many words on disk, by their size D: only a tile of them is ever in memory."""
+class StoredWords:
+    """Vectors of many words in a temporary file, by the row of the table that they belong to."""
 
     def __init__(self, folder: Path) -> None:
+        """`folder`: for the temporary files."""
         self._folder = folder
+        self._places: dict[int, tuple[int, int, int]] = {}
+        """Row -> (place of its first number, V, D)."""
         self._rows: dict[int, list[int]] = {}
+        """D -> rows of the words of that size, in the order of their directions."""
+        self._size = 0
+        self._files = contextlib.ExitStack()
+        self._vectors = self._files.enter_context(self._path("vectors").open("w+b"))
+        self._directions: dict[int, BinaryIO] = {}
+
+    def __enter__(self) -> StoredWords:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._files.close()
 
     def add(self, row: int, vectors: np.ndarray) -> None:
-        """Adds the word of a row of the table. vectors: (V, D)."""
-        found = direction(vectors)
-        with (self._folder / f"{len(found)}.f32").open("ab") as file:
-            file.write(found.astype(np.float32).tobytes())
-        self._rows.setdefault(len(found), []).append(row)
+        """Adds the word of a row. vectors: float32 (V, D)."""
+        count, dim = vectors.shape
+        self._vectors.write(vectors.tobytes())
+        self._places[row] = (self._size, count, dim)
+        self._size += count * dim
+        if dim not in self._directions:
+            self._directions[dim] = self._files.enter_context(self._path(str(dim)).open("w+b"))
+        self._directions[dim].write(direction(vectors).tobytes())
+        self._rows.setdefault(dim, []).append(row)
+
+    def vectors(self, row: int) -> np.ndarray | None:
+        """The word of a row, float32 (V, D); none when it has none."""
+        if row not in self._places:
+            return None
+        place, count, dim = self._places[row]
+        return self._all[place : place + count * dim].reshape(count, dim)
+
+    @cached_property
+    def _all(self) -> np.ndarray:
+        self._vectors.flush()
+        return np.memmap(self._path("vectors"), np.float32, "r", shape=(self._size,))
 
     def nearest(self) -> dict[int, tuple[int, float]]:
-        """Row -> (row of the nearest word of the same size, cosine); rows without another are absent."""
+        """Row -> (row of the nearest word of the same D, cosine); rows without another are absent."""
         found = {}
         for dim, rows in self._rows.items():
-            path = self._folder / f"{dim}.f32"
-            index, cosine = nearest(np.memmap(path, np.float32, "r", shape=(len(rows), dim)))
+            self._directions[dim].flush()
+            index, cosine = nearest(np.memmap(self._path(str(dim)), np.float32, "r", shape=(len(rows), dim)))
             for row, other, value in zip(rows, index.tolist(), cosine.tolist(), strict=True):
                 if other >= 0:
                     found[row] = (rows[other], value)
         return found
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{name}.f32"

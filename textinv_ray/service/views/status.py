@@ -18,6 +18,7 @@ from rich.table import Table
 from textinv_ray.config.job import ServiceConfig
 from textinv_ray.service.store.history import History
 from textinv_ray.service.store.records import Failure, JobRecord, Result, mean_scores
+from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store
 from textinv_ray.util.errors import UserError
 from textinv_ray.util.redact import redact_text
@@ -97,8 +98,9 @@ def read(output: str) -> Status:
     job = store.job()
     if job is None:
         raise UserError(f"{store.shown}: no job.json there; give the --output of a job")
-    results = {found.concept_id: found for found in store.results()}
-    failures = {found.concept_id: found for found in store.failures() if found.concept_id not in results}
+    stored = StoredResults.read(store)
+    results = {result.concept_id: result for result in stored.results}
+    failures = {failure.concept_id: failure for failure in stored.without_result}
     begun_at = job.begun_at
     begun = list(_begun(store, _candidates(store, job, results)))
     active, idle = [], []

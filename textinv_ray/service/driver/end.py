@@ -1,0 +1,54 @@
+"""The end of a run: views of all results, a summary for the user, and the exit code."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from textinv_ray.service.driver import messages
+from textinv_ray.service.driver.job import Job, Outcome
+from textinv_ray.service.driver.signals import Stopping
+from textinv_ray.service.store import job as stored_job
+from textinv_ray.service.store.snapshot import StoredResults
+from textinv_ray.service.tracking.background import MirrorThread
+from textinv_ray.service.tracking.uri import resolve_uri
+from textinv_ray.service.views import report, results_table
+
+_TRACKING_S = 30.0  # the longest wait for an MLflow that can't be written to
+_TRACKING_WHEN_STOPPED_S = 2.0  # the longest wait for MLflow in all, after a signal
+
+
+def end(job: Job, mirror: MirrorThread | None, stopping: Stopping, started: float) -> int:
+    """Decides the exit code by what is in the store, and writes the views unless the run was stopped.
+
+    `started`: of the run, by time.monotonic(). Raises StoreError.
+    """
+    stored = StoredResults.read(job.store)
+    outcome = Outcome.of(job.plan, stored)
+    code = 0 if len(outcome.done) == outcome.planned else 1
+    if stopping.signal:
+        code = stopping.exit_code
+    if code <= 1:
+        results_table.write(job.store, stored)
+        report.write(job.store, stored)
+    stored_job.end(job.store, code)
+    if outcome.planned:
+        messages.print_results(job.console, job.store, outcome, started)
+    if mirror:
+        is_current = mirror.close(
+            {0: "FINISHED", 1: "FAILED"}.get(code, "KILLED"),
+            stored,
+            _local_views(job) if code <= 1 else [],
+            patience_s=_TRACKING_S,
+            limit_s=_TRACKING_WHEN_STOPPED_S if stopping.signal else math.inf,
+        )
+        stored_job.set_behind(job.store, not is_current)
+        messages.print_tracking(job.console, resolve_uri(job.config, job.store), is_current)
+    messages.print_end(job.console, job.store, code, outcome.unfinished)
+    return code
+
+
+def _local_views(job: Job) -> list[Path]:
+    if not job.store.is_local:
+        return []
+    return [Path(job.store.path(name)) for name in ("results.parquet", "report.html")]

@@ -1,0 +1,60 @@
+"""What a run of the command works on, as all its parts see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from textinv_ray.config.job import JobConfig
+from textinv_ray.manifest.reader import Manifest
+from textinv_ray.service.intake.plan import Plan
+from textinv_ray.service.models.sources import ModelFacts
+from textinv_ray.service.store.records import Result
+from textinv_ray.service.store.snapshot import StoredResults
+from textinv_ray.service.store.store import Store
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that was planned."""
+
+    store: Store
+    manifest: Manifest
+    config: JobConfig
+    facts: ModelFacts
+    plan: Plan
+    console: Console
+    """For the user; job.log gets the same lines."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of the concepts that a run was to learn, by the store."""
+
+    done: tuple[Result, ...]
+    """With the key that was planned, and without a failure."""
+    failed: dict[str, str]
+    """concept_id -> why."""
+    planned: int
+    """Concepts that were to be learned."""
+
+    @classmethod
+    def of(cls, plan: Plan, stored: StoredResults) -> Outcome:
+        """By the results and failures that the store has at the run's end."""
+        failed = {
+            failure.concept_id: failure.error
+            for failure in stored.failures
+            if failure.concept_id in plan.todo
+        }
+        done = tuple(
+            result
+            for result in stored.results
+            if plan.todo.get(result.concept_id) == result.key and result.concept_id not in failed
+        )
+        return cls(done, failed, len(plan.todo))
+
+    @property
+    def unfinished(self) -> int:
+        """Concepts that are neither done nor failed."""
+        return self.planned - len(self.done) - len(self.failed)

@@ -1,0 +1,59 @@
+"""A job's cluster: a Ray, the scheduler and the fleet of workers, started and ended around the watch."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from typing import TYPE_CHECKING
+
+from textinv_ray.service.driver.job import Job
+from textinv_ray.service.driver.lock import Lock
+from textinv_ray.service.driver.signals import Stopping
+from textinv_ray.service.driver.watch import watch
+from textinv_ray.service.tracking.background import MirrorThread
+
+if TYPE_CHECKING:
+    from textinv_ray.service.cluster.fleet import FleetClient
+
+_LEAVING_S = 10.0  # the longest wait for trainers that have nothing to do any more
+
+
+def learn(job: Job, mirror: MirrorThread | None, stopping: Stopping, lock: Lock) -> str:
+    """Runs the scheduler and the fleet until all is over. Returns why it ended early; empty if it didn't."""
+    import ray
+
+    from textinv_ray.service.cluster import connection
+    from textinv_ray.service.cluster.fleet import start_fleet
+    from textinv_ray.service.cluster.layout import WorkerLayout
+    from textinv_ray.service.intake.preparation import Preparation
+    from textinv_ray.service.scheduling.client import start_scheduler
+    from textinv_ray.service.worker.train_loop import train_loop
+
+    plan, config, output = job.plan, job.config, job.store.uri
+    scratch = tempfile.mkdtemp(prefix="textinv-")
+    try:
+        is_shared = connection.connect(config, job.console)
+        stopping.listen()
+        layout = WorkerLayout.of(config, ray.cluster_resources(), len(plan.todo))
+        job.console.print(f"workers: {layout}")
+        rows = Preparation(job.manifest, config, job.facts, output, plan.with_result, layout.prepare_cpus)
+        scheduler = start_scheduler(rows, plan.todo, output, config, layout)
+        fleet = start_fleet(train_loop, layout, config, scheduler, output, scratch)
+        problem = watch(job, scheduler, fleet, mirror, stopping, lock)
+        if is_shared:
+            _wait_for_trainers(fleet, stopping)
+        return problem
+    finally:
+        ray.shutdown()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _wait_for_trainers(fleet: FleetClient, stopping: Stopping) -> None:
+    """Waits for the trainers that can end: some may wait for a node that never comes.
+
+    Otherwise Ray's autoscaler (2.60) may take a node for busy for good whose worker was killed with its job.
+    """
+    end = time.monotonic() + _LEAVING_S
+    while not stopping.signal and time.monotonic() < end and fleet.state().trainers:
+        time.sleep(0.1)

@@ -16,6 +16,7 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from tests.support import tiny
 from tests.support.tables import Write
@@ -49,3 +50,21 @@ def write(tmp_path: Path) -> Write:
         return str(path)
 
     return write
+
+
+@pytest.fixture
+def pets(tmp_path: Path) -> Path:
+    """A folder of two concepts with three images and one, and of things to skip."""
+    root = tmp_path / "pets"
+    for name in ("rex/10.png", "rex/2.JPG", "rex/1.webp", "my cat/a.jpeg"):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), "red").save(path)
+    (root / "rex" / "notes.txt").touch()
+    (root / "rex" / ".hidden.png").touch()
+    (root / "rex" / "more").mkdir()
+    (root / "empty").mkdir()
+    (root / ".git").mkdir()
+    (root / "readme.md").touch()
+    (root / "rex" / "concept.yaml").write_text("initializer_token: dog\nsteps: 9\ntags: {age: 3}\n")
+    return root

@@ -12,16 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from PIL import Image
 
 from tests.support import examples
 from textinv_ray.concepts import prepare
 from textinv_ray.config.job import JobConfig
-from textinv_ray.experiments import ablation, ablation_table
+from textinv_ray.experiments import ablation
 from textinv_ray.experiments.ablation import VARIANTS, expand
-from textinv_ray.experiments.ablation_table import AXES, Score, interval, table
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.review import Subject, review
 from textinv_ray.inversion.scoring import Scorer
@@ -98,84 +94,6 @@ def test_variants_by_name() -> None:
         UserError, match=r"no variant 'progresive'; did you mean 'progressive'\? \(known: base,"
     ):
         ablation.choose_variants(["progresive"])
-
-
-def known(found: tuple[float | None, float | None, float | None]) -> tuple[float, float, float]:
-    mean, low, high = found
-    assert mean is not None
-    assert low is not None
-    assert high is not None
-    return mean, low, high
-
-
-def test_the_interval_is_students() -> None:
-    """Two values: half the width is 12.706 standard errors, from a table of the t distribution."""
-    mean, low, high = known(interval([0.0, 2.0]))
-    assert mean == 1
-    assert high - mean == pytest.approx(12.706, abs=1e-3)
-    assert mean - low == pytest.approx(high - mean)
-    assert interval([3.0]) == (3.0, None, None)
-    assert interval([]) == (None, None, None)
-
-
-def test_the_interval_holds_the_true_mean_as_often_as_it_says() -> None:
-    draws = np.random.default_rng(0).normal(0.3, 0.1, (2000, 5))
-    inside = [low <= 0.3 <= high for _, low, high in (known(interval(values)) for values in draws.tolist())]
-    assert np.mean(inside) == pytest.approx(0.95, abs=0.015)
-
-
-def scores(values: dict[tuple[str, str, str], float]) -> list[Score]:
-    """(variant, concept, seed) -> reconstruction; editability is half of it."""
-    return [
-        Score("variant", variant, concept, seed, value, value / 2, 1.0)
-        for (variant, concept, seed), value in values.items()
-    ]
-
-
-def test_concepts_are_the_sample() -> None:
-    """Ten seeds of a concept count as one, because concepts are the sampling unit."""
-    few = scores({("base", "a", "0"): 0.25, ("base", "b", "0"): 0.75})
-    many = scores(
-        {("base", "a", str(seed)): 0.25 + (seed - 4.5) / 100 for seed in range(10)}
-        | {("base", "b", "0"): 0.75}
-    )
-    (one,), (other,) = table(few, "base").to_pylist(), table(many, "base").to_pylist()
-    assert one["reconstruction"] == pytest.approx(0.5)
-    for name in ("reconstruction", "reconstruction_low", "editability_high"):
-        assert other[name] == pytest.approx(one[name])
-    assert (one["runs"], other["runs"], one["concepts"]) == (2, 11, 2)
-
-
-@settings(max_examples=50, deadline=None)
-@given(
-    levels=st.lists(st.floats(-1, 1), min_size=2, max_size=5),
-    shift=st.floats(-0.5, 0.5),
-    missing=st.booleans(),
-)
-def test_differences_are_of_the_same_runs(levels: list[float], shift: float, missing: bool) -> None:
-    """A constant difference is found exactly, however much concepts differ, and also when a run is missing."""
-    base = {("base", f"c{index}", "0"): level for index, level in enumerate(levels)}
-    other = {("high", concept, seed): level + shift for (_, concept, seed), level in base.items()}
-    if missing:
-        del base["base", "c0", "0"]
-    first, second = table(scores(base | other), "base").to_pylist()
-    assert first["reconstruction_difference"] is None
-    for axis, expected in zip(AXES, (shift, shift / 2), strict=True):
-        assert second[f"{axis}_difference"] == pytest.approx(expected, abs=1e-9)
-        if len(levels) - missing > 1:
-            assert second[f"{axis}_difference_high"] == pytest.approx(expected, abs=1e-9)
-
-
-def test_text_and_plot(tmp_path: Path) -> None:
-    runs = {("base", "a", "0"): 0.25, ("base", "b", "0"): 0.75, ("auto", "a", "0"): 0.5}
-    found = table([*scores(runs), Score("reference", "no word", "a", "", 0.1, 0.3)], "base")
-    lines = ablation_table.text(found, "base").splitlines()
-    assert lines[1].split() == ["base", "0.500", "±", "3.177", "0.250", "±", "1.588", "2", "2"]
-    assert lines[2].split() == ["auto", "0.500", "0.250", "+0.250", "+0.125", "1", "1"]
-    assert lines[3].split() == ["no", "word", "0.100", "0.300", "1", "1"]
-    ablation_table.plot(found, tmp_path / "plot.png")
-    pixels = np.asarray(Image.open(tmp_path / "plot.png").convert("RGB"))
-    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50, "something was drawn"
 
 
 def test_what_is_written_of_finished_runs(

@@ -12,7 +12,9 @@ from tests.support.bench import Bench
 from tests.support.mlflow import Server
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.scoring import Scorer
+from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store
+from textinv_ray.service.views import results_table
 
 
 @pytest.fixture(scope="session")
@@ -62,3 +64,16 @@ def server(empty_database: Path, tmp_path: Path) -> Iterator[Server]:
         yield made
     finally:
         made.stop()
+
+
+@pytest.fixture
+def similar_words(tmp_path: Path) -> Store:
+    """An output with its results table: words that are near one another, one of another model, one that failed."""
+    store = Store(str(tmp_path))
+    examples.finish(store, "cat", [[1, 0, 0, 0]])
+    examples.finish(store, "dog", [[0, 1, 0, 0]], norms=[1.5])
+    examples.finish(store, "kitten", [[2, 0.1, 0, 0], [2, 0, 0.1, 0]])
+    examples.finish(store, "other-model", [[1, 0, 0]], embedding_dim=3)
+    examples.fail(store, "bad", "x")
+    results_table.write(store, StoredResults.read(store))
+    return store

@@ -5,26 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.support import examples
 from tests.support.commands import finished, script, textinv
 from tests.support.mlflow import Database, write_view
 from textinv_ray.service.batch import evaluate
-from textinv_ray.service.store.pictures import training_grid, training_images
 from textinv_ray.service.store.store import Store
-
-
-@given(st.integers(1, 7), st.integers(1, 9))
-def test_training_images_come_back_from_their_grid(count: int, side: int) -> None:
-    images = np.random.default_rng(count).integers(0, 256, (count, 2, side, side, 3), dtype=np.uint8)
-    assert np.array_equal(training_images(training_grid(images), count), images[:, 0])
 
 
 @pytest.fixture

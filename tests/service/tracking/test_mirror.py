@@ -11,7 +11,6 @@ from tests.support import examples
 from tests.support.mlflow import Database, Server, write_view
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.tracking.mirror import CONCEPT, MLflowMirror
-from textinv_ray.service.tracking.uri import ui_command
 
 
 @pytest.fixture
@@ -190,11 +189,6 @@ def test_long_histories(store: Store, database: Database) -> None:
     examples.finish(store, "a", steps=2500, sample_steps=[0, 2500])
     write_view(store, database)
     assert len(database.content()["a"]["metrics"]["loss"]) == 2500
-
-
-def test_how_to_open_it() -> None:
-    assert ui_command("sqlite:////x/mlflow.db") == "mlflow ui --backend-store-uri sqlite:////x/mlflow.db"
-    assert ui_command("https://me:secret@host/") == "open https://host/"
 
 
 @pytest.mark.slow

@@ -166,7 +166,8 @@ def _type(field: Mapping[str, Any], schema: Mapping[str, Any], *, limits: bool =
 
 def _limits(field: Mapping[str, Any]) -> str:
     if {"minimum", "maximum"} <= field.keys():
-        return f", {_number(field['minimum'])} to {_number(field['maximum'])}"
+        given = f", {_number(field['minimum'])} to {_number(field['maximum'])}"
+        return given + (f", a multiple of {field['multipleOf']}" if "multipleOf" in field else "")
     given = " and ".join(f"{sign} {_number(field[name])}" for name, sign in _LIMITS if name in field)
     return f" {given}" if given else ""
 

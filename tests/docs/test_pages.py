@@ -20,6 +20,7 @@ from tests.support.pages import PAGES, ROOT
 from textinv_ray.cli.jobs import app
 from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion import Backbone, save_learned_embeds
+from textinv_ray.service.batch.prompts_table import PromptRow
 
 JOBS = {"invert_many": "invert", "generate_many": "generate-many", "evaluate_many": "evaluate"}
 """Scripts in jobs/ and the commands that they are."""
@@ -83,6 +84,13 @@ def test_the_backbone_has_what_the_page_on_families_lists() -> None:
     assert len(listed) > 12
     members = {*dir(Backbone), *(field.name for field in dataclasses.fields(Backbone))}
     assert set(listed) <= members
+
+
+def test_the_page_on_pictures_lists_the_columns_of_prompts() -> None:
+    text = (ROOT / "docs" / "pictures.md").read_text()
+    _, _, table = text.partition("| column | type | |")
+    cells = re.findall(r"^\| (`.+?`) \|", table, re.MULTILINE)
+    assert [name for cell in cells for name in re.findall(r"\w+", cell)] == list(PromptRow.model_fields)
 
 
 @pytest.mark.parametrize("package", ["inversion", "config", "manifest", "concepts"])

@@ -65,6 +65,7 @@ def test_every_setting_is_in_the_table(hooks: ModuleType) -> None:
     table = {name: (kind, default, text) for name, kind, default, text in rows}
     assert list(table) == [name for name, _ in fields(JobConfig)]
     assert table["training.steps"] == ("integer, 1 to 1,000,000", "`300`", "Optimizer steps per concept.")
+    assert table["data.resolution"][0] == "integer, 8 to 4,096, a multiple of 8, or none"
     assert table["service.workers"][:2] == ("integer ≥ 1, or `auto`", "`auto`")
     assert table["review.prompts.object"][:2] == ("list of text with `{}`", "`['a photo of {}']`")
     for name, field in fields(JobConfig):

@@ -7,14 +7,15 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.waiting import wait_for
-from textinv_ray.service.driver import lock as locks
-from textinv_ray.service.driver.lock import NAME, Lock
+from textinv_ray.service.driver.lock import NAME, Lock, Pace
 from textinv_ray.service.store.store import Store
 from textinv_ray.util.errors import UserError
 
@@ -28,12 +29,16 @@ os._exit(9)
 """
 
 
+PACE = Pace(beat_s=0.05, stale_s=0.5, poll_s=0.02)
+
+
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    monkeypatch.setattr(locks, "BEAT_S", 0.05)
-    monkeypatch.setattr(locks, "STALE_S", 0.5)
-    monkeypatch.setattr(locks, "_LOOK_S", 0.02)
+def store(tmp_path: Path) -> Store:
     return Store(str(tmp_path / "out"))
+
+
+def lock_of(store: Store, say: Callable[[str], None]) -> Lock:
+    return Lock(store, say, PACE)
 
 
 def change(store: Store, **changes: Any) -> dict[str, Any]:
@@ -47,12 +52,12 @@ def fail(text: str) -> None:
 
 
 def test_a_second_job_is_refused(store: Store) -> None:
-    with Lock(store, fail):
+    with lock_of(store, fail):
         with pytest.raises(UserError, match=r"another job is learning into .*out \(on .*another --output"):
-            Lock(store, fail).__enter__()
+            lock_of(store, fail).__enter__()
         assert store.read(NAME)
     assert store.read(NAME) is None
-    with Lock(store, fail):
+    with lock_of(store, fail):
         pass
 
 
@@ -61,12 +66,12 @@ def test_a_job_that_died_here_is_no_obstacle(store: Store) -> None:
     assert done.returncode == 9
     assert store.read(NAME) is not None
     began = time.monotonic()
-    with Lock(store, fail):
+    with lock_of(store, fail):
         assert time.monotonic() - began < 0.5, "no need to wait and see"
 
 
 def test_a_job_elsewhere_that_lives_is_recognised_by_its_beats(store: Store) -> None:
-    with Lock(store, fail):
+    with lock_of(store, fail):
         pass
     said: list[str] = []
     store.write(NAME, b"{}")
@@ -74,14 +79,16 @@ def test_a_job_elsewhere_that_lives_is_recognised_by_its_beats(store: Store) -> 
     other = {"owner": "x", "host": "far", "place": "elsewhere", "pid": 1, "started": 0.0, "beat": 0}
 
     def beat() -> None:
+        count = 0
         while not beats.wait(0.05):
-            change(store, **{**other, "beat": time.monotonic()})
+            count += 1
+            change(store, **{**other, "beat": count})
 
     change(store, **other)
     thread = threading.Thread(target=beat)
     thread.start()
     with pytest.raises(UserError, match="on far"):
-        Lock(store, said.append).__enter__()
+        lock_of(store, said.append).__enter__()
     beats.set()
     thread.join()
     assert len(said) == 1
@@ -91,7 +98,7 @@ def test_a_job_elsewhere_that_lives_is_recognised_by_its_beats(store: Store) -> 
 def test_a_job_elsewhere_that_died_is_taken_over(store: Store) -> None:
     change(store, owner="x", host="far", place="elsewhere", pid=1, started=0.0, beat=7)
     said: list[str] = []
-    with Lock(store, said.append):
+    with lock_of(store, said.append):
         assert json.loads(store.read(NAME) or b"{}")["owner"] != "x"
     assert said[-1] == "it doesn't: this job takes over"
 
@@ -99,13 +106,37 @@ def test_a_job_elsewhere_that_died_is_taken_over(store: Store) -> None:
 @pytest.mark.parametrize("damaged", [b"", b"{", b"[]", b'{"owner": "x"}'])
 def test_a_damaged_lock_is_nobody_s(store: Store, damaged: bytes) -> None:
     store.write(NAME, damaged)
-    with Lock(store, fail):
+    with lock_of(store, fail):
         pass
+
+
+@pytest.mark.parametrize("uri", ["local", "memory://locks/out"])
+def test_of_several_that_start_at_once_one_goes_on(tmp_path: Path, uri: str) -> None:
+    """However their steps interleave: the lock is created exclusively."""
+    store = Store(str(tmp_path / "out") if uri == "local" else uri)
+    count = 8
+    for _ in range(10):
+        together = threading.Barrier(count)
+        locks = [lock_of(store, fail) for _ in range(count)]
+
+        def enter(lock: Lock, together: threading.Barrier = together) -> bool:
+            together.wait()
+            try:
+                lock.__enter__()
+            except UserError:
+                return False
+            return True
+
+        with ThreadPoolExecutor(count) as pool:
+            entered = list(pool.map(enter, locks))
+        assert sum(entered) == 1
+        locks[entered.index(True)].__exit__(None, None, None)
+        assert store.read(NAME) is None
 
 
 def test_who_was_taken_for_dead_learns_of_it(store: Store) -> None:
     """A job that was stopped for long, and goes on when another one has its output."""
-    with Lock(store, fail) as lock:
+    with lock_of(store, fail) as lock:
         change(store, owner="x", host="far")
         assert "another job, on far" in wait_for(lambda: lock.lost)
     assert store.read(NAME) is not None, "it is the other's now"

@@ -135,3 +135,12 @@ def test_manifest_and_model_from_there(s3: S3Server, tmp_path: Path, tiny_sd: Pa
     assert sources.facts(ModelConfig(path=f"s3://{BUCKET}/model")) == here
     with pytest.raises(UserError, match="doesn't exist"):
         Manifest.open(f"s3://{BUCKET}/data/other.parquet")
+
+
+def test_a_file_is_created_once(store: Store, s3: S3Server) -> None:
+    assert store.create("lock.json", b"first")
+    assert not store.create("lock.json", b"second")
+    assert store.read("lock.json") == b"first"
+    s3.fail("denied", only=("PUT",))
+    with pytest.raises(StoreError, match="access denied"):
+        store.create("another.json", b"third")

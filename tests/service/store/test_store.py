@@ -46,6 +46,15 @@ def test_finish_and_read_back(store: Store) -> None:
     ]
 
 
+def test_a_file_is_created_once(store: Store) -> None:
+    assert store.create("a/lock.json", b"first")
+    assert not store.create("a/lock.json", b"second")
+    assert store.read("a/lock.json") == b"first"
+    assert store.names("a") == ["lock.json"], "no temporary file stays"
+    store.remove("a/lock.json")
+    assert store.create("a/lock.json", b"third")
+
+
 def test_finishing_twice_changes_nothing(store: Store) -> None:
     examples.finish(store, "a")
     before = {name: store.read_concept("a", name) for name in ("result.json", "learned_embeds.safetensors")}

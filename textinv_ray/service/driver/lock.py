@@ -1,13 +1,13 @@
-"""One job at a time per output: lock.json says whose it is, and a counter in it that its job lives.
+"""One job at a time per output: lock.json says which job holds it, and a counter in it that the job lives.
 
-A job that died leaves its lock behind. On the machine it ran on, that shows at once: its process is gone.
-Elsewhere the lock is watched for a while: without a beat it is taken over. Clocks are not compared.
+A job that died leaves its lock behind. On the machine it ran on, that is known at once: its process is gone. Elsewhere
+the lock is watched for a while: when the counter stands still, the next job takes the output over. Clocks are not
+compared.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import socket
@@ -17,41 +17,77 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import NamedTuple
 
 import psutil
 
+from textinv_ray.service.store.records import Record, parse
 from textinv_ray.service.store.store import Store, StoreError
 from textinv_ray.util.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 NAME = "lock.json"
-BEAT_S = 5.0
-STALE_S = 30.0
-"""A lock without a beat for this long is a dead job's."""
-_LOOK_S = 0.5
+
+
+class Holder(Record):
+    """The job that holds an output: lock.json."""
+
+    owner: str
+    """Random, of this run."""
+    host: str
+    """Name of its machine."""
+    place: str
+    """The set of processes that `pid` is one of: see `_place`."""
+    pid: int
+    """Of the driver."""
+    started: float
+    """When the process was started, in seconds since 1970: another process may get its pid later."""
+    beat: int
+    """Rises while the job lives."""
+
+
+class Pace(NamedTuple):
+    """How often a lock is renewed and watched, in seconds."""
+
+    beat_s: float = 5.0
+    """Between two beats."""
+    stale_s: float = 30.0
+    """A lock without a beat for this long is a dead job's."""
+    poll_s: float = 0.5
+    """Between two reads of another job's lock."""
 
 
 class Lock:
     """Held while entered. Raises UserError when another job holds the output."""
 
-    def __init__(self, store: Store, say: Callable[[str], None]) -> None:
-        """`say` is told when the user must wait to find out whether another job lives."""
+    def __init__(self, store: Store, say: Callable[[str], None], pace: Pace | None = None) -> None:
+        """`say` is called when the user must wait until it is known whether another job lives."""
         self._store = store
         self._impatient = Store(store.uri, patience_s=0)  # so that the job's end needn't wait for a beat
         self._say = say
-        self._me: dict[str, Any] = {"owner": uuid.uuid4().hex, **_this_process(), "beat": 0}
+        self._pace = pace or Pace()
+        self._me = _this_process()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lock", daemon=True)
         self.lost = ""
         """Why this job must stop: another one has taken the output over. Empty while it needn't."""
 
     def __enter__(self) -> Lock:
-        self._wait_for_a_dead_one()
-        self._write(self._store)
-        found = self._read(self._store)  # of two that start at once, the one that wrote last goes on
-        if found and found["owner"] != self._me["owner"]:
+        while not self._store.create(NAME, self._me.to_bytes()):
+            data = self._store.read(NAME)
+            if data is None:
+                continue  # it was given back just now
+            found = _parsed(data)
+            if found and found.owner == self._me.owner:
+                break  # the file was written, though its writing was tried again
+            if found and not self._is_dead(found):
+                continue
+            if self._store.read(NAME) == data:  # nobody else has taken it over meanwhile
+                self._store.remove(NAME)
+        # Not every file system can create a file exclusively: there, the job that wrote last goes on.
+        found = self._read(self._store)
+        if found and found.owner != self._me.owner:
             raise UserError(_refusal(self._store, found))
         self._thread.start()
         return self
@@ -65,56 +101,62 @@ class Lock:
             with contextlib.suppress(StoreError):
                 self._impatient.remove(NAME)
 
-    def _wait_for_a_dead_one(self) -> None:
-        """Returns when nobody holds the output any more. Raises UserError once the holder gives a beat."""
-        first = self._read(self._store)
-        if first is None or _is_dead(first):
-            return
-        if _lives_here(first):
-            raise UserError(_refusal(self._store, first))
-        self._say(f"{self._store.shown} is locked by a job on {first['host']}: seeing whether it lives ...")
-        end = time.monotonic() + STALE_S
+    def _is_dead(self, holder: Holder) -> bool:
+        """Whether the holder is dead; False when it gives the lock back meanwhile. Raises UserError when it lives."""
+        if holder.place == _place():
+            if _lives_here(holder):
+                raise UserError(_refusal(self._store, holder))
+            return True
+        self._say(
+            f"{self._store.shown} is locked by a job on {holder.host}: waiting to see whether it lives ..."
+        )
+        end = time.monotonic() + self._pace.stale_s
         while time.monotonic() < end:
-            time.sleep(_LOOK_S)
+            time.sleep(self._pace.poll_s)
             found = self._read(self._store)
             if found is None:
-                return
-            if found != first:
+                return False
+            if found != holder:
                 raise UserError(_refusal(self._store, found))
         self._say("it doesn't: this job takes over")
+        return True
 
     def _keep(self) -> None:
-        while not self._ended.wait(BEAT_S):
+        while not self._ended.wait(self._pace.beat_s):
             try:
                 found = self._read(self._impatient)
-                if found and found["owner"] != self._me["owner"]:
-                    self.lost = f"another job, on {found['host']}, has taken over this output"
+                if found and found.owner != self._me.owner:
+                    self.lost = f"another job, on {found.host}, has taken over this output"
                     return
-                self._me["beat"] += 1
-                self._write(self._impatient)
+                self._me = self._me.model_copy(update={"beat": self._me.beat + 1})
+                self._impatient.write(NAME, self._me.to_bytes())
             except StoreError as error:
-                logger.warning("the lock: %s", error)
+                logger.warning("the lock can't be renewed: %s", error)
 
-    def _read(self, store: Store) -> dict[str, Any] | None:
-        try:
-            found = json.loads(store.read(NAME) or b"null")
-        except ValueError:
-            return None
-        is_ours = isinstance(found, dict) and {"owner", "host", "place", "pid", "started"} <= found.keys()
-        return found if is_ours else None
-
-    def _write(self, store: Store) -> None:
-        store.write(NAME, json.dumps(self._me, indent=1).encode())
+    @staticmethod
+    def _read(store: Store) -> Holder | None:
+        data = store.read(NAME)
+        return None if data is None else _parsed(data)
 
 
-def _this_process() -> dict[str, Any]:
+def _parsed(data: bytes) -> Holder | None:
+    """The holder that a lock.json names; none when it is damaged."""
+    try:
+        return parse(Holder, data)
+    except ValueError:
+        return None
+
+
+def _this_process() -> Holder:
     process = psutil.Process()
-    return {
-        "host": socket.gethostname(),
-        "place": _place(),
-        "pid": process.pid,
-        "started": process.create_time(),
-    }
+    return Holder(
+        owner=uuid.uuid4().hex,
+        host=socket.gethostname(),
+        place=_place(),
+        pid=process.pid,
+        started=process.create_time(),
+        beat=0,
+    )
 
 
 def _place() -> str:
@@ -126,23 +168,17 @@ def _place() -> str:
     return f"{socket.gethostname()} {psutil.boot_time():.0f}"
 
 
-def _lives_here(lock: dict[str, Any]) -> bool:
-    """Whether the lock's process is one of this machine's that still runs."""
-    if lock["place"] != _place():
-        return False
+def _lives_here(holder: Holder) -> bool:
+    """Whether the holder's process, which is of this machine, still runs."""
     try:
-        process = psutil.Process(lock["pid"])
-        return process.create_time() == lock["started"] and process.status() != psutil.STATUS_ZOMBIE
+        process = psutil.Process(holder.pid)
+        return process.create_time() == holder.started and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 
 
-def _is_dead(lock: dict[str, Any]) -> bool:
-    return lock["place"] == _place() and not _lives_here(lock)
-
-
-def _refusal(store: Store, lock: dict[str, Any]) -> str:
+def _refusal(store: Store, holder: Holder) -> str:
     return (
-        f"another job is learning into {store.shown} (on {lock['host']}, process {lock['pid']}): "
+        f"another job is learning into {store.shown} (on {holder.host}, process {holder.pid}): "
         "wait for it or stop it, or give this one another --output"
     )

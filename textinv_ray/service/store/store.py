@@ -115,6 +115,29 @@ class Store:
 
         self._call(write, name)
 
+    def create(self, name: str, data: bytes) -> bool:
+        """Writes a whole file unless there is one of this name. Returns whether it was written.
+
+        Of several that try at once, one succeeds, where the file system can: local disks, memory, S3 and GCS can.
+        """
+        path = self.path(name)
+
+        def create() -> bool:
+            try:
+                if self.is_local:
+                    _create_local(path, data)
+                else:
+                    self.fs.pipe_file(path, data, mode="create")
+                return True
+            except FileExistsError:
+                return False
+            except OSError as error:  # s3fs: the same errno as for other requests that aren't valid
+                if error.errno != errno.EINVAL or self.read(name) is None:
+                    raise
+                return False
+
+        return self._call(create, name)
+
     def remove(self, name: str) -> None:
         """Removes a file if it is there."""
 
@@ -273,6 +296,25 @@ class Store:
             found = _record(kind, data, name)
             if found is not None:
                 yield found
+
+
+def _create_local(path: str, data: bytes) -> None:
+    """A new file with all its content at once. fsspec's own way looks first and writes then. Raises FileExistsError."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links
+            with open(path, "xb") as file:
+                file.write(data)
+    finally:
+        with contextlib.suppress(OSError):
+            os.remove(temporary)
 
 
 def _why(error: Exception) -> str:

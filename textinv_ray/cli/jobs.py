@@ -7,7 +7,6 @@ Heavy libraries are imported only by the commands that need them.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -109,7 +108,7 @@ def status(
 
     found = statuses.read(output)
     if as_json:
-        typer.echo(json.dumps(found.to_dict(), indent=1))
+        typer.echo(found.model_dump_json(indent=1))
     else:
         statuses.show(Console(soft_wrap=True, markup=False, highlight=False), found)
 

@@ -1,6 +1,6 @@
-"""`history.parquet`: what happened to one concept, step by step: losses, scores, which steps have samples.
+"""`history.parquet`: one concept step by step: losses, scores, seconds, and which steps have samples.
 
-Every row carries its wall-clock time, so a view rebuilt from the store equals the one written while it ran.
+Every row has its wall-clock time, so that MLflow gets the same times whenever it is written.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SCHEMA = pa.schema(
 
 @dataclass
 class Point:
-    """One row."""
+    """One row; see SCHEMA."""
 
     step: int
     time_ms: int
@@ -49,9 +49,9 @@ class History:
     """Points by rising step."""
 
     state_fingerprint: str
-    """Of which optimisation: Concept.state_fingerprint."""
+    """Concept.state_fingerprint of the optimisation that the losses are of."""
     review_fingerprint: str
-    """By which prompts and settings the samples and scores were made."""
+    """Digest of the prompts and settings that the samples and scores were made with."""
     points: list[Point] = field(default_factory=list)
 
     @property
@@ -70,7 +70,7 @@ class History:
         return self.points[-1].stopping_seconds if self.points else 0.0
 
     def at(self, step: int, seconds: float = 0.0) -> Point:
-        """The point of `step`, the last or a new one, `seconds` of work after the one before."""
+        """The point of `step`, which is the last one or a new one; adds `seconds` of work to it. Raises ValueError."""
         if not self.points or self.points[-1].step < step:
             new = Point(step, time.time_ns() // 1_000_000, self.seconds)
             new.review_seconds, new.stopping_seconds = self.review_seconds, self.stopping_seconds
@@ -92,18 +92,18 @@ class History:
         self.points[-1].stopping_seconds += seconds
 
     def forget_reviews(self) -> None:
-        """Takes out samples and scores, which were made otherwise than they would be now."""
+        """Removes samples and scores, which were made with other settings."""
         for point in self.points:
             point.clip_image_similarity = point.clip_text_similarity = None
             point.sampled = False
 
     def cut(self, step: int) -> None:
-        """Forgets what came after `step`: the state that is continued doesn't know it."""
+        """Removes points after `step`, where learning continues from."""
         while self.points and self.points[-1].step > step:
             self.points.pop()
 
     def set_losses(self, losses: Sequence[float]) -> None:
-        """Fills in the loss of every step, losses[0] being that of step 1. What isn't finite stays out."""
+        """Fills in the loss of every step; losses[0] is that of step 1. Losses that aren't finite are left out."""
         for point in self.points:
             if 0 < point.step <= len(losses) and math.isfinite(losses[point.step - 1]):
                 point.loss = losses[point.step - 1]

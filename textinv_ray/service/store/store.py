@@ -12,8 +12,8 @@
       failed/<concept_id>.json       why a concept was given up
       results.parquet, report.html
 
-No reader ever sees half a file: local files are written under a temporary name and renamed, objects are put
-whole. A result is taken away before any of its files is replaced, so `result.json` and its neighbours agree.
+Files appear whole: local ones are written under a temporary name and renamed, objects are put in one request. Before
+a file of a finished concept is replaced, its `result.json` is removed, so that a result always fits its files.
 """
 
 from __future__ import annotations
@@ -41,26 +41,27 @@ from textinv_ray.util.redact import redact, redact_text
 logger = logging.getLogger(__name__)
 
 PATIENCE_S = 600.0
-"""So long a store may be away (throttle, reset, answer 5xx) before a job gives up."""
-_BATCH = 512  # Objects asked for at once: remote file systems fetch a batch concurrently.
+"""Seconds for which a call is retried while the store throttles, resets connections or answers with 5xx."""
+_BATCH = 512  # objects that are read at once: remote file systems fetch a batch concurrently
 _WHY = {errno.ENOSPC: "no space left", errno.EDQUOT: "the quota is used up", errno.EROFS: "it is read-only"}
 
 T = TypeVar("T")
 
 
 class StoreError(UserError):
-    """The store refuses, or was away for too long: nothing can be kept, so the job must stop."""
+    """The store refuses a request, or was away for too long: nothing can be kept, so the job must stop."""
 
     def __init__(self, message: str, is_permanent: bool) -> None:
+        """`is_permanent`: whether retrying can't help."""
         super().__init__(message)
         self.is_permanent = is_permanent
 
 
 class Store:
-    """The results of one output folder or URI. Safe to open in many processes at once.
+    """The files of one output, a folder or URI. Many processes may open the same output.
 
-    Transient errors are tried again for `patience_s` seconds. All methods raise StoreError after that, and at
-    once for what can't succeed: access denied, no such bucket, no space left.
+    Calls are retried for `patience_s` seconds after transient errors. Then they raise StoreError; at once when
+    retrying can't help: access denied, no such bucket, no space left.
     """
 
     def __init__(self, uri: str, patience_s: float = PATIENCE_S) -> None:
@@ -73,7 +74,7 @@ class Store:
 
     @property
     def shown(self) -> str:
-        """The output as people may see it: without credentials."""
+        """The output's URI without credentials, for messages and logs."""
         return redact(self.uri)
 
     def path(self, *names: str) -> str:
@@ -149,7 +150,7 @@ class Store:
 
     @contextlib.contextmanager
     def building(self, name: str) -> Iterator[Path]:
-        """A local path to write a large file at, which then gets into the store as a whole."""
+        """Yields a local path to write a large file to. At the end, the file is moved or uploaded to the store."""
         beside = self.root if self.is_local else None
         try:
             with tempfile.TemporaryDirectory(dir=beside, prefix=".building-") as folder:
@@ -190,7 +191,7 @@ class Store:
             raise self.refusal(name, error) from error
 
     def refusal(self, name: str, error: Exception) -> StoreError:
-        """What an error at a file of this store is to a job."""
+        """The StoreError for an error at a file of this store."""
         message = f"the output {self.shown}/{name}: {_why(error)}"
         return StoreError(message, not retries.is_transient(error))
 
@@ -215,19 +216,19 @@ class Store:
         self.write(_concept(concept_id, name), data)
 
     def states(self, concept_id: str) -> Iterator[tuple[str, bytes]]:
-        """(name, bytes) of what learning may continue from, best first. The task judges whether it fits."""
+        """(name, bytes) of the states that learning may continue from, the newest first."""
         for name in ("checkpoint.safetensors", "state.safetensors"):
             data = self.read_concept(concept_id, name)
             if data is not None:
                 yield name, data
 
     def checkpoint(self, concept_id: str, state: bytes, history: bytes) -> None:
-        """Keeps a running concept's state. The history first: it may know more than the state, not less."""
+        """Writes a running concept's checkpoint: the history first, which must have all steps of the state."""
         self.write_concept(concept_id, "history.parquet", history)
         self.write_concept(concept_id, "checkpoint.safetensors", state)
 
     def remove_checkpoint(self, concept_id: str) -> None:
-        """Of a concept that is over."""
+        """Removes the checkpoint of a concept that has ended."""
         self.remove(_concept(concept_id, "checkpoint.safetensors"))
 
     # Concepts when they are over
@@ -287,7 +288,7 @@ class Store:
             found = {path.lstrip("/"): data for path, data in found.items()}
             for name in batch:
                 data = found.get(self.path(name).lstrip("/"))
-                # Whatever else went wrong with it, it may be there: it is asked for alone.
+                # After any other error the file may exist: it is read alone, with retries.
                 is_absent = data is None or isinstance(data, FileNotFoundError)
                 yield name, None if is_absent else data if isinstance(data, bytes) else self.read(name)
 
@@ -318,7 +319,7 @@ def _create_local(path: str, data: bytes) -> None:
 
 
 def _why(error: Exception) -> str:
-    """A reason for people."""
+    """An error's reason, for a message."""
     if isinstance(error, PermissionError):
         reason = "access denied"
     elif isinstance(error, FileNotFoundError):
@@ -329,7 +330,7 @@ def _why(error: Exception) -> str:
 
 
 def sample_name(step: int) -> str:
-    """A concept's grid of samples at a step, as the tracking view and the report find it."""
+    """Name of the file with a concept's samples at a step."""
     return f"samples/step_{step:07d}.png"
 
 
@@ -342,7 +343,7 @@ def _failed(concept_id: str) -> str:
 
 
 def _checked(concept_id: str) -> str:
-    """An id that stays inside the store, whatever manifest it came from. Raises ValueError."""
+    """The id, if it names a folder inside the store. Raises ValueError otherwise."""
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,128}", concept_id) or concept_id in (".", ".."):
         raise ValueError(f"concept_id {concept_id!r} can't name a folder")
     return concept_id

@@ -1,1 +1,1 @@
-"""The MLflow view of the store."""
+"""The store in MLflow: written while a job runs, rebuilt at any time, read for approvals."""

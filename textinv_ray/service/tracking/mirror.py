@@ -1,7 +1,7 @@
-"""The MLflow view: a parent run per job, a child run per concept. The driver alone writes it, from the store.
+"""A job in MLflow: a parent run per job, a child run per concept. The driver alone writes them, from the store.
 
-Runs are found again by tags, and every number carries the time that the store says, so writing again changes
-nothing and a view rebuilt from the store equals the one written while the job ran.
+Runs are found by their tags, and every number has the time that the store has for it. So writing twice changes
+nothing, and runs that are rebuilt from the store equal those that were written while the job ran.
 """
 
 from __future__ import annotations
@@ -37,23 +37,24 @@ _KIND = "custom_model_development"  # so that the UI opens with runs and charts,
 
 @dataclass
 class _Child:
-    """What MLflow has of a concept."""
+    """What the run of a concept shows."""
 
     run_id: str
     fingerprint: str
-    """Of the result it shows; empty while there is none."""
+    """The key (see `run_keys`) of the result or failure that it shows; empty while there is none."""
     state: str
-    """State fingerprint of the optimisation whose curve it shows."""
+    """State fingerprint of the optimisation whose losses it shows."""
     step: int
-    """Up to here, the history is in MLflow; -1 for nothing."""
+    """The last step of the history that it shows; -1: none."""
     images: set[str] | None = None
-    """"key+step" of images it has; none: not asked yet."""
+    """ "key+step" of the images that it shows; none: not known yet."""
 
 
 class MLflowMirror:
-    """The runs of one job in MLflow. Methods raise what MLflow raises, and may be called again then."""
+    """The runs of one job in MLflow. When a method raises an error of MLflow, it may be called again."""
 
     def __init__(self, store: Store, uri: str, experiment: str) -> None:
+        """`uri`: of the tracking server or database. `experiment`: its name; it is created when there is none."""
         self._store = store
         self._uri = uri
         self._experiment = experiment
@@ -63,7 +64,7 @@ class MLflowMirror:
         self.parent_id = ""
 
     def open(self) -> None:
-        """Connects, finds or makes the experiment and the parent run, and learns what is there already."""
+        """Connects, finds or creates the experiment and the parent run, and reads which concepts have runs."""
         from mlflow import MlflowClient
 
         client = MlflowClient(tracking_uri=self._uri)
@@ -93,7 +94,7 @@ class MLflowMirror:
         return [concept_id for concept_id, key in keys.items() if shown.get(concept_id) != key]
 
     def update(self, concept_id: str) -> None:
-        """Brings a concept's run up to what the store has."""
+        """Writes what the store has of a concept and its run lacks. Creates the run if there is none."""
         result = self._store.result(concept_id)
         failure = None if result else self._store.failure(concept_id)
         history = self._history(concept_id)
@@ -154,8 +155,6 @@ class MLflowMirror:
         listed = json.dumps([{"path": "results.json", "type": "table"}])
         self._client_.set_tag(self.parent_id, "mlflow.loggedArtifacts", listed)
 
-    # The parts
-
     @property
     def _client_(self) -> MlflowClient:
         assert self._client is not None, "open() comes first"
@@ -168,7 +167,7 @@ class MLflowMirror:
         return job
 
     def _find_parent(self, job: JobRecord) -> str:
-        """A job is an output and what determines its results: another configuration is another parent."""
+        """Finds or creates the parent run. An output has one for each configuration that changes results."""
         wanted = f"tags.`{JOB}` = '{job.id}' and tags.`{CONFIG}` = '{job.config_digest}'"
         tags = {
             "output": self._store.shown,
@@ -201,7 +200,7 @@ class MLflowMirror:
                 return
 
     def _child(self, concept_id: str, key: str, history: History | None, start: int | None) -> _Child:
-        """The concept's run. One that shows another result or another optimisation is replaced."""
+        """Finds or creates a concept's run. A run of another result or another optimisation is replaced."""
         child = self._children.get(concept_id)
         state = history.state_fingerprint if history else ""
         if child is not None:
@@ -252,7 +251,7 @@ class MLflowMirror:
         params: Mapping[str, object],
         tags: Mapping[str, str],
     ) -> None:
-        """In as few calls as MLflow allows."""
+        """Writes all in as few calls as MLflow's limits allow."""
         from mlflow.entities import Metric, Param, RunTag
 
         entries = [Metric(*entry) for entry in metrics]
@@ -266,7 +265,7 @@ class MLflowMirror:
             rest = rest[_METRICS_PER_CALL:]
 
     def _log_images(self, concept_id: str, child: _Child, history: History | None) -> None:
-        """Training images once, and a picture for each sampled step, under the UI's step slider."""
+        """Logs the training images once, and the samples of each step, which the UI shows by a slider."""
         if child.images is None:
             listed = self._client_.list_artifacts(child.run_id, "images")
             # The small copy is written last: a picture without it is written again.

@@ -1,4 +1,4 @@
-"""`textinv track`: the MLflow view, rebuilt from a store into any tracking server. Twice is as good as once."""
+"""`textinv track`: writes a job from its store to any tracking server. Doing it twice changes nothing."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from textinv_ray.util.redact import redact, redact_text
 _SAY_EVERY = 100  # concepts
 _STATUS = {0: "FINISHED", 1: "FAILED"}
 _VIEWS = ("results.parquet", "report.html")
-# A person waits for the answer; the service's own tracker tries for longer.
+# Shorter than in a job: a person waits for the answer.
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
 def rebuild(output: str, tracking_uri: str | None, experiment: str | None, console: Console) -> None:
-    """Writes whatever MLflow doesn't have of the job at `output`: ended concepts, and begun ones so far.
+    """Writes what MLflow lacks of the job at `output`: concepts that have ended, and what others have so far.
 
     tracking_uri, experiment: none for those of the job. Raises UserError when there is no job, or when MLflow
-    can't be written to; what was written until then stays, and the next call goes on.
+    can't be written to. What was written until then stays, and the next call goes on from there.
     """
     for name, value in _PATIENCE.items():
         os.environ.setdefault(name, value)
@@ -61,14 +61,14 @@ def rebuild(output: str, tracking_uri: str | None, experiment: str | None, conso
 
 
 def _begun(store: Store, stored: StoredResults) -> list[str]:
-    """Concepts that have begun and not ended: what is known of them is shown, too."""
+    """Concepts that have begun and not ended."""
     ended = {result.concept_id for result in stored.results}
     ended |= {failure.concept_id for failure in stored.failures}
     return [concept_id for concept_id in store.names("concepts") if concept_id not in ended]
 
 
 def _close(mirror: MLflowMirror, store: Store, stored: StoredResults, job: JobRecord) -> None:
-    """Totals and files; a job that hasn't ended stays RUNNING in MLflow, for its own driver to end."""
+    """Writes totals and files. A job that hasn't ended stays RUNNING in MLflow; its driver will end it."""
     with tempfile.TemporaryDirectory() as folder:
         files = []
         for name in _VIEWS:

@@ -1,4 +1,4 @@
-"""Where MLflow is, and how to look at it."""
+"""Where MLflow is, and how to open it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def default_uri(store: Store) -> str:
 
 
 def ui_command(uri: str) -> str:
-    """How to look at it."""
+    """What a user does to open MLflow: a command, or an address."""
     if uri.startswith(("http://", "https://")):
         return f"open {redact(uri)}"
     return f"mlflow ui --backend-store-uri {redact(uri)}"

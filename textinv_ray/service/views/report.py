@@ -1,4 +1,4 @@
-"""`report.html`: one self-contained page to accept or reject words by. Nothing in it is from elsewhere."""
+"""`report.html`: a page to accept or reject words by. It loads nothing from elsewhere."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""How alike learned words are: by the cosine of the means of their vectors, as with the vocabulary's words.
+"""How similar learned words are: the cosine of the means of their vectors, as for the vocabulary's words.
 
-Two concepts with one word between them are a duplicate in the catalogue, or were taught by the same images.
+Two concepts whose words are nearly equal are a duplicate in the catalogue, or were learned from the same images.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""`textinv status`: where a job stands, by its store alone, while it runs or after, from any machine.
+"""`textinv status`: how far a job is, from its store alone: while it runs or later, on any machine. Writes nothing.
 
-A concept is done when it has its result and running while a checkpoint or a picture of it is recent; a
-checkpoint that nobody has renewed for longer than a lease lasts was interrupted. Nothing here writes.
+A concept is done when it has a result. It runs while its newest file is recent. When nothing was written for longer
+than a lease lasts, it was interrupted.
 """
 
 from __future__ import annotations
@@ -9,15 +9,13 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from textinv_ray.config.job import ServiceConfig
 from textinv_ray.service.store.history import History
-from textinv_ray.service.store.records import Failure, JobRecord, Result, mean_scores
+from textinv_ray.service.store.records import Count, Failure, JobRecord, Record, Result, Time, mean_scores
 from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store
 from textinv_ray.util.errors import UserError
@@ -31,69 +29,75 @@ _SHOWN_IDS = 4
 _SPECIFIC = re.compile(r"\S*[/\d]\S*")  # Paths and numbers: errors that differ in these alone are one kind.
 
 
-@dataclass(frozen=True)
-class Running:
-    """A concept that has begun and isn't over."""
+class Running(Record):
+    """A concept that has begun and hasn't ended."""
 
     concept_id: str
-    step: int
-    """Of its last checkpoint."""
+    """Name of the concept."""
+    step: Count
+    """Optimizer steps of its last checkpoint."""
     loss: float | None
-    seen_at: float
-    """When something of it was last written, in seconds since the epoch."""
+    """Denoising loss at that step; null where it isn't known."""
+    seen_at: Time
+    """When one of its files was last written."""
 
 
-@dataclass(frozen=True)
-class ErrorKind:
-    """Failures that say the same but for names and numbers."""
+class ErrorKind(Record):
+    """Failures whose errors are equal but for names and numbers."""
 
     error: str
-    """Of the first of them."""
+    """Error of the first of them."""
     concept_ids: tuple[str, ...]
+    """Concepts that failed by it."""
 
 
-@dataclass(frozen=True)
-class Status:
-    """Where a job stands."""
+class Status(Record):
+    """How far a job is: what `textinv status --json` prints."""
 
     output: str
+    """The output, without credentials."""
     manifest: str
-    rows: int
-    """Of the manifest."""
-    started_at: float
-    """When its last run began, in seconds since the epoch."""
-    ended_at: float | None
-    """When its last run ended; none: it runs, or it was killed."""
+    """URI of the manifest."""
+    rows: Count
+    """Concepts in the manifest."""
+    started_at: Time
+    """When the last run began."""
+    ended_at: Time | None
+    """When the last run ended; null while it runs, or when it was killed."""
     exit_code: int | None
-    seen_at: float
-    """Of the newest thing that was found, in seconds since the epoch."""
-    done: int
+    """Of the last run; null while `ended_at` is."""
+    seen_at: Time
+    """When the newest file was written."""
+    done: Count
+    """Concepts that have their result."""
     running: tuple[Running, ...]
+    """Concepts that a worker learns."""
     interrupted: tuple[Running, ...]
-    """Begun, but nobody learns them now; the next run goes on from their checkpoints."""
-    failed: int
-    """Without the quarantined ones."""
-    quarantined: int
-    """Put aside because they took workers down."""
-    waiting: int
+    """Concepts that have begun and that no worker learns; the next run continues them from their checkpoints."""
+    failed: Count
+    """Concepts that were given up, without the quarantined ones."""
+    quarantined: Count
+    """Concepts that were put aside because workers were lost with them."""
+    waiting: Count
+    """Concepts that haven't begun."""
     concepts_per_hour: float | None
-    """Finished lately; none where nothing was."""
+    """Over the last hour in which a concept was finished; null before the first one."""
     seconds_left: float | None
+    """Until all are done, at this rate; null where it isn't known."""
     worker_seconds_per_concept: float | None
+    """Mean over all results; null without one."""
     steps_per_worker_second: float | None
-    scores: dict[str, float] = field(default_factory=dict)
-    """Means over all results."""
-    errors: tuple[ErrorKind, ...] = ()
-    """The most frequent first."""
-    mlflow_is_behind: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return asdict(self)
+    """Optimizer steps of all results per second of a worker's time; null without a result."""
+    scores: dict[str, float]
+    """Mean of each score over the results that have it."""
+    errors: tuple[ErrorKind, ...]
+    """Kinds of errors, the most frequent first."""
+    mlflow_is_behind: bool
+    """Whether the last run ended before MLflow had everything."""
 
 
 def read(output: str) -> Status:
-    """Raises UserError when there is no job at `output`, a folder or a URI."""
+    """The status of the job at `output`, a folder or a URI. Raises UserError when there is none."""
     store, now = Store(output), time.time()
     job = store.job()
     if job is None:
@@ -107,7 +111,7 @@ def read(output: str) -> Status:
     patience = _patience_s(job.config(store.shown).service)
     for concept in begun:
         is_recent = now - concept.seen_at < patience and job.ended_at is None
-        # A failed one is only of interest again when somebody is at it.
+        # A failed concept counts as running again once a worker has written something of it.
         failure = failures.get(concept.concept_id)
         if is_recent and (failure is None or concept.seen_at > failure.time):
             active.append(concept)
@@ -233,7 +237,10 @@ def _begun(store: Store, concept_ids: Iterable[str]) -> Iterable[Running]:
         times = [*written.values(), *(point.time_ms / 1000 for point in points[-1:])]
         last = points[-1] if points else None
         yield Running(
-            concept_id, last.step if last else 0, last.loss if last else None, max(times, default=0.0)
+            concept_id=concept_id,
+            step=last.step if last else 0,
+            loss=last.loss if last else None,
+            seen_at=max(times, default=0.0),
         )
 
 
@@ -258,7 +265,10 @@ def _error_kinds(failures: Iterable[Failure]) -> tuple[ErrorKind, ...]:
     for failure in failures:
         kinds.setdefault(_SPECIFIC.sub("#", failure.error), []).append(failure)
     return tuple(
-        ErrorKind(redact_text(found[0].error), tuple(failure.concept_id for failure in found))
+        ErrorKind(
+            error=redact_text(found[0].error),
+            concept_ids=tuple(failure.concept_id for failure in found),
+        )
         for found in sorted(kinds.values(), key=len, reverse=True)
     )
 

@@ -52,6 +52,20 @@ def test_uris_of_other_kinds(uri: str, shown: str) -> None:
     assert redact(uri) == shown
 
 
+@pytest.mark.parametrize("start", ["", "['", "no such file: ", "(", '"', "line\n"])
+@given(user=secrets, password=secrets, slash=st.sampled_from(["", "/"]))
+def test_a_uri_that_lost_its_scheme(start: str, user: str, password: str, slash: str) -> None:
+    """As fsspec names files that it doesn't find."""
+    assert redact_text(f"{start}{slash}{user}:{password}@bucket/x") == f"{start}{slash}bucket/x"
+
+
+@pytest.mark.parametrize(
+    "text", ["at 12:30 me@host wrote", "s3://bucket/a:b@c.png", "key: value@home", "a/b:c@d", "at host:80/x"]
+)
+def test_what_is_no_password_stays(text: str) -> None:
+    assert redact_text(text) == text
+
+
 def test_where_host_and_path_are_named_apart() -> None:
     told = "HTTPConnectionPool(host='h', port=80): Max retries exceeded with url: /a?sig=secret (Caused by x)"
     assert redact_text(told) == told.replace("?sig=secret", "")

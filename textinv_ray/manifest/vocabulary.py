@@ -62,7 +62,6 @@ class Vocabulary:
         self._known: dict[str, list[int]] = {}
 
     def has(self, words: pa.Array) -> pa.Array:
-        """Which of the words are single tokens of the vocabulary, whatever their case."""
         """Whether each word is one of the vocabulary; case does not matter. bool (rows,)."""
         return pc.is_in(pc.utf8_lower(words), self._words)
 

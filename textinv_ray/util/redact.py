@@ -7,7 +7,11 @@ from urllib.parse import urlsplit, urlunsplit
 
 _USERINFO = re.compile(r"(?<=://)[^/?#\s]*@")
 _QUERY = re.compile(r"(?<=: )(/[^\s?]*)\?\S*")  # in urllib3's messages the path stands apart from the host
-_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://[^\s'\"<>]+")
+# A URI; or user and password at the start of a path, as where fsspec names a missing file without the scheme.
+_URI = re.compile(
+    r"[A-Za-z][A-Za-z0-9+.\-]*://[^\s'\"<>]+|(?:^|(?<=[\s'\"(\[]))(/?)[^\s/'\"@:(\[]+:[^\s/'\"@]+@",
+    re.MULTILINE,
+)
 
 
 def redact(uri: str) -> str:
@@ -22,8 +26,16 @@ def redact(uri: str) -> str:
 
 
 def redact_text(text: str) -> str:
-    """A text, such as another library's message, with each URI in it replaced by `redact(uri)`."""
-    return _QUERY.sub(r"\1", _URI.sub(lambda match: redact(match.group()), text))
+    """A text, such as another library's message, with each URI in it replaced by `redact(uri)`.
+
+    User and password are also removed from the start of a path, which is what a URI without its scheme looks like.
+    """
+    return _QUERY.sub(r"\1", _URI.sub(_redact_match, text))
+
+
+def _redact_match(match: re.Match[str]) -> str:
+    found = match.group()
+    return redact(found) if "://" in found else match.group(1)
 
 
 def _redact_link(link: str) -> str:

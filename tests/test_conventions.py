@@ -6,6 +6,57 @@ import ast
 from pathlib import Path
 
 TESTS = Path(__file__).parent
+TESTED_IN = {
+    "cli/options": "cli/test_jobs",
+    "cli/words": "service/library/test_export",
+    "concepts/concept": "concepts/test_prepare",
+    "concepts/settings": "concepts/test_fingerprints",
+    "config/training": "config/test_job",
+    "inversion/compiled": "inversion/test_tuning",
+    "inversion/dino": "inversion/test_evaluation",
+    "inversion/draws": "inversion/test_task",
+    "inversion/initialization": "inversion/test_variants",
+    "inversion/penalties": "inversion/test_variants",
+    "manifest/batch": "manifest/test_row_checks",
+    "manifest/duplicates": "manifest/test_checks",
+    "manifest/kinds": "manifest/test_columns",
+    "manifest/problem": "manifest/test_checks",
+    "service/batch/actor_pool": "service/batch/test_generate",
+    "service/driver/end": "service/driver/test_run",
+    "service/driver/job": "service/driver/test_run",
+    "service/driver/learning": "service/driver/test_run",
+    "service/driver/watch": "service/driver/test_run",
+    "service/models/loading": "service/batch/test_generate",
+    "service/scheduling/actor": "service/scheduling/test_scheduler",
+    "service/scheduling/client": "service/worker/test_worker",
+    "service/scheduling/protocol": "service/scheduling/test_scheduler",
+    "service/store/job": "service/driver/test_job_record",
+    "service/store/keys": "service/intake/test_plan",
+    "service/store/snapshot": "service/views/test_results_table",
+    "service/tracking/texts": "service/tracking/test_mirror",
+    "service/views/columns": "service/views/test_results_table",
+    "util/errors": "cli/test_jobs",
+    "util/quiet": "service/driver/test_environment",
+    "util/submitted_job": "service/cluster/test_ray_internals",
+}
+"""Modules that are tested through another one; a folder in `TESTED_WHOLE` is tested as one."""
+TESTED_WHOLE = {"service/worker": "service/worker/test_worker"}
+BY_THEME = {
+    "inversion/test_best_word": "the best evaluation of a word, from the score to the review",
+    "inversion/test_notebook": "the documented code",
+    "inversion/test_on_a_device": "the packed step on a device without values",
+    "inversion/test_pack_update": "the optimizer within the pack",
+    "inversion/test_stopping_rules": "the rules alone",
+    "inversion/test_stopping_states": "the rules and saved states",
+    "inversion/test_variants": "variants of the paper's method, across the modules",
+    "service/cluster/test_autoscaling": "a job on Ray's autoscaler",
+    "service/store/test_s3": "the store on S3",
+    "service/worker/test_memory": "a worker whose device is full",
+    "service/worker/test_stopping_rules": "stopping rules in a worker",
+}
+"""Test files that no single module of the package stands behind."""
+ELSEWHERE = {"benchmarks", "docs", "system", "training"}
+"""Folders of tests/ that are not of the package."""
 
 
 def imported(module: Path) -> set[str]:
@@ -31,3 +82,27 @@ def test_no_test_module_is_imported() -> None:
         if any(part.startswith("test_") for part in name.split("."))
     }
     assert of_tests == {}
+
+
+def test_tests_mirror_the_package() -> None:
+    package = TESTS.parent / "textinv_ray"
+    modules = {
+        str(path.relative_to(package).with_suffix(""))
+        for path in package.rglob("*.py")
+        if not path.name.startswith("__")
+    }
+    tests = {
+        str(path.relative_to(TESTS).with_suffix(""))
+        for path in TESTS.rglob("test_*.py")
+        if path.parent != TESTS and path.relative_to(TESTS).parts[0] not in ELSEWHERE
+    }
+    mirrors = {module: module.rpartition("/")[0] + "/test_" + module.rpartition("/")[2] for module in modules}
+    without = {
+        module
+        for module, mirror in mirrors.items()
+        if mirror not in tests and module not in TESTED_IN and module.rpartition("/")[0] not in TESTED_WHOLE
+    }
+    assert without == set(), "add their tests, or say above where they are tested"
+    assert tests - set(mirrors.values()) == set(BY_THEME), "say above what they are about"
+    assert set(TESTED_IN) <= modules - {module for module, mirror in mirrors.items() if mirror in tests}
+    assert {*TESTED_IN.values(), *TESTED_WHOLE.values()} <= tests

@@ -22,7 +22,7 @@ from tests.support.waiting import wait_for
 from textinv_ray.service.cluster import ray_internals
 from textinv_ray.util import submitted_job
 
-pytestmark = pytest.mark.usefixtures("local_ray")
+needs_ray = pytest.mark.usefixtures("local_ray")
 
 
 @pytest.fixture
@@ -43,6 +43,7 @@ class Reserver:
         return group
 
 
+@needs_ray
 def test_only_what_the_dead_reserved_is_freed() -> None:
     """Ray itself keeps it for as long as the job lasts."""
     make: Any = ray.remote(num_cpus=0)(Reserver)
@@ -100,6 +101,7 @@ def test_the_ray_that_was_started_last(tmp_path: Path, monkeypatch: pytest.Monke
     assert ray_internals.last_started_address() == "127.0.0.1:6379"
 
 
+@needs_ray
 @pytest.mark.slow
 def test_workers_form_no_process_group(tmp_path: Path) -> None:
     from ray.train import RunConfig, ScalingConfig
@@ -119,6 +121,7 @@ def test_workers_form_no_process_group(tmp_path: Path) -> None:
     assert (tmp_path / "initialized").read_text() == "False"
 
 
+@needs_ray
 def test_a_repartition_beside_workers_that_take_the_cpus(context: DataContext) -> None:
     rows = ray.data.from_arrow(pa.table({"number": list(range(20))}))
     rows = rows.repartition(target_num_rows_per_block=5)
@@ -131,6 +134,7 @@ def test_a_repartition_beside_workers_that_take_the_cpus(context: DataContext) -
         ray.util.remove_placement_group(group)
 
 
+@needs_ray
 def test_the_scheduler_rests_while_rows_wait(context: DataContext) -> None:
     from ray.data._internal.execution.execution_callback import ExecutionCallback
 
@@ -206,6 +210,7 @@ class TestWithoutThem:
         (message,) = warned()
         assert "process group" in message
 
+    @needs_ray
     def test_the_logical_plan(self, warned: Warned, monkeypatch: pytest.MonkeyPatch) -> None:
         rows = ray.data.from_arrow(pa.table({"number": [1]})).repartition(target_num_rows_per_block=5)
         monkeypatch.delattr(rows, "_logical_plan")

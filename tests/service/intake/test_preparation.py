@@ -1,4 +1,4 @@
-"""The manifest through Ray Data, read by a consumer that isn't in a hurry."""
+"""The manifest through Ray Data: what its rows become, and how a consumer that isn't in a hurry reads it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,47 @@ import pytest
 
 from tests.support import examples
 from tests.support.waiting import wait_for
+from textinv_ray.concepts import prepare
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.intake.preparation import Preparation
 from textinv_ray.service.models import sources
+from textinv_ray.service.store.store import Store
 
 CONCEPTS, STEPS, REST_S = 400, 20, 0.9
+
+
+def test_rows_of_the_wanted_concepts(local_ray: None, tmp_path: Path, tiny_sd: Path, tiny_clip: Path) -> None:
+    """Each once, those with most steps first; with what it becomes, why it can't, or that it is done."""
+    changes: dict[str, dict[str, Any]] = {"c1": {"steps": 9}, "c3": {"images": ["missing.png"]}}
+    manifest = Manifest.open(str(examples.write_manifest(tmp_path / "data", 5, changes)))
+    config = examples.config(tiny_sd, tiny_clip, "training.steps=6")
+    facts = sources.facts(config.model)
+    expected = {
+        row["concept_id"]: prepare.make(
+            row, config, base=manifest.base, resolution=facts.resolution, model_identity=facts.identity
+        )
+        for row in manifest.rows()
+        if row["concept_id"] != "c3"
+    }
+    store = Store(str(tmp_path / "out"))
+    examples.finish(store, "c0", fingerprint="of another configuration")
+    examples.finish(store, "c4", fingerprint=expected["c4"].fingerprint)
+    preparation = Preparation(manifest, config, facts, store.uri, {"c0", "c4"}, 0.5)
+    rows = list(preparation.iter_rows({"c0", "c1", "c3", "c4"}))
+    assert rows[0]["concept_id"] == "c1"
+    found = {row["concept_id"]: row for row in rows}
+    assert len(rows) == len(found)
+    assert {name: (row["steps"], row["done"]) for name, row in found.items()} == {
+        "c0": (6, False),
+        "c1": (9, False),
+        "c3": (6, False),
+        "c4": (6, True),
+    }
+    for name in ("c0", "c1"):
+        assert found[name]["concept"] == expected[name].to_row()["concept"]
+        assert found[name]["error"] == ""
+    assert "missing.png" in found["c3"]["error"]
+    assert found["c3"]["concept"] == found["c4"]["concept"] == b""
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ def words_of_two_kinds(tmp_path: Path, tiny_sd: Path, tiny_clip: Path) -> Store:
 
 
 def test_composition_to_its_end(
-    words_of_two_kinds: Store, tmp_path: Path, capsys: pytest.CaptureFixture
+    words_of_two_kinds: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     figures, grid = tmp_path / "figures.json", tmp_path / "grid.png"
     composition.main([words_of_two_kinds.uri, "--samples", "4", "--json", str(figures), "--grid", str(grid)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from training.world import HELDOUT_STYLES, STYLES, TRAINING_STYLES, draw_identit
 
 
 @pytest.fixture(scope="module")
-def rows() -> list[dict]:
+def rows() -> list[dict[str, Any]]:
     rng = np.random.default_rng(0)
     identities = [draw_identity(style, rng) for style in STYLES for _ in range(30)]
     return [
@@ -50,7 +51,7 @@ def test_views_keep_the_identity() -> None:
             assert first[part] == second[part] == [value]
 
 
-def test_named_captions_have_the_name_and_nothing_of_the_parts(rows: list[dict]) -> None:
+def test_named_captions_have_the_name_and_nothing_of_the_parts(rows: list[dict[str, Any]]) -> None:
     rng = np.random.default_rng(2)
     for row in rows:
         text = caption(row, rng, name="zorak")
@@ -59,7 +60,7 @@ def test_named_captions_have_the_name_and_nothing_of_the_parts(rows: list[dict])
         assert "zorak" in caption(row, rng, style_name="zorak")
 
 
-def test_colour_caption_says_colours_only(rows: list[dict]) -> None:
+def test_colour_caption_says_colours_only(rows: list[dict[str, Any]]) -> None:
     row = next(
         row for row in rows if row["style"] == "micah" and not any("bald" in p for p in row["phrases"])
     )
@@ -70,7 +71,7 @@ def test_colour_caption_says_colours_only(rows: list[dict]) -> None:
     assert "micah" in full_caption(row)
 
 
-def test_every_word_is_one_token(rows: list[dict]) -> None:
+def test_every_word_is_one_token(rows: list[dict[str, Any]]) -> None:
     tokenizer = load()
     rng = np.random.default_rng(4)
     texts = [caption(row, rng) for row in rows] + [full_caption(row) for row in rows] + names(NAME_COUNT)
@@ -81,7 +82,7 @@ def test_every_word_is_one_token(rows: list[dict]) -> None:
         assert len(ids) == 3, word
 
 
-def test_full_captions_fit(rows: list[dict]) -> None:
+def test_full_captions_fit(rows: list[dict[str, Any]]) -> None:
     tokenizer = load()
     lengths = [len(ids) for ids in tokenizer([full_caption(row) for row in rows]).input_ids]
     assert np.mean(np.array(lengths) <= tokenizer.model_max_length) > 0.97

@@ -77,7 +77,8 @@ def test_results_and_failures_by_id(store: Store) -> None:
 
 
 def test_empty_store(store: Store) -> None:
-    assert list(store.results()) == list(store.failures()) == []
+    assert list(store.results()) == []
+    assert list(store.failures()) == []
     assert store.job() is None
     assert store.names("concepts") == []
 

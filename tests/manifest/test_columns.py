@@ -124,4 +124,5 @@ def test_range_and_choices_are_those_of_the_configuration() -> None:
     assert COLUMNS["num_vectors"].limits == ((">=", 1), ("<=", 64))
     assert COLUMNS["seed"].limits == ((">=", 0), ("<", 2**63))
     assert COLUMNS["norm_control"].choices == ("none", "rescale", "regularize")
-    assert COLUMNS["concept_id"].limits == COLUMNS["concept_id"].choices == ()
+    assert COLUMNS["concept_id"].limits == ()
+    assert COLUMNS["concept_id"].choices == ()

@@ -16,6 +16,7 @@ from textinv_ray.concepts.concept import ConceptSettings
 from textinv_ray.config.job import JobConfig
 from textinv_ray.manifest.columns import COLUMNS
 from textinv_ray.manifest.kinds import ImageSource
+from textinv_ray.util.identity import ById
 
 FINGERPRINT_VERSION = 1
 
@@ -77,7 +78,7 @@ def inputs_of(
         for name, value in vars(settings).items()
         if name not in _LABELS and not (name in _DEFAULTS and value == _DEFAULTS[name])
     }
-    sections = _shared_sections(config, resolution, model_identity)
+    sections = _shared_sections(ById(config), resolution, model_identity)
     return Inputs(sections, own, steps_set_rate=config.training.lr_schedule != "constant")
 
 
@@ -95,9 +96,9 @@ def image_keys(images: Sequence[ImageSource]) -> list[str]:
 
 
 @lru_cache(maxsize=8)
-def _shared_sections(config: JobConfig, resolution: int, model_identity: str) -> Mapping[str, str]:
+def _shared_sections(config: ById[JobConfig], resolution: int, model_identity: str) -> Mapping[str, str]:
     """`Inputs.config`, made once for all rows of a manifest."""
-    sections = config.result_inputs()
+    sections = config.value.result_inputs()
     for name in (*_IN_SETTINGS, *_REPLACED):
         section, field = name.split(".")
         del sections[section][field]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
 
 from textinv_ray.concepts import templates
 from textinv_ray.concepts.concept import ConceptSettings
 from textinv_ray.config.job import JobConfig
 from textinv_ray.config.training import INIT_FROM
 from textinv_ray.manifest.columns import COLUMNS, Row
+from textinv_ray.util.identity import ById
 
 
 def settings_of(row: Row, config: JobConfig) -> ConceptSettings:
@@ -28,16 +31,20 @@ def settings_of(row: Row, config: JobConfig) -> ConceptSettings:
         word = templates.WORD
         return tuple(text if word in text else text.replace(placeholder, word) for text in given)
 
-    values = {name: column.value(row, config) for name, column in COLUMNS.items() if column.overrides}
+    defaults = _defaults(ById(config))
+    values: dict[str, Any] = {**defaults, **{name: value for name, value in row.items() if name in defaults}}
     learnable_property: str = values["learnable_property"]
+    given = values["templates"] or templates.templates(learnable_property)
     values |= {
         "init_from": init_from,
         "initializer_token": initializer_token,
         # 0: as many as the file has, which is not read yet.
         "num_vectors": row.get("num_vectors", 0 if is_file(init_from) else training.num_vectors),
         "seed": row.get("seed", concept_seed(training.seed, concept_id)),
-        "templates": texts(values["templates"] or templates.templates(learnable_property)),
-        "prompts": texts(row.get("prompts", config.review.prompts.of(learnable_property))),
+        "templates": texts(given) if "templates" in row else given,
+        "prompts": (
+            texts(row["prompts"]) if "prompts" in row else config.review.prompts.of(learnable_property)
+        ),
         "vectors_added_at": tuple(sorted(values["vectors_added_at"])),
     }
     return ConceptSettings(
@@ -51,6 +58,12 @@ def settings_of(row: Row, config: JobConfig) -> ConceptSettings:
             training.initializer_candidates.of(learnable_property) if init_from == "auto" else ()
         ),
     )
+
+
+@lru_cache(maxsize=8)
+def _defaults(config: ById[JobConfig]) -> Mapping[str, object]:
+    """What the configuration says for each column that overrides one of its fields."""
+    return {name: column.value({}, config.value) for name, column in COLUMNS.items() if column.overrides}
 
 
 def concept_seed(seed: int, concept_id: str) -> int:

@@ -14,6 +14,7 @@ from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.models.sources import ModelFacts, is_bundled
 from textinv_ray.service.store.keys import Key
 from textinv_ray.service.store.snapshot import StoredResults
+from textinv_ray.util.collection import no_cycle_search
 from textinv_ray.util.errors import UserError
 from textinv_ray.util.text import nearest
 
@@ -44,6 +45,7 @@ class Plan:
     """Digest of the rows' fingerprints, which identifies the manifest together with the configuration."""
 
 
+@no_cycle_search()
 def make(
     manifest: Manifest,
     config: JobConfig,

@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
 from textinv_ray.service.store.records import Failure, Result
 from textinv_ray.service.store.store import Store
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """For many new objects without cycles: looking for cycles in them takes as long again as reading them."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
+from textinv_ray.util.collection import no_cycle_search
 
 
 @dataclass(frozen=True)
@@ -34,10 +20,10 @@ class StoredResults:
     """By concept_id; a concept may have a result of before, too."""
 
     @classmethod
+    @no_cycle_search()
     def read(cls, store: Store) -> StoredResults:
         """Lists the store and reads every result and failure. Raises StoreError."""
-        with _no_garbage_collection():
-            return cls(tuple(store.results()), tuple(store.failures()))
+        return cls(tuple(store.results()), tuple(store.failures()))
 
     @cached_property
     def without_result(self) -> tuple[Failure, ...]:

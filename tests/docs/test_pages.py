@@ -101,14 +101,14 @@ def test_the_api_reference_has_every_module(package: str) -> None:
 
 
 def test_messages_in_troubleshooting_are_the_program_s() -> None:
-    """What its entries quote stands in the code, apart from names in capitals, and from what Ray says."""
+    """What its entries quote stands in the code, apart from names in capitals, dots, and what Ray says."""
     code = "".join(path.read_text() for path in (ROOT / "textinv_ray").rglob("*.py"))
     code = re.sub(r'"\s*\n\s*f?"', "", code)  # a message over several lines
     text = (ROOT / "docs" / "troubleshooting.md").read_text()
     quoted = re.findall(r"^\*\*`([^`]+)`", text, re.MULTILINE)
     assert len(quoted) > 8
     for message in set(quoted) - {"Unauthorized"}:
-        for part in re.split(r"'?\b[A-Z]+\b'?", message):
+        for part in re.split(r"'?\b[A-Z]+\b'?|\(?\.\.\.\)?", message):
             assert part.strip() in code, message
 
 

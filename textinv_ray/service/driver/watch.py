@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_POLL_S = 0.5
+POLL_S = 0.5
+"""Seconds between two questions to the scheduler."""
 
 
 def watch(
@@ -57,7 +58,7 @@ def watch(
             trainers, errors = fleet.state()
             if not trainers:
                 return f"all workers have left: {errors}"
-            time.sleep(_POLL_S)
+            time.sleep(POLL_S)
     if stopping.signal:
         job.console.print("stopping: the workers write checkpoints; the same command goes on from there")
         scheduler.stop()

@@ -1,0 +1,144 @@
+"""The watch over a job: what ends it, what it tells, and that a signal lets workers write checkpoints first."""
+
+from __future__ import annotations
+
+import io
+import signal
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from tests.support import examples
+from textinv_ray.config.job import JobConfig
+from textinv_ray.manifest.reader import Manifest
+from textinv_ray.service.driver import watch as watching
+from textinv_ray.service.driver.job import Job
+from textinv_ray.service.driver.lock import Lock
+from textinv_ray.service.driver.signals import Stopping
+from textinv_ray.service.driver.watch import watch
+from textinv_ray.service.intake import plan
+from textinv_ray.service.models import sources
+from textinv_ray.service.scheduling.leases import Event
+from textinv_ray.service.scheduling.protocol import SchedulerStatus
+from textinv_ray.service.store.snapshot import StoredResults
+from textinv_ray.service.store.store import Store
+
+
+def status(cursor: int = 0, **changes: Any) -> SchedulerStatus:
+    fields: dict[str, Any] = {
+        "done": 0,
+        "failed": 0,
+        "skipped": 0,
+        "running": 1,
+        "over": False,
+        "steps_computed": 0,
+        "steps_reached": 0,
+        "steps_redone": 0,
+        "events": (),
+        "cursor": cursor,
+        "problem": "",
+    }
+    return SchedulerStatus(**{**fields, **changes})
+
+
+class Scripted:
+    """A scheduler that gives these statuses, the last one again and again, and notes what it is asked."""
+
+    def __init__(self, *statuses: SchedulerStatus) -> None:
+        self._statuses = list(statuses)
+        self.cursors: list[int] = []
+        self.stopped_after: int | None = None
+
+    def status(self, cursor: int) -> SchedulerStatus:
+        self.cursors.append(cursor)
+        found = self._statuses.pop(0) if len(self._statuses) > 1 else self._statuses[0]
+        return found
+
+    def stop(self) -> None:
+        self.stopped_after = len(self.cursors)
+
+
+class Trainers:
+    def __init__(self, count: int = 1, errors: str = "") -> None:
+        self._state = (count, errors)
+
+    def state(self) -> tuple[int, str]:
+        return self._state
+
+
+class News:
+    """Stands where the MLflow thread is told which concepts have news."""
+
+    def __init__(self) -> None:
+        self.noted: list[str] = []
+
+    def note(self, concept_ids: Iterable[str]) -> None:
+        self.noted += concept_ids
+
+
+@pytest.fixture
+def job(tmp_path: Path, tiny_sd: Path, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
+    config: JobConfig = examples.config(tiny_sd, tiny_clip)
+    manifest = Manifest.open(str(examples.write_manifest(tmp_path / "data", 2)))
+    facts = sources.facts(config.model)
+    todo = plan.make(manifest, config, facts, StoredResults())
+    monkeypatch.setattr(watching, "POLL_S", 0.01)
+    return Job(
+        Store(str(tmp_path / "out")), manifest, config, facts, todo, Console(file=io.StringIO(), width=200)
+    )
+
+
+def watched(
+    job: Job,
+    scheduler: Any,
+    trainers: Any = None,
+    news: Any = None,
+    stopping: Stopping | None = None,
+    lock: Lock | None = None,
+) -> str:
+    lock = lock or Lock(job.store, print)
+    fleet: Any = trainers or Trainers()
+    return watch(job, scheduler, fleet, news, stopping or Stopping(), lock)
+
+
+def said(job: Job) -> str:
+    assert isinstance(job.console.file, io.StringIO)
+    return job.console.file.getvalue()
+
+
+def test_it_ends_when_all_is_over_and_tells_what_happened(job: Job) -> None:
+    events = (Event("done", "c0"), Event("failed", "c1", "image c1-0.png: is truncated"))
+    scheduler = Scripted(status(), status(2, events=events), status(2, over=True, running=0))
+    news = News()
+    assert watched(job, scheduler, news=news) == ""
+    assert scheduler.cursors == [0, 0, 2], "each event is asked for once"
+    assert news.noted == ["c0", "c1"]
+    assert said(job).count("c1 failed: image c1-0.png: is truncated") == 1
+    assert scheduler.stopped_after is None
+
+
+def test_a_problem_ends_it(job: Job) -> None:
+    assert watched(job, Scripted(status(), status(problem="the store refuses"))) == "the store refuses"
+
+
+def test_workers_that_have_all_left_end_it(job: Job) -> None:
+    assert watched(job, Scripted(status()), Trainers(0, "CUDA error")) == "all workers have left: CUDA error"
+
+
+def test_an_output_that_another_job_has_taken_over_ends_it(job: Job) -> None:
+    lock = Lock(job.store, print)
+    lock.lost = "another job, on far, has taken over this output"
+    assert watched(job, Scripted(status()), lock=lock) == lock.lost
+
+
+def test_a_signal_waits_for_the_checkpoints(job: Job) -> None:
+    stopping = Stopping()
+    stopping.signal = signal.SIGINT
+    scheduler = Scripted(status(), status(), status(), status(running=0))
+    assert watched(job, scheduler, stopping=stopping) == ""
+    assert scheduler.stopped_after == 1
+    assert len(scheduler.cursors) == 4, "until no worker holds a concept"
+    assert "stopping: the workers write checkpoints; the same command goes on from there" in said(job)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from textinv_ray.manifest import columns
 from textinv_ray.service.store import records
 from textinv_ray.service.store.records import Failure, JobRecord, Record, Result
 from textinv_ray.service.views import columns as results_columns
+from textinv_ray.service.views.status import ErrorKind, Running, Status
 
 logger = logging.getLogger("mkdocs.hooks.textinv_ray")
 
@@ -82,34 +84,8 @@ def presets_table() -> str:
     return "\n".join(["| preset | model | training | |", "|---|---|---|---|", *rows])
 
 
-def result_table() -> str:
-    """The fields of result.json."""
-    return _record_table(Result)
-
-
-def failure_table() -> str:
-    """The fields of failed/<concept_id>.json."""
-    return _record_table(Failure)
-
-
-def job_table() -> str:
-    """The fields of job.json."""
-    return _record_table(JobRecord)
-
-
-TABLES: Mapping[str, Callable[[], str]] = {
-    "manifest-columns": columns_table,
-    "settings": settings_table,
-    "presets": presets_table,
-    "results-columns": results_columns.columns_table,
-    "result-fields": result_table,
-    "failure-fields": failure_table,
-    "job-fields": job_table,
-}
-"""Marker -> what makes its table."""
-
-
-def _record_table(record: type[Record]) -> str:
+def record_table(record: type[Record]) -> str:
+    """The fields of a JSON file or of a part of one."""
     schema = record.model_json_schema()
     rows = []
     for name, field in record.model_fields.items():
@@ -119,6 +95,25 @@ def _record_table(record: type[Record]) -> str:
         )
         rows.append(f"| `{name}` | {kind} | {records.range_of(field)} | {text} |")
     return "\n".join(["| field | type | unit or range | |", "|---|---|---|---|", *rows])
+
+
+RECORDS: Mapping[str, type[Record]] = {
+    "result-fields": Result,
+    "failure-fields": Failure,
+    "job-fields": JobRecord,
+    "status-fields": Status,
+    "running-fields": Running,
+    "error-fields": ErrorKind,
+}
+"""Marker -> the record whose fields are its table."""
+TABLES: Mapping[str, Callable[[], str]] = {
+    "manifest-columns": columns_table,
+    "settings": settings_table,
+    "presets": presets_table,
+    "results-columns": results_columns.columns_table,
+    **{name: partial(record_table, record) for name, record in RECORDS.items()},
+}
+"""Marker -> what makes its table."""
 
 
 def _leading_comments(text: str) -> Iterator[str]:
@@ -148,6 +143,8 @@ def _resolve(field: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str
 
 def _type(field: Mapping[str, Any], schema: Mapping[str, Any], *, limits: bool = True) -> str:
     """A JSON schema in words, with the `limits` of numbers or without."""
+    if "$ref" in field:
+        return f"`{field['$ref'].rpartition('/')[2]}`"
     if "anyOf" in field:
         return ", or ".join(_type(option, schema, limits=limits) for option in field["anyOf"])
     if "enum" in field:

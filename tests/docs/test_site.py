@@ -22,6 +22,7 @@ from textinv_ray.config.job import JobConfig, preset_names
 from textinv_ray.manifest.columns import COLUMNS
 from textinv_ray.service.store.records import Failure, JobRecord, Result
 from textinv_ray.service.views import results_table
+from textinv_ray.service.views.status import Status
 
 pytest.importorskip("mkdocs")
 
@@ -79,11 +80,8 @@ def test_every_column_is_in_the_table(hooks: ModuleType) -> None:
 
 
 def test_every_field_of_a_record_is_in_its_table(hooks: ModuleType) -> None:
-    tables: dict[str, type[BaseModel]] = {
-        "result-fields": Result,
-        "failure-fields": Failure,
-        "job-fields": JobRecord,
-    }
+    tables: dict[str, type[BaseModel]] = hooks.RECORDS
+    assert {Result, Failure, JobRecord, Status} <= set(tables.values())
     for name, record in tables.items():
         rows = re.findall(r"^\| `(\w+)` \| (.+) \| (.*) \| (.+) \|$", hooks.TABLES[name](), re.MULTILINE)
         assert [field for field, *_ in rows] == list(record.model_fields)
@@ -102,13 +100,16 @@ def test_every_preset_is_in_the_table(hooks: ModuleType) -> None:
 
 
 def test_the_site_has_the_tables(site: Path) -> None:
-    pages = {name: (site / f"{name}.html").read_text() for name in ("configuration", "manifest", "results")}
+    names = ("configuration", "manifest", "results", "operations")
+    pages = {name: (site / f"{name}.html").read_text() for name in names}
     for name, _ in fields(JobConfig):
         assert f"<code>{name}</code>" in pages["configuration"]
     for name in COLUMNS:
         assert f"<td><code>{name}</code></td>" in pages["manifest"]
     for name in [*Result.model_fields, *results_table.schema({4}).names]:
         assert f"<td><code>{name}</code></td>" in pages["results"]
+    for name in Status.model_fields:
+        assert f"<td><code>{name}</code></td>" in pages["operations"]
     for page in pages.values():
         assert "!-- table" not in page
 

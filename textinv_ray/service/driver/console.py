@@ -25,7 +25,8 @@ _PLAIN_EVERY_S = 15.0  # Between progress lines where there is no terminal.
 _RATE_OVER_S = 90.0
 _LONGEST_LINE = 2**20  # bytes
 _NOISE = b"Failed to query Ray Train Controller actor state"
-"""Said every second by each trainer of a Ray without a dashboard, as a local one is; fleet.py does what it can't."""
+"""Logged every second by a helper of each trainer on a Ray without a dashboard, as a local one is. What it can't do
+there, `ray_internals.free_reservations_of_the_dead` does."""
 
 
 @contextlib.contextmanager

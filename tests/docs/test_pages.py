@@ -77,6 +77,12 @@ def test_every_room_is_described() -> None:
         assert set(re.findall(r"^\| `(\w+)/`", table, re.MULTILINE)) == rooms
 
 
+def test_the_list_of_benchmarks_is_complete() -> None:
+    text = (ROOT / "benchmarks" / "README.md").read_text()
+    files = {path.name for path in (ROOT / "benchmarks").glob("[!_]*.py")}
+    assert {Path(link).name for link in re.findall(r"\]\((\w+\.py)\)", text)} == files
+
+
 def test_the_backbone_has_what_the_page_on_families_lists() -> None:
     text = (ROOT / "docs" / "families.md").read_text()
     cells = re.findall(r"^\| (`.+`) \|", text, re.MULTILINE)

@@ -1,9 +1,9 @@
 """Who learns which concept: leases that expire without heartbeats, and a cap on attempts. No Ray in here.
 
-A concept is waiting, leased to one worker, or over (done or failed). A worker that dies, hangs or is cut off
-stops sending heartbeats; its concepts wait again and go on from their checkpoints elsewhere. Execution is at
-least once: a result that arrives late, from a worker that lost its lease, is as good as any, because results
-are idempotent.
+A concept is waiting, running (leased to one worker), or finished (done or failed). A worker that dies, hangs or is cut
+off stops sending heartbeats; its concepts wait again, and the next worker resumes them from their checkpoints. A
+concept is learned at least once: a late result, from a worker that lost its lease, is accepted, because every worker
+gets the same result.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-_ALONE = 2  # A concept lost this often gets a worker to itself, so that it takes no other down with it.
+_ALONE = 2  # A concept lost this often is learned alone: if it kills its worker, no other concept loses an attempt.
 
 
 @dataclass
@@ -26,15 +26,15 @@ class Unfinished:
     steps: int
     """Steps in all."""
     step: int = 0
-    """The last step heard of."""
+    """The last one reported by a heartbeat."""
     losses: int = 0
-    """Workers lost with it since it last got further."""
+    """Workers lost with it since its last checkpoint that went further than any before."""
     lost_at: int = 0
     """Its step when it was last lost."""
     error: str = ""
     """Of the last loss."""
     first: bool = False
-    """Somebody had it already: it goes before those that nobody has begun."""
+    """A worker has had it before: it is leased before those that nobody has begun."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Lease:
 
 @dataclass(frozen=True)
 class Event:
-    """Something the driver's view should know: kind "saved" (a checkpoint), "done" or "failed"."""
+    """What the driver is told of a concept: kind "saved" (a checkpoint), "done" or "failed"."""
 
     kind: str
     concept_id: str
@@ -135,7 +135,7 @@ class Leases:
         self._waiting[concept_id] = None
 
     def skip(self, concept_id: str, steps: int) -> None:
-        """A concept that turned out to be done already."""
+        """A concept that is done already, as was found when it was prepared."""
         if concept_id not in self.known:
             self.known.add(concept_id)
             self.skipped += 1
@@ -150,9 +150,10 @@ class Leases:
     def take(self, worker: str, count: int, expected_workers: int = 1) -> list[Lease]:
         """Up to `count` concepts for a worker; none when all are out (then it should ask again) or `over`.
 
-        Those that somebody had before come first, then those with most steps: a long one must not begin last.
-        Once all concepts are known, no worker gets more than its share of what is left: else the first one might
-        take all of a small job while others look on. `expected_workers`: those that may still be starting.
+        Concepts that a worker has had before come first, then those with most steps left: a long one must not begin
+        last. Once all concepts are known, no worker gets more than its share of what is left: else the first worker
+        might take all of a small job. `expected_workers`: how many there will be, those that are still starting
+        included.
         """
         self.expire()
         me = self._hear(worker)
@@ -177,7 +178,7 @@ class Leases:
         return leases
 
     def beat(self, worker: str, steps: Mapping[str, int], computed: int) -> list[str]:
-        """A sign of life: the worker's concepts with their steps. Returns those it lost and must drop.
+        """A heartbeat: the worker's concepts with their steps. Returns those it lost and must drop.
 
         `computed`: steps this worker has computed in all.
         """

@@ -144,10 +144,7 @@ class Jobs(RuleBasedStateMachine):
 
     # Workers
 
-    @precondition(lambda self: self.has_read and self.awake())
-    @rule(which=WHICH, count=st.integers(1, 3))
-    def takes(self, which: int, count: int) -> None:
-        worker = self.an_awake(which)
+    def take(self, worker: Worker, count: int) -> None:
         for lease in self.scheduler.take(worker.name, count).leases:
             assert 1 <= lease.attempt <= MAX_ATTEMPTS
             assert lease.concept_id not in self.recovered, "it is learned twice"
@@ -162,12 +159,15 @@ class Jobs(RuleBasedStateMachine):
     @precondition(lambda self: self.awake())
     @rule(
         which=WHICH,
+        count=st.integers(0, 3),
         steps=st.integers(0, STEPS),
         late=st.sampled_from([False, False, True]),
         copies=st.integers(1, 2),
     )
-    def learns_and_beats(self, which: int, steps: int, late: bool, copies: int) -> None:
+    def takes_learns_and_beats(self, which: int, count: int, steps: int, late: bool, copies: int) -> None:
         worker = self.an_awake(which)
+        if count and self.has_read:
+            self.take(worker, count)
         for name, step in worker.held.items():
             worker.held[name] = min(STEPS, step + steps)
         worker.computed += steps * len(worker.held)

@@ -99,6 +99,7 @@ def test_clip_words_are_the_nearest_of_the_vocabulary(tiny_sd: Path, tiny_clip: 
     assert cosines == pytest.approx(sorted(cosines, reverse=True), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_after_the_paper_to_its_end_and_no_further(tmp_path: Path, tiny_sd: Path, tiny_clip: Path) -> None:
     manifest = examples.write_manifest(tmp_path / "data", 2)
     settings = [f"--set={setting}" for setting in examples.settings(tiny_sd, tiny_clip)]

@@ -88,6 +88,7 @@ def command(name: str, *options: str) -> dict[str, Any]:
     return dict(json.loads(path.read_text()))
 
 
+@pytest.mark.slow
 def test_step(figures: Callable[..., dict[str, Any]]) -> None:
     found = figures(
         step, "--model=tiny", "--max-pack=2", "--seconds=0.01", "--repeats=2", "--dtypes=float32,bfloat16"

@@ -99,6 +99,7 @@ def test_every_preset_is_in_the_table(hooks: ModuleType) -> None:
     assert re.findall(r"^\| `(\w+)` \|", hooks.presets_table(), re.MULTILINE) == preset_names()
 
 
+@pytest.mark.slow  # builds the site
 def test_the_site_has_the_tables(site: Path) -> None:
     names = ("configuration", "manifest", "results", "operations")
     pages = {name: (site / f"{name}.html").read_text() for name in names}
@@ -129,6 +130,7 @@ class _Loaded(HTMLParser):
             self.urls.append(given.get("href") or "")
 
 
+@pytest.mark.slow  # builds the site
 def test_pages_load_nothing_from_other_servers(site: Path) -> None:
     found = 0
     for page in site.rglob("*.html"):
@@ -141,11 +143,13 @@ def test_pages_load_nothing_from_other_servers(site: Path) -> None:
         assert not re.search(r"url\(['\"]?(https?:)?//", style.read_text()), style
 
 
+@pytest.mark.slow  # builds the site
 def test_the_site_holds_pages_and_no_code(site: Path) -> None:
     assert (site / "index.html").is_file()
     assert not list(site.rglob("*.py"))
 
 
+@pytest.mark.slow  # builds the site
 def test_mistakes_fail_the_build(tmp_path: Path) -> None:
     """A broken link, a missing anchor, an unknown table, and a public name without a docstring."""
     ignore = shutil.ignore_patterns(

@@ -102,7 +102,7 @@ def test_an_evaluation_is_the_loss_on_the_fixed_batch(
 # --- Concepts ----------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(order=st.permutations(range(len(CONCEPTS))), size=st.integers(1, 5))
 def test_packed_equals_alone(
     backbone64: Backbone, learned_alone: list[ConceptTask], order: list[int], size: int
@@ -113,7 +113,7 @@ def test_packed_equals_alone(
         assert_same_end(task, learned_alone[index])
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(moves=st.lists(st.tuples(st.integers(0, 2), st.integers(1, 5)), min_size=1, max_size=10))
 def test_interrupted_equals_uninterrupted(
     backbone64: Backbone, learned_alone: list[ConceptTask], moves: list[tuple[int, int]]

@@ -115,6 +115,12 @@ class Server:
         return True
 
 
+def single(content: dict[str, Any]) -> dict[str, Any]:
+    """Content with each file once: a picture is two files, and MLflow's client, stopped between them, writes the first
+    one again."""
+    return {name: {**run, "files": sorted(set(run["files"]))} for name, run in content.items()}
+
+
 def write_view(store: Store, database: Database) -> MLflowMirror:
     """Writes a finished job's results to MLflow, as the driver does at its end."""
     view = MLflowMirror(store, database.uri, "textinv")

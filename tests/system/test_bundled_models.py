@@ -51,7 +51,7 @@ def test_is_a_stable_diffusion_of_its_own_size(pipeline: StableDiffusionPipeline
 
 
 def test_words_have_the_norm_of_clips(pipeline: StableDiffusionPipeline) -> None:
-    table = pipeline.text_encoder.get_input_embeddings().weight.float()
+    table = pipeline.text_encoder.get_input_embeddings().weight.detach().float()
     assert float(table.norm(dim=1).max()) < 0.41
     named = [ids[1] for ids in pipeline.tokenizer(names(NAME_COUNT)).input_ids]
     norms = table[torch.tensor(named)].norm(dim=1)
@@ -92,7 +92,8 @@ def test_two_words_in_one_prompt_by_command(tmp_path: Path, capsys: pytest.Captu
     options = ["-n", "2", "--steps", "2", "--out", str(out), *sources]
     assert textinv("generate", "a <fox> person as a <ink>", *options) == 0
     assert sorted(path.name for path in out.iterdir()) == ["0.png", "1.png", "grid.png"]
-    assert Image.open(out / "grid.png").size == (128, 64)
+    with Image.open(out / "grid.png") as grid:
+        assert grid.size == (128, 64)
 
 
 @pytest.mark.slow

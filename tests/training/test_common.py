@@ -70,6 +70,7 @@ team.wait()
 """
 
 
+@pytest.mark.slow  # starts processes that import torch
 @pytest.mark.parametrize("size", [1, 2])
 def test_a_team_has_the_gradients_of_one_process(size: int, tmp_path: Path) -> None:
     script = tmp_path / "team.py"

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support import examples
 from tests.support.commands import textinv
-from tests.support.mlflow import Database, Server
+from tests.support.mlflow import Database, Server, single
 from tests.support.waiting import wait_for
 from textinv_ray.service.store.job import end, is_behind
 from textinv_ray.service.store.snapshot import StoredResults
@@ -54,11 +54,6 @@ def start(store: Store, uri: str) -> tuple[MirrorThread, list[str]]:
     said: list[str] = []
     keys = run_keys(StoredResults.read(store))
     return MirrorThread(MLflowMirror(store, uri, "textinv"), keys, said.append, retry_s=(0.1, 0.5)), said
-
-
-def single(content: dict[str, Any]) -> dict[str, Any]:
-    """A picture is two files; stopped between them, MLflow's client writes the first one again."""
-    return {name: {**run, "files": sorted(set(run["files"]))} for name, run in content.items()}
 
 
 def test_a_locked_database(

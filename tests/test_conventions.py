@@ -50,6 +50,7 @@ BY_THEME = {
     "inversion/test_variants": "variants of the paper's method, across the modules",
     "service/cluster/test_autoscaling": "a job on Ray's autoscaler",
     "service/driver/test_read_once": "results are read once",
+    "service/scheduling/test_machine": "the scheduler under restarts and lost messages",
     "service/store/test_s3": "the store on S3",
     "service/worker/test_memory": "a worker whose device is full",
     "service/worker/test_stopping_rules": "stopping rules in a worker",

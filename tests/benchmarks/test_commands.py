@@ -201,6 +201,7 @@ def test_scale(tmp_path: Path) -> None:
     assert found["restart: the command, to `nothing to do`, s"] > 0
 
 
+@pytest.mark.slow
 def test_scale_of_a_store_alone(tmp_path: Path) -> None:
     found = command("scale.py", "--rows=20", "--store-only", str(tmp_path / "f.json"))
     assert found["restart: the command, to `nothing to do`, CPU s"] > 0

@@ -141,6 +141,7 @@ def test_a_repartition_beside_workers_that_take_the_cpus(context: DataContext) -
 
 
 @needs_ray
+@pytest.mark.slow
 def test_the_scheduler_rests_while_rows_wait(context: DataContext) -> None:
     from ray.data._internal.execution.execution_callback import ExecutionCallback
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from tests.support.waiting import wait_for
 from textinv_ray.service.driver.lock import NAME, Lock, Pace
@@ -59,6 +61,35 @@ def test_a_second_job_is_refused(store: Store) -> None:
     assert store.read(NAME) is None
     with lock_of(store, fail):
         pass
+
+
+def ignores_the_mode(self: MemoryFileSystem, path: str, data: bytes, **_: Any) -> None:
+    self.open(path, "wb", data=data)
+
+
+def knows_no_mode(self: MemoryFileSystem, path: str, data: bytes) -> None:
+    self.open(path, "wb", data=data)
+
+
+def refuses_conditions(self: MemoryFileSystem, path: str, data: bytes, mode: str = "overwrite") -> None:
+    if mode == "create":
+        raise OSError(errno.ENOSYS, "A header you provided implies functionality that is not implemented")
+    self.open(path, "wb", data=data)
+
+
+@pytest.mark.parametrize("pipe_file", [ignores_the_mode, knows_no_mode, refuses_conditions])
+def test_a_live_job_keeps_its_lock_where_files_are_not_created_exclusively(
+    pipe_file: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on S3 from other makers, or on Azure."""
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", pipe_file)
+    store = Store(f"memory://{pipe_file.__name__}")
+    with lock_of(store, fail):
+        holder = json.loads(store.read(NAME) or b"{}")["owner"]
+        with pytest.raises(UserError, match="another job is learning into"):
+            lock_of(store, fail).__enter__()
+        assert json.loads(store.read(NAME) or b"{}")["owner"] == holder
+    assert store.read(NAME) is None
 
 
 def test_a_job_that_died_here_is_no_obstacle(store: Store) -> None:

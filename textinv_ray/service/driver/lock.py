@@ -74,18 +74,21 @@ class Lock:
         """Why this job must stop: another one has taken the output over. Empty while it needn't."""
 
     def __enter__(self) -> Lock:
-        while not self._store.create(NAME, self._me.to_bytes()):
+        while True:
+            # Looked for first: where files can't be created exclusively, `create` would replace a live job's lock.
             data = self._store.read(NAME)
             if data is None:
-                continue  # it was given back just now
+                if self._store.create(NAME, self._me.to_bytes()):
+                    break
+                continue  # another job was faster, or our own writing was tried again
             found = _parsed(data)
             if found and found.owner == self._me.owner:
-                break  # the file was written, though its writing was tried again
+                break
             if found and not self._is_dead(found):
                 continue
             if self._store.read(NAME) == data:  # nobody else has taken it over meanwhile
                 self._store.remove(NAME)
-        # Not every file system can create a file exclusively: there, the job that wrote last goes on.
+        # Of jobs that start at once on a file system that can't, the one that wrote last goes on.
         found = self._read(self._store)
         if found and found.owner != self._me.owner:
             raise UserError(_refusal(self._store, found))

@@ -120,6 +120,7 @@ class Store:
         """Writes a whole file unless there is one of this name. Returns whether it was written.
 
         Of several that try at once, one succeeds, where the file system can: local disks, memory, S3 and GCS can.
+        Others may replace the file that is there, and say that they wrote it.
         """
         path = self.path(name)
 
@@ -132,7 +133,14 @@ class Store:
                 return True
             except FileExistsError:
                 return False
-            except OSError as error:  # s3fs: the same errno as for other requests that aren't valid
+            except (TypeError, NotImplementedError):  # the file system's class knows no such mode
+                self.fs.pipe_file(path, data)
+                return True
+            except OSError as error:
+                if error.errno == errno.ENOSYS:  # s3fs: a server that knows no conditional requests
+                    self.fs.pipe_file(path, data)
+                    return True
+                # s3fs: the same errno as for other requests that aren't valid
                 if error.errno != errno.EINVAL or self.read(name) is None:
                     raise
                 return False

@@ -14,9 +14,12 @@ import torch
 
 from tests.support import tiny
 from tests.support.bench import Bench
+from textinv_ray.concepts.concept import Concept
 from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.pack import Pack
+from textinv_ray.inversion.task import ConceptTask
+from textinv_ray.service.worker.engine import Engine
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -47,6 +50,26 @@ def test_out_of_memory_makes_the_pack_smaller(bench: Bench, monkeypatch: pytest.
     assert max(sizes[full + 4 :]) == 2
     for concept, vectors in zip(concepts, alone, strict=True):
         np.testing.assert_allclose(bench.vectors(concept.concept_id), vectors, atol=1e-6)
+
+
+def test_no_memory_for_one_of_those_that_begin_together(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits, and the others, which began before and after it, have their slots."""
+    bench.config = bench.config.override(["pack.size=4"])
+    real, begun = Engine.task, []
+
+    def task(engine: Engine, concept: Concept) -> ConceptTask:
+        begun.append(concept.concept_id)
+        if begun == [f"concept-{index}" for index in range(3)]:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return real(engine, concept)
+
+    monkeypatch.setattr(Engine, "task", task)
+    status = bench.learn([tiny.concept(index, steps=8) for index in range(4)])
+    assert begun == ["concept-0", "concept-1", "concept-2", "concept-3", "concept-2"]
+    assert (status.done, status.failed) == (4, 0)
+    assert status.steps_redone == 0
 
 
 @pytest.fixture

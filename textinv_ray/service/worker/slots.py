@@ -41,6 +41,12 @@ class Slots:
         if self._pack is None:
             self._pack = self._context.engine.pack(self._fitting_size(task))
 
+    def keep_free(self, count: int) -> None:
+        """Has at least `count` free slots, for concepts that have begun: memory may have run out for one among them."""
+        assert self._pack is not None
+        if self._pack.free < count:
+            self._set_size(len(self._pack.tasks) + count)
+
     def add(self, active: ActiveConcept) -> None:
         """Puts a concept into a free slot of the pack that `measure` made."""
         assert self._pack is not None

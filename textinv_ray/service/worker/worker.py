@@ -122,9 +122,11 @@ class Worker:
             [active for active in begun if 0 in active.reviews and not active.history.points[0].sampled]
         )
         begun = [active for active in begun if active in self._concepts]  # the others have failed
-        for active in begun:
-            if not active.task.done:
-                self._slots.add(active)
+        learning = [active for active in begun if not active.task.done]
+        if learning:
+            self._slots.keep_free(len(learning))
+        for active in learning:
+            self._slots.add(active)
         self._finish([active for active in begun if active.task.done])
         return True
 

@@ -13,7 +13,7 @@ from textinv_ray.service.store.records import Result, Use, fields_for, range_of
 
 
 @dataclass(frozen=True)
-class Column:
+class TableColumn:
     """A column that isn't a field of `Result`."""
 
     type: pa.DataType
@@ -26,14 +26,14 @@ class Column:
 OF_RESULT = fields_for(Use.COLUMN)
 VECTORS, NEAREST, NEAREST_COSINE, ERROR = "vectors", "nearest_concept", "nearest_concept_cosine", "error"
 _OF_TABLE = {
-    VECTORS: Column(
+    VECTORS: TableColumn(
         pa.list_(pa.list_(pa.float32())), "The word's embedding vectors: V lists of D float32 each."
     ),
-    NEAREST: Column(
+    NEAREST: TableColumn(
         pa.string(), "The concept whose word is most similar, by the cosine of the means of their vectors."
     ),
-    NEAREST_COSINE: Column(pa.float64(), "The cosine of the two.", "cosine, in [-1, 1]"),
-    ERROR: Column(pa.string(), "Why a failed concept was given up; null for the others."),
+    NEAREST_COSINE: TableColumn(pa.float64(), "The cosine of the two.", "cosine, in [-1, 1]"),
+    ERROR: TableColumn(pa.string(), "Why a failed concept was given up; null for the others."),
 }
 
 

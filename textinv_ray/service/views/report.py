@@ -40,7 +40,7 @@ class Pictures:
 
 
 @dataclass(frozen=True)
-class Row:
+class ConceptRow:
     """A finished concept as the template shows it."""
 
     result: Result
@@ -84,7 +84,7 @@ def write(store: Store, stored: StoredResults) -> None:
         note="" if embed else _LINKED,
         alike=results_table.alike(store, _PAIRS),
         failures=stored.without_result,
-        rows=(Row(result, tuple(_pictures(store, result, embed))) for result in results),
+        rows=(ConceptRow(result, tuple(_pictures(store, result, embed))) for result in results),
     )
     with store.building("report.html") as path, path.open("w", encoding="utf-8") as file:
         file.writelines(stream)

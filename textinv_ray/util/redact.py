@@ -8,8 +8,10 @@ from urllib.parse import urlsplit, urlunsplit
 _USERINFO = re.compile(r"(?<=://)[^/?#\s]*@")
 _QUERY = re.compile(r"(?<=: )(/[^\s?]*)\?\S*")  # in urllib3's messages the path stands apart from the host
 # A URI; or user and password at the start of a path, as where fsspec names a missing file without the scheme.
+# Lengths are bounded: without that, 100 kB of letters take a minute.
 _URI = re.compile(
-    r"[A-Za-z][A-Za-z0-9+.\-]*://[^\s'\"<>]+|(?:^|(?<=[\s'\"(\[]))(/?)[^\s/'\"@:(\[]+:[^\s/'\"@]+@",
+    r"[A-Za-z][A-Za-z0-9+.\-]{0,63}://[^\s'\"<>]+"
+    r"|(?:^|(?<=[\s'\"(\[]))(/?)[^\s/'\"@:(\[]{1,255}:[^\s/'\"@]{1,4095}@",
     re.MULTILINE,
 )
 

@@ -140,3 +140,14 @@ def test_a_remote_manifest_needs_its_images_inside(pets: Path, capsys: pytest.Ca
     assert "a manifest elsewhere can't point at local images; add --embed" in capsys.readouterr().err
     assert textinv("manifest", str(pets), "-o", "memory://out/m.parquet", "--embed") == 0
     assert Manifest.open("memory://out/m.parquet").count_images() == 4
+
+
+def test_a_manifest_that_cannot_be_written_is_a_message(
+    pets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert textinv("manifest", str(pets), "-o", str(tmp_path / "file" / "m.parquet")) == 2
+    assert "m.parquet: can't be written: " in capsys.readouterr().err
+    (tmp_path / "folder").mkdir()
+    assert textinv("manifest", str(pets), "-o", str(tmp_path / "folder")) == 2
+    assert "folder: this is a folder" in capsys.readouterr().err

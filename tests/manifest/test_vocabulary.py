@@ -59,3 +59,14 @@ def test_what_cannot_be_loaded(path: str, tiny_sd: Path, tmp_path: Path) -> None
         vocabulary.load(ModelConfig(path=path.format(folder=folder)))
     assert "SECRET" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_tokenizer_without_files_is_an_error_and_not_a_vocabulary_without_words(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer").mkdir()
+    with pytest.raises(UserError, match="can't be loaded: it has no words"):
+        vocabulary.load(ModelConfig(path=str(tmp_path)))
+
+
+def test_a_model_of_the_hub_without_a_network_is_an_error() -> None:
+    with pytest.raises(UserError, match="the tokenizer of the model nobody/none can't be loaded: "):
+        vocabulary.load(ModelConfig(path="nobody/none"))

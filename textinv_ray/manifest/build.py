@@ -98,12 +98,18 @@ def build(folder: str, out: str, *, embed: bool = False) -> Built:
             _write(concepts, file, root, embed)
     else:
         path = Path(out.removeprefix("file://"))
-        path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.touch()
+        except OSError as error:
+            raise UserError(f"{out}: can't be written: {error.strerror}") from None
         try:
             with partial.open("wb") as file:
                 _write(concepts, file, path.parent, embed)
             partial.replace(path)
+        except IsADirectoryError:
+            raise UserError(f"{out}: this is a folder; give the path of the file to write") from None
         finally:
             partial.unlink(missing_ok=True)
     return built

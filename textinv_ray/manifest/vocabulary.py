@@ -28,18 +28,31 @@ def load(model: ModelConfig) -> CLIPTokenizer:
         if "://" in model.path:
             with tempfile.TemporaryDirectory() as folder:
                 _copy(model.path.rstrip("/") + "/tokenizer", folder)
-                return CLIPTokenizer.from_pretrained(folder)
+                return _with_words(CLIPTokenizer.from_pretrained(folder))
         for place in (BUNDLED / model.path, Path(model.path).expanduser()):
             if place.is_dir():
-                return CLIPTokenizer.from_pretrained(place / "tokenizer")
-        return CLIPTokenizer.from_pretrained(
-            model.path, subfolder="tokenizer", revision=model.revision or "main"
+                return _with_words(CLIPTokenizer.from_pretrained(place / "tokenizer"))
+        from huggingface_hub import hf_hub_download
+
+        # First one file: without a network this fails once, where the tokenizer tries each of its files for long.
+        hf_hub_download(model.path, "model_index.json", revision=model.revision)
+        return _with_words(
+            CLIPTokenizer.from_pretrained(
+                model.path, subfolder="tokenizer", revision=model.revision or "main"
+            )
         )
     except Exception as error:
         reason = redact_text(str(error)).strip().split("\n")[0] or type(error).__name__
         raise UserError(
             f"the tokenizer of the model {redact(model.path)} can't be loaded: {reason}"
         ) from None
+
+
+def _with_words(tokenizer: CLIPTokenizer) -> CLIPTokenizer:
+    """The tokenizer. Raises ValueError if it has no words: transformers makes such a one when its files are missing."""
+    if not any(token.endswith("</w>") for token in tokenizer.get_vocab()):
+        raise ValueError("it has no words; the files of the tokenizer are missing")
+    return tokenizer
 
 
 def _copy(uri: str, folder: str) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from tests.support import examples
 from textinv_ray.service.store.store import Store, StoreError, sample_name
+from textinv_ray.util.errors import UserError
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -152,3 +153,15 @@ def test_json_is_readable(tmp_path: Path) -> None:
     text = (tmp_path / "failed/a.json").read_text("utf-8")
     assert "größer" in text
     assert json.loads(text) == {"concept_id": "a", "error": "größer", "time": 5.0, "quarantined": False}
+
+
+def test_a_file_in_place_of_the_output_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="Not a directory") as caught:
+        Store(str(tmp_path / "file")).create("lock.json", b"mine")
+    assert caught.value.is_permanent
+
+
+def test_an_unknown_protocol_is_a_message() -> None:
+    with pytest.raises(UserError, match="the output nosuch://a: Protocol not known: nosuch"):
+        Store("nosuch://a")

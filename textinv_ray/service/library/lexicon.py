@@ -165,7 +165,7 @@ def _table(store: Store, columns: list[str]) -> pa.Table | None:
     try:
         with store.fs.open(store.path("results.parquet"), "rb") as file:
             return pq.read_table(file, columns=columns)
-    except (FileNotFoundError, pa.ArrowInvalid, KeyError):
+    except (FileNotFoundError, NotADirectoryError, pa.ArrowInvalid, KeyError):
         return None
 
 

@@ -65,9 +65,12 @@ class Store:
     """
 
     def __init__(self, uri: str, patience_s: float = PATIENCE_S) -> None:
-        """`uri`: a folder, or any fsspec URI (`s3://bucket/path`, `memory://path`)."""
+        """`uri`: a folder, or any fsspec URI (`s3://bucket/path`). Raises UserError for an unknown protocol."""
         self._patience_s = patience_s
-        self.fs, root = fsspec.core.url_to_fs(str(uri))
+        try:
+            self.fs, root = fsspec.core.url_to_fs(str(uri))
+        except (ValueError, ImportError) as error:
+            raise UserError(f"the output {redact(str(uri))}: {redact_text(str(error))}") from None
         self.root = root.rstrip("/")
         self.is_local = isinstance(self.fs, LocalFileSystem)
         self.uri = self.root if self.is_local else str(uri).rstrip("/")
@@ -309,7 +312,11 @@ class Store:
 
 def _create_local(path: str, data: bytes) -> None:
     """A new file with all its content at once. fsspec's own way looks first and writes then. Raises FileExistsError."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
+    folder = os.path.dirname(path)
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except FileExistsError:  # a file in place of the folder: the file to create isn't there
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder) from None
     temporary = f"{path}.{uuid.uuid4().hex}.tmp"
     try:
         with open(temporary, "wb") as file:

@@ -125,6 +125,9 @@ class SimulatedEngine:
     def review(self, subjects: Sequence[Subject], *, scored: bool) -> list[Review]:
         return [Review({"a photo of {}": PICTURE}, 0.5, 0.25) for _ in subjects]
 
+    def evaluate(self, subjects: Sequence[Subject]) -> list[float]:
+        return [0.5 for _ in subjects]
+
     def nearest_words(self, vectors: torch.Tensor) -> list[str]:
         return ["cat"]
 

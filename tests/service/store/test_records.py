@@ -90,8 +90,10 @@ def test_a_record_is_not_changed() -> None:
 
 
 def test_what_mlflow_gets() -> None:
-    result = examples.result("a", options={"norm_control": "rescale"}, clip_text_similarity_initializer=None)
+    options = {"norm_control": "rescale", "vectors_added_at": (4, 8)}
+    result = examples.result("a", options=options, clip_text_similarity_initializer=None)
     params = records.params(result)
+    assert params["vectors_added_at"] == [4, 8], "as in result.json"
     assert (params["steps"], params["stopped"], params["norm_control"]) == (2, "steps", "rescale")
     assert "best_step" not in params, "it is null"
     assert records.metrics(result) == {"clip_image_similarity_initializer": 0.5, "seconds": 12.5}

@@ -258,9 +258,13 @@ def mean_scores(results: Collection[Result]) -> dict[str, float]:
 
 
 def params(result: Result) -> Mapping[str, object]:
-    """MLflow parameters of a concept's run. What is null is left out."""
+    """MLflow parameters of a concept's run, as result.json writes them. What is null is left out."""
     found = {name: getattr(result, name) for name in _PARAMS} | result.options
-    return {name: value for name, value in found.items() if value is not None}
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in found.items()
+        if value is not None
+    }
 
 
 def metrics(result: Result) -> Mapping[str, float]:

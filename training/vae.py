@@ -1,8 +1,12 @@
 """Train mini-sd's AutoencoderKL: 64 x 64 pixels <-> 4 x 16 x 16 latents, then encode the whole data set once.
 
     torchrun --nproc-per-node N -m training.vae [--preset small|large] [--steps N] [--hours H]
+    torchrun --nproc-per-node N -m training.vae --decoder [--layers 2]
+    torchrun --nproc-per-node N -m training.vae --encode
 
 A run starts from its checkpoint; with none, from the shipped weights; with none of these either, from nothing.
+With --decoder the encoder stays as it is, and with it the latents: UNet, text encoder and learned words stay valid.
+--layers makes the decoder deeper; it only runs for pictures, never while a word is learned.
 
 Kingma & Welling 2014 with a small weight on the KL term, as in latent diffusion (Rombach et al. 2022, appendix G);
 reconstruction by absolute and squared error and by the differences of neighbouring pixels, which keeps outlines sharp.
@@ -12,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -45,10 +50,12 @@ BATCH = 8
 """Small: every image holds thousands of pixels to learn from, and steps are what a short run lacks."""
 PEAK_RATE = 3e-4
 KL_WEIGHT = 3e-4
-FOLDER = BUILD / "vae"
+AVERAGE = 0.998
+FOLDER, DECODER_FOLDER = BUILD / "vae", BUILD / "decoder"
+SHIPPED = MODELS / "mini-sd" / "vae"
 
 
-def build(channels: tuple[int, ...]) -> AutoencoderKL:
+def build(channels: tuple[int, ...], layers: int = 1) -> AutoencoderKL:
     vae = AutoencoderKL(
         in_channels=3,
         out_channels=3,
@@ -57,7 +64,7 @@ def build(channels: tuple[int, ...]) -> AutoencoderKL:
         block_out_channels=channels,
         down_block_types=("DownEncoderBlock2D",) * len(channels),
         up_block_types=("UpDecoderBlock2D",) * len(channels),
-        layers_per_block=1,
+        layers_per_block=layers,
         norm_num_groups=16,
         mid_block_add_attention=False,
     )
@@ -67,13 +74,32 @@ def build(channels: tuple[int, ...]) -> AutoencoderKL:
     return vae
 
 
+@torch.no_grad()
+def deepened(vae: AutoencoderKL, layers: int) -> AutoencoderKL:
+    """The same function with `layers` residual blocks at each size: the added ones start as the identity.
+
+    The class gives encoder and decoder the same depth. The encoder's added blocks are never trained, so they stay what
+    they are, and cost little: images are encoded once.
+    """
+    deeper = build(tuple(vae.config.block_out_channels), layers)
+    deeper.register_to_config(scaling_factor=vae.config.scaling_factor)
+    known = vae.state_dict()
+    for name, weight in deeper.state_dict().items():
+        if name in known:
+            weight.copy_(known[name])
+        elif ".conv2." in name:
+            weight.zero_()
+    return deeper
+
+
 def differences(images: Tensor) -> tuple[Tensor, Tensor]:
     return images[..., 1:] - images[..., :-1], images[..., 1:, :] - images[..., :-1, :]
 
 
 def loss_of(vae: AutoencoderKL, images: Tensor) -> Tensor:
     with autocast():
-        posterior = vae.encode(images).latent_dist
+        with torch.set_grad_enabled(any(weight.requires_grad for weight in vae.encoder.parameters())):
+            posterior = vae.encode(images).latent_dist
         decoded = vae.decode(posterior.sample()).sample.float()
     edges = sum(F.l1_loss(a, b) for a, b in zip(differences(decoded), differences(images), strict=True))
     divergence = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).float().mean()
@@ -96,6 +122,7 @@ def encode_all(vae: AutoencoderKL, data: Data, team: Team) -> None:
     """Write moments.npy: float16 (N, 8, 16, 16), the posterior's mean and log variance, not yet scaled."""
     path, shape = FOLDER / "moments.npy", (len(data), 8, 16, 16)
     if team.leads:
+        FOLDER.mkdir(parents=True, exist_ok=True)
         np.lib.format.open_memmap(path, "w+", np.float16, shape).flush()
     team.wait()
     moments = np.load(path, mmap_mode="r+")
@@ -117,20 +144,35 @@ def main() -> None:
     parser.add_argument("--preset", choices=PRESETS, default=default_preset())
     parser.add_argument("--steps", type=int)
     parser.add_argument("--hours", type=float, default=1e9, help="be done within this time")
+    parser.add_argument("--decoder", action="store_true", help="train the decoder only")
+    parser.add_argument(
+        "--encode", action="store_true", help="only encode the data set, with the shipped weights"
+    )
+    parser.add_argument("--layers", type=int, help="residual blocks of encoder and decoder at each size")
     options = parser.parse_args()
     preset, team = PRESETS[options.preset], Team()
     schedule = Schedule(options.steps or preset.vae_steps, options.hours, team)
 
     torch.manual_seed(0)
     data, heldout = Data(BUILD / "drawings"), Data(BUILD / "drawings" / "heldout", effects=False)
-    vae = build(preset.vae_channels).to(device(), memory_format=torch.channels_last)
-    shipped = MODELS / "mini-sd" / "vae"
-    if (shipped / "config.json").exists():
-        vae.load_state_dict(AutoencoderKL.from_pretrained(shipped).float().state_dict())
-    parameters = list(vae.parameters())
+    folder = DECODER_FOLDER if options.decoder else FOLDER
+    vae = build(preset.vae_channels)
+    if (SHIPPED / "config.json").exists():
+        vae = AutoencoderKL.from_pretrained(SHIPPED).float()
+    if options.layers and options.layers > vae.config.layers_per_block:
+        vae = deepened(vae, options.layers)
+    use_channels_last_group_norm(vae)
+    vae = vae.to(device(), memory_format=torch.channels_last)
+    if options.encode:
+        encode_all(vae, data, team)
+        return
+    if options.decoder:
+        vae.encoder.requires_grad_(False)
+        vae.quant_conv.requires_grad_(False)
+    parameters = [weight for weight in vae.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(parameters, PEAK_RATE, (0.9, 0.99), weight_decay=0, fused=True)
-    average = Averaged(vae, 0.998)
-    checkpoint, progress = Checkpoint(FOLDER, vae, optimizer, average), Progress(FOLDER, "vae")
+    average = Averaged(vae, AVERAGE)
+    checkpoint, progress = Checkpoint(folder, vae, optimizer, average), Progress(folder, "vae")
     first = checkpoint.load()
     torch.manual_seed(team.rank)
     for step, indices in zip(itertools.count(first), batches(len(data), BATCH, 1, first), strict=False):
@@ -152,24 +194,30 @@ def main() -> None:
             break
 
     average.copy_to(vae)
-    encode_all(vae, data, team)
+    if not options.decoder:
+        encode_all(vae, data, team)
+        vae.register_to_config(scaling_factor=scaling_factor())
     if team.leads:
-        finish(vae, heldout)
+        finish(vae, heldout, folder)
     team.wait()
 
 
-def finish(vae: AutoencoderKL, heldout: Data) -> None:
+def scaling_factor() -> float:
+    """What makes the latents' variance one, the posterior's own included."""
+    moments = np.load(FOLDER / "moments.npy", mmap_mode="r")
+    moments = moments[:: max(1, len(moments) // 4000)].astype(np.float32)
+    variance = moments[:, :4].var() + np.exp(moments[:, 4:].clip(-30, 20)).mean()
+    return float(1 / np.sqrt(variance))
+
+
+def finish(vae: AutoencoderKL, heldout: Data, folder: Path) -> None:
     """Measure, show and write the weights."""
     sample = heldout.pixels(range(0, 48))
     print(f"PSNR on held-out images {psnr(vae, heldout.pixels(range(0, min(800, len(heldout)), 8))):.2f} dB")
     with torch.no_grad():
         decoded = to_pixels(vae.decode(vae.encode(to_tensor(sample)).latent_dist.mean).sample)
-    save_grid(FOLDER / "reconstructions.png", np.stack([sample, decoded], 1).reshape(-1, 64, 64, 3), 12)
-    moments = np.load(FOLDER / "moments.npy", mmap_mode="r")
-    moments = moments[:: max(1, len(moments) // 4000)].astype(np.float32)
-    variance = moments[:, :4].var() + np.exp(moments[:, 4:].clip(-30, 20)).mean()
-    vae.register_to_config(scaling_factor=float(1 / np.sqrt(variance)))
-    save_half(vae, MODELS / "mini-sd" / "vae")
+    save_grid(folder / "reconstructions.png", np.stack([sample, decoded], 1).reshape(-1, 64, 64, 3), 12)
+    save_half(vae, SHIPPED)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """Measure the bundled models and write the figures into their cards.
 
     python -m training.evaluate [--seeds 3] [--characters 20] [--only vae,scorer,generation,inversion]
+    python -m training.evaluate --model build/mini/unet/mini-sd
 
 Everything is measured on characters and styles that no training saw, with seeds that nothing was tuned to. The
-figures go to evaluation.json beside this file, and from there into both models' README.md.
+figures go to evaluation.json beside this file, and from there into both models' README.md; those of another --model,
+and its pictures, go into that model's folder.
 """
 
 from __future__ import annotations
@@ -33,8 +35,7 @@ from training import captions as characters
 from training import cards
 from training.common import BUILD, MODELS, Data, save_grid
 
-FIGURES = Path(__file__).with_name("evaluation.json")
-PICTURES = Path(__file__).with_name("pictures")
+HERE = Path(__file__).parent
 FIRST_SEED = 1000
 """Seeds from here on were never used while anything was tuned."""
 TRAINING_VIEWS = 5
@@ -93,7 +94,7 @@ def top5(texts: Tensor, images: Tensor) -> float:
 
 
 def measure_generation(
-    backbone: Backbone, scorer: Scorer, heldout: Heldout, config: JobConfig
+    backbone: Backbone, scorer: Scorer, heldout: Heldout, config: JobConfig, pictures: Path
 ) -> dict[str, Any]:
     rows = [heldout.data.rows[views[0]] for views in heldout.characters.values()]
     captions = [characters.full_caption(row) for row in rows]
@@ -102,7 +103,7 @@ def measure_generation(
     show = np.linspace(0, len(rows) - 1, 24).astype(int)
     real = heldout.data.pixels([list(heldout.characters.values())[i][0] for i in show])
     sheet = np.concatenate([real[:12], drawn[show[:12]], real[12:], drawn[show[12:]]])
-    save_grid(PICTURES / "generation.png", sheet, 12)
+    save_grid(pictures / "generation.png", sheet, 12)
     return {
         "captions": len(rows),
         "text_image_top5": round(top5(scorer.text_features(captions), scorer.image_features(drawn)), 4),
@@ -160,6 +161,7 @@ class Judge:
     scorer: Scorer
     config: JobConfig
     words: dict[str, Tensor]
+    pictures: Path
 
     def samples(self, prompt: str, count: int = 8) -> np.ndarray:
         used = {token: vectors for token, vectors in self.words.items() if token in prompt}
@@ -171,7 +173,13 @@ class Judge:
 
 
 def measure_inversion(
-    backbone: Backbone, scorer: Scorer, heldout: Heldout, config: JobConfig, count: int, seeds: int
+    backbone: Backbone,
+    scorer: Scorer,
+    heldout: Heldout,
+    config: JobConfig,
+    pictures: Path,
+    count: int,
+    seeds: int,
 ) -> dict[str, Any]:
     """Learned words against the initializer, a colour caption, the full caption and other real images."""
     identities = [views for _, views in sorted(heldout.characters.items())][
@@ -189,7 +197,7 @@ def measure_inversion(
                 concept_of(f"{name}-s{seed}", images, name.startswith("style"), FIRST_SEED + seed, config)
             )
     words, seconds = learn_all(backbone, concepts, config)
-    judge = Judge(backbone, scorer, config, words)
+    judge = Judge(backbone, scorer, config, words, pictures)
     result = {
         "characters": len(identities),
         "seeds": seeds,
@@ -207,6 +215,10 @@ def measure_inversion(
 def judge_characters(
     judge: Judge, heldout: Heldout, identities: list[list[int]], pixels: dict[str, np.ndarray], seeds: int
 ) -> dict[str, Any]:
+    every = list(heldout.characters.values())
+    gallery = torch.stack(
+        [centre(judge.scorer, heldout.data.pixels(views[TRAINING_VIEWS:])) for views in every]
+    )
     initial = judge.features(OBJECT_PROMPT.format("character"))
     initial_edits = [judge.features(edit.format("character")) for edit in EDITS]
     edit_texts = judge.scorer.text_features([without_word(edit) for edit in EDITS])
@@ -217,7 +229,9 @@ def judge_characters(
         others = judge.scorer.image_features(heldout.data.pixels(views[TRAINING_VIEWS:]))
         tokens = [f"<character-{number}-s{seed}>" for seed in range(seeds)]
         drawn = [judge.samples(OBJECT_PROMPT.format(token)) for token in tokens]
-        learned = [image_similarity(judge.scorer.image_features(images), reference) for images in drawn]
+        features = [judge.scorer.image_features(images) for images in drawn]
+        learned = [image_similarity(images, reference) for images in features]
+        nearest = (torch.cat(features) @ gallery.T).argmax(1)
         edits = [
             [
                 text_similarity(judge.features(edit.format(token), 4), text)
@@ -230,6 +244,7 @@ def judge_characters(
                 "style": row["style"],
                 "learned": float(np.mean(learned)),
                 "learned_by_seed": learned,
+                "nearest_own": float((nearest == every.index(views)).float().mean()),
                 "initializer": image_similarity(initial, reference),
                 "colour_caption": image_similarity(judge.features(characters.colour_caption(row)), reference),
                 "full_caption": image_similarity(judge.features(characters.full_caption(row)), reference),
@@ -246,7 +261,7 @@ def judge_characters(
             judge.samples(EDITS[0].format(tokens[0]), 2),
             judge.samples(EDITS[1].format(tokens[0]), 2),
         ]
-    save_grid(PICTURES / "inversion.png", np.concatenate(sheet), 12)
+    save_grid(judge.pictures / "inversion.png", np.concatenate(sheet), 12)
     column = {
         key: np.array([line[key] for line in table])
         for key in ("learned", "initializer", "colour_caption", "full_caption", "ceiling")
@@ -262,6 +277,7 @@ def judge_characters(
         "beats_colour_caption": round(float((column["learned"] > column["colour_caption"]).mean()), 4),
         "beats_full_caption": round(float((column["learned"] > column["full_caption"]).mean()), 4),
         "closed_distance": round(float(closed.mean()), 4),
+        "nearest_own": round(float(np.mean([line["nearest_own"] for line in table])), 4),
         "edits": {
             edit: {"learned": round(a, 4), "initializer": round(b, 4)}
             for edit, a, b in zip(EDITS, of_learned, of_initializer, strict=True)
@@ -293,7 +309,7 @@ def judge_styles(judge: Judge, heldout: Heldout, seeds: int) -> dict[str, Any]:
             hits.append((features @ own > (features @ others.T).max(1).values).float().mean())
         shares[style] = round(float(torch.stack(hits).mean()), 4)
         sheet += [heldout.data.pixels(indices[: 2 * TRAINING_VIEWS : 2])[:4], drawn[::4][:8]]
-    save_grid(PICTURES / "styles.png", np.concatenate(sheet), 12)
+    save_grid(judge.pictures / "styles.png", np.concatenate(sheet), 12)
     return {"style_share": shares}
 
 
@@ -308,20 +324,23 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--characters", type=int, default=20)
     parser.add_argument("--only", default="vae,scorer,generation,inversion")
+    parser.add_argument("--model", type=Path, help="another folder than the bundled model's")
     options = parser.parse_args()
     wanted = options.only.split(",")
+    record = (options.model or HERE) / "evaluation.json"
+    pictures = options.model or HERE / "pictures"
 
     # So that the figures of all versions of the model are of the same learning
     config, heldout = JobConfig.load("mini", ["stopping.rule=none", "training.steps=200"]), Heldout()
     scorer = Scorer.load(str(MODELS / "mini-clip"))
-    figures: dict[str, Any] = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
-    backbone = Backbone.load(str(MODELS / "mini-sd"))
+    figures: dict[str, Any] = json.loads(record.read_text()) if record.exists() else {}
+    backbone = Backbone.load(str(options.model or MODELS / "mini-sd"))
     measures = {
         "vae": lambda: measure_vae(backbone, heldout),
         "scorer": lambda: measure_scorer(scorer, heldout),
-        "generation": lambda: measure_generation(backbone, scorer, heldout, config),
+        "generation": lambda: measure_generation(backbone, scorer, heldout, config, pictures),
         "inversion": lambda: measure_inversion(
-            backbone, scorer, heldout, config, options.characters, options.seeds
+            backbone, scorer, heldout, config, pictures, options.characters, options.seeds
         ),
     }
     for name in wanted:
@@ -329,8 +348,9 @@ def main() -> None:
         print(
             name, json.dumps({k: v for k, v in figures[name].items() if k != "table"}, indent=1), flush=True
         )
-        FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
-    cards.write(figures)
+        record.write_text(json.dumps(figures, indent=1) + "\n")
+    if not options.model:
+        cards.write(figures)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,13 @@ needed again to train further. Nothing of it is used by, or known to, inversion.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -50,10 +52,21 @@ class NameEncoder(nn.Module):
             return F.normalize(self.layers(hidden), dim=-1) * WORD_NORM
 
     def save(self, path: Path) -> None:
-        save_file({name: value.half().contiguous() for name, value in self.state_dict().items()}, path)
+        """The weights in float16, and which feature each row of the table is."""
+        weights = {name: value.half().contiguous() for name, value in self.state_dict().items()}
+        save_file(weights, path, {"features": json.dumps(list(self.index))})
 
+    @torch.no_grad()
     def restore(self, path: Path) -> None:
-        self.load_state_dict({name: value.float() for name, value in load_file(path).items()})
+        """Load what `save` wrote; features that were not known then keep the rows that they have here."""
+        with safe_open(path, "pt") as file:
+            rows = {feature: row for row, feature in enumerate(json.loads(file.metadata()["features"]))}
+        weights = {name: value.float() for name, value in load_file(path).items()}
+        table = self.table.weight.clone()
+        for feature, row in self.index.items():
+            if feature in rows:
+                table[row] = weights["table.weight"][rows[feature]]
+        self.load_state_dict({**weights, "table.weight": table})
 
 
 def jitter(vectors: Tensor, generator: torch.Generator | None = None) -> Tensor:

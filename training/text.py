@@ -36,9 +36,10 @@ from training.common import (
     device,
     learning_rate,
 )
+from training.model import MiniSD
 from training.naming import limit_norms
 from training.tokenizer import load as load_tokenizer
-from training.unet import TEXT_FILE, Captions, MiniSD, all_features
+from training.unet import TEXT_FILE, Captions, all_features
 
 BATCH = 96
 PEAK_RATE = 1e-3

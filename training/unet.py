@@ -2,17 +2,23 @@
 
     torchrun --nproc-per-node N -m training.unet [--preset small|large] [--steps N] [--hours H]
 
-The objective is the noise prediction of latent diffusion (Rombach et al. 2022, eq. 2), a caption dropped in one case of
-ten for classifier-free guidance (Ho & Salimans 2022). Errors are weighted as errors of the predicted image by the
-signal-to-noise ratio clamped to [1, 5]: from above as min-SNR does (Hang et al. 2023), from below because in 16 x 16
-latents even the noisiest timesteps show colours: without it the model reads them there instead of in the text.
-Goes on from its checkpoint, or from the shipped weights when there is none.
+The objective is the noise prediction of latent diffusion (Rombach et al. 2022, eq. 2), some captions dropped for
+classifier-free guidance (Ho & Salimans 2022). Errors are weighted as errors of the predicted image by the clamped
+signal-to-noise ratio: from above as min-SNR does (Hang et al. 2023), from below because in 16 x 16 latents even the
+noisiest timesteps show colours: without it the model reads them there instead of in the text.
+
+Goes on from its checkpoint in --folder, or from the shipped weights when there is none. There it writes, as it goes,
+log.jsonl, curve.jsonl (the loss on held-out characters), sample grids and mini-sd/, a pipeline of the averaged weights.
+The end of the run writes the bundled model.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
+import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +29,10 @@ from diffusers import (
     DDPMScheduler,
     DPMSolverMultistepScheduler,
     StableDiffusionPipeline,
-    UNet2DConditionModel,
 )
-from diffusers.models.attention_processor import AttnProcessor
 from safetensors.torch import load_file
-from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from torch import Tensor
+from transformers import CLIPTokenizer
 
 from training import captions as characters
 from training.common import (
@@ -38,7 +42,6 @@ from training.common import (
     Averaged,
     Checkpoint,
     Data,
-    Preset,
     Progress,
     Schedule,
     Team,
@@ -49,22 +52,21 @@ from training.common import (
     learning_rate,
     save_grid,
     save_half,
+    to_tensor,
 )
-from training.group_norm import use_channels_last_group_norm
+from training.model import NAMES_FILE, MiniSD, restore_shipped
 from training.naming import NameEncoder, jitter, limit_norms
-from training.tokenizer import MAX_LENGTH
 from training.tokenizer import load as load_tokenizer
+from training.world import HELDOUT_STYLES
 
 BATCH = 32
-PEAK_RATE = 4e-4
 TEXT_RATE = 0.3
 """Of the UNet's learning rate. With all of it, the text encoder's first layer grew one direction, the same for all
 tokens, to hundreds of times their norm, and hidden states told words apart by a tenth of their length only."""
-AVERAGE = 0.997
-FOLDER = BUILD / "unet"
+CHECKPOINT_EVERY, SHOW_EVERY = 100, 500
+"""Steps."""
 TEXT_FILE = BUILD / "text" / "text.safetensors"
 """What `training.text` wrote: where the text encoder and the names start from."""
-NAMES_FILE = Path(__file__).with_name("names.safetensors")
 SCHEDULE: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
@@ -76,63 +78,20 @@ SCHEDULE: dict[str, Any] = {
 }
 
 
-def build_text_encoder(preset: Preset, tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    config = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=preset.text_hidden,
-        intermediate_size=3 * preset.text_hidden,
-        num_hidden_layers=preset.text_layers,
-        num_attention_heads=4,
-        max_position_embeddings=MAX_LENGTH,
-        projection_dim=preset.text_hidden,
-        hidden_act="quick_gelu",
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    model = CLIPTextModel(config)
-    nn.init.normal_(model.embeddings.token_embedding.weight, std=0.4 / preset.text_hidden**0.5)
-    nn.init.normal_(model.embeddings.position_embedding.weight, std=0.1 / preset.text_hidden**0.5)
-    return model
+@dataclass(frozen=True)
+class Recipe:
+    """What runs were compared by; the values here are what won."""
 
-
-def build_unet(preset: Preset) -> UNet2DConditionModel:
-    """Convolutions at 16 x 16, attention to the words from 8 x 8 down: half the cost of attention at every size."""
-    deeper = len(preset.unet_channels) - 1
-    return UNet2DConditionModel(
-        sample_size=16,
-        in_channels=4,
-        out_channels=4,
-        block_out_channels=preset.unet_channels,
-        layers_per_block=preset.unet_layers,
-        cross_attention_dim=preset.text_hidden,
-        attention_head_dim=4,
-        down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * deeper,
-        up_block_types=("CrossAttnUpBlock2D",) * deeper + ("UpBlock2D",),
-        norm_num_groups=32,
-    )
-
-
-class MiniSD(nn.Module):
-    """What is trained together: UNet, text encoder and the network that makes name vectors."""
-
-    def __init__(self, preset: Preset, tokenizer: CLIPTokenizer, features: list[str]) -> None:
-        super().__init__()
-        self.unet, self.text_encoder = build_unet(preset), build_text_encoder(preset, tokenizer)
-        self.names = NameEncoder(features, preset.text_hidden)
-        # On CPU two plain matrix products are faster than the fused attention for so few tokens.
-        self.unet.set_attn_processor(AttnProcessor())
-        use_channels_last_group_norm(self.unet)
-
-    def encode(self, ids: Tensor, slots: Tensor, vectors: Tensor) -> Tensor:
-        """Hidden states (B, T, D) of token ids (B, T), with each row's name vector (B, D) where `slots` is true."""
-        embeds = self.text_encoder.embeddings.token_embedding(ids)
-        embeds = torch.where(slots[..., None], vectors[:, None].to(embeds.dtype), embeds)
-        hidden = self.text_encoder.embeddings(inputs_embeds=embeds)
-        hidden = self.text_encoder.encoder(
-            inputs_embeds=hidden, attention_mask=None, is_causal=True
-        ).last_hidden_state
-        return self.text_encoder.final_layer_norm(hidden)
+    rate: float = 4e-4
+    """Peak of the learning rate."""
+    average: float = 0.997
+    """Decay per step of the averaged weights."""
+    lowest: float = 1.0
+    """Signal-to-noise ratios below count as this."""
+    highest: float = 5.0
+    """And above as this."""
+    dropped: float = 0.1
+    """Share of captions left out."""
 
 
 def noise_loss(
@@ -144,39 +103,84 @@ def noise_loss(
     ids: Tensor,
     slots: Tensor,
     vectors: Tensor,
+    clamp: tuple[float, float] = (Recipe.lowest, Recipe.highest),
 ) -> Tensor:
-    """Weighted mean squared error of the predicted noise; `alphas` is alpha-bar at each timestep, (B,)."""
+    """Weighted squared error of the predicted noise, (B,); `alphas` is alpha-bar at each timestep, (B,)."""
     a = alphas[:, None, None, None]
     noisy = a.sqrt() * latents + (1 - a).sqrt() * noise
     with autocast():
         states = model.encode(ids, slots, vectors)
         predicted = model.unet(noisy, timesteps, states).sample
     snr = alphas / (1 - alphas)
-    weight = (snr.clamp(1.0, 5.0) / snr).clamp(max=50.0)
-    return (weight * (predicted.float() - noise).pow(2).mean((1, 2, 3))).mean()
+    weight = (snr.clamp(*clamp) / snr).clamp(max=50.0)
+    return weight * (predicted.float() - noise).pow(2).mean((1, 2, 3))
+
+
+class HeldoutLoss:
+    """The loss on held-out characters with their full captions, always of the same noise: what the curve shows.
+
+    It is weighted by `Recipe`'s defaults whatever the run's own recipe is, so that runs can be compared.
+    """
+
+    BANDS = 4
+
+    def __init__(self, heldout: Data, vae: AutoencoderKL, tokenizer: CLIPTokenizer, count: int = 256) -> None:
+        picked = [index for index, row in enumerate(heldout.rows) if row["style"] not in HELDOUT_STYLES]
+        picked = picked[:: max(1, len(picked) // count)][:count]
+        with torch.no_grad():
+            encoded = vae.encode(to_tensor(heldout.pixels(picked))).latent_dist.mean
+        self.latents = encoded * vae.config.scaling_factor
+        generator = torch.Generator().manual_seed(1)
+        self.noise = torch.randn(self.latents.shape, generator=generator).to(self.latents)
+        spread = torch.arange(len(picked)) * 1000 // len(picked)
+        self.timesteps = spread[torch.randperm(len(picked), generator=generator)].to(device())
+        texts = [characters.full_caption(heldout.rows[index]) for index in picked]
+        encoded_texts = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
+        self.ids = encoded_texts.input_ids.to(device())
+
+    @torch.no_grad()
+    def __call__(self, model: MiniSD, alphas: Tensor) -> list[float]:
+        """Mean loss in each quarter of the timesteps, the least noisy first."""
+        losses = []
+        for start in range(0, len(self.latents), 64):
+            part = slice(start, start + 64)
+            ids, timesteps = self.ids[part], self.timesteps[part]
+            none, empty = torch.zeros_like(ids, dtype=torch.bool), torch.zeros(len(ids), 1, device=ids.device)
+            inputs = (self.latents[part], self.noise[part], timesteps, alphas[timesteps], ids, none, empty)
+            losses.append(noise_loss(model, *inputs))
+        loss, band = torch.cat(losses), self.timesteps * self.BANDS // 1000
+        return [round(float(loss[band == number].mean()), 5) for number in range(self.BANDS)]
 
 
 class Captions:
     """Captions of rows, with the identity or the style named by the slot word in about half of them."""
 
-    def __init__(self, data: Data, tokenizer: CLIPTokenizer, names: NameEncoder, team: Team) -> None:
-        self.data, self.tokenizer, self.names, self.team = data, tokenizer, names, team
+    def __init__(
+        self,
+        data: Data,
+        tokenizer: CLIPTokenizer,
+        names: NameEncoder,
+        team: Team,
+        dropped: float = Recipe.dropped,
+    ) -> None:
+        self.data, self.tokenizer, self.names, self.team, self.dropped = data, tokenizer, names, team, dropped
         self.slot_word = sorted({row["name"] for row in data.rows if row.get("name")})[0]
         self.slot_id = tokenizer(self.slot_word).input_ids[1]
 
     def text(self, row: dict[str, Any], rng: np.random.Generator) -> tuple[str, list[str], list[float]]:
         """A caption, and the features and colours that its slot word stands for."""
-        effect, kind = row.get("effect"), rng.random()
+        effect = row.get("effect")
         features, rgb = list(row["features"]), row["rgb"]
-        if kind < 0.1:
+        if rng.random() < self.dropped:
             return "", features, rgb
+        kind = rng.random()
         in_words = bool(effect) and rng.random() < 0.5
         if effect and not in_words:
             features = [*features, f"effect={effect}"]
-        if kind < 0.25:
+        if kind < 0.17:
             features = [feature for feature in features if feature.startswith(("style=", "effect="))]
             caption, rgb = characters.caption(row, rng, style_name=self.slot_word), [0.5] * 9
-        elif kind < 0.65:
+        elif kind < 0.61:
             caption = characters.caption(row, rng, name=self.slot_word)
         else:
             caption, in_words = characters.caption(row, rng), bool(effect)
@@ -214,7 +218,13 @@ def write_names(model: MiniSD, tokenizer: CLIPTokenizer, data: Data) -> int:
     return len(named)
 
 
-def export(model: MiniSD, tokenizer: CLIPTokenizer, data: Data, folder: Path = MODELS / "mini-sd") -> None:
+def export(
+    model: MiniSD,
+    tokenizer: CLIPTokenizer,
+    data: Data,
+    folder: Path = MODELS / "mini-sd",
+    names: Path = NAMES_FILE,
+) -> None:
     """Write the whole pipeline, float16, as `StableDiffusionPipeline.from_pretrained` reads it."""
     write_names(model, tokenizer, data)
     whole = pipeline(model, tokenizer)
@@ -223,7 +233,7 @@ def export(model: MiniSD, tokenizer: CLIPTokenizer, data: Data, folder: Path = M
     save_half(whole.vae, folder / "vae")
     save_half(model.unet, folder / "unet")
     save_half(model.text_encoder, folder / "text_encoder")
-    model.names.save(NAMES_FILE)
+    model.names.save(names)
 
 
 def pipeline(model: MiniSD, tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
@@ -235,10 +245,10 @@ def pipeline(model: MiniSD, tokenizer: CLIPTokenizer) -> StableDiffusionPipeline
 
 
 @torch.no_grad()
-def sample_grid(
-    model: MiniSD, tokenizer: CLIPTokenizer, rows: list[dict[str, Any]], real: np.ndarray, path: Path
-) -> None:
+def sample_grid(model: MiniSD, tokenizer: CLIPTokenizer, heldout: Data, path: Path, count: int = 24) -> None:
     """Held-out captions drawn by the model, each below the real image it was taken from."""
+    show = list(range(0, min(len(heldout), 800), 800 // count))[:count]
+    rows, real = [heldout.rows[index] for index in show], heldout.pixels(show)
     pipe = pipeline(model, tokenizer)
     pipe.vae.float()
     pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
@@ -263,42 +273,50 @@ def main() -> None:
         "--steps", type=int, help="length of the run, the falling learning rate of its last fifth included"
     )
     parser.add_argument("--hours", type=float, default=1e9, help="be done, and ship, within this time")
+    parser.add_argument("--folder", type=Path, default=BUILD / "unet", help="of checkpoints, curve and grids")
+    parser.add_argument("--trial", action="store_true", help="compare only: the bundled model stays as it is")
+    for field in dataclasses.fields(Recipe):
+        parser.add_argument(f"--{field.name}", type=float, default=field.default)
     options = parser.parse_args()
-    preset = PRESETS[options.preset]
+    recipe = Recipe(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Recipe)})
+    preset, folder = PRESETS[options.preset], options.folder
     team = Team()
     schedule = Schedule(options.steps or preset.unet_steps, options.hours, team)
 
     torch.manual_seed(0)
     data, heldout = Data(BUILD / "drawings"), Data(BUILD / "drawings" / "heldout", effects=False)
     moments = torch.from_numpy(np.load(BUILD / "vae" / "moments.npy"))
-    factor = AutoencoderKL.load_config(MODELS / "mini-sd" / "vae")["scaling_factor"]
+    vae = AutoencoderKL.from_pretrained(MODELS / "mini-sd" / "vae").float().to(device())
+    factor = vae.config.scaling_factor
     tokenizer = load_tokenizer()
     model = MiniSD(preset, tokenizer, all_features(data)).to(device())
     model.unet.to(memory_format=torch.channels_last)
-    captions = Captions(data, tokenizer, model.names, team)
+    captions = Captions(data, tokenizer, model.names, team, recipe.dropped)
     parameters = list(model.parameters())
     groups = [
         {"params": list(part.parameters()), "ratio": ratio}
         for part, ratio in ((model.unet, 1.0), (model.text_encoder, TEXT_RATE), (model.names, TEXT_RATE))
     ]
-    optimizer = torch.optim.AdamW(groups, PEAK_RATE, (0.9, 0.99), weight_decay=0.01, fused=True)
-    average = Averaged(model, AVERAGE)
-    checkpoint, progress = Checkpoint(FOLDER, model, optimizer, average), Progress(FOLDER, "unet")
+    optimizer = torch.optim.AdamW(groups, recipe.rate, (0.9, 0.99), weight_decay=0.01, fused=True)
+    average = Averaged(model, recipe.average)
+    checkpoint, progress = Checkpoint(folder, model, optimizer, average), Progress(folder, "unet")
     first = checkpoint.load()
     if first == 0 and NAMES_FILE.exists() and (MODELS / "mini-sd" / "unet").exists():
         restore_shipped(model)
-        average = checkpoint.average = Averaged(model, AVERAGE)
+        average = checkpoint.average = Averaged(model, recipe.average)
         if team.leads:
             print("going on from the shipped weights", flush=True)
     elif first == 0 and TEXT_FILE.exists():
         model.load_state_dict(load_file(TEXT_FILE), strict=False)
-        average = checkpoint.average = Averaged(model, AVERAGE)
+        average = checkpoint.average = Averaged(model, recipe.average)
     alphas = DDPMScheduler(**SCHEDULE).alphas_cumprod.to(device())
     table = model.text_encoder.embeddings.token_embedding.weight
-    show = list(range(0, min(len(heldout), 960), 40))
+    measure = HeldoutLoss(heldout, vae, tokenizer)
     for step, indices in zip(itertools.count(first), batches(len(data), BATCH, 2, first), strict=False):
+        if team.leads and step == first:
+            record(folder, step, measure(model, alphas))
         for group in optimizer.param_groups:
-            rate = learning_rate(step, schedule.progress(step), PEAK_RATE, cooldown=0.4)
+            rate = learning_rate(step - first, schedule.progress(step), recipe.rate, cooldown=0.4)
             group["lr"] = group["ratio"] * rate
         draws = torch.Generator().manual_seed(step)
         mean, log_variance = moments[indices].float().chunk(2, 1)
@@ -309,8 +327,9 @@ def main() -> None:
         # Spread evenly over a batch, which says more about the whole range than independent draws.
         spread = (torch.arange(len(indices)) + torch.rand(len(indices), generator=draws)) / len(indices)
         timesteps = team.share((spread * 1000).long()).to(device())
-        ids, slots, vectors = captions.batch(indices, step)
-        loss = noise_loss(model, latents, noise, timesteps, alphas[timesteps], ids, slots, vectors)
+        words = captions.batch(indices, step)
+        clamp = (recipe.lowest, recipe.highest)
+        loss = noise_loss(model, latents, noise, timesteps, alphas[timesteps], *words, clamp).mean()
         loss.backward()
         team.average_gradients(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -321,32 +340,33 @@ def main() -> None:
         last = schedule.progress(step + 1) >= 1
         if team.leads:
             progress.update(step + 1, loss, len(indices))
-        if team.leads and ((step + 1) % 500 == 0 or last):
+        if team.leads and ((step + 1) % CHECKPOINT_EVERY == 0 or last):
             checkpoint.save(step + 1)
+        if team.leads and ((step + 1) % SHOW_EVERY == 0 or last):
             kept = Averaged(model, 0.0)
             average.copy_to(model)
-            sample_grid(
-                model,
-                tokenizer,
-                [heldout.rows[i] for i in show],
-                heldout.pixels(show),
-                FOLDER / f"{step + 1:06d}.png",
-            )
-            export(model, tokenizer, data)
+            record(folder, step + 1, measure(model, alphas))
+            sample_grid(model, tokenizer, heldout, folder / f"{step + 1:06d}.png")
+            export(model, tokenizer, data, folder / "mini-sd", folder / NAMES_FILE.name)
+            if last and not options.trial:
+                export(model, tokenizer, data)
             kept.copy_to(model)
         if last:
             break
     team.wait()
 
 
-@torch.no_grad()
-def restore_shipped(model: MiniSD) -> None:
-    model.unet.load_state_dict(
-        UNet2DConditionModel.from_pretrained(MODELS / "mini-sd" / "unet").float().state_dict()
-    )
-    shipped = CLIPTextModel.from_pretrained(MODELS / "mini-sd" / "text_encoder", torch_dtype=torch.float32)
-    model.text_encoder.load_state_dict(shipped.state_dict())
-    model.names.restore(NAMES_FILE)
+def record(folder: Path, step: int, losses: list[float]) -> None:
+    """Add a point to the curve."""
+    line = {
+        "step": step,
+        "samples": step * BATCH,
+        "heldout": round(float(np.mean(losses)), 5),
+        "by_noise": losses,
+    }
+    print("held out", line, flush=True)
+    with open(folder / "curve.jsonl", "a") as curve:
+        curve.write(json.dumps(line) + "\n")
 
 
 if __name__ == "__main__":

@@ -36,3 +36,15 @@ def test_jitter_stays_near() -> None:
     assert cosines.min() > 0.9
     assert moved.norm(dim=1).min() > 0.7 * WORD_NORM
     assert moved.norm(dim=1).max() < 1.4 * WORD_NORM
+
+
+def test_features_that_are_new_keep_their_rows(tmp_path: Path) -> None:
+    old = NameEncoder(["style=micah", "hair=red"], 8)
+    old.save(tmp_path / "names.safetensors")
+    new = NameEncoder(["hair=red", "effect=in sepia", "style=micah"], 8)
+    untouched = new.table.weight[new.index["effect=in sepia"]].clone()
+    new.restore(tmp_path / "names.safetensors")
+    for feature in ("style=micah", "hair=red"):
+        expected = old.table.weight[old.index[feature]].half().float()
+        torch.testing.assert_close(new.table.weight[new.index[feature]], expected)
+    torch.testing.assert_close(new.table.weight[new.index["effect=in sepia"]], untouched)

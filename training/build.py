@@ -24,7 +24,17 @@ import resvg_py
 from PIL import Image
 
 from training.captions import NAME_COUNT
-from training.world import HELDOUT_STYLES, TRAINING_STYLES, Identity, draw_identity, draw_view, names
+from training.world import (
+    DRAWN,
+    HELDOUT_STYLES,
+    STYLES,
+    TRAINING_ACCESSORIES,
+    TRAINING_STYLES,
+    Identity,
+    draw_identity,
+    draw_view,
+    names,
+)
 
 HELDOUT = Path(__file__).with_name("reserved.json")
 DICEBEAR = Path(__file__).with_name("characters")
@@ -68,22 +78,21 @@ def training_views(images: int, seed: int) -> Iterator[tuple[Identity, int, str 
     named = min(NAME_COUNT, int(images * 0.4) // NAMED_VIEWS)
     number, drawn = 0, 0
     while drawn < images:
-        identity = draw_identity(TRAINING_STYLES[number % len(TRAINING_STYLES)], rng)
+        identity = draw_identity(DRAWN[number % len(DRAWN)], rng)
         if identity.reserved:
             continue
         name = waiting[number] if number < named else None
         for _ in range(min(NAMED_VIEWS if name else 2, images - drawn)):
-            yield identity, number, name, draw_view(identity, rng)
+            yield identity, number, name, draw_view(identity, rng, TRAINING_ACCESSORIES)
             drawn += 1
         number += 1
 
 
 def draw_heldout(seed: int = 77) -> list[dict[str, Any]]:
-    """100 reserved identities over the training styles, then 40 of each held-out style."""
+    """Ten reserved identities of each training style, patterns left out, then 40 of each held-out style."""
     rng, found = np.random.default_rng(seed), []
-    for style, count in [(style, 10) for style in TRAINING_STYLES] + [
-        (style, 40) for style in HELDOUT_STYLES
-    ]:
+    characters = [style for style in TRAINING_STYLES if STYLES[style].kind != "pattern"]
+    for style, count in [(style, 10) for style in characters] + [(style, 40) for style in HELDOUT_STYLES]:
         while count:
             identity = draw_identity(style, rng)
             if identity.reserved or style in HELDOUT_STYLES:

@@ -36,7 +36,7 @@ def spoken(text: str) -> str:
 
 
 def attributes(row: dict[str, Any]) -> list[str]:
-    """Phrases of parts, skin and an added accessory; funEmoji's colour goes with its noun instead."""
+    """Phrases of parts, skin and an added accessory; the one colour of an emoji or a pattern goes with its noun."""
     said = list(row["phrases"])
     if row["colours"].get("skin"):
         said.append(f"{row['colours']['skin']} skin")
@@ -46,7 +46,7 @@ def attributes(row: dict[str, Any]) -> list[str]:
 
 
 def noun_of(row: dict[str, Any], noun: str) -> str:
-    return f"{row['colours']['clothes']} {noun}" if row["style"] == "funEmoji" else noun
+    return f"{row['colours']['clothes']} {noun}" if STYLES[row["style"]].tinted else noun
 
 
 def described(row: dict[str, Any], rng: np.random.Generator) -> str:
@@ -109,8 +109,8 @@ def full_caption(row: dict[str, Any]) -> str:
 def colour_caption(row: dict[str, Any]) -> str:
     """Skin, hair and shirt colours only: what a word must beat, because colour alone raises scores a lot."""
     colours = row["colours"]
-    if row["style"] == "funEmoji":
-        return f"a photo of {article(colours['clothes'])} emoji"
+    if STYLES[row["style"]].tinted:
+        return f"a photo of {article(colours['clothes'])} {STYLES[row['style']].nouns[0]}"
     said = [f"{colours['skin']} skin"] if "skin" in colours else []
     # open-peeps draws some hair in the colour of its hats and the rest black; on bald heads there is none.
     shades = [colours["hair"]] if "hair" in colours else [colours.get("hat"), "black"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from training.common import BUILD, MODELS
+from training.common import BUILD, EFFECT_EVERY, MODELS
+from training.effects import EFFECTS
 
 CREATORS = {
     "open-peeps": ("Pablo Stanley", "CC0 1.0"),
@@ -19,22 +20,39 @@ CREATORS = {
     "pixel-art": ("DiceBear", "CC0 1.0"),
     "big-ears": ("The Visual Team", "CC BY 4.0"),
 }
+ADDED_CREATORS = {
+    "big-ears-neutral": ("The Visual Team", "CC BY 4.0"),
+    "pixel-art-neutral": ("DiceBear", "CC0 1.0"),
+    "shapes": ("DiceBear", "CC0 1.0"),
+    "rings": ("DiceBear", "CC0 1.0"),
+    "identicon": ("DiceBear", "CC0 1.0"),
+    "glass": ("DiceBear", "CC0 1.0"),
+}
+"""What mini-sd is trained on beside those; mini-clip isn't, so that its figures of all versions can be compared."""
 HELDOUT_CREATORS = {"notionists": ("Zoish", "CC0 1.0"), "adventurer": ("Lisa Wischofsky", "CC BY 4.0")}
 
 DATA = """## Data and licences
 
 Cartoon characters of the DiceBear 9.4 avatar styles, drawn for this project by `training/build.py`: 64,000 images of
 identities composed from named parts and colours, with exact captions (`training/captions.py`). 2,400 identities have a
-made-up name of one token. One image in twelve is redrawn (black and white, line drawing, sepia, pastel, poster).
+made-up name of one token. {redrawn}
 
 Styles in training: {styles}.
 Held out of all training: {heldout} (whole styles), and every identity in `training/reserved.json` with all other identities
-of the same combination of style, main part and colours (one combination in twelve).
+of the same combination of style, main part and colours (one combination in twelve). DiceBear's faces alone of styles that are
+held out (notionists-neutral, adventurer-neutral) are no training data either, nor are lorelei, croodles, thumbs, bottts and avataaars.
 The weights are this project's, under Apache-2.0; the drawings they learned from are their authors', as named above."""
+
+REDRAWN_SD = f"One image in {EFFECT_EVERY} is redrawn in one of {len(EFFECTS)} ways that captions name: {', '.join(EFFECTS)}."
+REDRAWN_CLIP = "One image in twelve is redrawn (black and white, line drawing, sepia, pastel, poster)."
 
 
 def listed(creators: dict[str, tuple[str, str]]) -> str:
     return ", ".join(f"{style} ({creator}, {licence})" for style, (creator, licence) in creators.items())
+
+
+def data_part(creators: dict[str, tuple[str, str]], redrawn: str) -> str:
+    return DATA.format(styles=listed(creators), heldout=listed(HELDOUT_CREATORS), redrawn=redrawn)
 
 
 def samples_seen(part: str, batch: int) -> str:
@@ -65,6 +83,15 @@ def inversion_rows(figures: dict[str, Any]) -> list[tuple[str, float, float, str
         ("learned word beats the colour caption (characters)", figures["beats_colour_caption"], 0.8, "%"),
         ("distance from initializer to ceiling that is closed (mean)", figures["closed_distance"], 0.5, "%"),
     ]
+    if "nearest_own" in figures:
+        rows.append(
+            (
+                "pictures of the learned word nearest to their own character's held-out views among 100",
+                figures["nearest_own"],
+                0.7,
+                "%",
+            )
+        )
     rows += [
         (f"images of new characters nearest to the learned style: {style}", share, 0.7, "%")
         for style, share in figures["style_share"].items()
@@ -114,7 +141,7 @@ characters and nothing else. It exists so that textual inversion can be tried, t
     pipe("a photo of a smiling person with long ginger hair and a green shirt on a blue background in micah style",
          guidance_scale=4).images[0]
 
-{DATA.format(styles=listed(CREATORS), heldout=listed(HELDOUT_CREATORS))}
+{data_part({**CREATORS, **ADDED_CREATORS}, REDRAWN_SD)}
 
 ## Recipe and compute
 
@@ -171,7 +198,7 @@ A small CLIPModel with its processor (64 x 64 pixels) that scores pictures of th
 against image and image against text. It shares no weights with mini-sd: another seed, shape and objective, and it is trained on real
 drawings only, so no model marks its own work. The vocabulary is the same.
 
-{DATA.format(styles=listed(CREATORS), heldout=listed(HELDOUT_CREATORS))}
+{data_part(CREATORS, REDRAWN_CLIP)}
 
 ## Recipe and compute
 

@@ -44,6 +44,7 @@ from training.common import (
 )
 from training.tokenizer import MAX_LENGTH
 from training.tokenizer import load as load_tokenizer
+from training.tokenizer import save as save_tokenizer
 
 BATCH = 128
 PEAK_RATE = 1e-3
@@ -160,6 +161,7 @@ def main() -> None:
     average.copy_to(model)
     folder = MODELS / "mini-clip"
     save_half(model, folder)
+    save_tokenizer(tokenizer, folder)
     processor = CLIPImageProcessor(
         size={"shortest_edge": 64},
         crop_size={"height": 64, "width": 64},

@@ -23,6 +23,8 @@ from training.effects import EFFECTS, apply_effect
 BUILD = Path("build/mini")
 """Where data, checkpoints and sample grids go (git-ignored)."""
 MODELS = Path(__file__).resolve().parent.parent / "textinv_ray" / "models"
+EFFECT_EVERY = 5
+"""One image in so many is redrawn."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class Team:
 class Data:
     """Images as uint8 (N, 64, 64, 3) and their rows (what `training.build` wrote).
 
-    With `effects` one image in twelve is redrawn (black and white, line drawing, ...), so that the model meets
+    With `effects` one image in EFFECT_EVERY is redrawn (black and white, line drawing, ...), so that the model meets
     more ways of drawing than the avatar styles themselves; the row then carries `effect`.
     """
 
@@ -121,8 +123,8 @@ class Data:
         with open(folder / "rows.jsonl") as lines:
             self.rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
         if effects:
-            for index in range(0, len(self.rows), 12):
-                self.rows[index]["effect"] = EFFECTS[(index // 12) % len(EFFECTS)]
+            for number, index in enumerate(range(0, len(self.rows), EFFECT_EVERY)):
+                self.rows[index]["effect"] = EFFECTS[number % len(EFFECTS)]
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -1,20 +1,28 @@
-"""The vocabulary of mini-sd and mini-clip: a CLIP byte-pair tokenizer in which every caption word is one token.
+"""The vocabulary of the bundled models: a CLIP byte-pair tokenizer in which every caption word is one token.
 
-python -m training.tokenizer
+    python -m training.tokenizer [--new]
+
+Keeps every token that there is and adds what is missing at the end, so that trained embeddings stay where they are.
+--new learns the merges again, for models that are trained from nothing.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
+import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import models, trainers
 from transformers import CLIPTokenizer
 
 from training.captions import vocabulary_words
 from training.common import MODELS
 from training.effects import EFFECTS
+from training.naming import WORD_NORM
 
+FOLDER = MODELS / "mini-sd" / "tokenizer"
 MAX_LENGTH = 40
 """Positions of the text encoders, start and end token included."""
 
@@ -47,25 +55,75 @@ def train(words: list[str]) -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_LENGTH)
 
 
+def extended(tokenizer: CLIPTokenizer, words: list[str]) -> CLIPTokenizer:
+    """A tokenizer with the same tokens and, after them, one for each of `words` that was several.
+
+    Its merges come last, so that every word that was one token already has become it before they are looked at.
+    """
+    known = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    merges = [
+        tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in known["merges"]
+    ]
+    vocabulary = dict(known["vocab"])
+    for special in tokenizer.all_special_tokens:
+        vocabulary.setdefault(special, tokenizer.convert_tokens_to_ids(special))
+    for word in words:
+        grown = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_LENGTH)
+        pieces = grown.tokenize(word)
+        while len(pieces) > 1:
+            merges.append((pieces[0], pieces[1]))
+            pieces = [pieces[0] + pieces[1], *pieces[2:]]
+            vocabulary.setdefault(pieces[0], len(vocabulary))
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_LENGTH)
+
+
+def grow_embeddings(folder: Path, count: int) -> int:
+    """Give the text encoder in `folder` rows for `count` tokens, new ones at random; returns how many were added."""
+    weights, config = (
+        load_file(folder / "model.safetensors"),
+        json.loads((folder / "config.json").read_text()),
+    )
+    (name,) = (name for name in weights if name.endswith("token_embedding.weight"))
+    table = weights[name]
+    added = count - len(table)
+    if added > 0:
+        rows = torch.randn(added, table.shape[1], generator=torch.Generator().manual_seed(0))
+        rows = torch.nn.functional.normalize(rows, dim=1) * WORD_NORM
+        save_file(
+            {**weights, name: torch.cat([table, rows.to(table)])},
+            folder / "model.safetensors",
+            {"format": "pt"},
+        )
+        (folder / "config.json").write_text(json.dumps({**config, "vocab_size": count}, indent=2) + "\n")
+    return max(0, added)
+
+
 def save(tokenizer: CLIPTokenizer, folder: Path) -> None:
     """Write tokenizer.json and, for programs that read the older pair, vocab.json and merges.txt."""
+    folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder)
     tokenizer.backend_tokenizer.model.save(str(folder))
 
 
-def load(folder: Path = MODELS / "mini-sd" / "tokenizer") -> CLIPTokenizer:
+def load(folder: Path = FOLDER) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(folder)
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--new", action="store_true", help="forget the tokens that there are")
+    options = parser.parse_args()
     words = sorted(set(vocabulary_words()) | {word for effect in EFFECTS for word in effect.split()})
-    tokenizer = train(words)
+    known = FOLDER.exists() and not options.new
+    tokenizer = extended(load(), words) if known else train(words)
     split = [word for word in words if len(tokenizer(word).input_ids) != 3]
     if split:
         raise SystemExit(f"{len(split)} words are not one token each: {split[:10]}")
-    for folder in (MODELS / "mini-sd" / "tokenizer", MODELS / "mini-clip"):
-        folder.mkdir(parents=True, exist_ok=True)
-        save(tokenizer, folder)
+    save(tokenizer, FOLDER)
+    if known:
+        grow_embeddings(FOLDER.parent / "text_encoder", len(tokenizer))
     print(f"{len(words)} words, {len(tokenizer)} tokens")
 
 

@@ -56,6 +56,7 @@ from training.common import (
 )
 from training.model import NAMES_FILE, MiniSD, restore_shipped
 from training.naming import NameEncoder, jitter, limit_norms
+from training.optimizer import build_optimizer, groups_of
 from training.tokenizer import load as load_tokenizer
 from training.world import HELDOUT_STYLES
 
@@ -63,7 +64,7 @@ BATCH = 32
 TEXT_RATE = 0.3
 """Of the UNet's learning rate. With all of it, the text encoder's first layer grew one direction, the same for all
 tokens, to hundreds of times their norm, and hidden states told words apart by a tenth of their length only."""
-CHECKPOINT_EVERY, SHOW_EVERY = 100, 500
+WARMUP, CHECKPOINT_EVERY, SHOW_EVERY = 100, 100, 500
 """Steps."""
 TEXT_FILE = BUILD / "text" / "text.safetensors"
 """What `training.text` wrote: where the text encoder and the names start from."""
@@ -275,6 +276,7 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=1e9, help="be done, and ship, within this time")
     parser.add_argument("--folder", type=Path, default=BUILD / "unet", help="of checkpoints, curve and grids")
     parser.add_argument("--trial", action="store_true", help="compare only: the bundled model stays as it is")
+    parser.add_argument("--optimizer", choices=("muon", "adam"), default="adam")
     for field in dataclasses.fields(Recipe):
         parser.add_argument(f"--{field.name}", type=float, default=field.default)
     options = parser.parse_args()
@@ -294,10 +296,11 @@ def main() -> None:
     captions = Captions(data, tokenizer, model.names, team, recipe.dropped)
     parameters = list(model.parameters())
     groups = [
-        {"params": list(part.parameters()), "ratio": ratio}
+        group
         for part, ratio in ((model.unet, 1.0), (model.text_encoder, TEXT_RATE), (model.names, TEXT_RATE))
+        for group in groups_of(part, ratio)
     ]
-    optimizer = torch.optim.AdamW(groups, recipe.rate, (0.9, 0.99), weight_decay=0.01, fused=True)
+    optimizer = build_optimizer(options.optimizer, groups, recipe.rate, weight_decay=0.01)
     average = Averaged(model, recipe.average)
     checkpoint, progress = Checkpoint(folder, model, optimizer, average), Progress(folder, "unet")
     first = checkpoint.load()
@@ -316,7 +319,7 @@ def main() -> None:
         if team.leads and step == first:
             record(folder, step, measure(model, alphas))
         for group in optimizer.param_groups:
-            rate = learning_rate(step - first, schedule.progress(step), recipe.rate, cooldown=0.4)
+            rate = learning_rate(step - first, schedule.progress(step), recipe.rate, WARMUP, cooldown=0.4)
             group["lr"] = group["ratio"] * rate
         draws = torch.Generator().manual_seed(step)
         mean, log_variance = moments[indices].float().chunk(2, 1)

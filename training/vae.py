@@ -1,11 +1,12 @@
 """Train mini-sd's AutoencoderKL: 64 x 64 pixels <-> 4 x 16 x 16 latents, then encode the whole data set once.
 
     torchrun --nproc-per-node N -m training.vae [--preset small|large] [--steps N] [--hours H]
-    torchrun --nproc-per-node N -m training.vae --decoder [--layers 2]
+    torchrun --nproc-per-node N -m training.vae --part decoder [--layers 2]
     torchrun --nproc-per-node N -m training.vae --encode
 
 A run starts from its checkpoint; with none, from the shipped weights; with none of these either, from nothing.
-With --decoder the encoder stays as it is, and with it the latents: UNet, text encoder and learned words stay valid.
+With --part decoder the latents stay as they are: UNet, text encoder and learned words stay valid. With --part encoder
+what latents mean stays: the encoder learns to find better ones for the same decoder.
 --layers makes the decoder deeper; it only runs for pictures, never while a word is learned.
 
 Kingma & Welling 2014 with a small weight on the KL term, as in latent diffusion (Rombach et al. 2022, appendix G);
@@ -45,13 +46,14 @@ from training.common import (
     to_tensor,
 )
 from training.group_norm import use_channels_last_group_norm
+from training.optimizer import build_optimizer, groups_of
 
 BATCH = 8
 """Small: every image holds thousands of pixels to learn from, and steps are what a short run lacks."""
 PEAK_RATE = 3e-4
 KL_WEIGHT = 3e-4
-AVERAGE = 0.998
-FOLDER, DECODER_FOLDER = BUILD / "vae", BUILD / "decoder"
+AVERAGE, WARMUP = 0.998, 50
+FOLDER = BUILD / "vae"
 SHIPPED = MODELS / "mini-sd" / "vae"
 
 
@@ -144,10 +146,18 @@ def main() -> None:
     parser.add_argument("--preset", choices=PRESETS, default=default_preset())
     parser.add_argument("--steps", type=int)
     parser.add_argument("--hours", type=float, default=1e9, help="be done within this time")
-    parser.add_argument("--decoder", action="store_true", help="train the decoder only")
+    parser.add_argument(
+        "--part", choices=("all", "encoder", "decoder"), default="all", help="what is trained"
+    )
     parser.add_argument(
         "--encode", action="store_true", help="only encode the data set, with the shipped weights"
     )
+    parser.add_argument(
+        "--folder", type=Path, help="of checkpoint and pictures; build/mini/vae if it isn't said"
+    )
+    parser.add_argument("--trial", action="store_true", help="compare only: the bundled model stays as it is")
+    parser.add_argument("--optimizer", choices=("muon", "adam"), default="adam")
+    parser.add_argument("--rate", type=float, default=PEAK_RATE, help="peak of the learning rate")
     parser.add_argument("--layers", type=int, help="residual blocks of encoder and decoder at each size")
     options = parser.parse_args()
     preset, team = PRESETS[options.preset], Team()
@@ -155,7 +165,7 @@ def main() -> None:
 
     torch.manual_seed(0)
     data, heldout = Data(BUILD / "drawings"), Data(BUILD / "drawings" / "heldout", effects=False)
-    folder = DECODER_FOLDER if options.decoder else FOLDER
+    folder = options.folder or (FOLDER if options.part == "all" else BUILD / options.part)
     vae = build(preset.vae_channels)
     if (SHIPPED / "config.json").exists():
         vae = AutoencoderKL.from_pretrained(SHIPPED).float()
@@ -166,18 +176,20 @@ def main() -> None:
     if options.encode:
         encode_all(vae, data, team)
         return
-    if options.decoder:
-        vae.encoder.requires_grad_(False)
-        vae.quant_conv.requires_grad_(False)
+    frozen = {"encoder": (vae.decoder, vae.post_quant_conv), "decoder": (vae.encoder, vae.quant_conv)}
+    for module in frozen.get(options.part, ()):
+        module.requires_grad_(False)
     parameters = [weight for weight in vae.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, PEAK_RATE, (0.9, 0.99), weight_decay=0, fused=True)
+    optimizer = build_optimizer(options.optimizer, groups_of(vae), options.rate)
     average = Averaged(vae, AVERAGE)
     checkpoint, progress = Checkpoint(folder, vae, optimizer, average), Progress(folder, "vae")
     first = checkpoint.load()
     torch.manual_seed(team.rank)
     for step, indices in zip(itertools.count(first), batches(len(data), BATCH, 1, first), strict=False):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, schedule.progress(step), PEAK_RATE, cooldown=0.9)
+            group["lr"] = learning_rate(
+                step - first, schedule.progress(step), options.rate, WARMUP, cooldown=0.9
+            )
         loss = loss_of(vae, to_tensor(data.pixels(team.share(indices))))
         loss.backward()
         team.average_gradients(parameters)
@@ -194,11 +206,11 @@ def main() -> None:
             break
 
     average.copy_to(vae)
-    if not options.decoder:
+    if options.part != "decoder" and not options.trial:
         encode_all(vae, data, team)
         vae.register_to_config(scaling_factor=scaling_factor())
     if team.leads:
-        finish(vae, heldout, folder)
+        finish(vae, heldout, folder, ship=not options.trial)
     team.wait()
 
 
@@ -210,14 +222,15 @@ def scaling_factor() -> float:
     return float(1 / np.sqrt(variance))
 
 
-def finish(vae: AutoencoderKL, heldout: Data, folder: Path) -> None:
-    """Measure, show and write the weights."""
+def finish(vae: AutoencoderKL, heldout: Data, folder: Path, ship: bool) -> None:
+    """Measure and show; with `ship`, write the weights into the bundled model."""
     sample = heldout.pixels(range(0, 48))
     print(f"PSNR on held-out images {psnr(vae, heldout.pixels(range(0, min(800, len(heldout)), 8))):.2f} dB")
     with torch.no_grad():
         decoded = to_pixels(vae.decode(vae.encode(to_tensor(sample)).latent_dist.mean).sample)
     save_grid(folder / "reconstructions.png", np.stack([sample, decoded], 1).reshape(-1, 64, 64, 3), 12)
-    save_half(vae, SHIPPED)
+    if ship:
+        save_half(vae, SHIPPED)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The world that mini-sd knows: characters of the DiceBear avatar styles, of named parts and colours.
+"""The world that mini-sd knows: characters, and some patterns, of the DiceBear styles, of named parts and colours.
 
 An identity is a style with fixed parts and colours. A view shows it once: background, flip, scale, rotation,
 shift, expression, perhaps an accessory. All choices are made here, from seeds, so that captions say exactly
@@ -54,6 +54,8 @@ NEVER = {
     "notionists": ("gesture", "bodyIcon"),
 }
 """Parts that are left out: they hide the face, or captions have no word for them."""
+ACCESSORIES, TRAINING_ACCESSORIES = 0.12, 0.2
+"""How often a view adds an accessory to a character that has none, where its style can draw one."""
 RESERVED = 12
 """One in so many combinations of style, main part and colours is kept out of training."""
 
@@ -66,6 +68,8 @@ class Style:
     """
 
     nouns: tuple[str, ...]
+    kind: str
+    """person, emoji or pattern"""
     main: dict[str, dict[str, str | None]]
     """Part -> value -> phrase: always there; reserved combinations are made of the first part."""
     optional: dict[str, tuple[float, dict[str, str | None]]] = field(default_factory=dict)
@@ -79,7 +83,17 @@ class Style:
 
     @property
     def has_clothes(self) -> bool:
-        return "clothes" in self.colours.values()
+        return self.kind == "person" and "clothes" in self.colours.values()
+
+    @property
+    def tinted(self) -> bool:
+        """Whether the palette "clothes" is the colour of the whole, said with the noun: a red emoji."""
+        return self.kind != "person" and len(self.colours) == 1
+
+    @property
+    def has_background(self) -> bool:
+        """Whether views choose the background; elsewhere it is the face itself."""
+        return "backgroundColor" not in self.colours
 
 
 def expanded(values: dict[str, str | None]) -> dict[str, str | None]:
@@ -100,6 +114,7 @@ def load_styles() -> dict[str, Style]:
         accessory = spec.get("accessory")
         styles[name] = Style(
             nouns=tuple(spec["nouns"]),
+            kind=spec.get("kind", "person"),
             main={part: expanded(values) for part, values in spec["main"].items()},
             optional={part: (item["probability"], expanded(item["values"])) for part, item in optional},
             expression={part: expanded(values) for part, values in spec.get("expression", {}).items()},
@@ -111,6 +126,10 @@ def load_styles() -> dict[str, Style]:
 
 STYLES = load_styles()
 TRAINING_STYLES = tuple(style for style in STYLES if style not in HELDOUT_STYLES)
+DRAWN = 4 * [style for style in TRAINING_STYLES if STYLES[style].kind != "pattern"] + [
+    style for style in TRAINING_STYLES if STYLES[style].kind == "pattern"
+]
+"""The styles of one identity after the other: patterns a quarter as often as characters."""
 
 
 @dataclass(frozen=True)
@@ -155,10 +174,8 @@ class Identity:
             phrase = known[part][value]
             if phrase:
                 said.append(phrase.format(**{kind: name for kind, (name, _) in self.colours.items()}))
-        if (
-            style.has_clothes
-            and self.style != "funEmoji"
-            and not any("{clothes}" in (p or "") for v in style.main.values() for p in v.values())
+        if style.has_clothes and not any(
+            "{clothes}" in (p or "") for v in style.main.values() for p in v.values()
         ):
             said.append(f"a {self.colours['clothes'][0]} shirt")
         return said
@@ -187,7 +204,9 @@ def jittered(code: str, rng: np.random.Generator) -> str:
     return "".join(f"{min(255, max(0, channel)):02x}" for channel in channels)
 
 
-def draw_view(identity: Identity, rng: np.random.Generator) -> dict[str, Any]:
+def draw_view(
+    identity: Identity, rng: np.random.Generator, accessories: float = ACCESSORIES
+) -> dict[str, Any]:
     """{"background", "expression", "accessory"} for captions and "options" for DiceBear."""
     style = STYLES[identity.style]
     options: dict[str, Any] = {
@@ -198,7 +217,7 @@ def draw_view(identity: Identity, rng: np.random.Generator) -> dict[str, Any]:
         "translateY": int(rng.integers(-6, 7)),
     }
     view: dict[str, Any] = {"background": None, "expression": None, "accessory": None, "options": options}
-    if identity.style != "funEmoji":
+    if style.has_background:
         view["background"] = str(rng.choice(list(COLOURS)))
         options["backgroundColor"] = [jittered(COLOURS[view["background"]], rng)]
     words = []
@@ -213,13 +232,13 @@ def draw_view(identity: Identity, rng: np.random.Generator) -> dict[str, Any]:
         if part not in identity.parts:
             options[part] = [next(iter(values))]
     for part, value in identity.parts.items():
-        options[part] = [value]
+        options[part] = value if part == "seed" else [value]
     for option, palette in style.colours.items():
         options[option] = [identity.colours[palette][1]]
-    if style.accessory and style.accessory[0] not in identity.parts and rng.random() < 0.12:
-        part, accessories = style.accessory
-        value = str(rng.choice(list(accessories)))
-        view["accessory"] = accessories[value]
+    if style.accessory and style.accessory[0] not in identity.parts and rng.random() < accessories:
+        part, phrases = style.accessory
+        value = str(rng.choice(list(phrases)))
+        view["accessory"] = phrases[value]
         options[part], options[f"{part}Probability"] = [value], 100
         if part in style.expression:  # glasses that are a kind of eyes: nothing is left of the expression
             options.pop(f"{part}Probability")

@@ -1,6 +1,6 @@
 """Train mini-clip, the CLIPModel that scores: images against captions, and images against images of one identity.
 
-    python -m training.clip [--preset small|large] [--steps N]
+    python -m training.clip [--preset cpu|gpu] [--steps N]
 
 The contrastive loss of CLIP (Radford et al. 2021, figure 3) over (image, caption) pairs, plus the same loss between two
 views of one identity (other background, flip, scale, expression), which is what scoring a learned word asks of it. Its

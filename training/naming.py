@@ -10,7 +10,7 @@ needed again to train further. Nothing of it is used by, or known to, inversion.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -39,12 +39,10 @@ class NameEncoder(nn.Module):
     def inputs(
         self, features: Sequence[Sequence[str]], rgb: Sequence[Sequence[float]]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Features as (flat indices, offsets), colours as (B, 9) in [-1, 1], on the module's device."""
+        """`inputs_of` them, on the module's device."""
+        flat, offsets, colours = inputs_of(self.index, features, rgb)
         where = self.colours.weight.device
-        known = [[self.index[feature] for feature in row if feature in self.index] for row in features]
-        offsets = torch.tensor([0] + [len(row) for row in known[:-1]]).cumsum(0)
-        flat = torch.tensor([number for row in known for number in row])
-        return flat.to(where), offsets.to(where), torch.tensor(rgb).to(where) * 2 - 1
+        return flat.to(where), offsets.to(where), colours.to(where)
 
     def forward(self, flat: Tensor, offsets: Tensor, colours: Tensor) -> Tensor:
         with torch.autocast(colours.device.type, enabled=False):
@@ -67,6 +65,16 @@ class NameEncoder(nn.Module):
             if feature in rows:
                 table[row] = weights["table.weight"][rows[feature]]
         self.load_state_dict({**weights, "table.weight": table})
+
+
+def inputs_of(
+    index: Mapping[str, int], features: Sequence[Sequence[str]], rgb: Sequence[Sequence[float]]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Features as (flat indices, offsets), unknown ones left out, and colours as (B, 9) in [-1, 1]."""
+    known = [[index[feature] for feature in row if feature in index] for row in features]
+    offsets = torch.tensor([0] + [len(row) for row in known[:-1]]).cumsum(0)
+    flat = torch.tensor([number for row in known for number in row])
+    return flat, offsets, torch.tensor(rgb) * 2 - 1
 
 
 def jitter(vectors: Tensor, generator: torch.Generator | None = None) -> Tensor:

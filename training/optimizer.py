@@ -19,7 +19,8 @@ NOT_MATRICES = ("embedding", "table", "conv_in", "conv_out", "quant_conv")
 
 def groups_of(module: nn.Module, ratio: float = 1.0) -> list[dict[str, Any]]:
     """Parameter groups of a module, its matrices and the rest; `ratio` is that of the learning rate, for the caller."""
-    matrices, others = [], []
+    matrices: list[Tensor] = []
+    others: list[Tensor] = []
     for name, weight in module.named_parameters():
         if weight.requires_grad:
             is_matrix = weight.ndim > 1 and not any(part in name for part in NOT_MATRICES)
@@ -64,23 +65,23 @@ class Muon(torch.optim.Optimizer):
                     continue
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
                 move = self._matrix_step if group["matrices"] else self._adam_step
-                weight.sub_(move(weight), alpha=group["lr"])
+                weight.sub_(move(weight, weight.grad), alpha=group["lr"])
 
-    def _matrix_step(self, weight: Tensor) -> Tensor:
+    def _matrix_step(self, weight: Tensor, gradient: Tensor) -> Tensor:
         state = self.state[weight]
         if not state:
             state["momentum"] = torch.zeros_like(weight)
-        state["momentum"].lerp_(weight.grad, 1 - MOMENTUM)
-        ahead = weight.grad.lerp(state["momentum"], MOMENTUM).flatten(1)
+        state["momentum"].lerp_(gradient, 1 - MOMENTUM)
+        ahead = gradient.lerp(state["momentum"], MOMENTUM).flatten(1)
         return (orthogonalised(ahead) * (0.2 * max(ahead.shape) ** 0.5)).view_as(weight)
 
-    def _adam_step(self, weight: Tensor) -> Tensor:
+    def _adam_step(self, weight: Tensor, gradient: Tensor) -> Tensor:
         state = self.state[weight]
         if not state:
             state["step"] = torch.zeros(())
             state["first"], state["second"] = torch.zeros_like(weight), torch.zeros_like(weight)
         state["step"] += 1
-        state["first"].lerp_(weight.grad, 1 - BETAS[0])
-        state["second"].lerp_(weight.grad.square(), 1 - BETAS[1])
+        state["first"].lerp_(gradient, 1 - BETAS[0])
+        state["second"].lerp_(gradient.square(), 1 - BETAS[1])
         first, second = (1 - beta ** float(state["step"]) for beta in BETAS)
         return state["first"] / first / ((state["second"] / second).sqrt() + EPSILON)

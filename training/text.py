@@ -1,6 +1,6 @@
 """Teach mini-sd's text encoder what captions look like, before the UNet learns to draw from it.
 
-    torchrun --nproc-per-node N -m training.text [--preset small|large] [--steps N] [--hours H]
+    torchrun --nproc-per-node N -m training.text [--preset cpu|gpu] [--steps N] [--hours H]
 
 Stable Diffusion's text encoder comes from CLIP and knows what words look like; one that starts from nothing beside the
 UNet learns it very slowly there, because noisy latents show colours by themselves. Here a small head predicts the
@@ -12,7 +12,6 @@ captions for 0.03 of it after 110,000 images.
 from __future__ import annotations
 
 import argparse
-import itertools
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from diffusers import AutoencoderKL
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from training.batches import Captions, all_features, named_words
 from training.common import (
     BUILD,
     MODELS,
@@ -31,7 +31,6 @@ from training.common import (
     Schedule,
     Team,
     autocast,
-    batches,
     default_preset,
     device,
     learning_rate,
@@ -39,7 +38,7 @@ from training.common import (
 from training.model import MiniSD
 from training.naming import limit_norms
 from training.tokenizer import load as load_tokenizer
-from training.unet import TEXT_FILE, Captions, all_features
+from training.unet import TEXT_FILE, Recipe
 
 BATCH = 96
 PEAK_RATE = 1e-3
@@ -103,16 +102,17 @@ def main() -> None:
     optimizer = torch.optim.AdamW(groups, PEAK_RATE, (0.9, 0.98), weight_decay=0.02)
     average = Averaged(trained, 0.99)
     checkpoint, progress = Checkpoint(FOLDER, trained, optimizer, average), Progress(FOLDER, "text")
-    captions = Captions(data, tokenizer, model.names, team)
+    captions = Captions(data, tokenizer, model.names.index, team, Recipe.dropped)
     first = checkpoint.load()
     parameters = list(trained.parameters())
-    for step, indices in zip(itertools.count(first), batches(len(data), BATCH, 4, first), strict=False):
+    for step, indices, words in captions.ahead(BATCH, 4, first, preset.workers, shift=10**6):
         for group in optimizer.param_groups:
             rate = learning_rate(step, schedule.progress(step), PEAK_RATE, warmup=100, cooldown=0.4)
             group["lr"] = group["ratio"] * rate
         latents = moments[team.share(indices)][:, :4].float().to(device()) * factor
         with autocast():
-            predicted = trained.head(model.encode(*captions.batch(indices, 10**6 + step)))
+            named = named_words(model.names, words, captions.slot_id, (10**6 + step) * team.size + team.rank)
+            predicted = trained.head(model.encode(*named))
         loss = (predicted.float() - latents).pow(2).mean()
         loss.backward()
         team.average_gradients(parameters)

@@ -1,6 +1,6 @@
 """Train mini-sd's text encoder and UNet together on the cached latents, and write the pipeline.
 
-    torchrun --nproc-per-node N -m training.unet [--preset small|large] [--steps N] [--hours H]
+    torchrun --nproc-per-node N -m training.unet [--preset cpu|gpu] [--steps N] [--hours H]
 
 The objective is the noise prediction of latent diffusion (Rombach et al. 2022, eq. 2), some captions dropped for
 classifier-free guidance (Ho & Salimans 2022). Errors are weighted as errors of the predicted image by the clamped
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +34,7 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from training import captions as characters
+from training.batches import Captions, all_features, named_words
 from training.common import (
     BUILD,
     MODELS,
@@ -46,7 +46,6 @@ from training.common import (
     Schedule,
     Team,
     autocast,
-    batches,
     default_preset,
     device,
     learning_rate,
@@ -55,16 +54,15 @@ from training.common import (
     to_tensor,
 )
 from training.model import NAMES_FILE, MiniSD, restore_shipped
-from training.naming import NameEncoder, jitter, limit_norms
+from training.naming import limit_norms
 from training.optimizer import build_optimizer, groups_of
 from training.tokenizer import load as load_tokenizer
 from training.world import HELDOUT_STYLES
 
-BATCH = 32
 TEXT_RATE = 0.3
 """Of the UNet's learning rate. With all of it, the text encoder's first layer grew one direction, the same for all
 tokens, to hundreds of times their norm, and hidden states told words apart by a tenth of their length only."""
-WARMUP, CHECKPOINT_EVERY, SHOW_EVERY = 100, 100, 500
+WARMUP = 100
 """Steps."""
 TEXT_FILE = BUILD / "text" / "text.safetensors"
 """What `training.text` wrote: where the text encoder and the names start from."""
@@ -81,7 +79,7 @@ SCHEDULE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """What runs were compared by; the values here are what won."""
+    """What runs are compared by; the values here are those of the bundled weights."""
 
     rate: float = 4e-4
     """Peak of the learning rate."""
@@ -151,60 +149,6 @@ class HeldoutLoss:
             losses.append(noise_loss(model, *inputs))
         loss, band = torch.cat(losses), self.timesteps * self.BANDS // 1000
         return [round(float(loss[band == number].mean()), 5) for number in range(self.BANDS)]
-
-
-class Captions:
-    """Captions of rows, with the identity or the style named by the slot word in about half of them."""
-
-    def __init__(
-        self,
-        data: Data,
-        tokenizer: CLIPTokenizer,
-        names: NameEncoder,
-        team: Team,
-        dropped: float = Recipe.dropped,
-    ) -> None:
-        self.data, self.tokenizer, self.names, self.team, self.dropped = data, tokenizer, names, team, dropped
-        self.slot_word = sorted({row["name"] for row in data.rows if row.get("name")})[0]
-        self.slot_id = tokenizer(self.slot_word).input_ids[1]
-
-    def text(self, row: dict[str, Any], rng: np.random.Generator) -> tuple[str, list[str], list[float]]:
-        """A caption, and the features and colours that its slot word stands for."""
-        effect = row.get("effect")
-        features, rgb = list(row["features"]), row["rgb"]
-        if rng.random() < self.dropped:
-            return "", features, rgb
-        kind = rng.random()
-        in_words = bool(effect) and rng.random() < 0.5
-        if effect and not in_words:
-            features = [*features, f"effect={effect}"]
-        if kind < 0.17:
-            features = [feature for feature in features if feature.startswith(("style=", "effect="))]
-            caption, rgb = characters.caption(row, rng, style_name=self.slot_word), [0.5] * 9
-        elif kind < 0.61:
-            caption = characters.caption(row, rng, name=self.slot_word)
-        else:
-            caption, in_words = characters.caption(row, rng), bool(effect)
-        return (f"{caption} {effect}" if in_words else caption), features, rgb
-
-    def batch(self, indices: np.ndarray, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Of this process's share: token ids (B, T), where the slot is (B, T), and the vectors for it (B, D)."""
-        rng = np.random.default_rng((7, seed))
-        drawn = self.team.share([self.text(self.data.rows[i], rng) for i in indices])
-        texts, features, rgb = zip(*drawn, strict=True)
-        ids = self.tokenizer(
-            list(texts), padding="max_length", truncation=True, return_tensors="pt"
-        ).input_ids
-        ids = ids.to(device())
-        vectors = self.names(*self.names.inputs(features, rgb))
-        generator = torch.Generator().manual_seed(seed * self.team.size + self.team.rank)
-        return ids, ids == self.slot_id, jitter(vectors, generator)
-
-
-def all_features(data: Data) -> list[str]:
-    """Every feature of an identity, and every effect, in a fixed order."""
-    effects = {f"effect={row['effect']}" for row in data.rows if "effect" in row}
-    return sorted({feature for row in data.rows for feature in row["features"]} | effects)
 
 
 @torch.no_grad()
@@ -287,13 +231,13 @@ def main() -> None:
 
     torch.manual_seed(0)
     data, heldout = Data(BUILD / "drawings"), Data(BUILD / "drawings" / "heldout", effects=False)
-    moments = torch.from_numpy(np.load(BUILD / "vae" / "moments.npy"))
+    moments = torch.from_numpy(np.load(BUILD / "vae" / "moments.npy")).to(device())
     vae = AutoencoderKL.from_pretrained(MODELS / "mini-sd" / "vae").float().to(device())
     factor = vae.config.scaling_factor
     tokenizer = load_tokenizer()
     model = MiniSD(preset, tokenizer, all_features(data)).to(device())
     model.unet.to(memory_format=torch.channels_last)
-    captions = Captions(data, tokenizer, model.names, team, recipe.dropped)
+    captions = Captions(data, tokenizer, model.names.index, team, recipe.dropped)
     parameters = list(model.parameters())
     groups = [
         group
@@ -315,24 +259,26 @@ def main() -> None:
     alphas = DDPMScheduler(**SCHEDULE).alphas_cumprod.to(device())
     table = model.text_encoder.embeddings.token_embedding.weight
     measure = HeldoutLoss(heldout, vae, tokenizer)
-    for step, indices in zip(itertools.count(first), batches(len(data), BATCH, 2, first), strict=False):
+    clamp = (recipe.lowest, recipe.highest)
+    for step, indices, words in captions.ahead(preset.unet_batch, 2, first, preset.workers):
         if team.leads and step == first:
-            record(folder, step, measure(model, alphas))
+            record(folder, step, preset.unet_batch, measure(model, alphas))
         for group in optimizer.param_groups:
-            rate = learning_rate(step - first, schedule.progress(step), recipe.rate, WARMUP, cooldown=0.4)
+            peak = recipe.rate * preset.rate
+            rate = learning_rate(step - first, schedule.progress(step), peak, WARMUP, cooldown=0.4)
             group["lr"] = group["ratio"] * rate
-        draws = torch.Generator().manual_seed(step)
+        draws = torch.Generator(device()).manual_seed(step)
         mean, log_variance = moments[indices].float().chunk(2, 1)
-        latents = mean + (0.5 * log_variance.clamp(-30, 20)).exp() * torch.randn(mean.shape, generator=draws)
-        noise = team.share(torch.randn(latents.shape, generator=draws))
-        noise = noise.to(device(), memory_format=torch.channels_last)
-        latents = team.share(latents * factor).to(device(), memory_format=torch.channels_last)
+        noises = torch.randn((2, *mean.shape), generator=draws, device=device())
+        latents = mean + (0.5 * log_variance.clamp(-30, 20)).exp() * noises[0]
+        noise = team.share(noises[1]).contiguous(memory_format=torch.channels_last)
+        latents = team.share(latents * factor).contiguous(memory_format=torch.channels_last)
         # Spread evenly over a batch, which says more about the whole range than independent draws.
-        spread = (torch.arange(len(indices)) + torch.rand(len(indices), generator=draws)) / len(indices)
-        timesteps = team.share((spread * 1000).long()).to(device())
-        words = captions.batch(indices, step)
-        clamp = (recipe.lowest, recipe.highest)
-        loss = noise_loss(model, latents, noise, timesteps, alphas[timesteps], *words, clamp).mean()
+        spread = torch.arange(len(indices), device=device())
+        spread = (spread + torch.rand(len(indices), generator=draws, device=device())) / len(indices)
+        timesteps = team.share((spread * 1000).long())
+        named = named_words(model.names, words, captions.slot_id, step * team.size + team.rank)
+        loss = noise_loss(model, latents, noise, timesteps, alphas[timesteps], *named, clamp).mean()
         loss.backward()
         team.average_gradients(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -343,12 +289,12 @@ def main() -> None:
         last = schedule.progress(step + 1) >= 1
         if team.leads:
             progress.update(step + 1, loss, len(indices))
-        if team.leads and ((step + 1) % CHECKPOINT_EVERY == 0 or last):
+        if team.leads and ((step + 1) % (preset.show_every // 5) == 0 or last):
             checkpoint.save(step + 1)
-        if team.leads and ((step + 1) % SHOW_EVERY == 0 or last):
+        if team.leads and ((step + 1) % preset.show_every == 0 or last):
             kept = Averaged(model, 0.0)
             average.copy_to(model)
-            record(folder, step + 1, measure(model, alphas))
+            record(folder, step + 1, preset.unet_batch, measure(model, alphas))
             sample_grid(model, tokenizer, heldout, folder / f"{step + 1:06d}.png")
             export(model, tokenizer, data, folder / "mini-sd", folder / NAMES_FILE.name)
             if last and not options.trial:
@@ -359,11 +305,11 @@ def main() -> None:
     team.wait()
 
 
-def record(folder: Path, step: int, losses: list[float]) -> None:
+def record(folder: Path, step: int, batch: int, losses: list[float]) -> None:
     """Add a point to the curve."""
     line = {
         "step": step,
-        "samples": step * BATCH,
+        "samples": step * batch,
         "heldout": round(float(np.mean(losses)), 5),
         "by_noise": losses,
     }

@@ -1,6 +1,6 @@
 """Train mini-sd's AutoencoderKL: 64 x 64 pixels <-> 4 x 16 x 16 latents, then encode the whole data set once.
 
-    torchrun --nproc-per-node N -m training.vae [--preset small|large] [--steps N] [--hours H]
+    torchrun --nproc-per-node N -m training.vae [--preset cpu|gpu] [--steps N] [--hours H]
     torchrun --nproc-per-node N -m training.vae --part decoder [--layers 2]
     torchrun --nproc-per-node N -m training.vae --encode
 
@@ -48,9 +48,9 @@ from training.common import (
 from training.group_norm import use_channels_last_group_norm
 from training.optimizer import build_optimizer, groups_of
 
-BATCH = 8
-"""Small: every image holds thousands of pixels to learn from, and steps are what a short run lacks."""
 PEAK_RATE = 3e-4
+"""Of a batch of eight, which is small: every image holds thousands of pixels to learn from, and steps are what a short
+run lacks."""
 KL_WEIGHT = 3e-4
 AVERAGE, WARMUP = 0.998, 50
 FOLDER = BUILD / "vae"
@@ -131,7 +131,7 @@ def encode_all(vae: AutoencoderKL, data: Data, team: Team) -> None:
     for start in team.share(range(0, len(data), 256)):
         indices = range(start, min(start + 256, len(data)))
         with autocast():
-            encoded = vae.encode(to_tensor(data.pixels(indices))).latent_dist.parameters
+            encoded = vae.encode(data.batch(indices)).latent_dist.parameters
         moments[start : start + len(indices)] = encoded.float().cpu().numpy()
         if start % 12800 == 0:
             print(f"encoded {start + len(indices)} of {len(data)}", flush=True)
@@ -185,12 +185,14 @@ def main() -> None:
     checkpoint, progress = Checkpoint(folder, vae, optimizer, average), Progress(folder, "vae")
     first = checkpoint.load()
     torch.manual_seed(team.rank)
-    for step, indices in zip(itertools.count(first), batches(len(data), BATCH, 1, first), strict=False):
+    for step, indices in zip(
+        itertools.count(first), batches(len(data), preset.vae_batch, 1, first), strict=False
+    ):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(
-                step - first, schedule.progress(step), options.rate, WARMUP, cooldown=0.9
+                step - first, schedule.progress(step), preset.rate * options.rate, WARMUP, cooldown=0.9
             )
-        loss = loss_of(vae, to_tensor(data.pixels(team.share(indices))))
+        loss = loss_of(vae, data.batch(team.share(indices)))
         loss.backward()
         team.average_gradients(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)

@@ -1,0 +1,56 @@
+"""Captions that other processes make ahead of the training."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from training.batches import Captions, all_features, named_words
+from training.build import row_of
+from training.common import Data, Team
+from training.naming import WORD_NORM, NameEncoder
+from training.tokenizer import load
+from training.world import TRAINING_STYLES, draw_identity, draw_view
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Data:
+    rng = np.random.default_rng(0)
+    identities = [draw_identity(style, rng) for style in TRAINING_STYLES]
+    rows = [
+        row_of(identity, i, "zorak" if i == 0 else None, draw_view(identity, rng))
+        for i, identity in enumerate(identities)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    np.save(tmp_path / "images.npy", np.zeros((len(rows), 64, 64, 3), np.uint8))
+    return Data(tmp_path)
+
+
+@pytest.fixture
+def captions(data: Data) -> Captions:
+    features = {feature: i for i, feature in enumerate(all_features(data))}
+    return Captions(data, load(), features, Team(), 0.2)
+
+
+def test_how_many_processes_draw_changes_nothing(captions: Captions) -> None:
+    alone, helped = (list(itertools.islice(captions.ahead(4, 2, 3, workers), 5)) for workers in (0, 2))
+    assert [step for step, *_ in alone] == [3, 4, 5, 6, 7]
+    for (step, indices, words), (other, others, drawn) in zip(alone, helped, strict=True):
+        assert step == other
+        np.testing.assert_array_equal(indices, others)
+        torch.testing.assert_close(words, drawn)
+
+
+def test_the_slot_word_has_its_vectors(captions: Captions, data: Data) -> None:
+    names = NameEncoder(all_features(data), 16)
+    words = captions.draw(np.arange(len(data)), 0)
+    ids, slots, vectors = named_words(names, words, captions.slot_id, seed=0)
+    assert ids.shape == slots.shape
+    assert 0.2 < slots.any(1).float().mean() < 0.9
+    norms = vectors.norm(dim=1)
+    assert ((norms > 0.6 * WORD_NORM) & (norms < 1.5 * WORD_NORM)).all()

@@ -1,6 +1,8 @@
 """Draw the training and the held-out images.
 
     python -m training.build [--out build/mini/drawings] [--images 64000] [--seed 0]
+    python -m training.build --to drawings.xz            # a few MB; where there is no Node.js then:
+    python -m training.build --drawn drawings.xz
 
 Needs Node.js with `npm ci` run in training/characters (DiceBear draws SVG there); resvg makes pixels of it. Writes
 images.npy (uint8, N x 64 x 64 x 3) and rows.jsonl (what each image shows), and the same for held-out characters and
@@ -13,8 +15,10 @@ import argparse
 import dataclasses
 import io
 import json
+import lzma
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from multiprocessing import Pool
 from pathlib import Path
 from typing import Any
@@ -71,7 +75,7 @@ def row_of(identity: Identity, number: int, name: str | None, view: dict[str, An
     }
 
 
-def training_views(images: int, seed: int) -> Iterator[tuple[Identity, int, str | None, dict[str, Any]]]:
+def training_views(images: int, seed: int) -> Iterator[View]:
     """Four images in ten show named identities, NAMED_VIEWS each; the others two views each of someone new."""
     rng = np.random.default_rng(seed)
     waiting = names(NAME_COUNT)
@@ -110,31 +114,63 @@ def heldout_identities() -> list[Identity]:
     ]
 
 
-def heldout_views(seed: int = 78) -> Iterator[tuple[Identity, int, str | None, dict[str, Any]]]:
+def heldout_views(seed: int = 78) -> Iterator[View]:
     rng = np.random.default_rng(seed)
     for number, identity in enumerate(heldout_identities()):
         for _ in range(STYLE_VIEWS if identity.style in HELDOUT_STYLES else HELDOUT_VIEWS):
             yield identity, number, None, draw_view(identity, rng)
 
 
-def write(
-    views: list[tuple[Identity, int, str | None, dict[str, Any]]], folder: Path, shuffle: int | None
-) -> None:
-    """Draw all views into `folder`, in an order shuffled with a seed if one is given."""
+View = tuple[Identity, int, str | None, dict[str, Any]]
+Drawing = tuple[str, str]
+"""SVG, and the row that says what it shows, as a line of JSON."""
+CHUNK = 4000
+SQUEEZE = {"id": lzma.FILTER_LZMA2, "preset": 4, "dict_size": 2**26}
+"""The window holds some ten thousand drawings."""
+
+
+def shuffled(views: list[View], seed: int) -> list[View]:
+    return [views[i] for i in np.random.default_rng(seed).permutation(len(views))]
+
+
+def draw(views: Sequence[View]) -> Iterator[Drawing]:
+    for start in range(0, len(views), CHUNK):
+        part = views[start : start + CHUNK]
+        drawn = svgs({"style": identity.style, "options": view["options"]} for identity, _, _, view in part)
+        yield from zip(drawn, (json.dumps(row_of(*view)) for view in part), strict=True)
+
+
+def write(drawings: Iterator[Drawing], count: int, folder: Path) -> None:
+    """Make pixels of `count` drawings in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    if shuffle is not None:
-        views = [views[i] for i in np.random.default_rng(shuffle).permutation(len(views))]
-    images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (len(views), SIZE, SIZE, 3))
+    images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (count, SIZE, SIZE, 3))
     with open(folder / "rows.jsonl", "w") as rows, Pool() as pool:
-        for start in range(0, len(views), 4000):
-            part = views[start : start + 4000]
-            drawings = svgs(
-                {"style": identity.style, "options": view["options"]} for identity, _, _, view in part
-            )
-            images[start : start + len(part)] = pool.map(render, drawings, chunksize=100)
-            rows.writelines(json.dumps(row_of(*view)) + "\n" for view in part)
-            print(f"drew {start + len(part)} of {len(views)} images in {folder}", flush=True)
+        for start in range(0, count, CHUNK):
+            part = list(islice(drawings, min(CHUNK, count - start)))
+            images[start : start + len(part)] = pool.map(render, [svg for svg, _ in part], chunksize=50)
+            rows.writelines(row + "\n" for _, row in part)
+            print(f"drew {start + len(part)} of {count} images in {folder}", flush=True)
     images.flush()
+
+
+def pack(path: Path, sets: Sequence[tuple[int, Iterator[Drawing]]]) -> None:
+    """Write sets of drawings into one file; most of an SVG stands in others as well, so that little is left of each."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with lzma.open(path, "wt", filters=[SQUEEZE]) as file:
+        for count, drawings in sets:
+            file.write(f"{count}\n")
+            for svg, row in drawings:
+                file.write(f"{row}\n{json.dumps(svg)}\n")
+
+
+def unpack(path: Path, folders: Sequence[Path]) -> None:
+    """Make pixels of a file that `pack` wrote, a folder for each of its sets."""
+    with lzma.open(path, "rt") as file:
+        for folder in folders:
+            count = int(file.readline())
+            # The row stands first, and zip would ask for it first: pairs are read in the order of the file.
+            drawings = ((row, json.loads(file.readline())) for row in iter(file.readline, ""))
+            write(((svg, row.rstrip("\n")) for row, svg in drawings), count, folder)
 
 
 def main() -> None:
@@ -144,11 +180,22 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/mini/drawings"))
     parser.add_argument("--images", type=int, default=64000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--to", type=Path, help="write drawings into this file instead of pixels")
+    parser.add_argument("--drawn", type=Path, help="make pixels of the drawings in this file")
     options = parser.parse_args()
     if not HELDOUT.exists():
         HELDOUT.write_text("[\n" + ",\n".join(json.dumps(item) for item in draw_heldout()) + "\n]\n")
-    write(list(heldout_views()), options.out / "heldout", None)
-    write(list(training_views(options.images, options.seed)), options.out, options.seed)
+    folders = options.out / "heldout", options.out
+    if options.drawn:
+        unpack(options.drawn, folders)
+        return
+    training = shuffled(list(training_views(options.images, options.seed)), options.seed)
+    sets = [(len(views), draw(views)) for views in (list(heldout_views()), training)]
+    if options.to:
+        pack(options.to, sets)
+        return
+    for (count, drawings), folder in zip(sets, folders, strict=True):
+        write(drawings, count, folder)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ TEAM = $(BIN)/torchrun --standalone --nproc-per-node $$($(BIN)/python -c "import
 export RAY_USAGE_STATS_ENABLED = 0
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help install demo test test-quick test-faults lint docs train-mini eval-mini examples bench clean
+.PHONY: help install demo test test-quick test-faults lint docs train-mini train-more eval-mini examples bench clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -54,6 +54,14 @@ train-mini: install  ## draw the data and train the bundled models again (needs 
 	$(BIN)/python -m training.clip
 	$(TEAM) -m training.text
 	$(TEAM) -m training.unet
+	$(MAKE) eval-mini
+
+train-more: install  ## train the bundled UNet and text encoder on, for HOURS=... or their full length (needs Node.js)
+	cd training/characters && npm ci --no-audit --no-fund
+	$(BIN)/python -m training.build
+	$(BIN)/python -m training.tokenizer
+	$(TEAM) -m training.vae --encode
+	$(TEAM) -m training.unet $(if $(HOURS),--hours $(HOURS))
 	$(MAKE) eval-mini
 
 eval-mini: install   ## measure the bundled models and rewrite their cards

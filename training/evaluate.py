@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKL
 from torch import Tensor
 
 from textinv_ray.concepts.concept import Concept
@@ -33,7 +34,7 @@ from textinv_ray.inversion.scoring import Scorer, image_similarity, text_similar
 from textinv_ray.inversion.task import ConceptTask
 from training import captions as characters
 from training import cards
-from training.common import BUILD, MODELS, Data, save_grid
+from training.common import BUILD, MODELS, Data, device, save_grid
 
 HERE = Path(__file__).parent
 FIRST_SEED = 1000
@@ -63,11 +64,13 @@ class Heldout:
                 self.characters[row["identity"]].append(index)
 
 
-def measure_vae(backbone: Backbone, heldout: Heldout) -> dict[str, Any]:
+def measure_vae(model: Path, heldout: Heldout) -> dict[str, Any]:
+    """In float32, whatever words are learned in."""
     from training.vae import psnr
 
+    vae = AutoencoderKL.from_pretrained(model / "vae").float().to(device())
     picked = [views[0] for views in heldout.characters.values()]
-    return {"psnr_db": round(psnr(backbone.vae, heldout.data.pixels(picked)), 2), "images": len(picked)}
+    return {"psnr_db": round(psnr(vae, heldout.data.pixels(picked)), 2), "images": len(picked)}
 
 
 def measure_scorer(scorer: Scorer, heldout: Heldout) -> dict[str, Any]:
@@ -327,6 +330,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="another folder than the bundled model's")
     options = parser.parse_args()
     wanted = options.only.split(",")
+    model = options.model or MODELS / "mini-sd"
     record = (options.model or HERE) / "evaluation.json"
     pictures = options.model or HERE / "pictures"
 
@@ -334,9 +338,9 @@ def main() -> None:
     config, heldout = JobConfig.load("mini", ["stopping.rule=none", "training.steps=200"]), Heldout()
     scorer = Scorer.load(str(MODELS / "mini-clip"))
     figures: dict[str, Any] = json.loads(record.read_text()) if record.exists() else {}
-    backbone = Backbone.load(str(options.model or MODELS / "mini-sd"))
+    backbone = Backbone.load(str(model))
     measures = {
-        "vae": lambda: measure_vae(backbone, heldout),
+        "vae": lambda: measure_vae(model, heldout),
         "scorer": lambda: measure_scorer(scorer, heldout),
         "generation": lambda: measure_generation(backbone, scorer, heldout, config, pictures),
         "inversion": lambda: measure_inversion(

@@ -67,14 +67,17 @@ def extended(tokenizer: CLIPTokenizer, words: list[str]) -> CLIPTokenizer:
     vocabulary = dict(known["vocab"])
     for special in tokenizer.all_special_tokens:
         vocabulary.setdefault(special, tokenizer.convert_tokens_to_ids(special))
+    grown = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_LENGTH)
     for word in words:
-        grown = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_LENGTH)
         pieces = grown.tokenize(word)
+        if len(pieces) == 1:
+            continue
         while len(pieces) > 1:
             merges.append((pieces[0], pieces[1]))
             pieces = [pieces[0] + pieces[1], *pieces[2:]]
             vocabulary.setdefault(pieces[0], len(vocabulary))
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_LENGTH)
+        grown = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_LENGTH)
+    return grown
 
 
 def grow_embeddings(folder: Path, count: int) -> int:

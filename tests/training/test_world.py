@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from transformers import CLIPTokenizer
 
 from training.build import heldout_identities, heldout_views, row_of, training_views
 from training.captions import NAME_COUNT, caption, colour_caption, full_caption, vocabulary_words
-from training.tokenizer import load
+from training.tokenizer import extended, load
 from training.world import HELDOUT_STYLES, STYLES, TRAINING_STYLES, draw_identity, draw_view, names
 
 
@@ -25,6 +26,12 @@ def rows() -> list[dict[str, Any]]:
     return [
         row_of(identity, number, None, draw_view(identity, rng)) for number, identity in enumerate(identities)
     ]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> CLIPTokenizer:
+    """What training begins with: the vocabulary of the bundled model, and the words that it lacks yet."""
+    return extended(load(), vocabulary_words())
 
 
 def test_training_never_draws_what_is_held_out() -> None:
@@ -90,8 +97,7 @@ def test_colour_caption_says_colours_only(rows: list[dict[str, Any]]) -> None:
     assert "micah" in full_caption(row)
 
 
-def test_every_word_is_one_token(rows: list[dict[str, Any]]) -> None:
-    tokenizer = load()
+def test_every_word_is_one_token(rows: list[dict[str, Any]], tokenizer: CLIPTokenizer) -> None:
     rng = np.random.default_rng(4)
     texts = [caption(row, rng) for row in rows] + [full_caption(row) for row in rows] + names(NAME_COUNT)
     words = set(itertools.chain.from_iterable(re.findall(r"[a-z]+", text) for text in texts)) | set(
@@ -101,8 +107,7 @@ def test_every_word_is_one_token(rows: list[dict[str, Any]]) -> None:
         assert len(ids) == 3, word
 
 
-def test_full_captions_fit(rows: list[dict[str, Any]]) -> None:
-    tokenizer = load()
+def test_full_captions_fit(rows: list[dict[str, Any]], tokenizer: CLIPTokenizer) -> None:
     lengths = [len(ids) for ids in tokenizer([full_caption(row) for row in rows]).input_ids]
     assert np.mean(np.array(lengths) <= tokenizer.model_max_length) > 0.97
 

@@ -80,8 +80,8 @@ def build(channels: tuple[int, ...], layers: int = 1) -> AutoencoderKL:
 def deepened(vae: AutoencoderKL, layers: int) -> AutoencoderKL:
     """The same function with `layers` residual blocks at each size: the added ones start as the identity.
 
-    The class gives encoder and decoder the same depth. The encoder's added blocks are never trained, so they stay what
-    they are, and cost little: images are encoded once.
+    The class gives encoder and decoder the same depth. Where only the decoder is trained, the encoder's added blocks
+    stay the identity, and cost little: images are encoded once.
     """
     deeper = build(tuple(vae.config.block_out_channels), layers)
     deeper.register_to_config(scaling_factor=vae.config.scaling_factor)

@@ -41,6 +41,6 @@ def test_it_learns_and_what_is_frozen_stays() -> None:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert losses[-1] < 0.3 * losses[0]
     torch.testing.assert_close(module[0].bias, before, rtol=0, atol=0)

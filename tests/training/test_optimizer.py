@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -21,7 +23,7 @@ def test_singular_values_become_about_one(shape: tuple[int, int]) -> None:
 
 
 def test_tables_and_outer_layers_are_adams() -> None:
-    module = nn.ModuleDict(
+    module: Any = nn.ModuleDict(
         {"conv_in": nn.Conv2d(3, 4, 3), "middle": nn.Conv2d(4, 4, 3), "embedding": nn.Embedding(5, 4)}
     )
     matrices, others = groups_of(module)
@@ -31,11 +33,11 @@ def test_tables_and_outer_layers_are_adams() -> None:
 
 def test_it_learns_and_what_is_frozen_stays() -> None:
     torch.manual_seed(0)
-    module = nn.Sequential(nn.Linear(6, 32), nn.SiLU(), nn.Linear(32, 3))
+    module: Any = nn.Sequential(nn.Linear(6, 32), nn.SiLU(), nn.Linear(32, 3))
     module[0].bias.requires_grad_(False)
     before, inputs = module[0].bias.clone(), torch.randn(64, 6)
     target = inputs[:, :3] * inputs[:, 3:]
-    optimizer, losses = Muon(groups_of(module), 0.01, 0.0), []
+    optimizer, losses = Muon(groups_of(module), 0.01, 0.0), list[float]()
     for _ in range(150):
         loss = (module(inputs) - target).square().mean()
         loss.backward()

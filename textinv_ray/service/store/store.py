@@ -24,7 +24,6 @@ import logging
 import os
 import re
 import tempfile
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -33,6 +32,7 @@ from typing import Any, TypeVar
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from textinv_ray.service.store import local_files
 from textinv_ray.service.store.records import Failure, JobRecord, Result, SomeRecord, parse
 from textinv_ray.util import retries
 from textinv_ray.util.errors import UserError
@@ -101,23 +101,8 @@ class Store:
     def write(self, name: str, data: bytes) -> None:
         """Writes a whole file, or nothing."""
         path = self.path(name)
-        if not self.is_local:
-            self._call(lambda: self.fs.pipe_file(path, data), name)
-            return
-
-        def write() -> None:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            temporary = f"{path}.{uuid.uuid4().hex}.tmp"
-            try:
-                with open(temporary, "wb") as file:
-                    file.write(data)
-                os.replace(temporary, path)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    os.remove(temporary)
-                raise
-
-        self._call(write, name)
+        write = local_files.write if self.is_local else self.fs.pipe_file
+        self._call(lambda: write(path, data), name)
 
     def create(self, name: str, data: bytes) -> bool:
         """Writes a whole file unless there is one of this name. Returns whether it was written.
@@ -130,7 +115,7 @@ class Store:
         def create() -> bool:
             try:
                 if self.is_local:
-                    _create_local(path, data)
+                    local_files.create(path, data)
                 else:
                     self.fs.pipe_file(path, data, mode="create")
                 return True
@@ -308,29 +293,6 @@ class Store:
             found = _record(kind, data, name)
             if found is not None:
                 yield found
-
-
-def _create_local(path: str, data: bytes) -> None:
-    """A new file with all its content at once. fsspec's own way looks first and writes then. Raises FileExistsError."""
-    folder = os.path.dirname(path)
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except FileExistsError:  # a file in place of the folder: the file to create isn't there
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder) from None
-    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            raise
-        except OSError:  # a file system without links
-            with open(path, "xb") as file:
-                file.write(data)
-    finally:
-        with contextlib.suppress(OSError):
-            os.remove(temporary)
 
 
 def _why(error: Exception) -> str:

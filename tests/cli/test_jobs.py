@@ -126,7 +126,7 @@ def test_invert_hands_over_to_the_service(monkeypatch: pytest.MonkeyPatch, code:
 
 def test_settings_of_the_cluster_and_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEXTINV_SET", "service.workers=16 training.steps=7")
-    job = jobs._load(None, ["training.steps=9"])
+    job = jobs.load_config(None, ["training.steps=9"])
     assert (job.service.workers, job.training.steps) == (16, 9)
 
 

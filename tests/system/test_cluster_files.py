@@ -112,7 +112,7 @@ def test_what_the_clusters_machines_set(aws: dict[str, Any], monkeypatch: pytest
     given = dict(option[1].split("=", 1) for option in options if option[0] == "--env")
     assert given["RAY_USAGE_STATS_ENABLED"] == "0"
     monkeypatch.setenv("TEXTINV_SET", given["TEXTINV_SET"])
-    job = jobs._load("sd15", None)
+    job = jobs.load_config("sd15", None)
     assert job.service.workers == aws["max_workers"]
     assert job.service.gpus_per_worker == 1
     assert job.service.output.startswith("s3://")

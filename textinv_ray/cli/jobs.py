@@ -78,7 +78,7 @@ def invert(
     verbose: VerboseOption = False,
 ) -> None:
     """Learn a word for every concept of the manifest. Concepts that are done are skipped."""
-    job = _load(config, overrides)
+    job = load_config(config, overrides)
     if output is not None:
         job = job.model_copy(update={"service": job.service.model_copy(update={"output": output})})
 
@@ -175,7 +175,7 @@ def validate(
     ] = False,
 ) -> None:
     """Check a manifest and print all its errors by row and column."""
-    job = _load(config, overrides)
+    job = load_config(config, overrides)
 
     from textinv_ray.manifest import vocabulary
     from textinv_ray.manifest.reader import Manifest
@@ -196,7 +196,7 @@ def validate(
         raise typer.Exit(1)
 
 
-def _load(config: str | None, overrides: list[str] | None) -> JobConfig:
+def load_config(config: str | None, overrides: list[str] | None) -> JobConfig:
     """The preset or file, overridden by TEXTINV_SET (which a cluster's machines set for all jobs) and then by --set."""
     return JobConfig.load(config, [*os.environ.get("TEXTINV_SET", "").split(), *(overrides or ())])
 

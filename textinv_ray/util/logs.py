@@ -6,13 +6,13 @@ import logging
 
 from textinv_ray.util.redact import redact_text
 
-_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def log_to_stderr() -> None:
     """Sends this process's log to stderr, where Ray collects it. Credentials in URIs are removed."""
     handler = logging.StreamHandler()
-    handler.setFormatter(_Clean(_LOG_FORMAT))
+    handler.setFormatter(_Clean(LOG_FORMAT))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 

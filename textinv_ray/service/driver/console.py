@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from textinv_ray.util.logs import _LOG_FORMAT
+from textinv_ray.util.logs import LOG_FORMAT
 from textinv_ray.util.redact import redact_text
 from textinv_ray.util.text import duration
 
@@ -44,7 +44,7 @@ def captured(log: Path, verbose: bool) -> Iterator[Console]:
     os.dup2(pump.entry, 1)
     os.dup2(pump.entry, 2)
     handler = logging.StreamHandler(_text(pump.entry))
-    handler.setFormatter(logging.Formatter(_LOG_FORMAT))
+    handler.setFormatter(logging.Formatter(LOG_FORMAT))
     root = logging.getLogger()
     level = root.level
     root.addHandler(handler)

@@ -79,6 +79,12 @@ def test_everything_that_is_kept(bench: Bench) -> None:
         assert len(bench.store.names(f"concepts/{concept.concept_id}/samples")) == len(result.sample_steps)
 
 
+def test_steps_since_the_last_heartbeat_count(bench: Bench) -> None:
+    bench.config = bench.config.override(["service.heartbeat_s=600", "service.lease_timeout_s=1200"])
+    status = bench.learn([tiny.concept(index, steps=3) for index in range(2)])
+    assert status.steps_computed == 6
+
+
 def test_what_cannot_be_learned_fails_alone(bench: Bench) -> None:
     long_prompt = "a photo of {}" + " in the beach" * 20
     concepts = [

@@ -72,9 +72,9 @@ class SchedulerClient:
         """The worker doesn't work on the concept (any more)."""
         _wait(self._actor.give_back.remote(worker, concept_id))
 
-    def leave(self, worker: str, error: str = "") -> None:
+    def leave(self, worker: str, error: str = "", computed: int = 0) -> None:
         """The worker goes."""
-        _wait(self._actor.leave.remote(worker, error))
+        _wait(self._actor.leave.remote(worker, error, computed))
 
     def halt(self, problem: str) -> None:
         """The job can't go on."""

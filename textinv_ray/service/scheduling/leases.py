@@ -253,12 +253,15 @@ class Leases:
         if entry is not None:
             self._wait_again(entry)
 
-    def leave(self, worker: str, error: str = "") -> None:
-        """A worker goes, giving back what it holds. With an error it was lost; else it left in good order."""
+    def leave(self, worker: str, error: str = "", computed: int = 0) -> None:
+        """A worker goes, giving back what it holds. With an error it was lost; else it left in good order.
+
+        `computed`: as for `beat`; steps since the last heartbeat count as well.
+        """
         gone = self._workers.pop(worker, None)
         if gone is None:
             return
-        self._steps_of_gone += gone.steps
+        self._steps_of_gone += max(gone.steps, computed)
         for entry in gone.holds.values():
             if error:
                 self._count_loss(entry, error)

@@ -125,8 +125,11 @@ class SchedulerInterface(Protocol):
     def give_back(self, worker: str, concept_id: str) -> None:
         """The worker doesn't work on the concept (any more)."""
 
-    def leave(self, worker: str, error: str = "") -> None:
-        """The worker goes. `error`: what it died of; empty when it left in good order."""
+    def leave(self, worker: str, error: str = "", computed: int = 0) -> None:
+        """The worker goes. `error`: what it died of; empty when it left in good order.
+
+        `computed`: steps that it has taken in all, counted per concept.
+        """
 
     def halt(self, problem: str) -> None:
         """The job can't go on: the store refuses."""

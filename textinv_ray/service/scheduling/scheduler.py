@@ -173,10 +173,10 @@ class Scheduler:
         with self._changed:
             self._leases.give_back(worker, concept_id)
 
-    def leave(self, worker: str, error: str = "") -> None:
-        """The worker goes. `error`: what it died of; empty when it left in good order."""
+    def leave(self, worker: str, error: str = "", computed: int = 0) -> None:
+        """The worker goes. See Leases.leave."""
         with self._changed:
-            self._leases.leave(worker, error)
+            self._leases.leave(worker, error, computed)
             self._nodes.pop(worker, None)
             self._changed.notify_all()
 

@@ -24,11 +24,12 @@ class Heartbeat:
         self._service = context.config.service
         self._node = node
         self._ticked = time.monotonic()
-        self._computed = 0
         self._lost: dict[ActiveConcept, None] = {}
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self.computed = 0
+        """Steps that the worker has taken, counted per concept."""
         self.stop = False
         """Whether the worker must write checkpoints and leave."""
 
@@ -47,7 +48,7 @@ class Heartbeat:
 
     def add_steps(self, count: int) -> None:
         """The worker has taken `count` more steps, counted per concept."""
-        self._computed += count
+        self.computed += count
 
     def take_lost(self) -> list[ActiveConcept]:
         """Concepts whose leases the worker has lost since the last call."""
@@ -62,7 +63,7 @@ class Heartbeat:
             held = list(self._context.concepts)
             steps = {active.concept_id: active.task.step for active in held}
             try:
-                orders = self._context.scheduler.beat(self._context.name, steps, self._computed, self._node)
+                orders = self._context.scheduler.beat(self._context.name, steps, self.computed, self._node)
             except SchedulerGoneError:
                 logger.warning("the scheduler is gone: this worker leaves")
                 self.stop = True

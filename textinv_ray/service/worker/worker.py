@@ -107,7 +107,7 @@ class Worker:
             raise
         finally:
             self._heartbeat.end()
-            self._scheduler.leave(self.name, error)
+            self._scheduler.leave(self.name, error, self._heartbeat.computed)
 
     def _refill(self) -> bool:
         """Takes leases for the free slots. False when there will never be more."""

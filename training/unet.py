@@ -55,7 +55,6 @@ from training.common import (
 )
 from training.model import NAMES_FILE, MiniSD, restore_shipped
 from training.naming import limit_norms
-from training.optimizer import build_optimizer, groups_of
 from training.tokenizer import load as load_tokenizer
 from training.world import HELDOUT_STYLES
 
@@ -220,7 +219,6 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=1e9, help="be done, and ship, within this time")
     parser.add_argument("--folder", type=Path, default=BUILD / "unet", help="of checkpoints, curve and grids")
     parser.add_argument("--trial", action="store_true", help="compare only: the bundled model stays as it is")
-    parser.add_argument("--optimizer", choices=("muon", "adam"), default="adam")
     for field in dataclasses.fields(Recipe):
         parser.add_argument(f"--{field.name}", type=float, default=field.default)
     options = parser.parse_args()
@@ -240,11 +238,10 @@ def main() -> None:
     captions = Captions(data, tokenizer, model.names.index, team, recipe.dropped)
     parameters = list(model.parameters())
     groups = [
-        group
+        {"params": list(part.parameters()), "ratio": ratio}
         for part, ratio in ((model.unet, 1.0), (model.text_encoder, TEXT_RATE), (model.names, TEXT_RATE))
-        for group in groups_of(part, ratio)
     ]
-    optimizer = build_optimizer(options.optimizer, groups, recipe.rate, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(groups, recipe.rate, (0.9, 0.99), weight_decay=0.01, fused=True)
     average = Averaged(model, recipe.average)
     checkpoint, progress = Checkpoint(folder, model, optimizer, average), Progress(folder, "unet")
     first = checkpoint.load()

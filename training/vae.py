@@ -46,7 +46,6 @@ from training.common import (
     to_tensor,
 )
 from training.group_norm import use_channels_last_group_norm
-from training.optimizer import build_optimizer, groups_of
 
 PEAK_RATE = 3e-4
 """Of a batch of eight, which is small: every image holds thousands of pixels to learn from, and steps are what a short
@@ -156,7 +155,6 @@ def main() -> None:
         "--folder", type=Path, help="of checkpoint and pictures; build/mini/vae if it isn't said"
     )
     parser.add_argument("--trial", action="store_true", help="compare only: the bundled model stays as it is")
-    parser.add_argument("--optimizer", choices=("muon", "adam"), default="adam")
     parser.add_argument("--rate", type=float, default=PEAK_RATE, help="peak of the learning rate")
     parser.add_argument("--layers", type=int, help="residual blocks of encoder and decoder at each size")
     options = parser.parse_args()
@@ -180,7 +178,7 @@ def main() -> None:
     for module in frozen.get(options.part, ()):
         module.requires_grad_(False)
     parameters = [weight for weight in vae.parameters() if weight.requires_grad]
-    optimizer = build_optimizer(options.optimizer, groups_of(vae), options.rate)
+    optimizer = torch.optim.AdamW(parameters, options.rate, (0.9, 0.99), weight_decay=0, fused=True)
     average = Averaged(vae, AVERAGE)
     checkpoint, progress = Checkpoint(folder, vae, optimizer, average), Progress(folder, "vae")
     first = checkpoint.load()

@@ -18,8 +18,9 @@ import json
 import lzma
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
-from multiprocessing import Pool
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -144,10 +145,12 @@ def write(drawings: Iterator[Drawing], count: int, folder: Path) -> None:
     """Make pixels of `count` drawings in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (count, SIZE, SIZE, 3))
-    with open(folder / "rows.jsonl", "w") as rows, Pool() as pool:
+    # Fresh interpreters: a fork inherits locks that other threads of this process hold, and may wait for them for ever.
+    pool = ProcessPoolExecutor(mp_context=get_context("spawn"))
+    with open(folder / "rows.jsonl", "w") as rows, pool:
         for start in range(0, count, CHUNK):
             part = list(islice(drawings, min(CHUNK, count - start)))
-            images[start : start + len(part)] = pool.map(render, [svg for svg, _ in part], chunksize=50)
+            images[start : start + len(part)] = list(pool.map(render, (svg for svg, _ in part), chunksize=50))
             rows.writelines(row + "\n" for _, row in part)
             print(f"drew {start + len(part)} of {count} images in {folder}", flush=True)
     images.flush()

@@ -33,3 +33,18 @@ def test_what_was_not_learning_is_told(tmp_path: Path, stopping_seconds: float, 
     assert said in text
     assert "2 of 3 concepts learned in 0 s, 1 failed" in text
     assert "c: no such image" in text
+
+
+def test_what_got_worse_is_told(tmp_path: Path) -> None:
+    """All are learned, and one is less like its images than the word it started from."""
+    store, console = Store(str(tmp_path)), Console(file=io.StringIO(), width=300)
+    examples.finish(store, "good")
+    examples.finish(store, "bad", clip_image_similarity_initializer=0.594, clip_image_similarity=0.414)
+    examples.finish(store, "equal", clip_image_similarity_initializer=0.5, clip_image_similarity=0.5)
+    examples.finish(store, "unknown", clip_image_similarity_initializer=None)
+    outcome = Outcome(tuple(store.results()), {}, planned=4)
+    messages.print_results(console, store, outcome, time.monotonic())
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert "4 of 4 concepts learned in 0 s, 0 failed\n1 result got worse than its initializer:\n" in text
+    assert text.endswith("  bad: CLIP image similarity 0.594 -> 0.414\n")

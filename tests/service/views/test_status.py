@@ -124,6 +124,15 @@ def test_results_that_are_being_replaced(
     assert (found.done, len(found.running), found.waiting) == (1, 1, ROWS - 2)
 
 
+def test_what_got_worse(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    finish(store, "c0")
+    assert "got worse" not in as_text(capsys, store)
+    finish(store, "c1", clip_image_similarity=0.4)
+    finish(store, "c2", clip_image_similarity=0.3)
+    assert status.read(store.uri).worse_than_initializer == ("c2", "c1")
+    assert "results that got worse than their initializer: 2 (c2, c1)" in as_text(capsys, store)
+
+
 def test_json(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     finish(store, "c0")
     assert textinv("status", store.uri, "--json") == 0

@@ -13,7 +13,7 @@ from textinv_ray.config.job import JobConfig
 from textinv_ray.service.driver.job import Job, Outcome
 from textinv_ray.service.intake.plan import Plan
 from textinv_ray.service.models.sources import is_bundled
-from textinv_ray.service.store.records import Result
+from textinv_ray.service.store.records import Result, worse_than_initializer
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.tracking.uri import resolve_uri, ui_command
 from textinv_ray.util.redact import redact, redact_text
@@ -22,6 +22,7 @@ from textinv_ray.util.text import duration
 
 _SHOWN_ROWS = 30
 _SHOWN_FAILURES = 20
+_SHOWN_WORSE = 10
 
 
 def print_start(job: Job) -> None:
@@ -121,6 +122,14 @@ def print_results(console: Console, store: Store, outcome: Outcome, started: flo
         console.print(f"  {concept_id}: {error}")
     if len(failed) > _SHOWN_FAILURES:
         console.print(f"  ... and {len(failed) - _SHOWN_FAILURES} more, in {store.shown}/failed")
+    worse = worse_than_initializer(outcome.done)
+    if worse:
+        console.print(f"{_count(len(worse), 'result')} got worse than {_initializers(len(worse))}:")
+    for result in worse[:_SHOWN_WORSE]:
+        change = _change(result.clip_image_similarity_initializer, result.clip_image_similarity)
+        console.print(f"  {result.concept_id}: CLIP image similarity {change}")
+    if len(worse) > _SHOWN_WORSE:
+        console.print(f"  ... and {len(worse) - _SHOWN_WORSE} more, first in {store.shown}/report.html")
 
 
 def print_tracking(console: Console, uri: str, is_current: bool) -> None:
@@ -177,6 +186,10 @@ def _change(before: float | None, after: float | None) -> str:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _initializers(count: int) -> str:
+    return "its initializer" if count == 1 else "their initializers"
 
 
 def _short(value: object) -> str:

@@ -141,6 +141,18 @@ class Result(Record):
     """Digest of the sizes and modification times of local images; empty when none is local."""
 
     @property
+    def clip_image_similarity_gain(self) -> float | None:
+        """`clip_image_similarity` over that of the initializer; none where one of them wasn't computed."""
+        before, after = self.clip_image_similarity_initializer, self.clip_image_similarity
+        return None if before is None or after is None else after - before
+
+    @property
+    def is_worse_than_initializer(self) -> bool:
+        """Whether the learned word is less similar to the training images than the word it started from."""
+        gain = self.clip_image_similarity_gain
+        return gain is not None and gain < 0
+
+    @property
     def key(self) -> Key:
         """What the planner recognises this result by."""
         return Key(self.row_fingerprint, self.images_mtime_digest)
@@ -255,6 +267,12 @@ def mean_scores(results: Collection[Result]) -> dict[str, float]:
         if values:
             means[name] = sum(values) / len(values)
     return means
+
+
+def worse_than_initializer(results: Collection[Result]) -> list[Result]:
+    """Results whose word is less similar to the training images than its initializer, the worst first."""
+    worse = [result for result in results if result.is_worse_than_initializer]
+    return sorted(worse, key=lambda result: result.clip_image_similarity_gain or 0.0)
 
 
 def params(result: Result) -> Mapping[str, object]:

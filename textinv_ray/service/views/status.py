@@ -15,7 +15,16 @@ from rich.table import Table
 
 from textinv_ray.config.job import ServiceConfig
 from textinv_ray.service.store.history import History
-from textinv_ray.service.store.records import Count, Failure, JobRecord, Record, Result, Time, mean_scores
+from textinv_ray.service.store.records import (
+    Count,
+    Failure,
+    JobRecord,
+    Record,
+    Result,
+    Time,
+    mean_scores,
+    worse_than_initializer,
+)
 from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store
 from textinv_ray.util.errors import UserError
@@ -90,6 +99,8 @@ class Status(Record):
     """Optimizer steps of all results per second of a worker's time; null without a result."""
     scores: dict[str, float]
     """Mean of each score over the results that have it."""
+    worse_than_initializer: tuple[str, ...]
+    """Concepts whose word is less similar to the training images than its initializer, the worst first."""
     errors: tuple[ErrorKind, ...]
     """Kinds of errors, the most frequent first."""
     mlflow_is_behind: bool
@@ -152,6 +163,7 @@ def read(output: str) -> Status:
         worker_seconds_per_concept=seconds / len(done) if done else None,
         steps_per_worker_second=sum(result.steps for result in done) / seconds if seconds else None,
         scores=mean_scores(done),
+        worse_than_initializer=tuple(result.concept_id for result in worse_than_initializer(done)),
         errors=_error_kinds(failures.values()),
         mlflow_is_behind=job.mlflow_is_behind and job.ended_at is not None,
     )
@@ -303,6 +315,10 @@ def _figures(status: Status) -> list[str]:
             start = f"{before:.3f} -> " if before is not None else ""
             what = name.replace("clip", "CLIP").replace("_", " ")
             lines.append(f"mean {what}: {start}{status.scores[name]:.3f}")
+    worse = status.worse_than_initializer
+    if worse:
+        ids = ", ".join(worse[:_SHOWN_IDS]) + (", ..." if len(worse) > _SHOWN_IDS else "")
+        lines.append(f"results that got worse than their initializer: {len(worse)} ({ids})")
     return lines
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from textinv_ray.util.text import duration, nearest
+from textinv_ray.util.text import duration, nearest, one_line, printable
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,13 @@ def test_the_nearest_known_name() -> None:
     assert nearest("step", ["seed", "steps", "captions"]) == "; did you mean 'steps'?"
     assert nearest("zzz", ["seed", "steps"]) == ""
     assert nearest("steps", []) == ""
+
+
+def test_texts_of_others_stay_on_their_line() -> None:
+    assert one_line("cat\x1b[31m\nred\u202e \ud800") == "cat\\x1b[31m\\nred\\u202e \\ud800"
+    assert one_line("кошка 猫 'é' <x>") == "кошка 猫 'é' <x>"
+    shown = one_line("a" * 300_000 + "z")
+    assert len(shown) < 2100
+    assert shown.startswith("aaa")
+    assert shown.endswith("z")
+    assert printable("one\ntwo\x1b") == "one\ntwo\\x1b"

@@ -1,9 +1,15 @@
-"""Parts of messages: the nearest known name, durations."""
+"""Parts of messages: the nearest known name, durations, texts of others on one line."""
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
+
+LONGEST = 2000
+"""Characters of a text of others (an error of a library, a URI) that are shown."""
+# What moves a terminal's cursor, breaks lines, or turns the direction of writing, and halves of surrogate pairs
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
@@ -23,3 +29,19 @@ def duration(seconds: float) -> str:
     if hours < 48:
         return f"{hours} h {minutes} min"
     return f"{hours // 24} d {hours % 24} h"
+
+
+def one_line(text: str, longest: int = LONGEST) -> str:
+    """A text of others for a message or a terminal: control characters as `\\x1b`, a long one without its middle."""
+    if len(text) > longest:
+        text = f"{text[: longest * 2 // 3]} [...] {text[-longest // 3 :]}"
+    return _UNSEEN.sub(_escaped, text)
+
+
+def printable(text: str) -> str:
+    """A text of several lines for a terminal: `one_line` for each, at full length."""
+    return "\n".join(one_line(line, max(len(line), 1)) for line in text.split("\n"))
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return match.group().encode("unicode_escape").decode("ascii")

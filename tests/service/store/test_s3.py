@@ -18,8 +18,9 @@ from tests.support.waiting import wait_for
 from textinv_ray.config.job import ModelConfig
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.models import sources
+from textinv_ray.service.store.files import StoreError
 from textinv_ray.service.store.snapshot import StoredResults
-from textinv_ray.service.store.store import Store, StoreError
+from textinv_ray.service.store.store import Store
 from textinv_ray.service.views import results_table
 from textinv_ray.util import retries
 from textinv_ray.util.errors import UserError

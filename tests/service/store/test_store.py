@@ -12,7 +12,8 @@ import fsspec
 import pytest
 
 from tests.support import examples
-from textinv_ray.service.store.store import Store, StoreError, sample_name
+from textinv_ray.service.store.files import StoreError
+from textinv_ray.service.store.store import Store, sample_name
 from textinv_ray.util.errors import UserError
 
 

@@ -17,7 +17,8 @@ from tests.support.waiting import wait_for
 from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.pack import Pack
 from textinv_ray.inversion.task import ConceptTask
-from textinv_ray.service.store.store import Store, StoreError
+from textinv_ray.service.store.files import StoreError
+from textinv_ray.service.store.store import Store
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 

@@ -30,7 +30,7 @@ from textinv_ray.service.batch import actor_pool
 from textinv_ray.service.library.lexicon import pick
 from textinv_ray.service.models import loading, sources
 from textinv_ray.service.store.pictures import training_images
-from textinv_ray.service.store.records import Record, Result, Time, parse
+from textinv_ray.service.store.records import OfConcept, Result, Time
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.tracking.concept_runs import ConceptRuns
 from textinv_ray.util.errors import UserError
@@ -41,10 +41,9 @@ _CONCEPTS_PER_BLOCK = 16
 _COLUMNS = ("clip_image_similarity", "clip_text_similarity", "dino_similarity")
 
 
-class Evaluation(Record):
+class Evaluation(OfConcept):
     """The scores of a concept: evaluation/<concept_id>.json."""
 
-    concept_id: str
     preset: str
     """Name of the protocol: one of `inversion.evaluation.PRESETS`."""
     learnable_property: str
@@ -171,16 +170,7 @@ def log(store: Store, runs: ConceptRuns, console: Console) -> None:
 
 def evaluations(store: Store) -> list[Evaluation]:
     """All evaluations of an output, by concept_id. Files that can't be read are left out."""
-    names = [f"evaluation/{name}" for name in store.names("evaluation") if name.endswith(".json")]
-    found = (_parsed(data) for _, data in store.read_many(names))
-    return [evaluation for evaluation in found if evaluation]
-
-
-def _parsed(data: bytes | None) -> Evaluation | None:
-    try:
-        return parse(Evaluation, data) if data else None
-    except ValueError:
-        return None
+    return list(store.records(Evaluation, "evaluation/{}.json", store.recorded("evaluation")))
 
 
 class EvaluationActor:
@@ -209,7 +199,7 @@ class EvaluationActor:
 
     def _evaluate(self, concept_id: str, fingerprint: str) -> str:
         """Evaluates a concept. Returns the error, or ""."""
-        before = _parsed(self._store.read(_name(concept_id)))
+        before = self._store.record(Evaluation, _name(concept_id))
         if before and before.fingerprint == fingerprint:
             return ""  # by an actor that died with this block
         try:

@@ -73,10 +73,12 @@ def _read(uri: str) -> pa.Table:
     folder, _, name = uri.rpartition("/")
     store = Store(folder or ("/" if uri.startswith("/") else "."))
     try:
-        with store.fs.open(store.path(name), "rb") as file:
+        with store.open(name) as file:
+            if file is None:
+                raise UserError(f"{redact(uri)}: the table of prompts doesn't exist")
             return pq.read_table(file)
-    except FileNotFoundError:
-        raise UserError(f"{redact(uri)}: the table of prompts doesn't exist") from None
+    except UserError:
+        raise
     except pa.ArrowInvalid:
         raise UserError(f"{redact(uri)}: this is not a Parquet file (or a damaged one)") from None
     except Exception as error:

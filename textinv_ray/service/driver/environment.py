@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from textinv_ray.service.store.store import Store, StoreError
+from textinv_ray.service.store.files import StoreError
+from textinv_ray.service.store.store import Store
 from textinv_ray.util.quiet import QUIET
 
 _LOG_PATIENCE_S = 30.0  # A remote job.log that can't be written is waited for this long.

@@ -21,8 +21,9 @@ from typing import NamedTuple
 
 import psutil
 
+from textinv_ray.service.store.files import StoreError
 from textinv_ray.service.store.records import Record, parse
-from textinv_ray.service.store.store import Store, StoreError
+from textinv_ray.service.store.store import Store
 from textinv_ray.util.errors import UserError
 
 logger = logging.getLogger(__name__)

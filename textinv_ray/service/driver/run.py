@@ -28,9 +28,10 @@ from textinv_ray.service.driver.lock import Lock
 from textinv_ray.service.driver.signals import Stopping, sigterm_as_exit
 from textinv_ray.service.intake import plan
 from textinv_ray.service.models import sources
+from textinv_ray.service.store.files import StoreError
 from textinv_ray.service.store.job import is_behind
 from textinv_ray.service.store.snapshot import StoredResults
-from textinv_ray.service.store.store import Store, StoreError
+from textinv_ray.service.store.store import Store
 from textinv_ray.service.tracking.background import MirrorThread
 from textinv_ray.service.tracking.mirror import MLflowMirror, run_keys
 from textinv_ray.service.tracking.uri import resolve_uri

@@ -7,12 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion import formats
 from textinv_ray.service.store.store import Store
+from textinv_ray.service.views import results_table
 from textinv_ray.util.errors import UserError
 from textinv_ray.util.redact import redact
 from textinv_ray.util.text import nearest
@@ -132,7 +130,7 @@ class Lexicon:
         count = len(self._entries)
         for concept_id, token in named_words(store):
             self._add(WordFile(token, store, f"concepts/{concept_id}/learned_embeds.safetensors", concept_id))
-        if len(self._entries) == count and not store.names("concepts"):
+        if len(self._entries) == count and not store.concepts():
             raise UserError(
                 f"{store.shown} has no learned words; give the output of `textinv invert`, "
                 "or a learned_embeds.safetensors"
@@ -150,23 +148,15 @@ def named_words(store: Store) -> Iterator[tuple[str, str]]:
 
     Read from results.parquet if it has all of them (one file instead of one per concept), else from the results.
     """
-    concepts = store.names("concepts")
-    table = _table(store, ["concept_id", "status", "placeholder_token"])
-    if table is not None:
-        rows = [row for row in table.to_pylist() if row["status"] == "done"]
-        if [row["concept_id"] for row in rows] == concepts:
-            yield from ((row["concept_id"], row["placeholder_token"]) for row in rows)
-            return
+    concepts = store.concepts()
+    rows = results_table.columns(store, ("concept_id", "placeholder_token", "status"))
+    done = [(concept_id, token) for concept_id, token, status in rows if status == "done"]
+    if [concept_id for concept_id, _ in done] == concepts and all(
+        isinstance(token, str) for _, token in done
+    ):
+        yield from done
+        return
     yield from ((result.concept_id, result.placeholder_token) for result in store.results())
-
-
-def _table(store: Store, columns: list[str]) -> pa.Table | None:
-    """Columns of results.parquet; None when the file or a column is missing, or the file is damaged."""
-    try:
-        with store.fs.open(store.path("results.parquet"), "rb") as file:
-            return pq.read_table(file, columns=columns)
-    except (FileNotFoundError, NotADirectoryError, pa.ArrowInvalid, KeyError):
-        return None
 
 
 def pick(known: Iterable[str], wanted: Sequence[str], what: str) -> list[str]:

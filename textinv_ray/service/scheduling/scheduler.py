@@ -20,9 +20,10 @@ from textinv_ray.service.scheduling.protocol import (
     RowSource,
     SchedulerStatus,
 )
+from textinv_ray.service.store.files import StoreError
 from textinv_ray.service.store.keys import Key
 from textinv_ray.service.store.records import Failure, Result
-from textinv_ray.service.store.store import Store, StoreError
+from textinv_ray.service.store.store import Store
 
 logger = logging.getLogger(__name__)
 

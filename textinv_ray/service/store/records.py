@@ -13,14 +13,17 @@ from enum import Enum
 from typing import Annotated, Literal, TypeVar, get_args, get_origin
 
 from annotated_types import Ge, Gt
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from pydantic.fields import FieldInfo
 
 from textinv_ray.config.job import JobConfig
 from textinv_ray.config.training import LearnableProperty
 from textinv_ray.service.store.keys import Key
+from textinv_ray.service.store.places import checked_id
+from textinv_ray.util.text import one_line
 
-Option = str | int | float | tuple[int, ...]
+Integer = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Option = str | Integer | float | tuple[Integer, ...]
 """Value of a training setting that has a column in the manifest."""
 
 
@@ -46,7 +49,9 @@ class Unit:
 Count = Annotated[int, Field(ge=0, lt=2**31)]
 Loss = Annotated[float, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0), Unit("s")]
-Time = Annotated[float, Field(ge=0), Unit("s since 1970-01-01 UTC")]
+Time = Annotated[float, Field(ge=0, lt=1e11), Unit("s since 1970-01-01 UTC")]
+ConceptId = Annotated[str, AfterValidator(checked_id)]
+"""It names a folder and files, so it is checked wherever it is read."""
 Cosine = Annotated[float, Unit("cosine, in [-1, 1]")]
 
 
@@ -60,10 +65,17 @@ class Record(BaseModel):
         return self.model_dump_json(indent=1).encode() + b"\n"
 
 
-class Result(Record):
+class OfConcept(Record):
+    """A record of one concept, in a file or folder with its name."""
+
+    concept_id: ConceptId
+    """Name of the concept."""
+
+
+class Result(OfConcept):
     """A finished concept: `concepts/<concept_id>/result.json`."""
 
-    concept_id: Annotated[str, Use.COLUMN]
+    concept_id: Annotated[ConceptId, Use.COLUMN]
     """Name of the concept; unique in its manifest."""
     status: Annotated[Literal["done"], Use.COLUMN] = "done"
     """`done`; in results.parquet also `failed`."""
@@ -158,11 +170,9 @@ class Result(Record):
         return Key(self.row_fingerprint, self.images_mtime_digest)
 
 
-class Failure(Record):
+class Failure(OfConcept):
     """A concept that was given up: `failed/<concept_id>.json`. The next run tries it again."""
 
-    concept_id: str
-    """Name of the concept."""
     error: str
     """Why, in one line."""
     time: Time
@@ -174,7 +184,7 @@ class Failure(Record):
 class JobRecord(Record):
     """A job: job.json. No URI in it has credentials."""
 
-    id: str
+    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9]{1,64}$")]
     """Random; stays for as long as the output does."""
     name: str
     """Name of the job's run in MLflow: the last part of the output's path."""
@@ -196,7 +206,7 @@ class JobRecord(Record):
     """Concepts that had their result when the last run began."""
     to_replace: Count
     """Concepts whose result, of other settings or images, the last run set out to replace."""
-    config_digest: str
+    config_digest: Annotated[str, Field(pattern=r"^[A-Za-z0-9]{1,64}$")]
     """Digest of `determines_results`."""
     configuration: dict[str, JsonValue]
     """The resolved configuration: `JobConfig.to_dict()`."""
@@ -213,6 +223,7 @@ class JobRecord(Record):
 
 
 SomeRecord = TypeVar("SomeRecord", bound=Record)
+SomeOfConcept = TypeVar("SomeOfConcept", bound=OfConcept)
 
 
 def parse(kind: type[SomeRecord], data: bytes) -> SomeRecord:
@@ -221,7 +232,7 @@ def parse(kind: type[SomeRecord], data: bytes) -> SomeRecord:
         return kind.model_validate_json(data)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"]))
+        place = one_line(".".join(map(str, first["loc"])), 100)
         raise ValueError(f"{place}: {first['msg']}" if place else first["msg"]) from None
 
 

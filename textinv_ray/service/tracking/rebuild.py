@@ -8,10 +8,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from textinv_ray.service.store.files import StoreError
 from textinv_ray.service.store.job import set_behind
 from textinv_ray.service.store.records import JobRecord
 from textinv_ray.service.store.snapshot import StoredResults
-from textinv_ray.service.store.store import Store, StoreError
+from textinv_ray.service.store.store import Store
 from textinv_ray.service.tracking.mirror import MLflowMirror, run_keys
 from textinv_ray.service.tracking.uri import resolve_uri, ui_command
 from textinv_ray.util.errors import UserError
@@ -64,7 +65,7 @@ def _begun(store: Store, stored: StoredResults) -> list[str]:
     """Concepts that have begun and not ended."""
     ended = {result.concept_id for result in stored.results}
     ended |= {failure.concept_id for failure in stored.failures}
-    return [concept_id for concept_id in store.names("concepts") if concept_id not in ended]
+    return [concept_id for concept_id in store.concepts() if concept_id not in ended]
 
 
 def _close(mirror: MLflowMirror, store: Store, stored: StoredResults, job: JobRecord) -> None:

@@ -6,6 +6,7 @@ The nearest concept of a row needs all words, so these are read first and kept i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,7 @@ from textinv_ray.service.store.store import Store
 from textinv_ray.service.views.columns import ERROR, NEAREST, NEAREST_COSINE, OF_RESULT, VECTORS, schema
 from textinv_ray.service.views.similarity import StoredWords, most_alike
 
+FILE = "results.parquet"
 ROWS_PER_GROUP = 1024
 """Rows whose vectors are in memory at once while the table is written."""
 
@@ -28,33 +30,45 @@ def write(store: Store, stored: StoredResults) -> int:
 
     Raises StoreError.
     """
-    columns = schema({result.embedding_dim for result in stored.results})
-    with store.building("results.parquet") as path, StoredWords(path.parent) as words:
+    table = schema({result.embedding_dim for result in stored.results})
+    with store.building(FILE) as path, StoredWords(path.parent) as words:
         names = (f"concepts/{result.concept_id}/learned_embeds.safetensors" for result in stored.results)
         for row, (_, data) in enumerate(store.read_many(names)):
             vectors = _vectors(data)
             if vectors is not None:
                 words.add(row, vectors)
         nearest = words.nearest()
-        with pq.ParquetWriter(path, columns, compression="zstd") as writer:
+        with pq.ParquetWriter(path, table, compression="zstd") as writer:
             for first in range(0, len(stored.results), ROWS_PER_GROUP):
                 rows = range(first, min(first + ROWS_PER_GROUP, len(stored.results)))
-                writer.write_table(_done(stored.results, rows, words, nearest, columns))
+                writer.write_table(_done(stored.results, rows, words, nearest, table))
             if stored.without_result:
-                writer.write_table(_failed(stored.without_result, columns))
+                writer.write_table(_failed(stored.without_result, table))
     return len(stored.results) + len(stored.without_result)
 
 
 def alike(store: Store, count: int) -> list[tuple[str, str, float]]:
     """(concept, concept, cosine) of the most similar pairs, from results.parquet; empty when there is none."""
-    names = ["concept_id", NEAREST, NEAREST_COSINE]
+    rows = columns(store, ("concept_id", NEAREST, NEAREST_COSINE))
+    return most_alike((row for row in rows if _is_pair(row)), count)
+
+
+def columns(store: Store, names: Sequence[str]) -> list[tuple[Any, ...]]:
+    """Columns of results.parquet, row by row. Empty, with a warning, when the file is damaged or another table."""
     try:
-        with store.fs.open(store.path("results.parquet"), "rb") as file:
-            table = pq.read_table(file, columns=names)
-    except (FileNotFoundError, pa.ArrowInvalid):
+        with store.open(FILE) as file:
+            if file is None:
+                return []
+            table = pq.read_table(file, columns=list(names))
+            return list(zip(*(table[name].to_pylist() for name in names), strict=True))
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:  # UnicodeDecodeError is a ValueError
+        store.ignore(FILE, f"it can't be read: {error}")
         return []
-    columns = zip(*(table[name].to_pylist() for name in names), strict=True)
-    return most_alike((row for row in columns if row[1] is not None), count)
+
+
+def _is_pair(row: tuple[Any, ...]) -> bool:
+    one, other, cosine = row
+    return isinstance(one, str) and isinstance(other, str) and isinstance(cosine, float)
 
 
 def _done(

@@ -231,7 +231,7 @@ def _candidates(store: Store, job: JobRecord, results: Mapping[str, Result]) -> 
     replacing = job.to_replace > 0
     return [
         concept_id
-        for concept_id in store.names("concepts")
+        for concept_id in store.concepts()
         if concept_id not in results or (replacing and results[concept_id].finished_at < job.begun_at)
     ]
 

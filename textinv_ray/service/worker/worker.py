@@ -20,7 +20,8 @@ import torch
 from textinv_ray.config.job import JobConfig
 from textinv_ray.service.models import loading
 from textinv_ray.service.scheduling.protocol import SchedulerInterface
-from textinv_ray.service.store.store import Store, StoreError
+from textinv_ray.service.store.files import StoreError
+from textinv_ray.service.store.store import Store
 from textinv_ray.service.worker.active_concept import ActiveConcept
 from textinv_ray.service.worker.context import WorkerContext
 from textinv_ray.service.worker.engine import Engine

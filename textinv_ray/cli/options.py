@@ -40,7 +40,7 @@ TrackingOption = Annotated[
     typer.Option(
         "--tracking-uri",
         metavar="URI",
-        help="MLflow server or database. Default: the job's, else mlflow.db beside the output.",
+        help="MLflow server or database. Default: MLFLOW_TRACKING_URI, else mlflow.db beside the output.",
     ),
 ]
 VerboseOption = Annotated[

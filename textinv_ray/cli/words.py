@@ -16,7 +16,6 @@ from textinv_ray.cli.options import (
     VerboseOption,
     ids,
 )
-from textinv_ray.config.job import JobConfig
 from textinv_ray.util.errors import UserError
 
 if TYPE_CHECKING:
@@ -223,13 +222,15 @@ def list_words(
 
 
 def _concept_runs(store: Store, tracking_uri: str | None) -> ConceptRuns:
-    """The concepts' runs in MLflow, where the job of this output wrote them unless `tracking_uri` says otherwise."""
+    """The concepts' runs in MLflow: see `uri_of_output`."""
     from textinv_ray.service.tracking.concept_runs import ConceptRuns
-    from textinv_ray.service.tracking.uri import resolve_uri
+    from textinv_ray.service.tracking.uri import uri_of_output
 
     job = store.job()
-    config = job.config(store.shown) if job else JobConfig()
-    return ConceptRuns(store, tracking_uri or resolve_uri(config, store), config.tracking.experiment)
+    if job is None:
+        raise UserError(f"{store.shown} has no job.json, so its runs in MLflow can't be found")
+    experiment = job.config(store.shown).tracking.experiment
+    return ConceptRuns(store, uri_of_output(tracking_uri, job, store), experiment)
 
 
 def _quiet() -> None:

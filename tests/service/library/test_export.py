@@ -58,7 +58,7 @@ def test_only_some(output: Store, tmp_path: Path, capsys: pytest.CaptureFixture[
     [
         (["{out}", "--format", "invoke"], "no format 'invoke' (known: diffusers, a1111, comfyui)"),
         (["{none}", "--format", "a1111"], "none has no learned words"),
-        (["{out}", "--format", "a1111", "--approved"], "there is no MLflow database"),
+        (["{out}", "--format", "a1111", "--approved"], "out has no job.json"),
         (["{out}", "--format", "a1111", "--only", ""], "no word is"),
     ],
 )

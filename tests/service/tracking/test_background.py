@@ -20,22 +20,28 @@ class Mirror:
         self.away = False
         self.slow = 0.0
         self.refusals = 0
+        self.answers = 0
+        self.refused: dict[str, str] = {}
         self.updated: list[str] = []
         self.ended: list[str] = []
 
     def open(self) -> None:
+        if "" in self.refused:
+            raise ValueError(self.refused[""])
         self.update("")
 
     def missing(self, keys: Mapping[str, str]) -> list[str]:
         return list(keys)
 
-    def update(self, concept_id: str) -> None:
+    def update(self, concept_id: str) -> str:
         time.sleep(self.slow)
         if self.away:
             self.refusals += 1
             raise ConnectionError("refused by https://me:secret@host/")
+        self.answers += 1
         if concept_id:
             self.updated.append(concept_id)
+        return self.refused.get(concept_id, "")
 
     def close(self, status: str, stored: StoredResults, artifacts: Iterable[Path]) -> None:
         self.update("")
@@ -116,3 +122,39 @@ def test_no_time_left() -> None:
     began = time.monotonic()
     assert not close(thread, patience_s=30, limit_s=0.3)
     assert time.monotonic() - began < 2
+
+
+def test_an_mlflow_that_hangs_is_away() -> None:
+    """Its first call hasn't even failed: it is waited for as long as for one that refuses, and no longer."""
+    mirror, said = Mirror(), list[str]()
+    mirror.slow = 4.0
+    thread = start(mirror, said)
+    began = time.monotonic()
+    assert not close(thread, patience_s=0.3)
+    assert time.monotonic() - began < 2
+
+
+def test_a_refused_concept_stops_nothing() -> None:
+    """It is written once, said once, and the job's run ends."""
+    mirror, said = Mirror(), list[str]()
+    mirror.refused = {"b": "no such tag", "c": "no such tag"}
+    thread = start(mirror, said)
+    thread.note(["a", "b", "c", "d"])
+    assert close(thread)
+    assert sorted(mirror.updated) == ["a", "b", "c", "d"]
+    assert mirror.ended == ["FINISHED"]
+    assert said == [
+        "MLflow refuses a part of b: no such tag",
+        "MLflow refuses a part of 2 concepts; job.log says which",
+    ]
+
+
+def test_an_mlflow_that_can_never_be_used() -> None:
+    mirror, said = Mirror(), list[str]()
+    mirror.refused = {"": "it isn't a database"}
+    thread = start(mirror, said)
+    thread.note(["a"])
+    began = time.monotonic()
+    assert not close(thread, patience_s=30)
+    assert time.monotonic() - began < 2
+    assert said == ["MLflow can't be used, the job goes on without it: it isn't a database"]

@@ -9,8 +9,10 @@ import pytest
 
 from tests.support import examples
 from tests.support.mlflow import Database, Server, single, write_view
+from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store
-from textinv_ray.service.tracking.mirror import CONCEPT, MLflowMirror
+from textinv_ray.service.tracking.mirror import CONCEPT, MLflowMirror, run_keys
+from textinv_ray.service.tracking.refusals import UnusableError
 
 
 @pytest.fixture
@@ -41,7 +43,7 @@ def test_a_finished_concept(store: Store, database: Database) -> None:
     assert child["metrics"]["loss"] == [(1, 1.0, 1_700_000_001_000), (2, 0.5, 1_700_000_002_000)]
     assert [point[:2] for point in child["metrics"]["clip_image_similarity"]] == [(0, 0.5), (2, 0.75)]
     assert child["metrics"]["seconds"] == [(2, 12.5, 1_700_000_000_500)]
-    assert child["tags"]["shelf"] == "3"
+    assert child["tags"]["tag.shelf"] == "3"
     assert child["tags"]["status"] == "done"
     assert [name for name in child["files"] if name.startswith("images/samples")] == [
         name
@@ -198,3 +200,64 @@ def test_a_tracking_server_gets_the_same(store: Store, database: Database, serve
     write_view(store, server.view)
     write_view(store, server.view)
     assert server.view.content() == database.content()
+
+
+def test_tags_that_would_pass_for_the_service_or_be_refused(store: Store, database: Database) -> None:
+    evil = {
+        "textinv.concept": "b",
+        "mlflow.parentRunId": "x",
+        "approved": "true",
+        "price ($)": "9",
+        "n" * 300: "1",
+    }
+    examples.finish(store, "a", tags=evil)
+    view = write_view(store, database)
+    (child,) = [run for run in database.runs() if CONCEPT in run.data.tags]
+    tags = child.data.tags
+    assert (tags[CONCEPT], tags["mlflow.parentRunId"], child.info.run_name) == ("a", view.parent_id, "a")
+    assert "approved" not in tags
+    assert (tags["tag.approved"], tags["tag.price ___"], tags["tag." + "n" * 246]) == ("true", "9", "1")
+
+
+def test_what_mlflow_refuses_ends_alone(store: Store, database: Database) -> None:
+    """Here an option with a name that no setting has, as a damaged or strange result may hold."""
+    for concept_id in ("a", "b", "c"):
+        examples.finish(store, concept_id, options={"lr (x)": 1} if concept_id == "b" else {})
+    view = MLflowMirror(store, database.uri, "textinv")
+    view.open()
+    refused = {concept_id: view.update(concept_id) for concept_id in ("a", "b", "c")}
+    assert refused["a"] == refused["c"] == ""
+    assert "lr (x)" in refused["b"]
+    write_view(store, database)
+    found = database.content()
+    assert {name: found[name]["status"] for name in ("a", "b", "c", "out")} == dict.fromkeys(
+        found, "FINISHED"
+    )
+    assert found["b"]["tags"]["mlflow.note.content"].startswith("MLflow refused a part of this run: ")
+    again = MLflowMirror(store, database.uri, "textinv")
+    again.open()
+    assert again.missing(run_keys(StoredResults.read(store))) == [], "no later run tries it again"
+
+
+def test_damaged_pictures_are_left_out(
+    store: Store, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    examples.finish(store, "a")
+    data = store.read_concept("a", "training.png") or b""
+    store.write_concept("a", "training.png", data[: len(data) // 2])
+    write_view(store, database)
+    files = database.content()["a"]["files"]
+    assert any(name.startswith("images/samples") for name in files)
+    assert not any(name.startswith("images/training") for name in files)
+    assert "concepts/a/training.png counts as absent: it is no picture, or damaged" in caplog.text
+
+
+def test_files_stay_within_the_output(store: Store, database: Database, tmp_path: Path) -> None:
+    """A stranger's database may name any folder as the place of its files."""
+    from mlflow import MlflowClient
+
+    examples.finish(store, "a")
+    MlflowClient(database.uri).create_experiment("textinv", artifact_location=str(tmp_path / "elsewhere"))
+    with pytest.raises(UnusableError, match=r"keeps its files at .*elsewhere, outside of this output"):
+        MLflowMirror(store, database.uri, "textinv", artifacts_within=store.root).open()
+    MLflowMirror(store, database.uri, "textinv", artifacts_within=str(tmp_path)).open()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import math
+import warnings
 from collections.abc import Mapping
 
 import numpy as np
@@ -11,6 +13,10 @@ from PIL import Image
 TRAINING_COLUMNS = 3
 """Of the grid in training.png: MLflow shows pictures in a narrow box, in which a long strip is hard to see."""
 _TRAINING_SIDE = 256  # pixels; larger training images are shown smaller
+_TRAINING_PIXELS = 60_000_000  # of the whole grid: with more than 900 images, each is smaller
+_LARGEST = (
+    1_000_000_000  # pixels of a picture that is read back; sample grids are at most 64 x 4096 pixels wide
+)
 
 
 def sample_grid(samples: Mapping[str, np.ndarray]) -> bytes:
@@ -20,7 +26,7 @@ def sample_grid(samples: Mapping[str, np.ndarray]) -> bytes:
 
 def training_grid(images: np.ndarray) -> bytes:
     """PNG: the first crop of each training image, in rows of TRAINING_COLUMNS. images: uint8 (N, A, S, S, 3)."""
-    side = min(images.shape[2], _TRAINING_SIDE)
+    side = min(images.shape[2], _TRAINING_SIDE, max(1, math.isqrt(_TRAINING_PIXELS // len(images))))
     small = [Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS) for image in images[:, 0]]
     columns = min(len(small), TRAINING_COLUMNS)
     grid = Image.new("RGB", (columns * side, -(-len(small) // columns) * side), "white")
@@ -31,14 +37,29 @@ def training_grid(images: np.ndarray) -> bytes:
 
 def training_images(grid: bytes, count: int) -> np.ndarray:
     """The inverse of `training_grid`, at its size: uint8 (count, s, s, 3). Raises ValueError."""
-    try:
-        pixels = np.asarray(Image.open(io.BytesIO(grid)).convert("RGB"))
-    except OSError as error:
-        raise ValueError(f"training.png can't be read: {error}") from None
+    pixels = np.asarray(opened(grid).convert("RGB"))
     columns = min(count, TRAINING_COLUMNS)
-    side = pixels.shape[1] // columns
+    side, rows = pixels.shape[1] // max(1, columns), -(-count // max(1, columns))
+    if not side or pixels.shape[:2] != (rows * side, columns * side):
+        raise ValueError(f"training.png is no grid of {count} images")
     tiles = pixels.reshape(-1, side, columns, side, 3).transpose(0, 2, 1, 3, 4).reshape(-1, side, side, 3)
     return np.ascontiguousarray(tiles[:count])
+
+
+def opened(data: bytes) -> Image.Image:
+    """A stored picture, decoded. Raises ValueError when it is damaged, or larger than any that is written."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data), formats=("PNG",))
+        if image.width * image.height > _LARGEST:
+            raise ValueError(f"it has {image.width} x {image.height} pixels")
+        image.load()
+    except ValueError:
+        raise
+    except Exception as error:  # Pillow: OSError, SyntaxError, struct.error, DecompressionBombError, ...
+        raise ValueError(f"it is no picture, or damaged ({type(error).__name__})") from None
+    return image
 
 
 def png(image: np.ndarray) -> bytes:

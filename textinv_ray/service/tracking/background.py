@@ -12,6 +12,7 @@ from pathlib import Path
 
 from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.tracking.mirror import MLflowMirror
+from textinv_ray.service.tracking.refusals import is_refusal, reason
 from textinv_ray.util.redact import redact_text
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,8 @@ class MirrorThread:
         self._changed = threading.Condition()
         self._closing = False
         self._failing_since = math.inf
+        self._refused = 0
+        self._is_unusable = False
         self._given_up = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
         self._thread.start()
@@ -54,7 +57,7 @@ class MirrorThread:
             self._changed.notify_all()
 
     def finish(self, patience_s: float, limit_s: float = math.inf) -> bool:
-        """Waits until MLflow has every concept: `patience_s` while it can't be written to, `limit_s` in all.
+        """Waits until MLflow has every concept: `patience_s` while it answers nothing, `limit_s` in all.
 
         Returns whether it has. If not, nothing more is begun, so that another process may take over.
         """
@@ -65,13 +68,18 @@ class MirrorThread:
             left = len(self._todo)
         if left > _MANY:
             self._warn(f"MLflow: writing {left} concepts")
+        answers, answered_at = self._mirror.answers, start
         while self._thread.is_alive():
             self._thread.join(0.2)
             now = time.monotonic()
-            if now > start + limit_s or now > max(self._failing_since, start) + patience_s:
+            if self._mirror.answers != answers:
+                answers, answered_at = self._mirror.answers, now
+            if now > start + limit_s or now > answered_at + patience_s:
                 self._given_up.set()
                 return False
-        return True
+        if self._refused > 1:
+            self._warn(f"MLflow refuses a part of {self._refused} concepts; job.log says which")
+        return not self._is_unusable
 
     def close(
         self,
@@ -108,17 +116,24 @@ class MirrorThread:
                         return
                     concept_id = next(iter(self._todo))
                     del self._todo[concept_id]
-                self._mirror.update(concept_id)
+                refusal = self._mirror.update(concept_id)
+                if refusal:
+                    self._refused += 1
+                    if self._refused == 1:
+                        self._warn(f"MLflow refuses a part of {concept_id}: {refusal}")
                 wait = self._retry_s[0]
                 if self._failing_since < math.inf:
                     self._failing_since = math.inf
                     self._warn("MLflow is back; its view catches up")
             except Exception as error:
                 logger.warning("MLflow: %s", redact_text(traceback.format_exc()))
+                if not is_open and is_refusal(error):
+                    self._is_unusable = True
+                    self._warn(f"MLflow can't be used, the job goes on without it: {reason(error)}")
+                    return
                 if self._failing_since == math.inf:
                     self._failing_since = time.monotonic()
-                    why = redact_text(str(error)).strip().split("\n")[0]
-                    self._warn(f"MLflow can't be written to for now, the job goes on: {why}")
+                    self._warn(f"MLflow can't be written to for now, the job goes on: {reason(error)}")
                 with self._changed:
                     if concept_id:
                         self._todo[concept_id] = None

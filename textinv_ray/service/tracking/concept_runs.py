@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.tracking.mirror import CONCEPT, FINGERPRINT, JOB
+from textinv_ray.service.tracking.refusals import check_database, reason
 from textinv_ray.util.errors import UserError
-from textinv_ray.util.redact import redact, redact_text
+from textinv_ray.util.redact import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
 APPROVED = "approved"
-"""The tag that a reviewer sets to `true` on a concept's run."""
+"""The tag that a reviewer sets to `true` on a concept's run. A row's own tags have another prefix: see tags.py."""
 EVALUATION = "textinv.evaluation"
 
 
@@ -33,10 +34,11 @@ class ConceptRuns:
         job = store.job()
         if job is None:
             raise UserError(f"{store.shown} has no job.json, so its runs in MLflow can't be found")
-        from mlflow import MlflowClient
-
-        self._client: MlflowClient = MlflowClient(tracking_uri=uri)
         try:
+            check_database(uri)
+            from mlflow import MlflowClient
+
+            self._client: MlflowClient = MlflowClient(tracking_uri=uri)
             found = self._client.get_experiment_by_name(experiment)
             if found is None:
                 raise UserError(f"MLflow at {self._shown} has no experiment {experiment!r}")
@@ -48,8 +50,7 @@ class ConceptRuns:
         except UserError:
             raise
         except Exception as error:
-            why = redact_text(str(error)).strip().split("\n")[0]
-            raise UserError(f"MLflow at {self._shown} can't be read: {why}") from None
+            raise UserError(f"MLflow at {self._shown} can't be read: {reason(error)}") from None
 
     def approved(self) -> list[str]:
         """Concepts whose run has the tag approved=true and shows the word that the store has now.
@@ -78,8 +79,7 @@ class ConceptRuns:
             self._client.log_batch(run.info.run_id, entries)
             self._client.set_tag(run.info.run_id, EVALUATION, fingerprint)
         except Exception as error:
-            why = redact_text(str(error)).strip().split("\n")[0]
-            raise UserError(f"MLflow at {self._shown} can't be written to: {why}") from None
+            raise UserError(f"MLflow at {self._shown} can't be written to: {reason(error)}") from None
         return True
 
     def _is_current(self, concept_id: str, run: Run) -> bool:

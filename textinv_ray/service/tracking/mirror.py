@@ -6,9 +6,9 @@ nothing, and runs that are rebuilt from the store equal those that were written 
 
 from __future__ import annotations
 
-import io
 import json
 import logging
+import os
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from textinv_ray.service.store import records
+from textinv_ray.service.store import pictures, records
 from textinv_ray.service.store.history import History
 from textinv_ray.service.store.records import Failure, JobRecord, Result, mean_scores
 from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store, sample_name
-from textinv_ray.service.tracking import texts
+from textinv_ray.service.tracking import refusals, tags, texts
+from textinv_ray.util.redact import redact
+from textinv_ray.util.text import one_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -53,9 +55,15 @@ class _Child:
 class MLflowMirror:
     """The runs of one job in MLflow. When a method raises an error of MLflow, it may be called again."""
 
-    def __init__(self, store: Store, uri: str, experiment: str) -> None:
-        """`uri`: of the tracking server or database. `experiment`: its name; it is created when there is none."""
+    def __init__(self, store: Store, uri: str, experiment: str, artifacts_within: str = "") -> None:
+        """`uri`: of the tracking server or database. `experiment`: its name; it is created when there is none.
+
+        artifacts_within: a folder that files may be written to; empty: wherever MLflow says.
+        """
         self._store = store
+        self._artifacts_within = artifacts_within
+        self.answers = 0
+        """Calls that MLflow has answered: while they rise, it isn't away."""
         self._uri = uri
         self._experiment = experiment
         self._children: dict[str, _Child] = {}
@@ -65,6 +73,7 @@ class MLflowMirror:
 
     def open(self) -> None:
         """Connects, finds or creates the experiment and the parent run, and reads which concepts have runs."""
+        refusals.check_database(self._uri)
         from mlflow import MlflowClient
 
         client = MlflowClient(tracking_uri=self._uri)
@@ -79,13 +88,18 @@ class MLflowMirror:
             )
         else:
             self._experiment_id = found.experiment_id
+            self._check_place(found.artifact_location)
         self._client, self._job_id = client, job.id
         self.parent_id = self._find_parent(job)
         for run in self._search(f"tags.`{JOB}` = '{job.id}'"):
-            tags = run.data.tags
-            if CONCEPT in tags:
-                self._children[tags[CONCEPT]] = _Child(
-                    run.info.run_id, tags.get(FINGERPRINT, ""), tags.get(STATE, ""), int(tags.get(STEP, -1))
+            found_tags = run.data.tags
+            if CONCEPT in found_tags:
+                self._check_place(run.info.artifact_uri)
+                self._children[found_tags[CONCEPT]] = _Child(
+                    run.info.run_id,
+                    found_tags.get(FINGERPRINT, ""),
+                    found_tags.get(STATE, ""),
+                    _step(found_tags.get(STEP, "")),
                 )
 
     def missing(self, keys: Mapping[str, str]) -> list[str]:
@@ -93,26 +107,56 @@ class MLflowMirror:
         shown = {concept_id: child.fingerprint for concept_id, child in self._children.items()}
         return [concept_id for concept_id, key in keys.items() if shown.get(concept_id) != key]
 
-    def update(self, concept_id: str) -> None:
-        """Writes what the store has of a concept and its run lacks. Creates the run if there is none."""
+    def update(self, concept_id: str) -> str:
+        """Writes what the store has of a concept and its run lacks. Creates the run if there is none.
+
+        Returns why MLflow refuses a part of it, empty if it takes all. Such a run says so, ends and counts as written:
+        the same would be refused again.
+        """
+        try:
+            self._update(concept_id)
+        except Exception as error:
+            if not refusals.is_refusal(error):
+                raise
+            logger.warning("MLflow refuses a part of %s", concept_id, exc_info=True)
+            self._end_refused(concept_id, error)
+            return refusals.reason(error)
+        return ""
+
+    def _end_refused(self, concept_id: str, error: Exception) -> None:
+        child = self._children.get(concept_id)
+        key = _key(self._store.result(concept_id), self._store.failure(concept_id))
+        if refusals.is_gone(error):
+            self._children.pop(concept_id, None)
+        elif child is not None and key:
+            note = f"MLflow refused a part of this run: {refusals.reason(error)}"
+            try:
+                self._client_.set_tag(child.run_id, "mlflow.note.content", note)
+                self._end(child, key, "FINISHED" if self._store.result(concept_id) else "FAILED", None)
+            except Exception as again:
+                if not refusals.is_refusal(again):
+                    raise
+                logger.warning("MLflow refuses the end of the run of %s", concept_id, exc_info=True)
+
+    def _update(self, concept_id: str) -> None:
         result = self._store.result(concept_id)
         failure = None if result else self._store.failure(concept_id)
         history = self._history(concept_id)
-        key = result.fingerprint if result else failure_key(failure) if failure else ""
+        key = _key(result, failure)
         start = _start(history, failure)
         child = self._child(concept_id, key, history, start)
         if child.fingerprint == key != "":
             return
         metrics = self._history_metrics(child, history)
         params: Mapping[str, object] = {}
-        tags: dict[str, str] = {}
+        shown: dict[str, str] = {}
         if result:
             params = records.params(result)
-            tags = {**result.tags, "status": "done"}
+            shown = {**tags.of_row(result.tags), "status": "done"}
             metrics += self._result_metrics(result)
         elif failure:
-            tags = {"status": "failed", "error": failure.error, "mlflow.note.content": failure.error}
-        self._log(child.run_id, metrics, params, tags)
+            shown = {"status": "failed", "error": failure.error, "mlflow.note.content": failure.error}
+        self._log(child.run_id, metrics, params, shown)
         self._log_images(concept_id, child, history)
         if result:
             self._client_.set_tag(child.run_id, "mlflow.note.content", texts.of_result(result))
@@ -122,9 +166,12 @@ class MLflowMirror:
             self._client_.set_tag(child.run_id, STEP, str(child.step))
         if key:
             end = history.points[-1].time_ms if history and history.points else None
-            self._client_.set_terminated(child.run_id, "FINISHED" if result else "FAILED", end)
-            self._client_.set_tag(child.run_id, FINGERPRINT, key)
-            child.fingerprint = key
+            self._end(child, key, "FINISHED" if result else "FAILED", end)
+
+    def _end(self, child: _Child, key: str, status: str, time_ms: int | None) -> None:
+        self._client_.set_terminated(child.run_id, status, time_ms)
+        self._client_.set_tag(child.run_id, FINGERPRINT, key)
+        child.fingerprint = key
 
     def close(self, status: str, stored: StoredResults, artifacts: Iterable[Path]) -> None:
         """Writes the summary and ends the parent run with MLflow's `status`."""
@@ -169,7 +216,7 @@ class MLflowMirror:
     def _find_parent(self, job: JobRecord) -> str:
         """Finds or creates the parent run. An output has one for each configuration that changes results."""
         wanted = f"tags.`{JOB}` = '{job.id}' and tags.`{CONFIG}` = '{job.config_digest}'"
-        tags = {
+        shown = {
             "output": self._store.shown,
             "manifest": job.manifest,
             "mlflow.note.content": texts.of_job(job),
@@ -185,7 +232,7 @@ class MLflowMirror:
             )
         else:
             self._client_.update_run(run.info.run_id, status="RUNNING")
-        self._log(run.info.run_id, [], dict(_flat(job.determines_results)), tags)
+        self._log(run.info.run_id, [], dict(_flat(job.determines_results)), shown)
         return str(run.info.run_id)
 
     def _search(self, filter_string: str) -> Iterable[Any]:
@@ -194,6 +241,7 @@ class MLflowMirror:
             page = self._client_.search_runs(
                 [self._experiment_id], filter_string, max_results=1000, page_token=token
             )
+            self.answers += 1
             yield from page
             token = page.token
             if not token:
@@ -208,16 +256,27 @@ class MLflowMirror:
             if same_curve and (not child.fingerprint or child.fingerprint == key):
                 return child
             self._client_.delete_run(child.run_id)
-        tags = {
+        own = {
             JOB: self._job_id,
             CONCEPT: concept_id,
             STATE: state,
             "mlflow.parentRunId": self.parent_id,
         }
-        run = self._client_.create_run(self._experiment_id, start_time=start, tags=tags, run_name=concept_id)
+        run = self._client_.create_run(self._experiment_id, start_time=start, tags=own, run_name=concept_id)
+        self.answers += 1
         child = _Child(run.info.run_id, "", state, -1, set())
         self._children[concept_id] = child
         return child
+
+    def _check_place(self, artifacts: str) -> None:
+        """Raises UnusableError for a place of files outside of `artifacts_within`."""
+        within = self._artifacts_within
+        place = os.path.realpath(artifacts.removeprefix("file://"))
+        if within and ("://" in artifacts or not Path(place).is_relative_to(os.path.realpath(within))):
+            raise refusals.UnusableError(
+                f"it keeps its files at {one_line(redact(artifacts), 300)}, outside of this output; "
+                "if the database is yours, name it with --tracking-uri"
+            )
 
     def _history(self, concept_id: str) -> History | None:
         data = self._store.read_concept(concept_id, "history.parquet")
@@ -249,7 +308,7 @@ class MLflowMirror:
         run_id: str,
         metrics: list[tuple[str, float, int, int]],
         params: Mapping[str, object],
-        tags: Mapping[str, str],
+        tags_of_run: Mapping[str, str],
     ) -> None:
         """Writes all in as few calls as MLflow's limits allow."""
         from mlflow.entities import Metric, Param, RunTag
@@ -257,11 +316,13 @@ class MLflowMirror:
         entries = [Metric(*entry) for entry in metrics]
         first, rest = entries[:_METRICS_PER_CALL], entries[_METRICS_PER_CALL:]
         param_list = [Param(name, str(value)[:5000]) for name, value in params.items()]
-        tag_list = [RunTag(name, str(value)[:5000]) for name, value in tags.items()]
+        tag_list = [RunTag(name, str(value)[:5000]) for name, value in tags_of_run.items()]
         self._client_.log_batch(run_id, first, param_list[:50], tag_list[:50])
+        self.answers += 1
         while rest or param_list[50:] or tag_list[50:]:
             param_list, tag_list = param_list[50:], tag_list[50:]
             self._client_.log_batch(run_id, rest[:_METRICS_PER_CALL], param_list[:50], tag_list[:50])
+            self.answers += 1
             rest = rest[_METRICS_PER_CALL:]
 
     def _log_images(self, concept_id: str, child: _Child, history: History | None) -> None:
@@ -278,11 +339,14 @@ class MLflowMirror:
                 wanted.append(("samples", point.step, sample_name(point.step), point.time_ms))
         for key, step, name, time_ms in wanted:
             data = None if f"{key}+{step}" in child.images else self._store.read_concept(concept_id, name)
-            if data is not None:
-                from PIL import Image
-
-                image = Image.open(io.BytesIO(data))
+            try:
+                image = None if data is None else pictures.opened(data)
+            except ValueError as error:
+                self._store.ignore(f"concepts/{concept_id}/{name}", str(error))
+                continue
+            if image is not None:
                 self._client_.log_image(child.run_id, image, key=key, step=step, timestamp=time_ms)
+                self.answers += 1
                 child.images.add(f"{key}+{step}")
 
     def _log_file(self, run_id: str, concept_id: str, name: str) -> None:
@@ -298,6 +362,16 @@ def run_keys(stored: StoredResults) -> dict[str, str]:
     """For each concept that is over, what the FINGERPRINT tag of its run is once the run shows all of it."""
     keys = {result.concept_id: result.fingerprint for result in stored.results}
     return keys | {failure.concept_id: failure_key(failure) for failure in stored.without_result}
+
+
+def _key(result: Result | None, failure: Failure | None) -> str:
+    """The FINGERPRINT tag of a concept's run once it shows all; empty while the concept isn't over."""
+    return result.fingerprint if result else failure_key(failure) if failure else ""
+
+
+def _step(text: str) -> int:
+    """The STEP tag of a run; -1 for one that has none."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 12 else -1
 
 
 def failure_key(failure: Failure) -> str:

@@ -14,11 +14,13 @@ from textinv_ray.service.store.records import JobRecord
 from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.tracking.mirror import MLflowMirror, run_keys
-from textinv_ray.service.tracking.uri import resolve_uri, ui_command
+from textinv_ray.service.tracking.refusals import reason
+from textinv_ray.service.tracking.uri import default_uri, resolve_uri, ui_command, uri_of_output
 from textinv_ray.util.errors import UserError
-from textinv_ray.util.redact import redact, redact_text
+from textinv_ray.util.redact import redact
 
 _SAY_EVERY = 100  # concepts
+_SHOWN_REFUSALS = 20
 _STATUS = {0: "FINISHED", 1: "FAILED"}
 _VIEWS = ("results.parquet", "report.html")
 # Shorter than in a job: a person waits for the answer.
@@ -38,26 +40,33 @@ def rebuild(output: str, tracking_uri: str | None, experiment: str | None, conso
     if job is None:
         raise UserError(f"{store.shown}: no job.json there; give the --output of a job")
     config = job.config(store.shown)
-    own = resolve_uri(config, store)
-    uri = tracking_uri or own
-    mirror = MLflowMirror(store, uri, experiment or config.tracking.experiment)
+    uri = uri_of_output(tracking_uri, job, store)
+    # A database that lies in an output is as much a stranger's as the output
+    within = store.root if not tracking_uri and uri == default_uri(store) and store.is_local else ""
+    mirror = MLflowMirror(store, uri, experiment or config.tracking.experiment, within)
+    refused: list[str] = []
     stored = StoredResults.read(store)
     try:
         mirror.open()
         behind = [*mirror.missing(run_keys(stored)), *_begun(store, stored)]
         console.print(f"{store.shown}: {len(behind)} concepts to write")
         for number, concept_id in enumerate(behind, 1):
-            mirror.update(concept_id)
+            refusal = mirror.update(concept_id)
+            if refusal:
+                refused.append(f"MLflow refuses a part of {concept_id}: {refusal}")
             if number % _SAY_EVERY == 0:
                 console.print(f"  {number} of {len(behind)}")
         _close(mirror, store, stored, job)
-        if uri == own and job.ended_at is not None:
+        if uri == resolve_uri(config, store) and job.ended_at is not None:
             set_behind(store, False)
     except StoreError:
         raise
     except Exception as error:
-        why = redact_text(str(error)).strip().split("\n")[0] or type(error).__name__
-        raise UserError(f"MLflow at {redact(uri)} can't be written to: {why}") from None
+        raise UserError(f"MLflow at {redact(uri)} can't be written to: {reason(error)}") from None
+    for line in refused[:_SHOWN_REFUSALS]:
+        console.print(line)
+    if len(refused) > _SHOWN_REFUSALS:
+        console.print(f"... and a part of {len(refused) - _SHOWN_REFUSALS} more")
     console.print(f"review: {ui_command(uri)}")
 
 

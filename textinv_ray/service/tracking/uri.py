@@ -6,8 +6,11 @@ import os
 from pathlib import Path
 
 from textinv_ray.config.job import JobConfig
+from textinv_ray.service.store.records import JobRecord
 from textinv_ray.service.store.store import Store
+from textinv_ray.util.errors import UserError
 from textinv_ray.util.redact import redact
+from textinv_ray.util.text import one_line
 
 
 def default_uri(store: Store) -> str:
@@ -26,3 +29,20 @@ def ui_command(uri: str) -> str:
 def resolve_uri(config: JobConfig, store: Store) -> str:
     """The configured one, MLFLOW_TRACKING_URI, or a database beside the results."""
     return config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(store)
+
+
+def uri_of_output(given: str | None, job: JobRecord, store: Store) -> str:
+    """Where the runs of a stored job are: `given` (--tracking-uri), MLFLOW_TRACKING_URI, or the database beside it.
+
+    Raises UserError when job.json names another place. An output may come from a stranger, and whoever is named there
+    would get the credentials of this environment.
+    """
+    uri = given or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(store)
+    named = job.config(store.shown).tracking.uri
+    if not given and named and named != uri:
+        shown = one_line(redact(named), 300)
+        raise UserError(
+            f"{store.shown}: its job.json says that it wrote to MLflow at {shown}, which isn't followed by itself: "
+            f"give --tracking-uri {shown}, or another"
+        )
+    return uri

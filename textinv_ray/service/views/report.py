@@ -12,7 +12,7 @@ from importlib import resources
 from jinja2 import Environment
 from PIL import Image
 
-from textinv_ray.service.store.pictures import TRAINING_COLUMNS
+from textinv_ray.service.store.pictures import TRAINING_COLUMNS, opened
 from textinv_ray.service.store.records import Result
 from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store, sample_name
@@ -111,13 +111,20 @@ def _pictures(store: Store, result: Result, embed: bool) -> Iterator[Pictures]:
         if data is None:
             yield Pictures()
             continue
-        grid = Image.open(io.BytesIO(data))
-        tiles = itertools.islice(_tiles(grid, grid.width // columns), min(count, _PICTURES))
+        try:
+            grid = opened(data)
+        except ValueError as error:
+            store.ignore(f"concepts/{result.concept_id}/{name}", str(error))
+            yield Pictures()
+            continue
+        tiles = itertools.islice(_tiles(grid, grid.width // max(1, columns)), min(count, _PICTURES))
         yield Pictures(tuple(map(_data_uri, tiles)))
 
 
 def _tiles(grid: Image.Image, side: int) -> Iterator[Image.Image]:
     """Row by row, small."""
+    if not side:  # fewer pixels than columns
+        return
     for top in range(0, grid.height - side + 1, side):
         for left in range(0, grid.width - side + 1, side):
             tile = grid.crop((left, top, left + side, top + side))

@@ -36,6 +36,7 @@ TESTED_IN = {
     "service/tracking/texts": "service/tracking/test_mirror",
     "service/views/columns": "service/views/test_results_table",
     "util/errors": "cli/test_jobs",
+    "util/files": "concepts/test_fetch",
     "util/quiet": "service/driver/test_environment",
     "util/submitted_job": "service/cluster/test_ray_internals",
 }

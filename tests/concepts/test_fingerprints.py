@@ -161,6 +161,7 @@ SETTINGS: Effects = {
     "data.flip_probability": LEARNING,
     "data.allowed_protocols": NOTHING,
     "data.max_image_pixels": NOTHING,
+    "data.refuse_private_addresses": NOTHING,
     "data.download_timeout_s": NOTHING,
     "data.download_retry_s": NOTHING,
     "training.steps": {(): RESULT, ("training.lr_schedule=cosine",): LEARNING},

@@ -1,28 +1,25 @@
-"""Images: every kind decodes to what one sees, and what can't be used says why."""
+"""Images: every kind decodes to what one sees, and what can't be used says why. (Fetching: test_fetch.py.)"""
 
 from __future__ import annotations
 
-import os
 import pickle
 import struct
-import threading
 import zlib
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import pytest
-from fsspec import AbstractFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.support.web import serve
 from textinv_ray.concepts import images
+from textinv_ray.concepts.fetch import ImageError
 from textinv_ray.config.job import DataConfig
-from textinv_ray.manifest.kinds import EmbeddedImage, ImageSource
+from textinv_ray.manifest import image_files
+from textinv_ray.manifest.kinds import EmbeddedImage
 
 CONFIG = DataConfig(download_retry_s=0)
 RED = (200, 30, 40)
@@ -65,7 +62,7 @@ def test_16_bit_grey_is_scaled_not_cut_off(kind: str) -> None:
 
 
 def test_32_bit_pixels_are_refused() -> None:
-    with pytest.raises(images.ImageError, match="32-bit pixels have no known range"):
+    with pytest.raises(ImageError, match="32-bit pixels have no known range"):
         decoded(encoded(Image.fromarray(np.zeros((4, 4), np.float32)), "TIFF"))
 
 
@@ -134,6 +131,13 @@ def png_header(width: int, height: int) -> bytes:
     [
         (b"", "is an empty file"),
         (b"hello", "is not an image of a known kind"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n",
+            "is a Git LFS pointer .* `git lfs pull`",
+        ),
+        (b"<!DOCTYPE html><html>Log in</html>", "is an HTML page and not an image"),
+        (b"\xef\xbb\xbf\n  <HTML>", "is an HTML page and not an image"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is an SVG or XML file: convert it to PNG"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not an image of a known kind"),
         (encoded(noise(64, 64))[:2000], "is damaged"),
         (encoded(noise(64, 64), "JPEG")[:1500], "is damaged"),
@@ -144,7 +148,7 @@ def png_header(width: int, height: int) -> bytes:
 )
 def test_unusable_images_say_why(data: bytes, reason: str) -> None:
     image: EmbeddedImage = {"bytes": data, "path": "s3://me:SECRET@b/x.png?SECRET"}
-    with pytest.raises(images.ImageError, match=reason) as error:
+    with pytest.raises(ImageError, match=reason) as error:
         images.prepare([image], base="/", config=CONFIG, resolution=16, seed=0)
     assert str(error.value).startswith("image s3://b/x.png: ")
     assert "SECRET" not in str(error.value)
@@ -152,159 +156,9 @@ def test_unusable_images_say_why(data: bytes, reason: str) -> None:
     assert (str(again), again.uri, again.reason) == (str(error.value), error.value.uri, error.value.reason)
 
 
-@pytest.fixture
-def picture(tmp_path: Path) -> bytes:
-    data = encoded(gradient(20, 20))
-    (tmp_path / "a b.png").write_bytes(data)
-    return data
-
-
-def test_local_images_relative_absolute_and_as_uri(tmp_path: Path, picture: bytes) -> None:
-    base = str(tmp_path / "sub")
-    for uri in ("../a b.png", str(tmp_path / "a b.png"), f"file://{tmp_path}/a b.png"):
-        assert images.fetch(uri, base=base, config=CONFIG) == picture
-    assert images.fetch({"bytes": None, "path": "../a b.png"}, base=base, config=CONFIG) == picture
-    assert images.fetch({"bytes": picture, "path": None}, base=base, config=CONFIG) == picture
-
-
-def test_remote_images_absolute_and_relative_to_a_remote_manifest(picture: bytes) -> None:
-    fsspec.filesystem("memory").pipe("/pets/rex/1.png", picture)
-    config = DataConfig(allowed_protocols=("memory",))
-    assert images.fetch("memory://pets/rex/1.png", base="/", config=config) == picture
-    assert images.fetch("rex/1.png", base="memory://pets", config=config) == picture
-    assert images.fetch("../rex/1.png", base="memory://pets/x", config=config) == picture
-    with pytest.raises(images.ImageError, match=r"^image memory://pets/none.png: doesn't exist$"):
-        images.fetch("none.png", base="memory://pets", config=config)
-
-
-@pytest.mark.parametrize(
-    ("uri", "base"),
-    [
-        ("/etc/hostname", "memory://pets"),
-        ("file:///etc/hostname", "memory://pets"),
-        ("FILE:///etc/hostname", "memory://pets"),
-        ("local:///etc/hostname", "memory://pets"),
-        ("../../../etc/hostname", "/tmp/x"),
-        ("simplecache::file:///etc/hostname", "memory://pets"),
-        ("memory::file:///etc/hostname", "memory://pets"),
-        ("ftp://host/x.png", "memory://pets"),
-    ],
-)
-def test_protocols_that_are_not_allowed(uri: str, base: str) -> None:
-    with pytest.raises(images.ImageError, match=r"not among data.allowed_protocols|chained"):
-        images.fetch(uri, base=base, config=DataConfig(allowed_protocols=("memory",)))
-
-
-@pytest.mark.parametrize(("uri", "reason"), [("none.png", "doesn't exist"), (".", "is a folder")])
-def test_local_images_that_are_not_there(tmp_path: Path, uri: str, reason: str) -> None:
-    with pytest.raises(images.ImageError, match=reason):
-        images.fetch(uri, base=str(tmp_path), config=CONFIG)
-
-
-def test_devices_are_not_read() -> None:
-    with pytest.raises(images.ImageError, match="is not a regular file"):
-        images.fetch("/dev/zero", base="/", config=CONFIG)
-
-
-def test_endless_images_are_cut_off(tmp_path: Path) -> None:
-    with (tmp_path / "large.png").open("wb") as file:
-        file.truncate(images.MAX_IMAGE_BYTES + 1)  # sparse
-    with pytest.raises(images.ImageError, match="is larger than 256 MiB"):
-        images.fetch("large.png", base=str(tmp_path), config=CONFIG)
-
-
-def test_a_slow_source_is_given_up() -> None:
-    ended = threading.Event()
-
-    def answer(path: str) -> tuple[int, bytes]:
-        ended.wait(60)
-        return 200, b""
-
-    config = DataConfig(download_timeout_s=0.1, download_retry_s=0)
-    with serve(answer) as host:
-        with pytest.raises(images.ImageError, match=r"didn't arrive within 0.1 s"):
-            images.fetch(f"http://{host}/x.png", base="/", config=config)
-        ended.set()
-
-
-def test_images_from_the_web() -> None:
-    """The server has /a.png, and answers other paths with the status that they name."""
-
-    def answer(path: str) -> tuple[int, bytes]:
-        status = 200 if path.startswith("/a.png") else int(path.strip("/").split("?")[0])
-        return status, encoded(gradient(9, 9))
-
-    with serve(answer) as host:
-        uri = f"http://me:SECRET@{host}/a.png?sig=SECRET"
-        prepared = images.prepare([uri], base="/", config=CONFIG, resolution=8, seed=0)
-        assert prepared.uris == (f"http://{host}/a.png",)
-        for status in (403, 404, 500):
-            with pytest.raises(images.ImageError) as error:
-                images.fetch(f"http://me:SECRET@{host}/{status}?sig=SECRET", base="/", config=CONFIG)
-            assert str(error.value) == f"image http://{host}/{status}: HTTP status {status}"
-    with pytest.raises(images.ImageError, match=r"^image http://127.0.0.1:9/x: .*Connect"):
-        images.fetch("http://127.0.0.1:9/x", base="/", config=CONFIG)
-
-
-def test_a_server_that_is_busy_is_asked_again(picture: bytes, caplog: pytest.LogCaptureFixture) -> None:
-    """Throttled and broken for a while; what is forbidden is not asked for twice."""
-    asked: list[str] = []
-
-    def answer(path: str) -> tuple[int, bytes]:
-        asked.append(path)
-        return 403 if path == "/no.png" else {1: 503, 2: 429}.get(len(asked), 200), picture
-
-    config = DataConfig(download_retry_s=20)
-    with serve(answer) as host:
-        assert images.fetch(f"http://{host}/a.png", base="/", config=config) == picture
-        assert caplog.text.count("trying again") == 2
-        with pytest.raises(images.ImageError, match="403"):
-            images.fetch(f"http://{host}/no.png", base="/", config=config)
-        assert caplog.text.count("trying again") == 2
-
-
-class Unreachable(AbstractFileSystem):
-    """A store whose errors quote the whole URI, as those of many libraries do."""
-
-    protocol = "unreachable"
-
-    @classmethod
-    def _strip_protocol(cls, path: str) -> str:
-        return path
-
-    def _open(self, path: str, mode: str = "rb", **_: Any) -> Any:
-        raise OSError(f"could not reach {path}")
-
-
-def test_errors_of_libraries_are_cleaned() -> None:
-    fsspec.register_implementation("unreachable", Unreachable, clobber=True)
-    config = DataConfig(allowed_protocols=("unreachable",), download_retry_s=0)
-    with pytest.raises(images.ImageError) as error:
-        images.fetch("unreachable://me:SECRET@host/x.png?sig=SECRET", base="/", config=config)
-    shown = "unreachable://host/x.png"
-    assert str(error.value) == f"image {shown}: could not reach {shown}"
-
-
-def test_local_files_are_known_without_reading_them(tmp_path: Path) -> None:
-    """By size and time of change, those that lie beside the manifest or anywhere else on this machine."""
-    for name in ("a.png", "b.png"):
-        (tmp_path / name).write_bytes(b"one")
-    uris: list[ImageSource] = ["a.png", f"file://{tmp_path}/b.png", "s3://bucket/c.png", {"bytes": b"x"}]
-    before = images.local_files(uris, str(tmp_path))
-    assert before == images.local_files(uris[:2], str(tmp_path))
-    assert before.missing == ()
-    (tmp_path / "a.png").write_bytes(b"another")
-    assert images.local_files(uris, str(tmp_path)).mtime_digest != before.mtime_digest
-    (tmp_path / "a.png").write_bytes(b"one")
-    os.utime(tmp_path / "a.png", ns=(0, 0))
-    assert images.local_files(uris, str(tmp_path)).mtime_digest != before.mtime_digest
-    (tmp_path / "b.png").unlink()
-    assert images.local_files(uris, str(tmp_path)).missing == (str(tmp_path / "b.png"),)
-    assert images.local_files(uris[2:], str(tmp_path)) == images.LocalFiles("", ())
-    assert images.local_files(["a.png"], "s3://bucket/data").mtime_digest == ""
-
-
-def test_prepare_shapes_and_digests(tmp_path: Path, picture: bytes) -> None:
+def test_prepare_shapes_and_digests(tmp_path: Path) -> None:
+    picture = encoded(gradient(20, 20))
+    (tmp_path / "a b.png").write_bytes(picture)
     rows: list[str | EmbeddedImage] = ["a b.png", {"bytes": picture, "path": None}]
     prepared = images.prepare(rows, base=str(tmp_path), config=CONFIG, resolution=16, seed=0)
     assert prepared.pixels.shape == (2, 1, 16, 16, 3)
@@ -353,3 +207,21 @@ def test_crops_stay_within_the_image(width: int, height: int, size: int, x: floa
 def test_a_thin_image_takes_no_room() -> None:
     squares = images.crops(Image.new("RGB", (1, 50_000), RED), 64, np.full((1, 2), 0.5))
     assert squares.shape == (1, 64, 64, 3)
+
+
+def test_photographs_of_iphones() -> None:
+    """HEIC, by pillow-heif."""
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.register_heif_opener()
+    pixels = decoded(encoded(Image.new("RGB", (32, 32), RED), "HEIF", quality=95))
+    assert np.abs(pixels[16, 16].astype(int) - RED).max() < 10
+
+
+def test_heic_without_the_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_files, "reads_heif", lambda: False)
+    monkeypatch.setattr(Image, "OPEN", {name: entry for name, entry in Image.OPEN.items() if name != "HEIF"})
+    data = b"\0\0\0\x1cftypheic\0\0\0\0mif1heic"
+    with pytest.raises(
+        ImageError, match=r"is a HEIC image, which needs another package: pip install 'textinv_ray\[heic\]'"
+    ):
+        decoded(data)

@@ -16,7 +16,7 @@ from PIL import Image
 from tests.support.web import serve
 from textinv_ray.concepts import prepare, templates
 from textinv_ray.concepts.concept import Concept
-from textinv_ray.concepts.images import ImageError
+from textinv_ray.concepts.fetch import ImageError
 from textinv_ray.concepts.settings import concept_seed
 from textinv_ray.config.job import JobConfig
 

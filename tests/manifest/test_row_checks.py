@@ -68,6 +68,14 @@ from textinv_ray.manifest.reader import Manifest
             "row 1 (c1), column 'images': 'ftp://h/x': protocol not among data.allowed_protocols (file, http",
         ),
         (
+            {"images": [["a"], ["file://data/x.png"], ["file:/data/x.png"]]},
+            "row 1 (c1), column 'images': 'file://data/x.png': file: URIs name an absolute path, as in file:///",
+        ),
+        (
+            {"images": [["a"], ["data:image/png;base64,SECRET"], ["~/x.png"]]},
+            "row 1 (c1), column 'images': 'data:...': data: URIs aren't read; store the image's bytes in the",
+        ),
+        (
             {"captions": [None, ["a {}", "b {}"], []]},
             "row 1 (c1), column 'captions': has 2 captions for 1 images; give at most one per image",
         ),

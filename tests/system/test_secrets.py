@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.support import examples
 from tests.support.commands import LOCAL_RAY, as_options, finished, script, textinv
 from tests.support.network import free_ports
-from textinv_ray.concepts import images
+from textinv_ray.concepts import fetch
 from textinv_ray.config.job import JobConfig
 from textinv_ray.service.store.store import Store
 
@@ -91,8 +91,8 @@ def test_no_local_file_where_they_are_forbidden(
     """Whatever way a row has of naming it. The manifest itself may be local."""
     config = JobConfig.load("mini", ["data.allowed_protocols=[memory]", "data.download_timeout_s=1"]).data
     uri = scheme + (str(secret_file).lstrip("/") if strip else str(secret_file))
-    with pytest.raises(images.ImageError):
-        images.fetch(
+    with pytest.raises(fetch.ImageError):
+        fetch.fetch(
             {"bytes": None, "path": uri} if as_struct else uri,
             base=base or str(secret_file.parent),
             config=config,
@@ -102,7 +102,7 @@ def test_no_local_file_where_they_are_forbidden(
 def test_where_they_are_allowed_it_is_read(secret_file: Path) -> None:
     """So that the test above can fail."""
     config = JobConfig.load("mini", []).data
-    assert images.fetch(str(secret_file), base="/", config=config) == secret_file.read_bytes()
+    assert fetch.fetch(str(secret_file), base="/", config=config) == secret_file.read_bytes()
 
 
 # Credentials

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 
 from textinv_ray.concepts import images
 from textinv_ray.concepts.concept import Concept
+from textinv_ray.concepts.fetch import ImageError, fetch
 from textinv_ray.concepts.fingerprints import image_keys, inputs_of
 from textinv_ray.concepts.settings import is_file, settings_of, start_of
 from textinv_ray.config.job import JobConfig
@@ -23,21 +24,32 @@ from textinv_ray.util.redact import redact
 
 
 def make(
-    row: Mapping[str, object], config: JobConfig, *, base: str, resolution: int, model_identity: str
+    row: Mapping[str, object],
+    config: JobConfig,
+    *,
+    base: str,
+    resolution: int,
+    model_identity: str,
+    is_first_try: bool = False,
 ) -> Concept:
     """Makes a concept that is ready to be learned.
 
     `row`: of a checked manifest, from any reader. `base`: `Manifest.base`. `resolution`: side of the training images in
     pixels, unless the configuration sets it. `model_identity`: what tells the model's weights from others, such as a
-    digest, or a Hub id with its commit.
+    digest, or a Hub id with its commit. `is_first_try`: see `fetch.fetch`.
 
-    Raises images.ImageError for an image that can't be used, and ValueError for a row that `checks.check` refuses.
+    Raises fetch.ImageError for an image that can't be used, and ValueError for a row that `checks.check` refuses.
     """
     plain = plain_row(row)
     settings = settings_of(plain, config)
     size = config.data.resolution or resolution
     prepared = images.prepare(
-        plain["images"], base=base, config=config.data, resolution=size, seed=settings.seed
+        plain["images"],
+        base=base,
+        config=config.data,
+        resolution=size,
+        seed=settings.seed,
+        is_first_try=is_first_try,
     )
     inputs = inputs_of(settings, config, resolution=size, model_identity=model_identity)
     row_fingerprint = inputs.digest(image_keys(plain["images"]))
@@ -80,8 +92,8 @@ def files(row: Row, config: JobConfig) -> list[ImageSource]:
 def _learned_vectors(uri: str, base: str, config: JobConfig) -> tuple[tuple[float, ...], ...]:
     """Reads another word's vectors, (V, D), from its safetensors file. Raises ValueError."""
     try:
-        tensors = safetensors.numpy.load(images.fetch(uri, base=base, config=config.data))
-    except images.ImageError as error:
+        tensors = safetensors.numpy.load(fetch(uri, base=base, config=config.data))
+    except ImageError as error:
         raise ValueError(f"init_from {error.uri}: {error.reason}") from None
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"init_from {redact(uri)}: isn't a safetensors file of a word: {error}") from None

@@ -61,10 +61,14 @@ class DataConfig(Strict):
     """fsspec protocols that image URIs may use. Without `file`, a manifest can't read local files."""
     max_image_pixels: int = Field(80_000_000, ge=1, le=170_000_000)
     """Images with more pixels are rejected before they are decoded (decompression bombs)."""
+    refuse_private_addresses: bool = False
+    """Refuses http and https URIs, and redirects, that lead to addresses of private networks, this machine or its
+    neighbours (link-local). Set it if strangers write your manifests."""
     download_timeout_s: float = Field(60.0, gt=0)
-    """Time limit for the download of one image, in seconds."""
+    """Time limit for the whole fetch of one image, in seconds, redirects included. It holds for local files as well."""
     download_retry_s: float = Field(60.0, ge=0)
-    """For how many seconds a download is retried after throttling, resets, time-outs and 5xx responses."""
+    """For how many seconds a download is retried after throttling, resets, time-outs and 5xx responses. Concepts whose
+    images can't be reached at once are tried again after all others were prepared."""
 
     @property
     def variants(self) -> int:
@@ -273,7 +277,13 @@ class JobConfig(Strict):
             mode="json",
             exclude={
                 "model": {"device"},
-                "data": {"allowed_protocols", "max_image_pixels", "download_timeout_s", "download_retry_s"},
+                "data": {
+                    "allowed_protocols",
+                    "max_image_pixels",
+                    "refuse_private_addresses",
+                    "download_timeout_s",
+                    "download_retry_s",
+                },
                 "pack": True,
                 "service": True,
                 "tracking": True,

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
-from textinv_ray.concepts import images, prepare, settings, templates
+from textinv_ray.concepts import prepare, settings, templates
 from textinv_ray.concepts.concept import Concept
 from textinv_ray.config.job import JobConfig
 from textinv_ray.experiments import ablation_table
@@ -32,6 +32,7 @@ from textinv_ray.inversion import sampling, scoring
 from textinv_ray.manifest import checks
 from textinv_ray.manifest.columns import COLUMNS, Row, schema
 from textinv_ray.manifest.reader import Manifest
+from textinv_ray.manifest.uris import locate
 from textinv_ray.service.driver import run
 from textinv_ray.service.models import loading, sources
 from textinv_ray.service.store.snapshot import StoredResults
@@ -199,11 +200,9 @@ def run_of(row: Row, config: JobConfig, base: str, variant: str, columns: Column
             made[name] = [text.replace(placeholder, templates.WORD) for text in texts]  # type: ignore[literal-required]
     if variant != "captions":
         made.pop("captions", None)
-    made["images"] = [
-        images.locate(image, base)[1] if isinstance(image, str) else image for image in row["images"]
-    ]
+    made["images"] = [locate(image, base)[1] if isinstance(image, str) else image for image in row["images"]]
     if (start := row.get("init_from")) and settings.is_file(start):
-        made["init_from"] = images.locate(start, base)[1]
+        made["init_from"] = locate(start, base)[1]
     tags = {CONCEPT_TAG: concept_id, VARIANT_TAG: variant, SEED_TAG: str(seed)}
     return {
         **made,

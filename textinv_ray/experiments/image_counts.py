@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from textinv_ray.concepts.concept import Concept
-from textinv_ray.concepts.images import ImageError
+from textinv_ray.concepts.fetch import ImageError
 from textinv_ray.config.job import JobConfig
 from textinv_ray.experiments import ablation, ablation_table
 from textinv_ray.experiments.ablation import CONCEPT_TAG, SEED_TAG, VARIANT_TAG

@@ -17,8 +17,8 @@ from textinv_ray.config.training import INIT_FROM, TrainingConfig
 from textinv_ray.manifest.batch import Batch, short
 from textinv_ray.manifest.columns import COLUMNS, Column
 from textinv_ray.manifest.kinds import INTEGER, NUMBER
+from textinv_ray.manifest.uris import MALFORMED_FILE_URI, protocols, shown
 from textinv_ray.manifest.vocabulary import Vocabulary
-from textinv_ray.util.redact import redact
 
 CONCEPT_ID = r"^[A-Za-z0-9._-]{1,128}$"
 Found = Iterator[tuple[int, str, str]]
@@ -131,17 +131,15 @@ def _starts(batch: Batch, base: str, allowed: tuple[str, ...]) -> Found:
     for index in _where(pc.match_substring_regex(column, r"^\s*$")):
         yield index, "init_from", f"is empty; give {', '.join(INIT_FROM)}, or a learned_embeds.safetensors"
     named = pc.or_(pc.is_null(column), pc.is_in(column, pa.array(INIT_FROM)))
-    fetchable = pc.or_(named, _allowed(pc.fill_null(column, ""), base, allowed))
+    uris = pc.if_else(named, None, column)
+    unreachable = dict(_unreachable(uris, base, allowed))
     files = pc.or_(named, pc.match_substring_regex(column, r"\.safetensors(\?.*)?$"))
-    for index in _where(pc.invert(pc.and_(fetchable, files))):
+    for index in sorted({*unreachable, *_where(pc.invert(files))}):
         value = column[index].as_py()
         if not value.strip():
             continue
-        if not fetchable[index].as_py():
-            why = f"protocol not among data.allowed_protocols ({', '.join(allowed)})"
-        else:
-            why = f"is neither {', '.join(INIT_FROM)} nor the path or URI of a .safetensors file"
-        yield index, "init_from", f"{short(redact(value))}: {why}"
+        what = f"is neither {', '.join(INIT_FROM)} nor the path or URI of a .safetensors file"
+        yield index, "init_from", unreachable.get(index) or f"{short(shown(value))}: {what}"
 
 
 def _added_vectors(batch: Batch, training: TrainingConfig) -> Found:
@@ -203,24 +201,23 @@ def _images(batch: Batch, base: str, allowed: tuple[str, ...]) -> Found:
     nameless = pc.fill_null(pc.equal(values, ""), True)
     for element in _where(nameless):
         yield int(parents[element]), "images", "an image has no URI"
-    for element in _where(pc.invert(pc.or_(nameless, _allowed(values, base, allowed)))):
-        uri = values[element].as_py()
-        yield (
-            int(parents[element]),
-            "images",
-            f"{short(redact(uri))}: protocol not among data.allowed_protocols ({', '.join(allowed)})",
-        )
+    for element, why in _unreachable(values, base, allowed):
+        yield int(parents[element]), "images", why
 
 
-def _allowed(values: pa.Array, base: str, allowed: tuple[str, ...]) -> pa.Array:
-    """Whether each URI's protocol is allowed, null for null. Follows the rules of `concepts.images.locate`."""
-    has_protocol = pc.match_substring(values, "://")
-    protocol = pc.utf8_lower(pc.replace_substring_regex(values, r"(?s)^([^:]*)://.*$", r"\1"))
-    relative_to = base.partition("://")[0] if "://" in base else "file"
-    without = pc.if_else(pc.starts_with(values, "/"), "file", relative_to)
-    protocol = pc.if_else(has_protocol, protocol, without)
-    protocol = pc.if_else(pc.equal(protocol, "local"), "file", protocol)
-    return pc.is_in(protocol, pa.array(allowed, pa.string()))
+def _unreachable(uris: pa.Array, base: str, allowed: tuple[str, ...]) -> Iterator[tuple[int, str]]:
+    """(index, why) of the paths and URIs that can't be fetched; null and empty ones are left out."""
+    found = protocols(uris, base)
+    usable = pc.fill_null(pc.is_in(found, pa.array(allowed, pa.string())), False)
+    for index in _where(pc.and_(pc.invert(usable), pc.not_equal(pc.fill_null(uris, ""), ""))):
+        uri, protocol = uris[index].as_py(), found[index].as_py()
+        if protocol is None:
+            why = MALFORMED_FILE_URI
+        elif protocol == "data":
+            why = "data: URIs aren't read; store the image's bytes in the column, as {bytes, path}"
+        else:
+            why = f"protocol not among data.allowed_protocols ({', '.join(allowed)})"
+        yield index, f"{short(shown(uri))}: {why}"
 
 
 def _captions(batch: Batch) -> Found:

@@ -26,7 +26,7 @@ _PERMANENT_ERRNOS = {
 _TRANSIENT_STATUSES = {408, 425, 429, 500, 502, 503, 504}
 # Libraries whose connection errors mostly aren't OSErrors
 _NETWORK = {"aiobotocore", "aiohttp", "asyncio", "azure", "botocore", "fsspec", "gcsfs", "google", "urllib3"}
-_NEVER = ("credential", "validation", "invalid", "unknown", "notfound", "profile")
+_NEVER = ("credential", "validation", "invalid", "unknown", "notfound", "profile", "certificate")
 
 
 def call(action: Callable[[], T], *, patience_s: float, what: str) -> T:

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
-from textinv_ray.concepts import images, prepare
+from textinv_ray.concepts import fetch, prepare
 from textinv_ray.config.job import JobConfig
 from textinv_ray.manifest.columns import Row
 from textinv_ray.manifest.reader import Manifest
@@ -71,7 +71,7 @@ def make(
         digest.update(fingerprint.encode())
         mtime_digest = ""
         if "file" in config.data.allowed_protocols:  # otherwise not even a file's existence may be revealed
-            local = images.local_files(prepare.files(row, config), manifest.base)
+            local = fetch.local_files(prepare.files(row, config), manifest.base)
             mtime_digest = local.mtime_digest
             plan.missing += local.missing[: _SHOWN_MISSING - len(plan.missing)]
         key = Key(fingerprint, mtime_digest)

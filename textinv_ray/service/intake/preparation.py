@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import fsspec
 
 from textinv_ray.concepts import prepare
-from textinv_ray.concepts.images import ImageError
+from textinv_ray.concepts.fetch import ImageError
 from textinv_ray.config.job import JobConfig
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.models.sources import ModelFacts

@@ -1,0 +1,24 @@
+"""Reads regular files, and nothing that might never end."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+
+class NotAFileError(OSError):
+    """A path that leads to something else than a regular file: a folder, a pipe, a socket, a device."""
+
+
+def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
+    """The first `limit` bytes of a regular file; links are followed.
+
+    Opens without waiting and looks at what was opened, so neither a pipe nor a device can hold the caller up. Raises
+    OSError, and NotAFileError ("is a folder", "is not a regular file").
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise NotAFileError("is a folder" if stat.S_ISDIR(mode) else "is not a regular file")
+        return file.read(limit)

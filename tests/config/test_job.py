@@ -249,3 +249,39 @@ def test_the_recipe_against_bias() -> None:
     assert training.initializer_token is None
     assert training.init_from is None
     assert training.regularization_weight > 0
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "https://u:SECRET@h/x",
+        "training.init_from.x=https://u:SECRET@h/x.safetensors?sig=SECRET",
+        "training.init_from=[https://u:SECRET@h/x",
+        "training.init_from=https://u:SECRET@h/x?sig=SECRET",
+        "training.init_from=x.pt?sig=SECRET",
+        "training.steps=https://u:SECRET@h/x?sig=SECRET",
+        "training.steps=" + "x" * 100_000,
+        "training.steps=[" + "'x', " * 100_000 + "]",
+        "x" * 100_000 + "=1",
+    ],
+)
+def test_errors_of_overrides_are_short_and_without_credentials(override: str) -> None:
+    with pytest.raises(UserError) as error:
+        JobConfig.load("mini", [override])
+    assert "SECRET" not in str(error.value)
+    assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"PAR1" + bytes(99), "c.yaml: this is a Parquet file and not YAML"),
+        (b"training: {steps: 5} # caf\xe9", "c.yaml: isn't UTF-8 text"),
+        (b"training: &a [*a]", "c.yaml is not valid YAML: an alias stands within what it stands for"),
+        (b"training: {steps: 1, steps: 2}", "c.yaml is not valid YAML: 'steps' is there twice"),
+    ],
+)
+def test_files_that_are_no_configuration(tmp_path: Path, data: bytes, message: str) -> None:
+    (tmp_path / "c.yaml").write_bytes(data)
+    with pytest.raises(UserError, match=message):
+        JobConfig.load(str(tmp_path / "c.yaml"))

@@ -13,10 +13,10 @@ from weakref import WeakValueDictionary
 from textinv_ray.concepts import http
 from textinv_ray.config.job import DataConfig
 from textinv_ray.manifest.kinds import ImageSource
-from textinv_ray.manifest.uris import locate, shown
+from textinv_ray.manifest.uris import locate
 from textinv_ray.util import retries
 from textinv_ray.util.files import read_regular
-from textinv_ray.util.redact import redact_text
+from textinv_ray.util.redact import redact_text, shown
 
 MAX_IMAGE_BYTES = 256 * 2**20
 """Reading stops here: a larger file is not a training image."""

@@ -19,9 +19,10 @@ from pydantic import BaseModel, Field, JsonValue, ValidationError, model_validat
 from pydantic_core import ErrorDetails
 
 from textinv_ray.config.training import Prompt, StoppingConfig, Strict, TrainingConfig, read_templates
+from textinv_ray.util import yaml_files
 from textinv_ray.util.errors import UserError
-from textinv_ray.util.redact import redact
-from textinv_ray.util.text import nearest
+from textinv_ray.util.redact import brief, redact
+from textinv_ray.util.text import nearest, one_line
 
 DEFAULT_PRESET = "mini"
 _UNION_MEMBERS = ("int", "float", "constrained-int", "constrained-float")
@@ -223,8 +224,7 @@ class JobConfig(Strict):
         name_or_path: None is the preset `mini`; a path contains a slash or ends in .yaml or .yml.
         Raises UserError that lists every invalid field, with the nearest known name for unknown ones.
         """
-        source, text = _read(name_or_path or DEFAULT_PRESET)
-        data = _parse_yaml(text, source)
+        source, data = _read(name_or_path or DEFAULT_PRESET)
         if data is None:
             data = {}
         if not isinstance(data, dict):
@@ -315,17 +315,18 @@ def _preset_folders() -> list[Path]:
     return [folder for folder in (package.parent / "configs", package / "configs") if folder.is_dir()]
 
 
-def _read(name_or_path: str) -> tuple[str, str]:
-    """(name for messages, text) of a preset or file. Raises UserError when there is none."""
+def _read(name_or_path: str) -> tuple[str, object]:
+    """(name for messages, content) of a preset or file. Raises UserError when there is none."""
     if "/" in name_or_path or name_or_path.endswith((".yaml", ".yml")):
         path = Path(name_or_path).expanduser()
-        if not path.is_file():
+        if not path.exists():
             raise UserError(f"configuration file {name_or_path!r} doesn't exist")
-        return name_or_path, path.read_text(encoding="utf-8")
+        return name_or_path, yaml_files.read(path, name_or_path)
     for folder in _preset_folders():
         path = folder / f"{name_or_path}.yaml"
         if path.is_file() and _is_preset(path):
-            return f"configuration {name_or_path!r}", path.read_text(encoding="utf-8")
+            source = f"configuration {name_or_path!r}"
+            return source, yaml_files.read(path, source)
     known = preset_names()
     raise UserError(
         f"no configuration {name_or_path!r}{nearest(name_or_path, known)} "
@@ -333,35 +334,21 @@ def _read(name_or_path: str) -> tuple[str, str]:
     )
 
 
-class _YamlLoader(yaml.SafeLoader):
-    """Reads 5e-3 as a number. YAML 1.1 requires a decimal point (5.0e-3) and reads it as a string."""
-
-
-_YamlLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
-)
-
-
-def _parse_yaml(text: str, source: str) -> object:
-    try:
-        return yaml.load(text, Loader=_YamlLoader)
-    except yaml.YAMLError as error:
-        raise UserError(f"{source} is not valid YAML: {error}") from None
-
-
 def _set(data: dict[str, object], override: str) -> None:
     """Applies "section.field=value" to `data` in place. Unknown names are reported later, by the validation."""
     key, equals, value = override.partition("=")
     names = key.strip().split(".")
     if not equals or len(names) < 2 or not all(names):
-        raise UserError(f"--set {override!r}: write it as section.field=value, e.g. --set training.steps=500")
+        raise UserError(
+            f"--set {brief(override)}: write it as section.field=value, e.g. --set training.steps=500"
+        )
     target = data
     for name in names[:-1]:
         inner = target.setdefault(name, {})
         if not isinstance(inner, dict):
-            raise UserError(f"--set {override!r}: {name!r} has no fields of its own")
+            raise UserError(f"--set {brief(override)}: {name!r} has no fields of its own")
         target = inner
-    target[names[-1]] = _parse_yaml(value, f"--set {override!r}")
+    target[names[-1]] = yaml_files.parse(value, f"--set {brief(override)}")
 
 
 def _merged(defaults: Mapping[str, object], data: Mapping[str, object]) -> dict[str, object]:
@@ -383,8 +370,8 @@ def _explain(item: ErrorDetails) -> str:
     path = [str(part) for part in item["loc"]]
     if item["type"] == "extra_forbidden":
         fields = list(_fields_at(path[:-1]))
-        what = "section" if len(path) == 1 else "field"
-        return f"{'.'.join(path)}: no such {what}{nearest(path[-1], fields)} (known: {', '.join(fields)})"
+        what, near = "section" if len(path) == 1 else "field", nearest(path[-1], fields)
+        return f"{one_line('.'.join(path), 80)}: no such {what}{near} (known: {', '.join(fields)})"
     # pydantic's path names members of unions, too; they aren't fields
     path = [part for part in path if part not in _UNION_MEMBERS and not part.startswith("literal[")]
     if item["type"] == "value_error":
@@ -393,7 +380,7 @@ def _explain(item: ErrorDetails) -> str:
     if item["type"] == "string_pattern_mismatch":
         message = "must contain {} where the word goes"
     given = item["input"]
-    return f"{'.'.join(path)}: {message[0].lower()}{message[1:]}, not {given!r}"
+    return f"{'.'.join(path)}: {message[0].lower()}{message[1:]}, not {brief(given)}"
 
 
 def _fields_at(path: Sequence[str]) -> Sequence[str]:

@@ -8,9 +8,13 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from textinv_ray.util.errors import UserError
+from textinv_ray.util.files import read_regular
+from textinv_ray.util.redact import brief
 
 LearnableProperty = Literal["object", "style"]
 Prompt = Annotated[str, Field(pattern=r"\{\}")]
+MAX_TEMPLATES_BYTES = 2**20
+"""Size of a file of templates."""
 INIT_FROM = ("auto", "vocabulary_mean")
 """Values of `training.init_from` other than the URI of a learned word."""
 
@@ -105,7 +109,7 @@ class TrainingConfig(Strict):
     @classmethod
     def _names_a_start(cls, value: str | None) -> str | None:
         if value is not None and value not in INIT_FROM and not is_word_file(value):
-            raise ValueError(f"{value!r} is none of {', '.join(INIT_FROM)}, nor a .safetensors file")
+            raise ValueError(f"{brief(value)} is none of {', '.join(INIT_FROM)}, nor a .safetensors file")
         return value
 
 
@@ -165,14 +169,17 @@ def is_word_file(uri: str) -> bool:
 def read_templates(path: str) -> list[str]:
     """Templates from a text file: one per line, with `{}` for the word. Blank lines are skipped. Raises UserError."""
     try:
-        lines = Path(path).expanduser().read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it isn't UTF-8 text"
+        data = read_regular(Path(path).expanduser(), MAX_TEMPLATES_BYTES + 1)
+        lines = data.decode("utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        why = (error.strerror or error) if isinstance(error, OSError) else "it isn't UTF-8 text"
         raise UserError(f"templates file {path!r} can't be read: {why}") from None
+    if len(data) > MAX_TEMPLATES_BYTES:
+        raise UserError(f"templates file {path!r} is larger than {MAX_TEMPLATES_BYTES // 2**20} MiB")
     for number, line in enumerate(lines, 1):
         if line.strip() and "{}" not in line:
             raise UserError(
-                f"templates file {path!r}, line {number}: {line!r} must contain {{}} for the word"
+                f"templates file {path!r}, line {number}: {brief(line)} must contain {{}} for the word"
             )
     templates = [line.strip() for line in lines if line.strip()]
     if not templates:

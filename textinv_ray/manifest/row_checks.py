@@ -17,8 +17,9 @@ from textinv_ray.config.training import INIT_FROM, TrainingConfig
 from textinv_ray.manifest.batch import Batch, short
 from textinv_ray.manifest.columns import COLUMNS, Column
 from textinv_ray.manifest.kinds import INTEGER, NUMBER
-from textinv_ray.manifest.uris import MALFORMED_FILE_URI, protocols, shown
+from textinv_ray.manifest.uris import MALFORMED_FILE_URI, protocols
 from textinv_ray.manifest.vocabulary import Vocabulary
+from textinv_ray.util.redact import shown
 
 CONCEPT_ID = r"^[A-Za-z0-9._-]{1,128}$"
 Found = Iterator[tuple[int, str, str]]

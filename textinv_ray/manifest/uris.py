@@ -10,12 +10,9 @@ from urllib.parse import unquote_to_bytes
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from textinv_ray.util.redact import redact
-
 _FILE_URI = r"(?i)^file:(//(localhost)?/|/[^/])"
 MALFORMED_FILE_URI = "file: URIs name an absolute path, as in file:///data/x.png"
 """What is wrong with a `file:` URI for which `protocols` gives null, or `locate` raises ValueError."""
-_QUERY = re.compile(r"\?[^?/]*=.*$", re.DOTALL)
 
 
 def locate(uri: str, base: str) -> tuple[str, str]:
@@ -71,10 +68,3 @@ def protocols(uris: pa.Array, base: str) -> pa.Array:
     )
     found = pc.if_else(pc.starts_with(lowered, "file:"), "file", found)
     return pc.if_else(malformed, None, found)
-
-
-def shown(uri: str) -> str:
-    """A URI or a path without credentials. Signatures stand in the query, of a relative URI as well."""
-    if uri[:5].lower() == "data:":
-        return "data:..."
-    return redact(uri) if "://" in uri else _QUERY.sub("", uri)

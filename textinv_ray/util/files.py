@@ -17,8 +17,11 @@ def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
     OSError, and NotAFileError ("is a folder", "is not a regular file").
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
+    try:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
             raise NotAFileError("is a folder" if stat.S_ISDIR(mode) else "is not a regular file")
-        return file.read(limit)
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read(limit)
+    finally:
+        os.close(descriptor)

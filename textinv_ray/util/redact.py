@@ -5,8 +5,12 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit, urlunsplit
 
+from textinv_ray.util.text import LONGEST, one_line
+
+_BRIEF = 80  # characters
 _USERINFO = re.compile(r"(?<=://)[^/?#\s]*@")
 _QUERY = re.compile(r"(?<=: )(/[^\s?]*)\?\S*")  # in urllib3's messages the path stands apart from the host
+_QUERY_OF_PATH = re.compile(r"\?[^?/]*=.*$", re.DOTALL)
 # A URI; or user and password at the start of a path, as where fsspec names a missing file without the scheme.
 # Lengths are bounded: without that, 100 kB of letters take a minute.
 _URI = re.compile(
@@ -33,6 +37,24 @@ def redact_text(text: str) -> str:
     User and password are also removed from the start of a path, which is what a URI without its scheme looks like.
     """
     return _QUERY.sub(r"\1", _URI.sub(_redact_match, text))
+
+
+def shown(uri: str) -> str:
+    """A URI or a path without credentials, as `redact`; the query is cut off a relative URI as well.
+
+    Signatures stand there. What a `data:` URI holds isn't shown.
+    """
+    if uri[:5].lower() == "data:":
+        return "data:..."
+    return redact(uri) if "://" in uri else _QUERY_OF_PATH.sub("", uri)
+
+
+def brief(value: object) -> str:
+    """A value that a user gave, in quotes for a message: without credentials, and short."""
+    text = redact_text((value if isinstance(value, str) else repr(value))[:LONGEST])
+    text = "data:..." if text[:5].lower() == "data:" else _QUERY_OF_PATH.sub("", text)
+    text = text if len(text) <= _BRIEF else f"{text[: _BRIEF - 3]}..."
+    return repr(text) if isinstance(value, str) else one_line(text)
 
 
 def _redact_match(match: re.Match[str]) -> str:

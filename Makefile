@@ -10,7 +10,7 @@ TEAM = $(BIN)/torchrun --standalone --nproc-per-node $$($(BIN)/python -c "import
 export RAY_USAGE_STATS_ENABLED = 0
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help install demo test test-quick test-faults lint docs train-mini train-more eval-mini examples bench clean
+.PHONY: help install demo test test-quick test-faults lint docs train-mini train-more train-mini-sdxl eval-mini examples bench clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -63,6 +63,12 @@ train-more: install  ## train the bundled UNet and text encoder on, for HOURS=..
 	$(TEAM) -m training.vae --encode
 	$(TEAM) -m training.unet $(if $(HOURS),--hours $(HOURS))
 	$(MAKE) eval-mini
+
+train-mini-sdxl: install  ## train the SDXL model of the bundled drawings, for HOURS=... or its full length (needs Node.js)
+	cd training/characters && npm ci --no-audit --no-fund
+	$(BIN)/python -m training.build
+	nice -n 19 $(TEAM) -m training.sdxl --encode
+	nice -n 19 $(TEAM) -m training.sdxl --rate 3e-4 --average 0.999 $(if $(HOURS),--hours $(HOURS))
 
 eval-mini: install   ## measure the bundled models and rewrite their cards
 	$(BIN)/python -m training.evaluate

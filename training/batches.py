@@ -18,6 +18,8 @@ from training.naming import NameEncoder, inputs_of, jitter
 
 Words = tuple[Tensor, tuple[Tensor, Tensor, Tensor]]
 """Token ids (B, T), and what `NameEncoder` makes the slot word's vectors of."""
+NamedWords = tuple[Tensor, Tensor, Tensor]
+"""Token ids (B, T), where the slot word is (B, T), and its vectors (B, D)."""
 
 
 class Captions:
@@ -92,7 +94,7 @@ class _Ahead(IterableDataset[tuple[int, np.ndarray, Words]]):
             yield step, indices, self.captions.draw(indices, step + self.shift)
 
 
-def named_words(names: NameEncoder, words: Words, slot_id: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+def named_words(names: NameEncoder, words: Words, slot_id: int, seed: int) -> NamedWords:
     """On the device: token ids (B, T), where the slot is (B, T), and the vectors for it (B, D), jittered."""
     ids, inputs = words
     ids = ids.to(device())

@@ -46,8 +46,11 @@ class NameEncoder(nn.Module):
 
     def forward(self, flat: Tensor, offsets: Tensor, colours: Tensor) -> Tensor:
         with torch.autocast(colours.device.type, enabled=False):
-            hidden = self.table(flat, offsets) + self.colours(colours)
-            return F.normalize(self.layers(hidden), dim=-1) * WORD_NORM
+            return F.normalize(self.raw(flat, offsets, colours), dim=-1) * WORD_NORM
+
+    def raw(self, flat: Tensor, offsets: Tensor, colours: Tensor) -> Tensor:
+        """Vectors (B, D) of any norm."""
+        return self.layers(self.table(flat, offsets) + self.colours(colours))
 
     def save(self, path: Path) -> None:
         """The weights in float16, and which feature each row of the table is."""
@@ -56,7 +59,7 @@ class NameEncoder(nn.Module):
 
     @torch.no_grad()
     def restore(self, path: Path) -> None:
-        """Load what `save` wrote; features that were not known then keep the rows that they have here."""
+        """Load what `save` wrote; features and columns that were not known then keep what they have here."""
         with safe_open(path, "pt") as file:
             rows = {feature: row for row, feature in enumerate(json.loads(file.metadata()["features"]))}
         weights = {name: value.float() for name, value in load_file(path).items()}
@@ -64,6 +67,8 @@ class NameEncoder(nn.Module):
         for feature, row in self.index.items():
             if feature in rows:
                 table[row] = weights["table.weight"][rows[feature]]
+        for name in ("layers.3.weight", "layers.3.bias"):
+            weights[name] = torch.cat([weights[name], self.state_dict()[name][len(weights[name]) :]])
         self.load_state_dict({**weights, "table.weight": table})
 
 

@@ -35,10 +35,10 @@ from training.common import (
     device,
     learning_rate,
 )
-from training.model import MiniSD
+from training.model import TEXT_FILE, MiniSD
 from training.naming import limit_norms
 from training.tokenizer import load as load_tokenizer
-from training.unet import TEXT_FILE, Recipe
+from training.unet import Recipe
 
 BATCH = 96
 PEAK_RATE = 1e-3

@@ -19,22 +19,15 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DDPMScheduler,
-    DPMSolverMultistepScheduler,
-    StableDiffusionPipeline,
-)
-from safetensors.torch import load_file
+from diffusers import AutoencoderKL, DDPMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor
 from transformers import CLIPTokenizer
 
 from training import captions as characters
-from training.batches import Captions, all_features, named_words
+from training.batches import Captions, NamedWords, all_features, named_words
 from training.common import (
     BUILD,
     MODELS,
@@ -50,30 +43,14 @@ from training.common import (
     device,
     learning_rate,
     save_grid,
-    save_half,
     to_tensor,
 )
-from training.model import NAMES_FILE, MiniSD, restore_shipped
-from training.naming import limit_norms
+from training.model import NAMES_FILE, SCHEDULE, MiniSD, whole_pictures
 from training.tokenizer import load as load_tokenizer
 from training.world import HELDOUT_STYLES
 
-TEXT_RATE = 0.3
-"""Of the UNet's learning rate. With all of it, the text encoder's first layer grew one direction, the same for all
-tokens, to hundreds of times their norm, and hidden states told words apart by a tenth of their length only."""
 WARMUP = 100
 """Steps."""
-TEXT_FILE = BUILD / "text" / "text.safetensors"
-"""What `training.text` wrote: where the text encoder and the names start from."""
-SCHEDULE: dict[str, Any] = {
-    "num_train_timesteps": 1000,
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "prediction_type": "epsilon",
-    "clip_sample": False,
-    "steps_offset": 1,
-}
 
 
 @dataclass(frozen=True)
@@ -98,17 +75,15 @@ def noise_loss(
     noise: Tensor,
     timesteps: Tensor,
     alphas: Tensor,
-    ids: Tensor,
-    slots: Tensor,
-    vectors: Tensor,
+    named: NamedWords,
+    sizes: Tensor,
     clamp: tuple[float, float] = (Recipe.lowest, Recipe.highest),
 ) -> Tensor:
     """Weighted squared error of the predicted noise, (B,); `alphas` is alpha-bar at each timestep, (B,)."""
     a = alphas[:, None, None, None]
     noisy = a.sqrt() * latents + (1 - a).sqrt() * noise
     with autocast():
-        states = model.encode(ids, slots, vectors)
-        predicted = model.unet(noisy, timesteps, states).sample
+        predicted = model.predict(noisy, timesteps, named, sizes)
     snr = alphas / (1 - alphas)
     weight = (snr.clamp(*clamp) / snr).clamp(max=50.0)
     return weight * (predicted.float() - noise).pow(2).mean((1, 2, 3))
@@ -143,49 +118,12 @@ class HeldoutLoss:
         for start in range(0, len(self.latents), 64):
             part = slice(start, start + 64)
             ids, timesteps = self.ids[part], self.timesteps[part]
-            none, empty = torch.zeros_like(ids, dtype=torch.bool), torch.zeros(len(ids), 1, device=ids.device)
-            inputs = (self.latents[part], self.noise[part], timesteps, alphas[timesteps], ids, none, empty)
+            named = ids, torch.zeros_like(ids, dtype=torch.bool), ids.new_zeros(len(ids), model.width).float()
+            sizes = whole_pictures(len(ids)).to(ids.device)
+            inputs = (self.latents[part], self.noise[part], timesteps, alphas[timesteps], named, sizes)
             losses.append(noise_loss(model, *inputs))
         loss, band = torch.cat(losses), self.timesteps * self.BANDS // 1000
         return [round(float(loss[band == number].mean()), 5) for number in range(self.BANDS)]
-
-
-@torch.no_grad()
-def write_names(model: MiniSD, tokenizer: CLIPTokenizer, data: Data) -> int:
-    """Write the vector of every named identity into its token's row; returns how many."""
-    named = {row["name"]: row for row in data.rows if row.get("name")}
-    vectors = model.names(
-        *model.names.inputs([r["features"] for r in named.values()], [r["rgb"] for r in named.values()])
-    )
-    ids = torch.tensor([tokenizer(name).input_ids[1] for name in named])
-    model.text_encoder.embeddings.token_embedding.weight[ids.to(vectors.device)] = vectors
-    return len(named)
-
-
-def export(
-    model: MiniSD,
-    tokenizer: CLIPTokenizer,
-    data: Data,
-    folder: Path = MODELS / "mini-sd",
-    names: Path = NAMES_FILE,
-) -> None:
-    """Write the whole pipeline, float16, as `StableDiffusionPipeline.from_pretrained` reads it."""
-    write_names(model, tokenizer, data)
-    whole = pipeline(model, tokenizer)
-    whole.vae.half()
-    whole.save_pretrained(folder)
-    save_half(whole.vae, folder / "vae")
-    save_half(model.unet, folder / "unet")
-    save_half(model.text_encoder, folder / "text_encoder")
-    model.names.save(names)
-
-
-def pipeline(model: MiniSD, tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
-    vae = AutoencoderKL.from_pretrained(MODELS / "mini-sd" / "vae").to(device())
-    scheduler = DDPMScheduler(**SCHEDULE)
-    return StableDiffusionPipeline(
-        vae, model.text_encoder, tokenizer, model.unet, scheduler, None, None, None, False
-    )
 
 
 @torch.no_grad()
@@ -193,7 +131,7 @@ def sample_grid(model: MiniSD, tokenizer: CLIPTokenizer, heldout: Data, path: Pa
     """Held-out captions drawn by the model, each below the real image it was taken from."""
     show = list(range(0, min(len(heldout), 800), 800 // count))[:count]
     rows, real = [heldout.rows[index] for index in show], heldout.pixels(show)
-    pipe = pipeline(model, tokenizer)
+    pipe = model.pipeline(tokenizer)
     pipe.vae.float()
     pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
@@ -208,53 +146,69 @@ def sample_grid(model: MiniSD, tokenizer: CLIPTokenizer, heldout: Data, path: Pa
     save_grid(path, np.concatenate(sheet), 12)
 
 
-def main() -> None:
+def arguments(description: str | None, folder: Path) -> argparse.ArgumentParser:
+    """Of the command line; `folder` is where checkpoints go if it says nothing else."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--preset", choices=PRESETS, default=default_preset())
     parser.add_argument(
-        "--steps", type=int, help="length of the run, the falling learning rate of its last fifth included"
+        "--steps", type=int, help="length of the run, the falling learning rate of its last part included"
     )
     parser.add_argument("--hours", type=float, default=1e9, help="be done, and ship, within this time")
-    parser.add_argument("--folder", type=Path, default=BUILD / "unet", help="of checkpoints, curve and grids")
+    parser.add_argument("--folder", type=Path, default=folder, help="of checkpoints, curve and grids")
     parser.add_argument("--trial", action="store_true", help="compare only: the bundled model stays as it is")
     for field in dataclasses.fields(Recipe):
         parser.add_argument(f"--{field.name}", type=float, default=field.default)
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    options = arguments(__doc__, BUILD / "unet").parse_args()
+    torch.manual_seed(0)
+    data, tokenizer = Data(BUILD / "drawings"), load_tokenizer()
+    model = MiniSD(PRESETS[options.preset], tokenizer, all_features(data))
+    moments = np.load(BUILD / "vae" / "moments.npy")
+    train(options, model, data, tokenizer, moments, whole_pictures(len(data)))
+
+
+def train(
+    options: argparse.Namespace,
+    model: MiniSD,
+    data: Data,
+    tokenizer: CLIPTokenizer,
+    latents_of: np.ndarray,
+    sizes_of: Tensor,
+) -> None:
+    """Run to the end of `options`' steps or hours.
+
+    latents_of: float16 (N, 8, 16, 16), each drawing's moments as `training.vae` writes them. sizes_of: (N, 6), what
+    `MiniSDXL` reads of each.
+    """
     recipe = Recipe(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Recipe)})
     preset, folder = PRESETS[options.preset], options.folder
     team = Team()
     schedule = Schedule(options.steps or preset.unet_steps, options.hours, team)
 
-    torch.manual_seed(0)
-    data, heldout = Data(BUILD / "drawings"), Data(BUILD / "drawings" / "heldout", effects=False)
-    moments = torch.from_numpy(np.load(BUILD / "vae" / "moments.npy")).to(device())
+    heldout = Data(BUILD / "drawings" / "heldout", effects=False)
+    moments, all_sizes = torch.from_numpy(latents_of).to(device()), sizes_of.to(device())
     vae = AutoencoderKL.from_pretrained(MODELS / "mini-sd" / "vae").float().to(device())
     factor = vae.config.scaling_factor
-    tokenizer = load_tokenizer()
-    model = MiniSD(preset, tokenizer, all_features(data)).to(device())
+    model.to(device())
     model.unet.to(memory_format=torch.channels_last)
     captions = Captions(data, tokenizer, model.names.index, team, recipe.dropped)
-    parameters = list(model.parameters())
-    groups = [
-        {"params": list(part.parameters()), "ratio": ratio}
-        for part, ratio in ((model.unet, 1.0), (model.text_encoder, TEXT_RATE), (model.names, TEXT_RATE))
-    ]
+    parts = [(list(weights), ratio) for weights, ratio in model.groups()]
+    parameters = [weight for weights, _ in parts for weight in weights]
+    groups = [{"params": weights, "ratio": ratio} for weights, ratio in parts]
     optimizer = torch.optim.AdamW(groups, recipe.rate, (0.9, 0.99), weight_decay=0.01, fused=True)
     average = Averaged(model, recipe.average)
-    checkpoint, progress = Checkpoint(folder, model, optimizer, average), Progress(folder, "unet")
+    checkpoint, progress = Checkpoint(folder, model, optimizer, average), Progress(folder, model.name)
     first = checkpoint.load()
-    if first == 0 and NAMES_FILE.exists() and (MODELS / "mini-sd" / "unet").exists():
-        restore_shipped(model)
+    if first == 0 and (start := model.begin(tokenizer, data)):
         average = checkpoint.average = Averaged(model, recipe.average)
         if team.leads:
-            print("going on from the shipped weights", flush=True)
-    elif first == 0 and TEXT_FILE.exists():
-        model.load_state_dict(load_file(TEXT_FILE), strict=False)
-        average = checkpoint.average = Averaged(model, recipe.average)
+            print(f"going on from {start}", flush=True)
     alphas = DDPMScheduler(**SCHEDULE).alphas_cumprod.to(device())
-    table = model.text_encoder.embeddings.token_embedding.weight
     measure = HeldoutLoss(heldout, vae, tokenizer)
     clamp = (recipe.lowest, recipe.highest)
     for step, indices, words in captions.ahead(preset.unet_batch, 2, first, preset.workers):
@@ -275,13 +229,14 @@ def main() -> None:
         spread = (spread + torch.rand(len(indices), generator=draws, device=device())) / len(indices)
         timesteps = team.share((spread * 1000).long())
         named = named_words(model.names, words, captions.slot_id, step * team.size + team.rank)
-        loss = noise_loss(model, latents, noise, timesteps, alphas[timesteps], *named, clamp).mean()
+        sizes = team.share(all_sizes[indices])
+        loss = noise_loss(model, latents, noise, timesteps, alphas[timesteps], named, sizes, clamp).mean()
         loss.backward()
         team.average_gradients(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        limit_norms(table.data)
+        model.after_step()
         average.update(model)
         last = schedule.progress(step + 1) >= 1
         if team.leads:
@@ -293,9 +248,9 @@ def main() -> None:
             average.copy_to(model)
             record(folder, step + 1, preset.unet_batch, measure(model, alphas))
             sample_grid(model, tokenizer, heldout, folder / f"{step + 1:06d}.png")
-            export(model, tokenizer, data, folder / "mini-sd", folder / NAMES_FILE.name)
+            model.export(tokenizer, data, folder / model.name, folder / NAMES_FILE.name)
             if last and not options.trial:
-                export(model, tokenizer, data)
+                model.export(tokenizer, data, MODELS / model.name, model.names_file)
             kept.copy_to(model)
         if last:
             break

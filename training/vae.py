@@ -119,11 +119,11 @@ def psnr(vae: AutoencoderKL, pixels: np.ndarray) -> float:
 
 
 @torch.no_grad()
-def encode_all(vae: AutoencoderKL, data: Data, team: Team) -> None:
-    """Write moments.npy: float16 (N, 8, 16, 16), the posterior's mean and log variance, not yet scaled."""
-    path, shape = FOLDER / "moments.npy", (len(data), 8, 16, 16)
+def encode_all(vae: AutoencoderKL, data: Data, team: Team, path: Path = FOLDER / "moments.npy") -> None:
+    """Write `path`: float16 (N, 8, 16, 16), the posterior's mean and log variance, not yet scaled."""
+    shape = (len(data), 8, 16, 16)
     if team.leads:
-        FOLDER.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         np.lib.format.open_memmap(path, "w+", np.float16, shape).flush()
     team.wait()
     moments = np.load(path, mmap_mode="r+")

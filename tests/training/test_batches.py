@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 import itertools
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from tests.support import drawings
 from training.batches import Captions, all_features, named_words
-from training.build import row_of
 from training.common import Data, Team
 from training.naming import WORD_NORM, NameEncoder
 from training.tokenizer import load
-from training.world import TRAINING_STYLES, draw_identity, draw_view
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Data:
-    rng = np.random.default_rng(0)
-    identities = [draw_identity(style, rng) for style in TRAINING_STYLES]
-    rows = [
-        row_of(identity, i, "zorak" if i == 0 else None, draw_view(identity, rng))
-        for i, identity in enumerate(identities)
-    ]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    np.save(tmp_path / "images.npy", np.zeros((len(rows), 64, 64, 3), np.uint8))
-    return Data(tmp_path)
+    return Data(drawings.write(tmp_path))
 
 
 @pytest.fixture

@@ -285,3 +285,14 @@ def test_files_that_are_no_configuration(tmp_path: Path, data: bytes, message: s
     (tmp_path / "c.yaml").write_bytes(data)
     with pytest.raises(UserError, match=message):
         JobConfig.load(str(tmp_path / "c.yaml"))
+
+
+SECRET = "https://u:P'W@h/x.safetensors?sig=S"
+
+
+def test_no_text_of_a_stored_configuration_has_credentials() -> None:
+    config = JobConfig.load("mini", [f"training.init_from={SECRET}", f"model.path={SECRET}"])
+    text = config.to_yaml()
+    assert "P'W" not in text
+    assert "sig=" not in text
+    assert text.count("https://h/x.safetensors") == 2

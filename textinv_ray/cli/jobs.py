@@ -32,6 +32,7 @@ from textinv_ray.config.job import JobConfig
 from textinv_ray.manifest import checks
 from textinv_ray.util.errors import UserError
 from textinv_ray.util.redact import redact
+from textinv_ray.util.terminal import PlainConsole, say
 
 if TYPE_CHECKING:
     from textinv_ray.manifest.columns import Row
@@ -52,7 +53,7 @@ ROWS_AT_ONCE = 8
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"textinv_ray {__version__}")
+        say(f"textinv_ray {__version__}")
         raise typer.Exit
 
 
@@ -107,15 +108,13 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Print the state of a job, read from its output; works while the job runs and afterwards."""
-    from rich.console import Console
-
     from textinv_ray.service.views import status as statuses
 
     found = statuses.read(output)
     if as_json:
-        typer.echo(found.model_dump_json(indent=1))
+        typer.echo(found.model_dump_json(indent=1))  # in which control characters are escaped already
     else:
-        statuses.show(Console(soft_wrap=True, markup=False, highlight=False), found)
+        statuses.show(PlainConsole(), found)
 
 
 @app.command()
@@ -127,11 +126,9 @@ def track(
     ] = None,
 ) -> None:
     """Write to MLflow what it lacks of a job, read from the job's output. Idempotent."""
-    from rich.console import Console
-
     from textinv_ray.service.tracking import rebuild as tracks
 
-    tracks.rebuild(output, tracking_uri, experiment, Console(soft_wrap=True, markup=False, highlight=False))
+    tracks.rebuild(output, tracking_uri, experiment, PlainConsole())
 
 
 @app.command("manifest")
@@ -157,14 +154,14 @@ def build_manifest(
     built = build.build(folder, out, embed=embed)
     for title, lines in (("skipped", built.skipped), ("renamed", built.renamed)):
         for line in lines[:SHOWN_FILES]:
-            typer.echo(f"{title}: {line}")
+            say(f"{title}: {line}")
         if len(lines) > SHOWN_FILES:
-            typer.echo(f"{title}: ... and {len(lines) - SHOWN_FILES} more")
-    typer.echo(f"{redact(out)}: {_count(built.concepts, 'concept')}, {_count(built.images, 'image')}")
+            say(f"{title}: ... and {len(lines) - SHOWN_FILES} more")
+    say(f"{redact(out)}: {_count(built.concepts, 'concept')}, {_count(built.images, 'image')}")
     if built.without_initializer:
         few = ", ".join(built.without_initializer[:5])
         more = ", ..." if len(built.without_initializer) > 5 else ""
-        typer.echo(
+        say(
             f"{_count(len(built.without_initializer), 'concept')} without initializer_token ({few}{more}): "
             "name a near word in concept.yaml, or set training.initializer_token for all"
         )
@@ -190,14 +187,14 @@ def validate(
         tokenizer = vocabulary.load(job.model)
     except UserError as error:
         tokenizer = None
-        typer.echo(f"not checked against the model's vocabulary: {error}", err=True)
+        say(f"not checked against the model's vocabulary: {error}", err=True)
     checks.check(opened, job, tokenizer)
-    typer.echo(
+    say(
         f"{redact(manifest)}: {_count(opened.num_rows, 'concept')}, "
         f"{_count(opened.count_images(), 'image')}; nothing wrong"
     )
     if check_images and (failed := _check_images(opened, job)):
-        typer.echo(f"{_count(failed, 'concept')} would fail for an image", err=True)
+        say(f"{_count(failed, 'concept')} would fail for an image", err=True)
         raise typer.Exit(1)
 
 
@@ -228,7 +225,7 @@ def _check_images(manifest: Manifest, job: JobConfig) -> int:
         while some := list(itertools.islice(rows, ROWS_AT_ONCE)):
             for (number, row), wrong in zip(some, pool.map(errors, [row for _, row in some]), strict=True):
                 for error in wrong:
-                    typer.echo(f"row {number} ({row['concept_id']}): {error}")
+                    say(f"row {number} ({row['concept_id']}): {error}")
                 failed += bool(wrong)
     return failed
 
@@ -245,5 +242,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(args=list(arguments) if arguments is not None else None)
     except UserError as error:
-        typer.echo(f"error: {error}", err=True)
+        say(f"error: {error}", err=True)
         sys.exit(2)

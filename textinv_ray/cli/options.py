@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from textinv_ray.util.errors import UserError
+
 ManifestArgument = Annotated[
     str, typer.Argument(metavar="MANIFEST", help="Parquet file: a path or an fsspec URI.")
 ]
@@ -49,5 +51,10 @@ VerboseOption = Annotated[
 
 
 def ids(only: str | None) -> list[str] | None:
-    """The concept ids of `--only`; none when it wasn't given."""
-    return [part.strip() for part in only.split(",") if part.strip()] if only is not None else None
+    """The concept ids of `--only`; none when it wasn't given. Raises UserError when it names none."""
+    if only is None:
+        return None
+    found = [part.strip() for part in only.split(",") if part.strip()]
+    if not found:
+        raise UserError(f"--only {only!r} names no concept: give ids as in --only a,b, or omit it")
+    return found

@@ -17,6 +17,7 @@ from textinv_ray.cli.options import (
     ids,
 )
 from textinv_ray.util.errors import UserError
+from textinv_ray.util.terminal import say
 
 if TYPE_CHECKING:
     from textinv_ray.service.store.store import Store
@@ -95,9 +96,9 @@ def generate(
         count=number,
         size=size,
     )
-    store = _store(out or f"generated/{_slug(prompt)}")
+    store = _store(f"generated/{_slug(prompt)}" if out is None else out)
     names = generating.one(request, lexicon, job, store)
-    typer.echo(f"{store.shown}/{names[0]}: {', '.join(names[1:])}")
+    say(f"{store.shown}/{names[0]}: {', '.join(names[1:])}")
 
 
 def generate_many(
@@ -157,7 +158,7 @@ def export(
     from textinv_ray.service.library import export as exporting
 
     store = _store(output)
-    target = _store(out or f"export/{format_name}")
+    target = _store(f"export/{format_name}" if out is None else out)
     exported = exporting.export(
         store,
         format_name,
@@ -167,11 +168,11 @@ def export(
         prefix=prefix,
     )
     for word in exported[:SHOWN_WORDS]:
-        typer.echo(f"{word.file}: write {word.in_prompt}")
+        say(f"{word.file}: write {word.in_prompt}")
     if len(exported) > SHOWN_WORDS:
-        typer.echo(f"... and {len(exported) - SHOWN_WORDS} more")
+        say(f"... and {len(exported) - SHOWN_WORDS} more")
     number = "1 word" if len(exported) == 1 else f"{len(exported)} words"
-    typer.echo(f"{number} in {target.shown}, listed in {exporting.LIST}")
+    say(f"{number} in {target.shown}, listed in {exporting.LIST}")
 
 
 def evaluate(
@@ -218,7 +219,7 @@ def list_words(
     from textinv_ray.service.library import listing
 
     for line in listing.lines(_store(output), like, number):
-        typer.echo(line)
+        say(line)
 
 
 def _concept_runs(store: Store, tracking_uri: str | None) -> ConceptRuns:

@@ -21,7 +21,7 @@ from pydantic_core import ErrorDetails
 from textinv_ray.config.training import Prompt, StoppingConfig, Strict, TrainingConfig, read_templates
 from textinv_ray.util import yaml_files
 from textinv_ray.util.errors import UserError
-from textinv_ray.util.redact import brief, redact
+from textinv_ray.util.redact import brief, redact_values
 from textinv_ray.util.text import nearest, one_line
 
 DEFAULT_PRESET = "mini"
@@ -259,17 +259,9 @@ class JobConfig(Strict):
 
     def to_yaml(self) -> str:
         """The complete configuration as YAML, to print and to store: credentials in URIs are removed."""
-        data = self.to_dict()
-        for section, field in (
-            ("model", "path"),
-            ("scoring", "model"),
-            ("service", "output"),
-            ("tracking", "uri"),
-        ):
-            uri = data[section][field]
-            if isinstance(uri, str):
-                data[section][field] = redact(uri)
-        return str(yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100))
+        return str(
+            yaml.safe_dump(redact_values(self.to_dict()), sort_keys=False, allow_unicode=True, width=100)
+        )
 
     def result_inputs(self) -> Sections:
         """The settings that a concept's result depends on, without those of workers, downloads and MLflow."""

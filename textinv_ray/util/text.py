@@ -33,14 +33,16 @@ def duration(seconds: float) -> str:
 
 def one_line(text: str, longest: int = LONGEST) -> str:
     """A text of others for a message or a terminal: control characters as `\\x1b`, a long one without its middle."""
-    if len(text) > longest:
-        text = f"{text[: longest * 2 // 3]} [...] {text[-longest // 3 :]}"
-    return _UNSEEN.sub(_escaped, text)
+    text = _UNSEEN.sub(_escaped, text)
+    if len(text) <= longest:
+        return text
+    end = longest // 4
+    return f"{text[: longest - end - 7]} [...] {text[-end:]}"
 
 
 def printable(text: str) -> str:
-    """A text of several lines for a terminal: `one_line` for each, at full length."""
-    return "\n".join(one_line(line, max(len(line), 1)) for line in text.split("\n"))
+    """A text of several lines for a terminal: without other control characters, at full length."""
+    return "\n".join(_UNSEEN.sub(_escaped, line) for line in text.split("\n"))
 
 
 def _escaped(match: re.Match[str]) -> str:

@@ -59,7 +59,7 @@ def test_only_some(output: Store, tmp_path: Path, capsys: pytest.CaptureFixture[
         (["{out}", "--format", "invoke"], "no format 'invoke' (known: diffusers, a1111, comfyui)"),
         (["{none}", "--format", "a1111"], "none has no learned words"),
         (["{out}", "--format", "a1111", "--approved"], "out has no job.json"),
-        (["{out}", "--format", "a1111", "--only", ""], "no word is"),
+        (["{out}", "--format", "a1111", "--only", " ,"], "--only ' ,' names no concept"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -76,3 +76,17 @@ def test_mistakes_are_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("token", ["=HYPERLINK(x)", "@SUM(A1)", "+1", "-cat", "\t=1"])
+def test_no_word_is_a_formula(output: Store, tmp_path: Path, token: str) -> None:
+    examples.finish(output, "evil", placeholder_token=token)
+    out = tmp_path / "export"
+    assert textinv("export", output.uri, "--format", "diffusers", "--out", str(out)) == 0
+    listed = {
+        row["concept_id"]: row
+        for row in csv.DictReader((out / "words.csv").read_bytes().decode().splitlines())
+    }
+    assert listed["evil"]["placeholder_token"] == listed["evil"]["in_prompt"] == f"'{token}"
+    assert listed["cat"]["placeholder_token"] == "<cat>"
+    assert list(read_words(out / "evil.safetensors")) == [token], "the word itself stays"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import examples
 from tests.support.commands import textinv
 from textinv_ray.service.store.store import Store
 
@@ -29,3 +30,10 @@ def test_mistakes(similar_words: Store, tmp_path: Path, capsys: pytest.CaptureFi
     assert "no learned word '<cart>'; did you mean '<cat>'?" in capsys.readouterr().err
     assert textinv("words", str(tmp_path / "none")) == 2
     assert "none has no learned words" in capsys.readouterr().err
+
+
+def test_words_are_shown_on_their_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = Store(str(tmp_path))
+    examples.finish(store, "cat", placeholder_token="<c\x1b[31m\nat>", nearest_words=["a\x1bb"])
+    assert textinv("words", store.uri) == 0
+    assert capsys.readouterr().out == "<c\\x1b[31m\\nat>: norm 1.00; near a\\x1bb\n"

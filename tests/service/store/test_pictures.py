@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from textinv_ray.service.store import pictures
 from textinv_ray.service.store.pictures import opened, png, training_grid, training_images
 
 
@@ -19,9 +20,11 @@ def test_training_images_come_back_from_their_grid(count: int, side: int) -> Non
 def test_a_grid_of_many_images_stays_of_a_size_that_can_be_opened() -> None:
     """At 256 pixels each, 2,731 images were more than Pillow opens."""
     image = np.full((1, 1, 256, 256, 3), 200, np.uint8)
-    grid = training_grid(np.broadcast_to(image, (1000, 1, 256, 256, 3)))
-    assert opened(grid).width < 3 * 256
-    assert training_images(grid, 1000).shape[0] == 1000
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pictures, "TRAINING_PIXELS", 3 * 10 * 64 * 64)
+        grid = training_grid(np.broadcast_to(image, (30, 1, 256, 256, 3)))
+    assert opened(grid).size == (3 * 64, 10 * 64)
+    assert training_images(grid, 30).shape == (30, 64, 64, 3)
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,8 @@ def test_written_and_read_it_is_the_same(record: Record) -> None:
 
 @given(
     options=st.dictionaries(
-        st.text(min_size=1), st.text() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+        st.text(min_size=1),
+        st.text() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False),
     ),
     tags=st.dictionaries(st.text(), st.text()),
     score=st.none() | st.floats(-1, 1),
@@ -122,3 +123,12 @@ def test_a_job_has_its_configuration() -> None:
     config = JobConfig.load("mini", ["training.steps=7"])
     job = parse(JobRecord, examples.job(config).to_bytes())
     assert job.config("job.json") == config
+
+
+def test_messages_of_failures_are_cleaned() -> None:
+    """Whatever a library says can be recorded, and shown as it was recorded."""
+    error = "image \ud800 x\x1b[31m: https://me:pw@h/a?sig=1\nrefused " + "x" * 300_000
+    failure = Failure(concept_id="a", error=error, time=1.5, quarantined=False)
+    assert failure.error.startswith("image \\ud800 x\\x1b[31m: https://h/a refused xxx")
+    assert len(failure.error) == 2000
+    assert parse(Failure, failure.to_bytes()) == failure

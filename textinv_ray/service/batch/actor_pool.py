@@ -16,7 +16,7 @@ from rich.console import Console
 
 from textinv_ray.config.job import JobConfig
 from textinv_ray.util.errors import UserError
-from textinv_ray.util.redact import redact_text
+from textinv_ray.util.redact import message
 
 logger = logging.getLogger(__name__)
 
@@ -78,4 +78,4 @@ def _reason(error: Exception) -> str:
     """The last line of Ray's message: the error itself, below the tracebacks of all processes it came through."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     last = lines[-1] if lines else type(error).__name__
-    return redact_text(last.removeprefix(f"{UserError.__module__}.UserError: "))
+    return message(last.removeprefix(f"{UserError.__module__}.UserError: "))

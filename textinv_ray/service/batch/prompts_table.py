@@ -15,7 +15,7 @@ from textinv_ray.manifest.problem import Problem, raise_problems
 from textinv_ray.service.library.lexicon import Lexicon
 from textinv_ray.service.store.store import Store
 from textinv_ray.util.errors import UserError
-from textinv_ray.util.redact import redact, redact_text
+from textinv_ray.util.redact import message, redact
 from textinv_ray.util.text import nearest
 
 
@@ -82,7 +82,7 @@ def _read(uri: str) -> pa.Table:
     except pa.ArrowInvalid:
         raise UserError(f"{redact(uri)}: this is not a Parquet file (or a damaged one)") from None
     except Exception as error:
-        why = redact_text(str(error)) or type(error).__name__
+        why = message(str(error)) or type(error).__name__
         raise UserError(f"{redact(uri)}: the table of prompts can't be read: {why}") from None
 
 

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from textinv_ray.util.logs import LOG_FORMAT
 from textinv_ray.util.redact import redact_text
+from textinv_ray.util.terminal import PlainConsole
 from textinv_ray.util.text import duration
 
 _PLAIN_EVERY_S = 15.0  # Between progress lines where there is no terminal.
@@ -72,13 +73,13 @@ def _text(descriptor: int) -> TextIO:
     return os.fdopen(os.dup(descriptor), "w", encoding="utf-8", errors="replace")
 
 
-class _LoggingConsole(Console):
+class _LoggingConsole(PlainConsole):
     """Prints for the user, and the same words into the log file. Brackets are brackets, not markup."""
 
     def __init__(self, out: TextIO, log: TextIO) -> None:
         width = None if out.isatty() else 120
-        super().__init__(file=out, width=width, highlight=False, markup=False, emoji=False, soft_wrap=True)
-        self._plain = Console(file=log, width=120, no_color=True, highlight=False, markup=False, emoji=False)
+        super().__init__(file=out, width=width)
+        self._plain = PlainConsole(file=log, width=120, no_color=True, soft_wrap=False)
 
     def print(self, *objects: Any, **options: Any) -> None:
         super().print(*objects, **options)

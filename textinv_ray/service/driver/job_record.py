@@ -8,7 +8,7 @@ import platform
 import time
 import uuid
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -17,7 +17,7 @@ from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.intake.plan import Plan
 from textinv_ray.service.store.records import JobRecord
 from textinv_ray.service.store.store import Store
-from textinv_ray.util.redact import redact
+from textinv_ray.util.redact import redact, redact_values
 
 _PACKAGES = ("textinv_ray", "torch", "diffusers", "transformers", "ray", "mlflow")
 
@@ -58,10 +58,7 @@ def begin(store: Store, manifest: Manifest, config: JobConfig, plan: Plan) -> No
 
 def _determines(config: JobConfig) -> dict[str, Any]:
     """The part of the configuration that results depend on, without credentials."""
-    determines = config.result_inputs()
-    determines["model"]["path"] = redact(config.model.path)
-    determines["scoring"]["model"] = redact(config.scoring.model)
-    return determines
+    return cast(dict[str, Any], redact_values(config.result_inputs()))
 
 
 def _digest(determines: dict[str, Any]) -> str:

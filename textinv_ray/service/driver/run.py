@@ -13,8 +13,6 @@ import time
 from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 
-from rich.console import Console
-
 from textinv_ray.config.job import JobConfig
 from textinv_ray.manifest import checks, vocabulary
 from textinv_ray.manifest.reader import Manifest
@@ -35,7 +33,8 @@ from textinv_ray.service.store.store import Store
 from textinv_ray.service.tracking.background import MirrorThread
 from textinv_ray.service.tracking.mirror import MLflowMirror, run_keys
 from textinv_ray.service.tracking.uri import resolve_uri
-from textinv_ray.util.redact import redact_text
+from textinv_ray.util.redact import message
+from textinv_ray.util.terminal import PlainConsole
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +61,7 @@ def invert(
     # Loading a tokenizer takes seconds, which a job that only finds that all is done needn't spend.
     is_checked = not job_record.was_finished(store, manifest, config)
     checks.check(manifest, config, vocabulary.load(config.model) if is_checked else None)
-    shown = Console(soft_wrap=True, markup=False, highlight=False)
+    shown = PlainConsole()
     with sigterm_as_exit(), nullcontext() if dry_run else Lock(store, shown.print) as lock:
         stored = StoredResults.read(store)
         todo = plan.make(manifest, config, facts, stored, only=only or (), limit=limit)
@@ -89,7 +88,7 @@ def _run(job: Job, lock: Lock, keys: Mapping[str, str]) -> int:
         mirror = _start_mirror(job, keys)
         problem = learn(job, mirror, stopping, lock) if job.plan.todo else ""
         if problem:
-            job.console.print(f"the job could not go on: {redact_text(problem)}")
+            job.console.print(f"the job could not go on: {message(problem)}")
         try:
             return end(job, mirror, stopping, started)
         except StoreError:

@@ -16,6 +16,7 @@ PREFIXES = {"a1111": "ti-"}
 """Prefix of file names, by format. A1111 reads a file's name as the word wherever it occurs in a prompt, so a file
 named `cat` would change every prompt about cats."""
 LIST = "words.csv"
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,17 @@ def export(
     return exported
 
 
+def _cell(text: str) -> str:
+    """A text for spreadsheets: what begins like a formula gets an apostrophe, so that they take it for a text."""
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
 def _table(exported: list[Exported]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(["file", "in_prompt", "concept_id", "placeholder_token"])
     writer.writerows(
-        [word.file, word.in_prompt, word.concept_id, word.placeholder_token] for word in exported
+        [word.file, _cell(word.in_prompt), word.concept_id, _cell(word.placeholder_token)]
+        for word in exported
     )
     return text.getvalue().encode()

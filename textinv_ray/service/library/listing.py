@@ -13,6 +13,7 @@ from textinv_ray.service.store.store import Store
 from textinv_ray.service.views import results_table
 from textinv_ray.service.views.similarity import direction
 from textinv_ray.util.errors import UserError
+from textinv_ray.util.text import one_line
 
 
 def lines(store: Store, like: str | None, count: int) -> Iterator[str]:
@@ -33,7 +34,8 @@ def lines(store: Store, like: str | None, count: int) -> Iterator[str]:
     pairs = results_table.alike(store, count)
     if pairs:
         yield "most alike (cosine of the means of their vectors):"
-        yield from (f"  {cosine:.3f}  {tokens[one]}  {tokens[other]}" for one, other, cosine in pairs)
+        for one, other, cosine in pairs:
+            yield one_line(f"  {cosine:.3f}  {tokens.get(one, one)}  {tokens.get(other, other)}")
 
 
 def _nearest(store: Store, tokens: Mapping[str, str], like: str, count: int) -> Iterator[str]:
@@ -48,7 +50,7 @@ def _nearest(store: Store, tokens: Mapping[str, str], like: str, count: int) -> 
     cosines = {id_: float(own @ other) for id_, other in found.items() if other.shape == own.shape}
     yield _line(tokens[wanted], store.result(wanted))
     for concept_id, cosine in sorted(cosines.items(), key=lambda item: (-item[1], item[0]))[:count]:
-        yield f"  {cosine:.3f}  {tokens[concept_id]}"
+        yield f"  {cosine:.3f}  {one_line(tokens[concept_id])}"
 
 
 def _directions(store: Store, tokens: Mapping[str, str]) -> Iterator[tuple[str, np.ndarray]]:
@@ -63,4 +65,4 @@ def _directions(store: Store, tokens: Mapping[str, str]) -> Iterator[tuple[str, 
 
 def _line(token: str, result: Result | None) -> str:
     norms = ", ".join(f"{norm:.2f}" for norm in result.norms) if result else ""
-    return f"{token}: norm {norms}; near {', '.join(result.nearest_words) if result else ''}"
+    return one_line(f"{token}: norm {norms}; near {', '.join(result.nearest_words) if result else ''}")

@@ -18,7 +18,7 @@ from textinv_ray.config.job import ModelConfig
 from textinv_ray.manifest.vocabulary import BUNDLED
 from textinv_ray.util import retries
 from textinv_ray.util.errors import UserError
-from textinv_ray.util.redact import redact, redact_text
+from textinv_ray.util.redact import message, redact
 
 _PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 _PATIENCE_S = 60.0  # for which reads from a store are retried
@@ -83,7 +83,7 @@ def facts(model: ModelConfig) -> ModelFacts:
     except UserError:
         raise
     except Exception as error:
-        why = redact_text(str(error)).strip().split("\n")[0] or type(error).__name__
+        why = message(str(error).strip().split("\n")[0]) or type(error).__name__
         raise UserError(
             f"the model {redact(model.path)!r} can't be read: {why} "
             "(expected: a diffusers Stable Diffusion folder, its URI, or a Hub id)"
@@ -148,6 +148,6 @@ def _copy_once(uri: str) -> Path:
                 what=redact(uri),
             )
         except Exception as error:
-            raise UserError(f"{redact(uri)} can't be copied: {redact_text(str(error))}") from None
+            raise UserError(f"{redact(uri)} can't be copied: {message(str(error))}") from None
         partial.rename(target)
     return target

@@ -24,6 +24,7 @@ from textinv_ray.service.store.files import StoreError
 from textinv_ray.service.store.keys import Key
 from textinv_ray.service.store.records import Failure, Result
 from textinv_ray.service.store.store import Store
+from textinv_ray.util.redact import message
 
 logger = logging.getLogger(__name__)
 
@@ -166,7 +167,7 @@ class Scheduler:
     def fail(self, worker: str, concept_id: str, error: str) -> None:
         """The concept can't be learned, and another attempt would not help."""
         with self._changed:
-            self._leases.fail(worker, concept_id, error)
+            self._leases.fail(worker, concept_id, message(error))
             self._changed.notify_all()
 
     def give_back(self, worker: str, concept_id: str) -> None:
@@ -177,14 +178,14 @@ class Scheduler:
     def leave(self, worker: str, error: str = "", computed: int = 0) -> None:
         """The worker goes. See Leases.leave."""
         with self._changed:
-            self._leases.leave(worker, error, computed)
+            self._leases.leave(worker, message(error), computed)
             self._nodes.pop(worker, None)
             self._changed.notify_all()
 
     def halt(self, problem: str) -> None:
         """The job can't go on, whatever workers do. Only the first problem is kept."""
         with self._changed:
-            self._problem = self._problem or problem
+            self._problem = self._problem or message(problem)
             self._changed.notify_all()
 
     def failed_to_start(self, error: str) -> None:
@@ -192,7 +193,7 @@ class Scheduler:
         with self._changed:
             self._failed_starts += 1
             if self._failed_starts >= self._max_attempts and not self._leases.steps_computed:
-                self._problem = f"no worker could start: {error}"
+                self._problem = f"no worker could start: {message(error)}"
 
     # For the driver
 
@@ -269,7 +270,7 @@ class Scheduler:
             with self._changed:
                 self._leases.offer(concept_id, payload, steps)
                 if row["error"]:
-                    self._leases.give_up(concept_id, row["error"])
+                    self._leases.give_up(concept_id, message(row["error"]))
                 while self._leases.waiting >= self._ahead and not self._is_stopped:
                     self._changed.wait()
                 if self._is_stopped:

@@ -19,7 +19,7 @@ from textinv_ray.service.store import local_files
 from textinv_ray.service.store.places import checked_name, leads_out
 from textinv_ray.util import retries
 from textinv_ray.util.errors import UserError
-from textinv_ray.util.redact import redact, redact_text
+from textinv_ray.util.redact import message, redact
 from textinv_ray.util.text import one_line
 
 logger = logging.getLogger(__name__)
@@ -51,13 +51,15 @@ class Files:
 
     def __init__(self, uri: str, patience_s: float = PATIENCE_S) -> None:
         """`uri`: a folder, or any fsspec URI (`s3://bucket/path`). Raises UserError for an unknown protocol."""
+        if not str(uri).strip():
+            raise UserError("the path of an output is empty: is a shell variable unset?")
         self._patience_s = patience_s
         self._ignored: set[str] = set()
         """Names that were warned of."""
         try:
             self.fs, root = fsspec.core.url_to_fs(str(uri))
         except (ValueError, ImportError) as error:
-            raise UserError(f"the output {redact(str(uri))}: {redact_text(str(error))}") from None
+            raise UserError(f"the output {redact(str(uri))}: {message(str(error))}") from None
         self.root = root.rstrip("/")
         self.is_local = isinstance(self.fs, LocalFileSystem)
         self.uri = self.root if self.is_local else str(uri).rstrip("/")
@@ -244,7 +246,7 @@ def _why(error: Exception) -> str:
         reason = "it can't be written there; does the bucket exist?"
     else:
         reason = _WHY.get(getattr(error, "errno", None) or 0, type(error).__name__)
-    return f"{reason} ({redact_text(str(error)).strip()})"
+    return f"{reason} ({message(str(error))})"
 
 
 def _last(path: str) -> str:

@@ -13,7 +13,8 @@ from PIL import Image
 TRAINING_COLUMNS = 3
 """Of the grid in training.png: MLflow shows pictures in a narrow box, in which a long strip is hard to see."""
 _TRAINING_SIDE = 256  # pixels; larger training images are shown smaller
-_TRAINING_PIXELS = 60_000_000  # of the whole grid: with more than 900 images, each is smaller
+TRAINING_PIXELS = 60_000_000
+"""Of the whole grid in training.png: with more than 900 images, each is smaller."""
 _LARGEST = (
     1_000_000_000  # pixels of a picture that is read back; sample grids are at most 64 x 4096 pixels wide
 )
@@ -26,7 +27,7 @@ def sample_grid(samples: Mapping[str, np.ndarray]) -> bytes:
 
 def training_grid(images: np.ndarray) -> bytes:
     """PNG: the first crop of each training image, in rows of TRAINING_COLUMNS. images: uint8 (N, A, S, S, 3)."""
-    side = min(images.shape[2], _TRAINING_SIDE, max(1, math.isqrt(_TRAINING_PIXELS // len(images))))
+    side = min(images.shape[2], _TRAINING_SIDE, max(1, math.isqrt(TRAINING_PIXELS // len(images))))
     small = [Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS) for image in images[:, 0]]
     columns = min(len(small), TRAINING_COLUMNS)
     grid = Image.new("RGB", (columns * side, -(-len(small) // columns) * side), "white")

@@ -13,13 +13,14 @@ from enum import Enum
 from typing import Annotated, Literal, TypeVar, get_args, get_origin
 
 from annotated_types import Ge, Gt
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
 from pydantic.fields import FieldInfo
 
 from textinv_ray.config.job import JobConfig
 from textinv_ray.config.training import LearnableProperty
 from textinv_ray.service.store.keys import Key
 from textinv_ray.service.store.places import checked_id
+from textinv_ray.util.redact import message
 from textinv_ray.util.text import one_line
 
 Integer = Annotated[int, Field(ge=-(2**63), lt=2**63)]
@@ -50,6 +51,8 @@ Count = Annotated[int, Field(ge=0, lt=2**31)]
 Loss = Annotated[float, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0), Unit("s")]
 Time = Annotated[float, Field(ge=0, lt=1e11), Unit("s since 1970-01-01 UTC")]
+Message = Annotated[str, BeforeValidator(lambda text: message(text) if isinstance(text, str) else text)]
+"""A message of others, cleaned before anything else is asked of it: half a surrogate pair couldn't be written."""
 ConceptId = Annotated[str, AfterValidator(checked_id)]
 """It names a folder and files, so it is checked wherever it is read."""
 Cosine = Annotated[float, Unit("cosine, in [-1, 1]")]
@@ -173,7 +176,7 @@ class Result(OfConcept):
 class Failure(OfConcept):
     """A concept that was given up: `failed/<concept_id>.json`. The next run tries it again."""
 
-    error: str
+    error: Message
     """Why, in one line."""
     time: Time
     """When it was given up."""

@@ -28,8 +28,8 @@ from textinv_ray.service.store.records import (
 from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store
 from textinv_ray.util.errors import UserError
-from textinv_ray.util.redact import redact_text
-from textinv_ray.util.text import duration
+from textinv_ray.util.redact import redact
+from textinv_ray.util.text import duration, one_line
 
 _RATE_OVER_S = 3600.0  # The rate is that of the last hour, so that it follows a fleet that grows or shrinks.
 _SHOWN_RUNNING = 12
@@ -146,7 +146,7 @@ def read(output: str) -> Status:
     ]
     return Status(
         output=store.shown,
-        manifest=job.manifest,
+        manifest=one_line(redact(job.manifest)),
         rows=rows,
         started_at=begun_at,
         ended_at=job.ended_at,
@@ -278,7 +278,7 @@ def _error_kinds(failures: Iterable[Failure]) -> tuple[ErrorKind, ...]:
         kinds.setdefault(_SPECIFIC.sub("#", failure.error), []).append(failure)
     return tuple(
         ErrorKind(
-            error=redact_text(found[0].error),
+            error=found[0].error,
             concept_ids=tuple(failure.concept_id for failure in found),
         )
         for found in sorted(kinds.values(), key=len, reverse=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -22,6 +23,7 @@ from textinv_ray.manifest.columns import COLUMNS
 from textinv_ray.service.store.history import History, Point
 from textinv_ray.service.store.records import Option, Result, StopReason
 from textinv_ray.service.store.store import Store
+from textinv_ray.util.redact import redact, redact_text
 
 logger = logging.getLogger(__name__)
 
@@ -56,14 +58,17 @@ def result(
 ) -> Result:
     """The result of a concept that is done and was reviewed at the first and the last point of its history.
 
-    samples: those of the last point, prompt -> uint8 (n, H, W, 3). images_mtime_digest: see Key.
+    samples: those of the last point, prompt -> uint8 (n, H, W, 3). images_mtime_digest: see Key. Raises ValueError for
+    a word with values that aren't finite.
     """
     concept, vectors = task.concept, task.vectors
+    if not vectors.isfinite().all():
+        raise ValueError("the word has values that are not finite: a smaller learning_rate may help")
     before, after = history.points[0], history.points[-1]
     return Result(
         concept_id=concept.concept_id,
         placeholder_token=concept.placeholder_token,
-        initializer_token=concept.initializer_token or concept.init_from,
+        initializer_token=concept.initializer_token or redact(concept.init_from),
         learnable_property=concept.learnable_property,
         num_vectors=len(vectors),
         embedding_dim=vectors.shape[1],
@@ -77,18 +82,18 @@ def result(
         templates=len(concept.templates),
         captions=len(concept.captions),
         options=options(concept),
-        image_uris=concept.image_uris,
+        image_uris=tuple(map(redact, concept.image_uris)),
         clip_image_similarity_initializer=before.clip_image_similarity,
         clip_image_similarity=after.clip_image_similarity,
         clip_text_similarity_initializer=before.clip_text_similarity,
         clip_text_similarity=after.clip_text_similarity,
         final_loss=final_loss(history),
-        norms=tuple(round(float(norm), 6) for norm in vectors.norm(dim=1)),
+        norms=tuple(round(float(norm), 6) for norm in vectors.double().norm(dim=1)),
         nearest_words=tuple(nearest_words),
         seconds=round(history.seconds, 3),
         review_seconds=round(history.review_seconds, 3),
         stopping_seconds=round(history.stopping_seconds, 3),
-        tags=concept.tags,
+        tags={redact_text(name): redact_text(value) for name, value in concept.tags.items()},
         finished_at=time.time(),
         sample_steps=tuple(point.step for point in history.points if point.sampled),
         sample_prompts=tuple(samples),
@@ -104,7 +109,8 @@ def options(concept: Concept) -> dict[str, Option]:
     """The settings beyond plain textual inversion that have another value than by default."""
     defaults = {field.name: field.default for field in fields(Concept)}
     names = [name for name, column in COLUMNS.items() if column.is_option]
-    return {name: getattr(concept, name) for name in names if getattr(concept, name) != defaults[name]}
+    given = {name: getattr(concept, name) for name in names if getattr(concept, name) != defaults[name]}
+    return {name: redact(value) if isinstance(value, str) else value for name, value in given.items()}
 
 
 def final_loss(history: History) -> float | None:
@@ -149,4 +155,11 @@ def review(point: Point, image_similarity: float | None, text_similarity: float 
     """Notes samples, and scores if there are any, at a point of the history."""
     point.sampled = True
     if image_similarity is not None:
-        point.clip_image_similarity, point.clip_text_similarity = image_similarity, text_similarity
+        point.clip_image_similarity, point.clip_text_similarity = map(
+            _finite, (image_similarity, text_similarity)
+        )
+
+
+def _finite(score: float | None) -> float | None:
+    """The score; null where it isn't a number, as of pictures that have no features."""
+    return score if score is not None and math.isfinite(score) else None

@@ -134,4 +134,7 @@ class Worker:
     def _finish(self, done: Sequence[ActiveConcept]) -> None:
         """Reviews concepts that are done, and has their results written."""
         for active, review in self._reviewer.review(done).items():
-            self._writer.finish(active, review.samples)
+            try:
+                self._writer.finish(active, review.samples)
+            except ValueError as error:  # it has no result that could be recorded
+                self._leasing.fail(active, str(error))

@@ -17,7 +17,7 @@ import yaml
 from textinv_ray.config.job import JobConfig, preset_names
 from textinv_ray.manifest import columns
 from textinv_ray.service.store import records
-from textinv_ray.service.store.records import Failure, JobRecord, Record, Result
+from textinv_ray.service.store.records import Decision, Failure, JobRecord, Record, Result
 from textinv_ray.service.views import columns as results_columns
 from textinv_ray.service.views.status import ErrorKind, Running, Status
 
@@ -100,6 +100,7 @@ def record_table(record: type[Record]) -> str:
 RECORDS: Mapping[str, type[Record]] = {
     "result-fields": Result,
     "failure-fields": Failure,
+    "decision-fields": Decision,
     "job-fields": JobRecord,
     "status-fields": Status,
     "running-fields": Running,

@@ -8,6 +8,8 @@ from pathlib import Path
 TESTS = Path(__file__).parent
 TESTED_IN = {
     "cli/options": "cli/test_jobs",
+    "cli/outputs": "service/library/test_export",
+    "cli/review": "service/reviewing/test_serve",
     "cli/words": "service/library/test_export",
     "concepts/concept": "concepts/test_prepare",
     "concepts/settings": "concepts/test_fingerprints",
@@ -26,6 +28,8 @@ TESTED_IN = {
     "service/driver/job": "service/driver/test_run",
     "service/driver/learning": "service/driver/test_run",
     "service/models/loading": "service/batch/test_generate",
+    "service/reviewing/access": "service/reviewing/test_server",
+    "service/reviewing/gallery": "service/reviewing/test_server",
     "service/scheduling/actor": "service/scheduling/test_scheduler",
     "service/scheduling/client": "service/worker/test_worker",
     "service/scheduling/protocol": "service/scheduling/test_scheduler",
@@ -33,6 +37,7 @@ TESTED_IN = {
     "service/store/job": "service/driver/test_job_record",
     "service/store/keys": "service/intake/test_plan",
     "service/store/snapshot": "service/views/test_results_table",
+    "service/tracking/decision_tags": "service/reviewing/test_mlflow_tags",
     "service/tracking/texts": "service/tracking/test_mirror",
     "service/views/columns": "service/views/test_results_table",
     "util/errors": "cli/test_jobs",
@@ -50,6 +55,7 @@ BY_THEME = {
     "inversion/test_stopping_rules": "the rules alone",
     "inversion/test_stopping_states": "the rules and saved states",
     "inversion/test_variants": "variants of the paper's method, across the modules",
+    "service/reviewing/test_page": "the review page in a browser",
     "service/cluster/test_autoscaling": "a job on Ray's autoscaler",
     "service/driver/test_read_once": "results are read once",
     "service/scheduling/test_machine": "the scheduler under restarts and lost messages",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from textinv_ray import __version__
-from textinv_ray.cli import words
+from textinv_ray.cli import review, words
 from textinv_ray.cli.options import (
     ConfigOption,
     ManifestArgument,
@@ -231,6 +231,7 @@ def _check_images(manifest: Manifest, job: JobConfig) -> int:
 
 
 words.add_to(app)
+review.add_to(app)
 
 
 def _count(number: int, noun: str) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -16,12 +15,9 @@ from textinv_ray.cli.options import (
     VerboseOption,
     ids,
 )
+from textinv_ray.cli.outputs import approved_words, concept_runs, open_store, quiet_libraries
 from textinv_ray.util.errors import UserError
 from textinv_ray.util.terminal import say
-
-if TYPE_CHECKING:
-    from textinv_ray.service.store.store import Store
-    from textinv_ray.service.tracking.concept_runs import ConceptRuns
 
 SHOWN_WORDS = 20
 """The most words that are listed."""
@@ -82,7 +78,7 @@ def generate(
     if size is not None and size % 8:
         raise UserError(f"--size {size} is not a multiple of 8")
 
-    _quiet()
+    quiet_libraries()
     from textinv_ray.service.batch import generate as generating
     from textinv_ray.service.library.lexicon import Lexicon
 
@@ -96,7 +92,7 @@ def generate(
         count=number,
         size=size,
     )
-    store = _store(f"generated/{_slug(prompt)}" if out is None else out)
+    store = open_store(f"generated/{_slug(prompt)}" if out is None else out)
     names = generating.one(request, lexicon, job, store)
     say(f"{store.shown}/{names[0]}: {', '.join(names[1:])}")
 
@@ -122,7 +118,7 @@ def generate_many(
     verbose: VerboseOption = False,
 ) -> None:
     """Draw the pictures of a table of prompts, on Ray. Rows that are done are skipped."""
-    _quiet()
+    quiet_libraries()
     from textinv_ray.service.batch import generate as generating
     from textinv_ray.service.driver.console import captured
     from textinv_ray.service.driver.environment import log_file
@@ -130,7 +126,7 @@ def generate_many(
 
     lexicon = Lexicon(words)
     job = generating.settings(lexicon, config, overrides or (), steps, None)
-    store = _store(output)
+    store = open_store(output)
     with log_file(store) as log, captured(log, verbose) as console:
         code = generating.many(prompts, lexicon, job, store, console)
     raise typer.Exit(code)
@@ -146,7 +142,11 @@ def export(
     ] = None,
     only: OnlyOption = None,
     approved: Annotated[
-        bool, typer.Option("--approved", help="Only words whose MLflow run has the tag approved=true.")
+        bool,
+        typer.Option(
+            "--approved",
+            help="Only words that reviewers approved: in `textinv review`, or by tags in MLflow.",
+        ),
     ] = False,
     prefix: Annotated[
         str | None, typer.Option(help="Prefix of file names. Default: ti- for a1111, otherwise none.")
@@ -154,17 +154,17 @@ def export(
     tracking_uri: TrackingOption = None,
 ) -> None:
     """Write the learned words as files for another program, and words.csv with what each is called there."""
-    _quiet()
+    quiet_libraries()
     from textinv_ray.service.library import export as exporting
 
-    store = _store(output)
-    target = _store(f"export/{format_name}" if out is None else out)
+    store = open_store(output)
+    target = open_store(f"export/{format_name}" if out is None else out)
     exported = exporting.export(
         store,
         format_name,
         target,
         only=ids(only),
-        approved=_concept_runs(store, tracking_uri).approved() if approved else None,
+        approved=approved_words(store, tracking_uri) if approved else None,
         prefix=prefix,
     )
     for word in exported[:SHOWN_WORDS]:
@@ -190,18 +190,18 @@ def evaluate(
     verbose: VerboseOption = False,
 ) -> None:
     """Score every learned word: reconstruction, editability, and references. Words that have scores are skipped."""
-    _quiet()
+    quiet_libraries()
     from textinv_ray.service.batch import evaluate as evaluating
     from textinv_ray.service.driver.console import captured
     from textinv_ray.service.driver.environment import log_file
 
-    store = _store(output)
+    store = open_store(output)
     todo = evaluating.plan(store, preset, overrides or (), dino)
     with log_file(store) as log, captured(log, verbose) as console:
         code = evaluating.evaluate(store, todo, console, only=ids(only))
         if todo.config.tracking.enabled and not no_tracking:
             try:
-                evaluating.log(store, _concept_runs(store, tracking_uri), console)
+                evaluating.log(store, concept_runs(store, tracking_uri), console)
             except UserError as error:  # the scores are in the store; the next run of this command catches up
                 console.print(f"not written to MLflow: {error}")
     raise typer.Exit(code)
@@ -215,38 +215,11 @@ def list_words(
     number: Annotated[int, typer.Option("-n", min=1, help="Number of lines.")] = SHOWN_WORDS,
 ) -> None:
     """List the learned words: norms, nearest words of the vocabulary, most similar pairs of concepts."""
-    _quiet()
+    quiet_libraries()
     from textinv_ray.service.library import listing
 
-    for line in listing.lines(_store(output), like, number):
+    for line in listing.lines(open_store(output), like, number):
         say(line)
-
-
-def _concept_runs(store: Store, tracking_uri: str | None) -> ConceptRuns:
-    """The concepts' runs in MLflow: see `uri_of_output`."""
-    from textinv_ray.service.tracking.concept_runs import ConceptRuns
-    from textinv_ray.service.tracking.uri import uri_of_output
-
-    job = store.job()
-    if job is None:
-        raise UserError(f"{store.shown} has no job.json, so its runs in MLflow can't be found")
-    experiment = job.config(store.shown).tracking.experiment
-    return ConceptRuns(store, uri_of_output(tracking_uri, job, store), experiment)
-
-
-def _quiet() -> None:
-    """To be called before libraries are imported: some of them read their settings, and warn, at import."""
-    from textinv_ray.service.driver.environment import quiet
-
-    quiet()
-    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
-        os.environ.setdefault(name, "error")
-
-
-def _store(uri: str) -> Store:
-    from textinv_ray.service.store.store import Store
-
-    return Store(uri)
 
 
 def _slug(prompt: str) -> str:

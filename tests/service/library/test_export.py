@@ -58,7 +58,10 @@ def test_only_some(output: Store, tmp_path: Path, capsys: pytest.CaptureFixture[
     [
         (["{out}", "--format", "invoke"], "no format 'invoke' (known: diffusers, a1111, comfyui)"),
         (["{none}", "--format", "a1111"], "none has no learned words"),
-        (["{out}", "--format", "a1111", "--approved"], "out has no job.json"),
+        (
+            ["{out}", "--format", "a1111", "--approved"],
+            "no word is approved: approve some with `textinv review {out}`",
+        ),
         (["{out}", "--format", "a1111", "--only", " ,"], "--only ' ,' names no concept"),
     ],
 )
@@ -74,7 +77,7 @@ def test_mistakes_are_one_line(
     places = {"out": output.uri, "none": str(tmp_path / "none")}
     assert textinv("export", *(part.format(**places) for part in arguments)) == 2
     error = capsys.readouterr().err
-    assert message in error
+    assert message.format(**places) in error
     assert error.count("\n") == 1
 
 

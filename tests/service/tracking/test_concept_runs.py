@@ -34,7 +34,7 @@ def test_approved_words(
     export = ["export", store.uri, "--format", "diffusers", "--out", str(tmp_path / "export")]
     export += ["--approved", "--tracking-uri", database.uri]
     assert textinv(*export) == 2
-    assert "no word is approved: set the tag approved=true" in capsys.readouterr().err
+    assert "no word is approved: approve some with `textinv review" in capsys.readouterr().err
 
     client = MlflowClient(database.uri)
     tags = {"a": "true", "b": "True ", "c": "no"}

@@ -57,7 +57,10 @@ def export(
     if approved is not None:
         chosen = [concept_id for concept_id in chosen if concept_id in approved]
     if not chosen:
-        raise UserError("no word is approved: set the tag approved=true on a concept's run in MLflow")
+        raise UserError(
+            f"no word is approved: approve some with `textinv review {store.shown}`, "
+            "or set the tag approved=true on a concept's run in MLflow"
+        )
     prefix = PREFIXES.get(format_name, "") if prefix is None else prefix
     exported = []
     for concept_id, (_, data) in zip(

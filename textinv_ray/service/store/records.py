@@ -1,4 +1,4 @@
-"""What the store keeps of a job and of each concept: job.json, result.json and `failed/<concept_id>.json`.
+"""What the store keeps of a job and of each concept: job.json, result.json, `failed/<id>.json`, `reviews/<id>.json`.
 
 Every field is defined here once. `result.json` is a `Result` as it stands; the columns of `results.parquet`, the
 parameters and metrics in MLflow, the means of `textinv status` and the table in the documentation are made from the
@@ -182,6 +182,36 @@ class Failure(OfConcept):
     """When it was given up."""
     quarantined: bool
     """Whether it was put aside because workers were lost with it, `service.max_attempts` times."""
+
+
+Verdict = Literal["approved", "rejected", "undecided"]
+"""What a reviewer says of a word; `undecided` takes back what was said before."""
+
+
+class Opinion(Record):
+    """What one reviewer said of one word at one time."""
+
+    verdict: Verdict
+    """`approved`, `rejected`, or `undecided` (taken back)."""
+    fingerprint: str
+    """`fingerprint` of the result whose pictures were seen."""
+    reviewer: str
+    """Who said it."""
+    decided_at: Time
+    """When it was said."""
+    note: str = ""
+    """Why, in the reviewer's words."""
+
+
+class Decision(Opinion, OfConcept):
+    """Whether people accept a concept's word: `reviews/<concept_id>.json`. The last opinion counts."""
+
+    earlier: tuple[Opinion, ...] = ()
+    """What was said before, of this word or of one that was learned before it, the oldest first."""
+
+    def verdict_on(self, result: Result) -> Verdict:
+        """What holds for a result: a word that was learned anew is undecided again."""
+        return self.verdict if self.fingerprint == result.fingerprint else "undecided"
 
 
 class JobRecord(Record):

@@ -10,6 +10,7 @@
         training.png, samples/step_<step>.png
         result.json                  written last: this is what "done" means
       failed/<concept_id>.json       why a concept was given up
+      reviews/<concept_id>.json      what reviewers decided about its word
       results.parquet, report.html
 
 Files appear whole: local ones are written under a temporary name and renamed, objects are put in one request. Before
@@ -22,7 +23,15 @@ from collections.abc import Iterator, Mapping
 
 from textinv_ray.service.store.files import Files
 from textinv_ray.service.store.places import checked_id, is_concept_id
-from textinv_ray.service.store.records import Failure, JobRecord, Result, SomeOfConcept, SomeRecord, parse
+from textinv_ray.service.store.records import (
+    Decision,
+    Failure,
+    JobRecord,
+    Result,
+    SomeOfConcept,
+    SomeRecord,
+    parse,
+)
 
 
 class Store(Files):
@@ -122,6 +131,20 @@ class Store(Files):
         """Every failure, by concept_id."""
         return self.records(Failure, "failed/{}.json", self.recorded("failed"))
 
+    # Reviewers' decisions
+
+    def write_decision(self, decision: Decision) -> None:
+        """Writes what reviewers decided about a concept's word, in place of what they decided before."""
+        self.write(_review(decision.concept_id), decision.to_bytes())
+
+    def decision(self, concept_id: str) -> Decision | None:
+        """What reviewers decided about a concept's word; none when they haven't."""
+        return self._own(concept_id, self.record(Decision, _review(concept_id)))
+
+    def decisions(self) -> Iterator[Decision]:
+        """Every decision, by concept_id; also of words that were learned anew since."""
+        return self.records(Decision, "reviews/{}.json", self.recorded("reviews"))
+
     def records(
         self, kind: type[SomeOfConcept], name: str, concept_ids: list[str]
     ) -> Iterator[SomeOfConcept]:
@@ -158,6 +181,10 @@ def sample_name(step: int) -> str:
 
 def _concept(concept_id: str, name: str) -> str:
     return f"concepts/{checked_id(concept_id)}/{name}"
+
+
+def _review(concept_id: str) -> str:
+    return f"reviews/{checked_id(concept_id)}.json"
 
 
 def _failed(concept_id: str) -> str:

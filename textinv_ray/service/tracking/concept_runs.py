@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from textinv_ray.service.store.records import Decision
 from textinv_ray.service.store.store import Store
+from textinv_ray.service.tracking.decision_tags import APPROVED, write_decision
 from textinv_ray.service.tracking.mirror import CONCEPT, FINGERPRINT, JOB
 from textinv_ray.service.tracking.refusals import check_database, reason
 from textinv_ray.util.errors import UserError
@@ -16,8 +18,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-APPROVED = "approved"
-"""The tag that a reviewer sets to `true` on a concept's run. A row's own tags have another prefix: see tags.py."""
 EVALUATION = "textinv.evaluation"
 
 
@@ -62,6 +62,15 @@ class ConceptRuns:
             for concept_id, run in self._runs.items()
             if run.data.tags.get(APPROVED, "").strip().lower() == "true" and self._is_current(concept_id, run)
         )
+
+    def set_decision(self, decision: Decision) -> bool:
+        """Writes a decision as tags of the concept's run. False when there is no run of the word that it is about."""
+        run = self._runs.get(decision.concept_id)
+        if run is None or run.data.tags.get(FINGERPRINT) != decision.fingerprint:
+            return False
+        run_id = run.info.run_id
+        write_decision(self._client, run_id, self._client.get_run(run_id).data.tags, decision)
+        return True
 
     def log_evaluation(
         self, concept_id: str, fingerprint: str, metrics: Mapping[str, float], time_ms: int

@@ -11,7 +11,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from textinv_ray.service.store.history import History
 from textinv_ray.service.store.records import Failure, JobRecord, Result, mean_scores
 from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store, sample_name
-from textinv_ray.service.tracking import refusals, tags, texts
+from textinv_ray.service.tracking import decision_tags, refusals, tags, texts
 from textinv_ray.util.redact import redact
 from textinv_ray.util.text import one_line
 
@@ -48,6 +48,8 @@ class _Child:
     """State fingerprint of the optimisation whose losses it shows."""
     step: int
     """The last step of the history that it shows; -1: none."""
+    decision: Mapping[str, str] = field(default_factory=dict)
+    """The tags of a reviewer's decision that it has."""
     images: set[str] | None = None
     """ "key+step" of the images that it shows; none: not known yet."""
 
@@ -100,6 +102,7 @@ class MLflowMirror:
                     found_tags.get(FINGERPRINT, ""),
                     found_tags.get(STATE, ""),
                     _step(found_tags.get(STEP, "")),
+                    decision_tags.of_run(found_tags),
                 )
 
     def missing(self, keys: Mapping[str, str]) -> list[str]:
@@ -173,8 +176,21 @@ class MLflowMirror:
         self._client_.set_tag(child.run_id, FINGERPRINT, key)
         child.fingerprint = key
 
+    def write_decisions(self) -> None:
+        """Writes reviewers' decisions on the words that the runs show as tags, where they differ."""
+        for decision in self._store.decisions():
+            child = self._children.get(decision.concept_id)
+            if child is None or child.fingerprint != decision.fingerprint:
+                continue
+            wanted = decision_tags.tags_of(decision)
+            if wanted != child.decision:
+                decision_tags.write_decision(self._client_, child.run_id, child.decision, decision)
+                self.answers += 1
+                child.decision = wanted
+
     def close(self, status: str, stored: StoredResults, artifacts: Iterable[Path]) -> None:
         """Writes the summary and ends the parent run with MLflow's `status`."""
+        self.write_decisions()
         self.summarise(stored, artifacts)
         ended_at = self._job().ended_at
         end = None if ended_at is None else int(1000 * ended_at)
@@ -264,7 +280,7 @@ class MLflowMirror:
         }
         run = self._client_.create_run(self._experiment_id, start_time=start, tags=own, run_name=concept_id)
         self.answers += 1
-        child = _Child(run.info.run_id, "", state, -1, set())
+        child = _Child(run.info.run_id, "", state, -1, images=set())
         self._children[concept_id] = child
         return child
 

@@ -87,6 +87,7 @@ def _close(mirror: MLflowMirror, store: Store, stored: StoredResults, job: JobRe
                 files.append(Path(folder) / name)
                 files[-1].write_bytes(data)
         if job.ended_at is None:
+            mirror.write_decisions()
             mirror.summarise(stored, files)
         else:
             mirror.close(_STATUS.get(job.exit_code or 0, "KILLED"), stored, files)

@@ -46,3 +46,14 @@ def uri_of_output(given: str | None, job: JobRecord, store: Store) -> str:
             f"give --tracking-uri {shown}, or another"
         )
     return uri
+
+
+def has_view(store: Store) -> bool:
+    """Whether the job of an output wrote to MLflow, as far as can be known without asking a server."""
+    job = store.job()
+    if job is None:
+        return False
+    tracking = job.config(store.shown).tracking
+    uri = tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(store)
+    is_missing = uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists()
+    return tracking.enabled and not is_missing

@@ -37,11 +37,11 @@ def write(store: Store, stored: StoredResults) -> int:
             vectors = _vectors(data)
             if vectors is not None:
                 words.add(row, vectors)
-        nearest = words.nearest()
+        pairs = words.nearest()
         with pq.ParquetWriter(path, table, compression="zstd") as writer:
             for first in range(0, len(stored.results), ROWS_PER_GROUP):
                 rows = range(first, min(first + ROWS_PER_GROUP, len(stored.results)))
-                writer.write_table(_done(stored.results, rows, words, nearest, table))
+                writer.write_table(_done(stored.results, rows, words, pairs, table))
             if stored.without_result:
                 writer.write_table(_failed(stored.without_result, table))
     return len(stored.results) + len(stored.without_result)
@@ -49,8 +49,14 @@ def write(store: Store, stored: StoredResults) -> int:
 
 def alike(store: Store, count: int) -> list[tuple[str, str, float]]:
     """(concept, concept, cosine) of the most similar pairs, from results.parquet; empty when there is none."""
+    pairs = nearest(store).items()
+    return most_alike(((concept_id, other, cosine) for concept_id, (other, cosine) in pairs), count)
+
+
+def nearest(store: Store) -> dict[str, tuple[str, float]]:
+    """concept_id -> (its nearest concept, cosine), from results.parquet; empty when there is none."""
     rows = columns(store, ("concept_id", NEAREST, NEAREST_COSINE))
-    return most_alike((row for row in rows if _is_pair(row)), count)
+    return {row[0]: (row[1], row[2]) for row in rows if _is_pair(row)}
 
 
 def columns(store: Store, names: Sequence[str]) -> list[tuple[Any, ...]]:

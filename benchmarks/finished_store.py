@@ -60,7 +60,7 @@ def fill(path: Path, output: Path, config: JobConfig, dim: int) -> None:
     manifest, store = Manifest.open(str(path)), Store(str(output))
     todo = plan.make(manifest, config, sources.facts(config.model), StoredResults())
     job_record.begin(store, manifest, config, todo)
-    history = _history().to_bytes()
+    history = history_of().to_bytes()
     picture = io.BytesIO()
     Image.new("RGB", (32, 16)).save(picture, "PNG")
     random = np.random.default_rng(0)
@@ -68,7 +68,7 @@ def fill(path: Path, output: Path, config: JobConfig, dim: int) -> None:
         for name in ("training.png", sample_name(0), sample_name(STEPS)):
             store.write_concept(concept_id, name, picture.getvalue())
         vectors = random.standard_normal((1, dim)).astype(np.float32)
-        result = _result(concept_id, key, vectors)
+        result = result_of(concept_id, key, vectors)
         word = safetensors.numpy.save({result.placeholder_token: vectors})
         files = {
             "learned_embeds.safetensors": word,
@@ -85,7 +85,8 @@ def end(store: Store) -> None:
     stored_job.set_behind(store, False)
 
 
-def _history() -> History:
+def history_of() -> History:
+    """The history of a concept: STEPS losses, samples and scores at the first and the last step."""
     history = History("state", "review")
     for step in range(STEPS + 1):
         point = history.at(step, 0.1)
@@ -95,7 +96,8 @@ def _history() -> History:
     return history
 
 
-def _result(concept_id: str, key: Key, vectors: np.ndarray) -> Result:
+def result_of(concept_id: str, key: Key, vectors: np.ndarray) -> Result:
+    """The result of a concept. vectors: float32 (V, D)."""
     return Result(
         concept_id=concept_id,
         placeholder_token=f"<{concept_id}>",

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.support import examples
-from textinv_ray.service.reviewing.pictures import THUMBNAIL, Pictures
+from textinv_ray.service.reviewing.pictures import Pictures
 from textinv_ray.service.store.pictures import sample_grid, training_grid
 from textinv_ray.service.store.store import Store, sample_name
 
@@ -42,19 +42,22 @@ def colour(data: bytes | None) -> int:
 def test_each_picture_is_the_right_one(store: Store) -> None:
     result, pictures = store.result("a"), Pictures(store)
     assert result is not None
-    found = [colour(pictures.get(result, "training", index, small=False)) for index in range(5)]
+    found = [colour(pictures.get(result, "training", index, "full")) for index in range(5)]
     assert found == [10, 20, 30, 40, 50]
-    assert [colour(pictures.get(result, "2", index, small=False)) for index in range(4)] == [1, 2, 3, 4]
+    assert [colour(pictures.get(result, "2", index, "full")) for index in range(4)] == [1, 2, 3, 4]
 
 
 def test_thumbnails_are_small(store: Store) -> None:
     result, pictures = store.result("a"), Pictures(store)
     assert result is not None
     store.write_concept("a", "training.png", training_grid(coloured(9, 9, 9, 9, 9, side=256)[:, None]))
-    data = pictures.get(result, "training", 0, small=True)
+    data = pictures.get(result, "training", 0, "small")
     assert data is not None
-    assert Image.open(io.BytesIO(data)).size == (THUMBNAIL, THUMBNAIL)
+    assert Image.open(io.BytesIO(data)).size == (160, 160)
     assert data[:2] == b"\xff\xd8", "JPEG"
+    assert (
+        data != pictures.get(result, "training", 0, "medium") == pictures.get(result, "training", 0, "full")
+    )
 
 
 @pytest.mark.parametrize(
@@ -63,7 +66,7 @@ def test_thumbnails_are_small(store: Store) -> None:
 def test_what_is_not_there(store: Store, name: str, index: int) -> None:
     result = store.result("a")
     assert result is not None
-    assert Pictures(store).get(result, name, index, small=False) is None
+    assert Pictures(store).get(result, name, index, "full") is None
 
 
 def test_a_damaged_grid_is_not_there(store: Store) -> None:
@@ -71,5 +74,5 @@ def test_a_damaged_grid_is_not_there(store: Store) -> None:
     assert result is not None
     store.write_concept("a", "training.png", b"\x89PNG damaged")
     store.remove(f"concepts/a/{sample_name(2)}")
-    assert Pictures(store).get(result, "training", 0, small=False) is None
-    assert Pictures(store).get(result, "2", 0, small=False) is None
+    assert Pictures(store).get(result, "training", 0, "full") is None
+    assert Pictures(store).get(result, "2", 0, "full") is None

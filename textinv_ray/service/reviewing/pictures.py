@@ -6,7 +6,7 @@ import io
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 from PIL import Image
 
@@ -15,8 +15,9 @@ from textinv_ray.service.store.records import Result
 from textinv_ray.service.store.store import Store, sample_name
 
 TRAINING = "training"
-THUMBNAIL = 160
-"""Pixels of the longer side."""
+Size = Literal["small", "medium", "full"]
+SIDES: dict[Size, int] = {"small": 160, "medium": 384}
+"""Most pixels of the longer side; a full one has all it has."""
 _KEPT_GRIDS = 12
 _KEPT_BYTES = 64 * 2**20
 
@@ -31,19 +32,19 @@ class Pictures:
         self._grids: _Kept[Image.Image] = _Kept(_KEPT_GRIDS, lambda _: 1)
         self._encoded: _Kept[bytes] = _Kept(_KEPT_BYTES, len)
 
-    def get(self, result: Result, name: str, index: int, *, small: bool) -> bytes | None:
-        """A PNG, or a JPEG thumbnail if `small`; none when there is no such picture.
+    def get(self, result: Result, name: str, index: int, size: Size) -> bytes | None:
+        """A PNG, or a JPEG where that is smaller than the stored picture; none when there is no such picture.
 
         name: `training`, or a step that has samples. index: of a training image; of a sample, row by row (a row per
         prompt, a column per seed).
         """
-        key = (result.concept_id, result.fingerprint, name, index, small)
+        key = (result.concept_id, result.fingerprint, name, index, size)
         found = self._encoded.get(key)
         if found is None:
             tile = self._tile(result, name, index)
             if tile is None:
                 return None
-            found = _encode(tile, small)
+            found = _encode(tile, size)
             self._encoded.put(key, found)
         return found
 
@@ -79,13 +80,13 @@ def layout(result: Result, name: str) -> tuple[int, int]:
     return 0, 1
 
 
-def _encode(tile: Image.Image, small: bool) -> bytes:
-    buffer = io.BytesIO()
-    if small:
-        tile.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-        tile.save(buffer, "JPEG", quality=88)
-    else:
+def _encode(tile: Image.Image, size: Size) -> bytes:
+    buffer, side = io.BytesIO(), SIDES.get(size)
+    if side is None or max(tile.size) <= side:
         tile.save(buffer, "PNG", compress_level=3)
+    else:
+        tile.thumbnail((side, side), Image.Resampling.LANCZOS)
+        tile.save(buffer, "JPEG", quality=92)
     return buffer.getvalue()
 
 

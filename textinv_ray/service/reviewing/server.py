@@ -24,7 +24,7 @@ from starlette.routing import Route
 from textinv_ray.service.reviewing import decide
 from textinv_ray.service.reviewing.access import Guard, cookie_name
 from textinv_ray.service.reviewing.gallery import Gallery, Judged, Summary
-from textinv_ray.service.reviewing.pictures import Pictures
+from textinv_ray.service.reviewing.pictures import Pictures, Size
 from textinv_ray.service.store.files import StoreError
 from textinv_ray.service.store.records import Decision
 
@@ -141,13 +141,15 @@ def app(review: Review, *, port: int, is_loopback: bool) -> Starlette:
 
     def picture(request: Request) -> Response:
         found = gallery.result(request.path_params["id"])
-        small = request.query_params.get("size") == "small"
+        wanted = request.query_params.get("size")
+        size: Size = "small" if wanted == "small" else "medium" if wanted == "medium" else "full"
         name, index = request.path_params["grid"], request.path_params["index"]
-        data = review.pictures.get(found, name, index, small=small) if found else None
+        data = review.pictures.get(found, name, index, size) if found else None
         if data is None:
             return _nothing()
         headers = {"Cache-Control": "private, max-age=86400"}  # the page's URLs have the result's fingerprint
-        return Response(data, media_type="image/jpeg" if small else "image/png", headers=headers)
+        kind = "image/png" if data.startswith(b"\x89PNG") else "image/jpeg"
+        return Response(data, media_type=kind, headers=headers)
 
     async def write(request: Request) -> Response:
         if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":

@@ -37,7 +37,7 @@ export function drawDecision() {
 
 /** Every picture of the current concept, in the order of zooming: [{src, text}]. */
 export function pictures() {
-  return [...place.querySelectorAll("button.tile img")].map((img) => ({ src: img.src, text: img.alt }));
+  return [...place.querySelectorAll("button.tile img")].map((img) => ({ src: img.src.replace("size=medium", "size=full"), text: img.alt }));
 }
 
 export const lookOf = (concept) =>
@@ -125,7 +125,7 @@ function looks(concept, look) {
 }
 
 function tile(concept, grid, index, text) {
-  const img = make("img", { src: pictureUrl(concept, grid, index), alt: text, decoding: "async" });
+  const img = make("img", { src: pictureUrl(concept, grid, index, "medium"), alt: text, decoding: "async" });
   img.addEventListener("error", () => img.parentElement.replaceWith(make("span", { className: "missing", role: "img", "aria-label": `${text}: missing` }, "missing")));
   return make("button", { type: "button", className: "tile", title: text }, img);
 }
@@ -157,7 +157,7 @@ function scores(concept) {
 function beside(concept, nearest) {
   if (!nearest || nearest.status === "failed") return make("div");
   const look = nearest.looks[nearest.looks.length - 1];
-  const src = [pictureUrl(nearest, "training", 0, true), look === undefined ? null : pictureUrl(nearest, String(look), 0, true)];
+  const src = [pictureUrl(nearest, "training", 0, "small"), look === undefined ? null : pictureUrl(nearest, String(look), 0, "small")];
   return make(
     "button",
     { type: "button", className: "nearest", id: "nearest", title: "Compare (C)" },
@@ -194,7 +194,7 @@ function prefetch() {
   const next = state.concepts.get(nextUndecided());
   if (!next || next.status === "failed") return;
   const of = [["training", next.training], ...[0, lookOf(next)].filter((step) => next.looks.includes(step)).map((step) => [String(step), next.prompts.length * next.per_prompt])];
-  for (const [grid, count] of of) for (const index of range(count)) new Image().src = pictureUrl(next, grid, index);
+  for (const [grid, count] of of) for (const index of range(count)) new Image().src = pictureUrl(next, grid, index, "medium");
 }
 
 const range = (count) => Array.from({ length: count }, (_, index) => index);

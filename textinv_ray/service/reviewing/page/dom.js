@@ -43,7 +43,8 @@ export function tell(text, isError = false) {
   hiding = setTimeout(() => (place.hidden = true), isError ? 12000 : 5000);
 }
 
-export function pictureUrl(concept, grid, index, isSmall = false) {
-  const query = `v=${encodeURIComponent(concept.fingerprint.slice(0, 24))}${isSmall ? "&size=small" : ""}`;
+/** The address of a picture. size: small, medium or full. */
+export function pictureUrl(concept, grid, index, size) {
+  const query = `v=${encodeURIComponent(concept.fingerprint.slice(0, 24))}&size=${size}`;
   return `/pictures/${encodeURIComponent(concept.id)}/${grid}/${index}?${query}`;
 }

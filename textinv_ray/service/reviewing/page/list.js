@@ -73,7 +73,7 @@ function entry(concept, index) {
   const pictures =
     concept.status === "failed"
       ? []
-      : [pictureUrl(concept, "training", 0, true), concept.looks.length ? pictureUrl(concept, look, 0, true) : null];
+      : [pictureUrl(concept, "training", 0, "small"), concept.looks.length ? pictureUrl(concept, look, 0, "small") : null];
   const warnings = concept.warnings.map((warning) => warning.text).join("; ");
   const note = concept.decision?.note ? " · note" : "";
   const scores = concept.status === "failed" ? "failed" : `gain ${signed(concept.gain)}${note}`;

@@ -56,6 +56,7 @@ BY_THEME = {
     "inversion/test_stopping_states": "the rules and saved states",
     "inversion/test_variants": "variants of the paper's method, across the modules",
     "service/reviewing/test_page": "the review page in a browser",
+    "service/views/test_report_page": "report.html in a browser",
     "service/cluster/test_autoscaling": "a job on Ray's autoscaler",
     "service/driver/test_read_once": "results are read once",
     "service/scheduling/test_machine": "the scheduler under restarts and lost messages",

@@ -17,7 +17,16 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import against_script, breakdown, clip_rule, fewer_steps, measure, quality_vs_steps, step
+from benchmarks import (
+    against_script,
+    breakdown,
+    clip_rule,
+    fewer_steps,
+    measure,
+    quality_vs_steps,
+    review,
+    step,
+)
 from benchmarks.public_script import Progress
 from tests.support import tiny
 from tests.support.commands import REPOSITORY, as_options
@@ -248,6 +257,11 @@ def test_fewer_steps(figures: Callable[..., dict[str, Any]], manifest: str, sett
     assert scores["averaged-half/1"] == scores["base/1"]  # of one iterate
     assert scores["averaged-half/3"] != scores["base/3"]
     assert len({json.dumps(one) for name, one in scores.items() if name.endswith("/3")}) == 9
+
+
+def test_review(figures: Callable[..., dict[str, Any]]) -> None:
+    found = figures(review, "--concepts=5", "--side=64")["figures"]
+    assert found["keys"] == 5
 
 
 def test_clip_rule(figures: Callable[..., dict[str, Any]], manifest: str, settings: list[str]) -> None:

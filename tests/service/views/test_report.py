@@ -19,7 +19,7 @@ def written(store: Store) -> str:
 
 
 def rows(page: str) -> list[tuple[str, str]]:
-    return re.findall(r'<tr data-status="(\w+)" data-kind="\w*"><td data-v="([^"]*)"', page)
+    return re.findall(r'<tr data-status="(\w+)" data-kind="\w*"[^>]*><td data-v="([^"]*)"', page)
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
-"""`report.html`: a page to accept or reject words by. It loads nothing from elsewhere."""
+"""`report.html`: a page to accept or reject words by, without a server. It loads nothing from elsewhere.
+
+It can't write to the store: its decisions are saved as a file, which `textinv review --import` stores.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from jinja2 import Environment
 from PIL import Image
 
 from textinv_ray.service.store.pictures import TRAINING_COLUMNS, opened
-from textinv_ray.service.store.records import Result
+from textinv_ray.service.store.records import Decision, Result, worse_than_initializer
 from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store, sample_name
 from textinv_ray.service.views import results_table
@@ -46,12 +49,8 @@ class ConceptRow:
     result: Result
     pictures: tuple[Pictures, ...]
     """Training images, samples of the initializer, samples of the learned word."""
-
-    @property
-    def gain(self) -> float | None:
-        """Image similarity over that of the initializer; none without samples."""
-        after = self.result.clip_image_similarity
-        return None if after is None else after - (self.result.clip_image_similarity_initializer or 0.0)
+    decision: Decision | None
+    """What reviewers decided about this word; none when they haven't."""
 
     @property
     def tags(self) -> str:
@@ -78,16 +77,30 @@ def write(store: Store, stored: StoredResults) -> None:
     page = environment.from_string(
         resources.files("textinv_ray.service.views").joinpath("report.html").read_text(encoding="utf-8")
     )
+    decisions = {decision.concept_id: decision for decision in store.decisions()}
     stream = page.stream(
         title=store.shown,
+        worse=worse_than_initializer(stored.results),
         summary=_summary(stored),
         note="" if embed else _LINKED,
         alike=results_table.alike(store, _PAIRS),
         failures=stored.without_result,
-        rows=(ConceptRow(result, tuple(_pictures(store, result, embed))) for result in results),
+        rows=(
+            ConceptRow(
+                result,
+                tuple(_pictures(store, result, embed)),
+                _current(result, decisions.get(result.concept_id)),
+            )
+            for result in results
+        ),
     )
     with store.building("report.html") as path, path.open("w", encoding="utf-8") as file:
         file.writelines(stream)
+
+
+def _current(result: Result, decision: Decision | None) -> Decision | None:
+    """The decision, if it is on this word and holds."""
+    return decision if decision and decision.verdict_on(result) != "undecided" else None
 
 
 def _summary(stored: StoredResults) -> str:

@@ -47,7 +47,9 @@ from textinv_ray.config.job import JobConfig
 from textinv_ray.experiments import ablation_table
 from textinv_ray.experiments.ablation_table import Score
 from textinv_ray.inversion import words
-from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.families.backbone import Backbone
+from textinv_ray.inversion.families.condition import Condition
+from textinv_ray.inversion.families.stable_diffusion import StableDiffusion
 from textinv_ray.inversion.pack import Pack
 from textinv_ray.inversion.review import Subject, review
 from textinv_ray.inversion.scoring import Scorer
@@ -80,7 +82,7 @@ class LayerSlice:
         return self._processor(attention, hidden_states, own, *rest, **options)
 
 
-class PerLayerBackbone(Backbone):
+class PerLayerBackbone(StableDiffusion):
     """A model in which a word has a vector for each cross-attention layer: Voynov et al. 2023, "P+".
 
     Such a word is one of `layers` vectors everywhere else. Here the prompt that layer l reads has only vector l
@@ -93,8 +95,9 @@ class PerLayerBackbone(Backbone):
     @classmethod
     def of(cls, backbone: Backbone) -> PerLayerBackbone:
         """Takes the model over: give one that nothing else uses."""
-        fields = [field.name for field in dataclasses.fields(Backbone) if field.name != "_encoding"]
-        made = cls(**{name: getattr(backbone, name) for name in fields})
+        made = cls(
+            **{field.name: getattr(backbone, field.name) for field in dataclasses.fields(StableDiffusion)}
+        )
         processors = made.unet.attn_processors
         cross = [name for name in processors if ".attn2." in name]
         slices = {n: LayerSlice(processors[n], layer, len(cross)) for layer, n in enumerate(cross)}
@@ -102,16 +105,18 @@ class PerLayerBackbone(Backbone):
         made.layers = len(cross)
         return made
 
-    def encode_prompts(self, input_ids: Tensor, rows: Tensor | None = None) -> Tensor:
+    def encode(
+        self, input_ids: Tensor, rows: Tensor | None = None, time_ids: Tensor | None = None
+    ) -> Condition:
         """(B, layers * L, D). In `input_ids` words have all their vectors, and `rows` starts with a word's first."""
         by_layer = torch.cat([self.read_by(layer, input_ids) for layer in range(self.layers)])
-        states = super().encode_prompts(by_layer, rows)
-        return torch.cat(states.chunk(self.layers), dim=1)
+        states = super().encode(by_layer, rows).hidden_states
+        return Condition(torch.cat(states.chunk(self.layers), dim=1))
 
     def read_by(self, layer: int, input_ids: Tensor) -> Tensor:
         """The prompts that a layer reads: int64 (B, L), the words' other vectors left out and padding behind."""
-        vector = (input_ids - self.vocabulary_size) % self.layers
-        kept = (input_ids < self.vocabulary_size) | (vector == layer)
+        vector = (-1 - input_ids) % self.layers
+        kept = (input_ids >= 0) | (vector == layer)
         order = (~kept).int().argsort(dim=1, stable=True)
         moved = input_ids.gather(1, order)
         return torch.where(kept.gather(1, order), moved, self.tokenizer.pad_token_id)
@@ -126,7 +131,7 @@ class ClipWords:
     @cached_property
     def _vocabulary(self) -> tuple[list[str], Tensor]:
         """Whole words of letters, and (words, d) features of each in CLIP_PROMPT."""
-        tokens = self._backbone.tokenizer.get_vocab()
+        tokens = self._backbone.encoders[0].tokenizer.get_vocab()
         whole = [token.removesuffix("</w>") for token in tokens if token.endswith("</w>")]
         known = sorted(word for word in whole if word.isalpha() and len(word) > 1)
         features = [
@@ -169,7 +174,7 @@ class Laboratory:
             return dataclasses.replace(concept, initializer_token=word)
         if method == "clip-words":
             nearest = self.clip.nearest(concept, CLIP_WORDS)
-            vectors = torch.cat([words.token_embeddings(self.backbone, word) for word in nearest])
+            vectors = torch.cat([self.backbone.encoders[0].token_embeddings(word) for word in nearest])
             return _starting_at(concept, "clip", vectors)  # at the mean of them, as for a phrase
         if method == "per-layer":
             return dataclasses.replace(concept, num_vectors=self.per_layer.layers)
@@ -247,17 +252,16 @@ class Laboratory:
 
 
 def _starting_at(concept: Concept, name: str, vectors: Tensor) -> Concept:
-    return dataclasses.replace(
-        concept, init_from=name, initializer_token="", initial_vectors=tuple(map(tuple, vectors.tolist()))
-    )
+    initial = {"clip_l": tuple(map(tuple, vectors.tolist()))}
+    return dataclasses.replace(concept, init_from=name, initializer_token="", initial_vectors=initial)
 
 
 @torch.no_grad()
 def encoded(backbone: Backbone, text: str) -> Tensor:
     """The text encoder's output at the tokens of `text`: (tokens, D)."""
-    count = len(words.token_embeddings(backbone, text))
+    count = len(backbone.encoders[0].token_embeddings(text))
     ids = words.tokenize(backbone, [text]).to(backbone.device)
-    return backbone.encode_prompts(ids)[0, 1 : 1 + count].to(backbone.word_dtype)
+    return backbone.encode(ids).hidden_states[0, 1 : 1 + count].to(backbone.word_dtype)
 
 
 def _seconds(action: Callable[[], Any]) -> float:

@@ -23,6 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from textinv_ray.inversion.formats import read_words
 from torch import Tensor
 
 from benchmarks import job, measure
@@ -30,8 +31,7 @@ from benchmarks.public_script import BATCH_SIZE, STEPS, PublicScript, write_imag
 from benchmarks.public_script import Run as ScriptRun
 from textinv_ray.concepts.concept import Concept
 from textinv_ray.config.job import JobConfig
-from textinv_ray.inversion.backbone import Backbone
-from textinv_ray.inversion.formats import read_words
+from textinv_ray.inversion.families.loading import load_backbone
 from textinv_ray.inversion.review import Subject, review
 from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.service.models import sources
@@ -108,7 +108,7 @@ def scores(
     concepts: list[Concept], words: dict[str, dict[str, Tensor | None]], config: JobConfig
 ) -> dict[str, dict[str, dict[str, float]]]:
     """By side, concept (seeds averaged) and score: the same prompts and noise for all sides."""
-    backbone = Backbone.load(sources.resolve(config.model.path), dtype=config.model.dtype)
+    backbone = load_backbone(sources.resolve(config.model.path), dtype=config.model.dtype)
     scorer = Scorer.load(sources.resolve(config.scoring.model))
     pictures: dict[Any, Any] = {}
     found: dict[str, dict[str, dict[str, float]]] = {}

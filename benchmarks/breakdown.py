@@ -31,7 +31,9 @@ from benchmarks import measure
 from benchmarks.step import WARM_UP_STEPS, filled, load, run
 from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion import pack as packs
-from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.families.condition import Condition
+from textinv_ray.inversion.families.loading import load_backbone
+from textinv_ray.inversion.families.stable_diffusion import StableDiffusion
 from textinv_ray.inversion.pack import Pack
 from textinv_ray.inversion.task import ConceptTask
 
@@ -39,8 +41,8 @@ Parts = list[tuple[str, Any, str]]
 """(what it is called in the table, its module or class, its name there)"""
 STEP: Parts = [
     ("random draws", ConceptTask, "draw"),
-    ("text encoder, forward", Backbone, "encode_prompts"),
-    ("UNet, forward", Backbone, "predict"),
+    ("text encoder, forward", StableDiffusion, "encode"),
+    ("UNet, forward", StableDiffusion, "predict"),
     ("Adam, clipping and checks", packs, "update"),
     ("penalties", Pack, "_penalty_gradient"),
     ("concepts that leave", Pack, "_leavers"),
@@ -92,16 +94,16 @@ def watched(parts: Parts, clock: Clock) -> Iterator[None]:
 @contextmanager
 def backward_split(clock: Clock) -> Iterator[None]:
     """Tells the UNet's part of the backward pass from the text encoder's: where the prompts' gradient arrives."""
-    encode, grad = Backbone.encode_prompts, torch.autograd.grad
+    encode, grad = StableDiffusion.encode, torch.autograd.grad
     arrived = [0.0]
 
     def note(_gradient: torch.Tensor) -> None:
         arrived[0] = measure.now()
 
-    def encode_with_hook(*args: Any, **kwargs: Any) -> torch.Tensor:
-        hidden_states = encode(*args, **kwargs)
-        hidden_states.register_hook(note)
-        return hidden_states
+    def encode_with_hook(*args: Any, **kwargs: Any) -> Condition:
+        condition = encode(*args, **kwargs)
+        condition.hidden_states.register_hook(note)
+        return condition
 
     def timed_grad(*args: Any, **kwargs: Any) -> Any:
         start = measure.now()
@@ -110,11 +112,11 @@ def backward_split(clock: Clock) -> Iterator[None]:
         clock.seconds["text encoder, backward"] += measure.now() - arrived[0]
         return result
 
-    Backbone.encode_prompts, torch.autograd.grad = encode_with_hook, timed_grad  # type: ignore[method-assign]
+    StableDiffusion.encode, torch.autograd.grad = encode_with_hook, timed_grad  # type: ignore[method-assign]
     try:
         yield
     finally:
-        Backbone.encode_prompts, torch.autograd.grad = encode, grad  # type: ignore[method-assign]
+        StableDiffusion.encode, torch.autograd.grad = encode, grad  # type: ignore[method-assign]
 
 
 def of_step(model: str, dtype: str, pack_size: int, batch_size: int, steps: int) -> list[dict[str, Any]]:
@@ -178,7 +180,7 @@ def of_concept(config: JobConfig, limit: int | None) -> list[dict[str, Any]]:
         start = time.perf_counter()
         concepts = job.concepts_of(str(job.EXAMPLES), config, limit)
         prepared = time.perf_counter() - start
-        backbone = Backbone.load(sources.resolve(config.model.path), dtype=config.model.dtype)
+        backbone = load_backbone(sources.resolve(config.model.path), dtype=config.model.dtype)
         scorer = Scorer.load(sources.resolve(config.scoring.model))
         with tempfile.TemporaryDirectory() as folder, watched(parts, clock):
             bench = Bench(backbone, scorer, config, Store(folder))

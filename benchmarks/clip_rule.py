@@ -34,7 +34,8 @@ from textinv_ray.concepts.concept import Concept
 from textinv_ray.config.job import JobConfig
 from textinv_ray.config.training import StoppingConfig
 from textinv_ray.inversion import stopping
-from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.families.backbone import Backbone
+from textinv_ray.inversion.families.loading import load_backbone
 from textinv_ray.inversion.review import Pictures, Subject, evaluate_words
 from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.inversion.task import ConceptTask
@@ -136,7 +137,7 @@ def main() -> None:
             )
         rules.append(rule)
     config = given.override(["stopping.rule=none", f"training.steps={options.steps}"])
-    backbone = Backbone.load(sources.resolve(config.model.path), dtype=config.model.dtype)
+    backbone = load_backbone(sources.resolve(config.model.path), dtype=config.model.dtype)
     scorer = Scorer.load(sources.resolve(config.scoring.model))
     print(f"{options.config} on {measure.machine_line()}", flush=True)
 

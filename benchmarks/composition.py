@@ -24,10 +24,11 @@ from torch import Tensor
 
 from textinv_ray.config.job import JobConfig
 from textinv_ray.experiments.ablation_table import interval
-from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.evaluation import IMAGE_PROMPTS, LearnedConcept
+from textinv_ray.inversion.families.backbone import Backbone
 from textinv_ray.inversion.generation import Request, generate
 from textinv_ray.inversion.scoring import Scorer, image_similarity
+from textinv_ray.inversion.words import rows_of
 from textinv_ray.service.batch.evaluate import read_concept
 from textinv_ray.service.models import loading
 from textinv_ray.service.store.store import Store
@@ -86,7 +87,7 @@ class Composer:
 
     def draw(self, prompt: str, *used: LearnedConcept) -> np.ndarray:
         """uint8 (n, H, W, 3)."""
-        vectors = {subject.placeholder_token: subject.vectors for subject in used}
+        vectors = {subject.placeholder_token: rows_of(self._backbone, subject.word) for subject in used}
         request = Request(prompt, tuple(vectors), count=self._count)
         return generate(self._backbone, vectors, [request], self._config.review)[0]
 

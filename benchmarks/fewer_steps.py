@@ -37,8 +37,9 @@ from benchmarks import job, measure
 from benchmarks.against_script import SCORES
 from textinv_ray.concepts.concept import Concept
 from textinv_ray.config.job import JobConfig
-from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.draws import Draws
+from textinv_ray.inversion.families.backbone import Backbone
+from textinv_ray.inversion.families.loading import load_backbone
 from textinv_ray.inversion.pack import Pack
 from textinv_ray.inversion.review import Pictures, Subject, review
 from textinv_ray.inversion.scoring import Scorer
@@ -58,21 +59,21 @@ Scores = dict[str, tuple[float, ...]]
 
 
 class Stratified(ConceptTask):
-    """Draws whose timesteps, and with `images` whose images, are spread over the batch. Flips stay by chance."""
+    """Draws whose levels, and with `images` whose images, are spread over the batch. Flips stay by chance."""
 
     images = False
 
     def draw(self) -> Draws:
-        """As many timesteps in each part of the schedule; still uniform over all of it for each sample."""
+        """As many levels in each part of the schedule; still uniform over all of it for each sample."""
         plain, size = super().draw(), self.concept.batch_size
-        timesteps = (torch.arange(size) * self._timesteps + plain.timesteps) // size
+        levels = (torch.arange(size) + plain.levels) / size
         if not self.images:
-            return dataclasses.replace(plain, timesteps=timesteps)
+            return dataclasses.replace(plain, levels=levels)
         per_image = len(self.tensors["latent_means"]) // len(self.concept.images)
         within = plain.latents % per_image
         start = torch.rand(size, generator=self._generator)
         image = (torch.randperm(size, generator=self._generator) + start) / size * len(self.concept.images)
-        return dataclasses.replace(plain, timesteps=timesteps, latents=image.long() * per_image + within)
+        return dataclasses.replace(plain, levels=levels, latents=image.long() * per_image + within)
 
 
 class StratifiedImages(Stratified):
@@ -211,7 +212,7 @@ def main() -> None:
         parser.error(f"no variant {', '.join(unknown)} (known: {', '.join(VARIANTS)})")
     at = sorted({int(step) for step in options.at.split(",")})
     config = JobConfig.load(options.config, ["stopping.rule=none", *options.set, f"training.steps={at[-1]}"])
-    backbone = Backbone.load(sources.resolve(config.model.path), dtype=config.model.dtype)
+    backbone = load_backbone(sources.resolve(config.model.path), dtype=config.model.dtype)
     scorer = Scorer.load(sources.resolve(config.scoring.model))
     seen: Pictures = {}
     print(f"{options.config} on {measure.machine_line()}", flush=True)

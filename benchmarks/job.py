@@ -16,10 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.measure import PeakMemory
-from textinv_ray.concepts import prepare
+from textinv_ray.concepts import prepare, word_files
 from textinv_ray.concepts.concept import Concept
 from textinv_ray.config.job import JobConfig
-from textinv_ray.inversion.words import load_learned_embeds
 from textinv_ray.manifest import checks
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.models import sources
@@ -127,10 +126,11 @@ def first_step(output: Path) -> float:
 
 
 def words(run: Run) -> dict[str, Any]:
-    """Concept id -> vectors (V, D)."""
+    """Concept id -> word."""
     found = {}
     for result in Store(run.output).results():
         data = Store(run.output).read_concept(result.concept_id, "learned_embeds.safetensors")
         assert data is not None
-        found[result.concept_id] = load_learned_embeds(data)[1]
+        ((_, word),) = word_files.parse_words(data, word_files.STORED).items()
+        found[result.concept_id] = word
     return found

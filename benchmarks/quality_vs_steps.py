@@ -29,7 +29,8 @@ from benchmarks import job, measure
 from benchmarks.against_script import SCORES, with_seeds
 from textinv_ray.concepts.concept import Concept
 from textinv_ray.config.job import JobConfig
-from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.families.backbone import Backbone
+from textinv_ray.inversion.families.loading import load_backbone
 from textinv_ray.inversion.pack import Pack
 from textinv_ray.inversion.review import Subject, evaluate_words, review
 from textinv_ray.inversion.scoring import Scorer
@@ -175,7 +176,7 @@ def main() -> None:
     )
     model = sources.resolve(plain.model.path)
     backbone, scorer = (
-        Backbone.load(model, dtype=plain.model.dtype),
+        load_backbone(model, dtype=plain.model.dtype),
         Scorer.load(sources.resolve(plain.scoring.model)),
     )
     print(f"{options.config} on {measure.machine_line()}", flush=True)

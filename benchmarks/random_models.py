@@ -13,7 +13,9 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from textinv_ray.inversion.backbone import Backbone, choose_device, choose_dtype
+from textinv_ray.inversion.families.backbone import Backbone
+from textinv_ray.inversion.families.precision import choose_device, choose_dtype
+from textinv_ray.inversion.families.stable_diffusion import StableDiffusion
 from textinv_ray.manifest.vocabulary import BUNDLED
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -90,7 +92,7 @@ def _make(unet: dict[str, Any], text: dict[str, Any]) -> Backbone:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return Backbone(
+    return StableDiffusion(
         tokenizer=tokenizer,
         text_encoder=CLIPTextModel(config),
         unet=UNet2DConditionModel(**unet),

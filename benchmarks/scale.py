@@ -128,8 +128,11 @@ class SimulatedEngine:
     def evaluate(self, subjects: Sequence[Subject]) -> list[float]:
         return [0.5 for _ in subjects]
 
-    def nearest_words(self, vectors: torch.Tensor) -> list[str]:
-        return ["cat"]
+    def split(self, vectors: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"clip_l": vectors}
+
+    def nearest_words(self, vectors: torch.Tensor) -> dict[str, list[str]]:
+        return {"clip_l": ["cat"]}
 
 
 @ray.remote(num_cpus=0)

@@ -31,8 +31,10 @@ from benchmarks import measure, random_models
 from textinv_ray.concepts.concept import Concept
 from textinv_ray.concepts.templates import templates
 from textinv_ray.config.job import JobConfig
-from textinv_ray.inversion.backbone import DTYPES, Backbone
-from textinv_ray.inversion.compiled import CompiledUNet
+from textinv_ray.inversion.families.backbone import Backbone
+from textinv_ray.inversion.families.compiled import CompiledDenoiser
+from textinv_ray.inversion.families.loading import load_backbone
+from textinv_ray.inversion.families.precision import DTYPES
 from textinv_ray.inversion.pack import Pack, is_out_of_memory
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.inversion.tuning import compile_step
@@ -48,7 +50,7 @@ class Case:
     """One line of the table."""
 
     dtype: str
-    compiled: CompiledUNet | None
+    compiled: CompiledDenoiser | None
     channels_last: bool
     pack: Pack
     batch_size: int
@@ -108,7 +110,7 @@ def load(model: str, dtype: str) -> Backbone:
     dtype = "float32" if dtype == TF32 else dtype
     if model in random_models.SIZES:
         return random_models.load(model, dtype)
-    return Backbone.load(str(BUNDLED / model) if (BUNDLED / model).is_dir() else model, dtype=dtype)
+    return load_backbone(str(BUNDLED / model) if (BUNDLED / model).is_dir() else model, dtype=dtype)
 
 
 def filled(backbone: Backbone, config: JobConfig, size: int, batch_size: int) -> Pack:
@@ -135,7 +137,7 @@ def warm_up(case: Case) -> None:
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         run(case.pack, WARM_UP_STEPS)
-        models = (backbone.text_encoder, backbone.unet, backbone.vae)
+        models = backbone.models
         weights = sum(p.numel() * p.element_size() for model in models for p in model.parameters())
         case.memory_mb = (torch.cuda.max_memory_allocated() - before + weights) / measure.MEGABYTE
     else:
@@ -210,7 +212,7 @@ def main() -> None:
         backbone = load(options.model, dtype)
         flop = flop or flop_per_sample(backbone, config)
         if channels_last == "on":
-            backbone.unet.to(memory_format=torch.channels_last)
+            backbone.denoiser.to(memory_format=torch.channels_last)
         if checkpointing == "on":
             backbone.checkpoint_activations()
         cases += cases_of(

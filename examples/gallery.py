@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 
 from textinv_ray.concepts import images
 from textinv_ray.config.job import JobConfig
-from textinv_ray.inversion import Backbone, load_learned_embeds, sample_images
+from textinv_ray.inversion import Backbone, load_backbone, load_learned_embeds, sample_images
 from textinv_ray.manifest.columns import Row
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.models import sources
@@ -34,7 +34,7 @@ SCALE, SIZE = 2, 64
 
 def row_of_pictures(backbone: Backbone, row: Row, folder: Path, config: JobConfig, base: str) -> np.ndarray:
     """uint8 (7, 64, 64, 3)."""
-    token, vectors = load_learned_embeds((folder / "learned_embeds.safetensors").read_bytes())
+    token, vectors = load_learned_embeds(backbone, (folder / "learned_embeds.safetensors").read_bytes())
     kind = row.get("learnable_property") or "object"
     prepared = images.prepare(
         row["images"], base=base, config=config.data, resolution=backbone.resolution, seed=0
@@ -50,7 +50,7 @@ def row_of_pictures(backbone: Backbone, row: Row, folder: Path, config: JobConfi
 def main() -> None:
     output, target = Path(sys.argv[1]), Path(sys.argv[2])
     config, source = JobConfig.load("mini"), Manifest.open("examples/manifest.parquet")
-    backbone = Backbone.load(sources.resolve(config.model.path))
+    backbone = load_backbone(sources.resolve(config.model.path))
     rows = list(source.rows())
     label = 110
     sheet = Image.new("RGB", (label + 7 * SIZE * SCALE + 24, len(rows) * SIZE * SCALE + 18), "white")

@@ -35,6 +35,12 @@ def tiny_sd_v(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Stable Diffusion XL folder with random weights: epsilon-prediction, 16 pixels."""
+    return tiny.save_stable_diffusion_xl(tmp_path_factory.mktemp("tiny-sdxl"))
+
+
+@pytest.fixture(scope="session")
 def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CLIPModel folder with its processor and random weights."""
     return tiny.save_clip(tmp_path_factory.mktemp("tiny-clip"))

@@ -27,7 +27,8 @@ from textinv_ray.concepts.concept import Concept
 from textinv_ray.concepts.templates import templates
 from textinv_ray.config.job import JobConfig
 from textinv_ray.config.training import LearnableProperty
-from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.families.backbone import Backbone
+from textinv_ray.inversion.families.loading import load_backbone
 from textinv_ray.inversion.pack import Pack
 from textinv_ray.inversion.sampling import sample_images
 from textinv_ray.inversion.scoring import Scorer, image_similarity, text_similarity, without_word
@@ -338,7 +339,7 @@ def main() -> None:
     config, heldout = JobConfig.load("mini", ["stopping.rule=none", "training.steps=200"]), Heldout()
     scorer = Scorer.load(str(MODELS / "mini-clip"))
     figures: dict[str, Any] = json.loads(record.read_text()) if record.exists() else {}
-    backbone = Backbone.load(str(model))
+    backbone = load_backbone(str(model))
     measures = {
         "vae": lambda: measure_vae(model, heldout),
         "scorer": lambda: measure_scorer(scorer, heldout),

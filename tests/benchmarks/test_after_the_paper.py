@@ -15,7 +15,8 @@ from benchmarks.after_the_paper import ClipWords, PerLayerBackbone
 from tests.support import examples, tiny
 from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion import words
-from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.families.backbone import Backbone
+from textinv_ray.inversion.families.loading import load_backbone
 from textinv_ray.inversion.pack import Pack
 from textinv_ray.inversion.sampling import sample_images
 from textinv_ray.inversion.scoring import Scorer
@@ -24,8 +25,8 @@ from textinv_ray.inversion.task import ConceptTask
 
 def double(folder: Path) -> Backbone:
     """float64, so that equal mathematics gives equal numbers."""
-    backbone = Backbone.load(str(folder), device="cpu", dtype="float32")
-    for model in (backbone.text_encoder, backbone.unet, backbone.vae):
+    backbone = load_backbone(str(folder), device="cpu", dtype="float32")
+    for model in backbone.models:
         model.to(torch.float64)
     return backbone
 
@@ -34,7 +35,7 @@ def noise_prediction(backbone: Backbone, prompt: str, vectors: torch.Tensor) -> 
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn((1, *tiny.LATENT_SHAPE), generator=generator, dtype=torch.float64)
     ids = words.tokenize(backbone, [prompt], {"<x>": len(vectors)})
-    return backbone.predict(latents, torch.tensor([500]), backbone.encode_prompts(ids, vectors))
+    return backbone.predict(latents, torch.tensor([500]), backbone.encode(ids, vectors))
 
 
 def test_per_layer_words_with_equal_vectors_are_plain_words(tiny_sd: Path) -> None:
@@ -56,12 +57,12 @@ def test_per_layer_words_with_equal_vectors_are_plain_words(tiny_sd: Path) -> No
 
 
 def test_a_layer_reads_its_own_vector_of_each_word(tiny_sd: Path) -> None:
-    backbone = PerLayerBackbone.of(Backbone.load(str(tiny_sd), device="cpu", dtype="float32"))
-    first, end = backbone.vocabulary_size, backbone.tokenizer.eos_token_id
+    backbone = PerLayerBackbone.of(tiny.load_sd(tiny_sd))
+    end = backbone.tokenizer.eos_token_id
     read = backbone.read_by(2, words.tokenize(backbone, ["a <x> in <y>"], {"<x>": 4, "<y>": 4}))[0].tolist()
     a, within = (backbone.tokenizer(text, add_special_tokens=False).input_ids[0] for text in ("a", "in"))
     begin_token, padding = backbone.tokenizer.bos_token_id, backbone.tokenizer.pad_token_id
-    assert read == [begin_token, a, first + 2, within, first + 6, end] + [padding] * (tiny.MAX_TOKENS - 6)
+    assert read == [begin_token, a, -1 - 2, within, -1 - 6, end] + [padding] * (tiny.MAX_TOKENS - 6)
     plain = words.tokenize(backbone, ["a photo"])
     assert torch.equal(backbone.read_by(3, plain), plain)
 
@@ -88,7 +89,7 @@ def test_per_layer_words_are_learned_in_packs_as_alone(tiny_sd: Path) -> None:
 
 
 def test_clip_words_are_the_nearest_of_the_vocabulary(tiny_sd: Path, tiny_clip: Path) -> None:
-    backbone, scorer = Backbone.load(str(tiny_sd), device="cpu", dtype="float32"), Scorer.load(str(tiny_clip))
+    backbone, scorer = tiny.load_sd(tiny_sd), Scorer.load(str(tiny_clip))
     concept = tiny.concept()
     nearest = ClipWords(backbone, scorer).nearest(concept, 30)
     assert {"cat", "dog", "red"} <= set(nearest)

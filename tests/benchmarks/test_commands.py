@@ -31,7 +31,7 @@ from benchmarks.public_script import Progress
 from tests.support import tiny
 from tests.support.commands import REPOSITORY, as_options
 from textinv_ray.config.job import JobConfig
-from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.families.loading import load_backbone
 from textinv_ray.inversion.task import ConceptTask
 
 SCRIPT = """
@@ -292,23 +292,23 @@ def test_a_rule_is_applied_to_what_it_would_have_seen(rule: str, best: int, end:
 
 
 def test_stratified_draws_are_spread_and_still_uniform(tiny_sd: Path) -> None:
-    backbone, config = Backbone.load(str(tiny_sd), device="cpu", dtype="float32"), JobConfig()
+    backbone, config = load_backbone(str(tiny_sd), device="cpu", dtype="float32"), JobConfig()
     images = np.zeros((4, 1, tiny.RESOLUTION, tiny.RESOLUTION, 3), dtype=np.uint8)
     concept = tiny.concept(batch_size=4, images=images, steps=400)
     task = fewer_steps.StratifiedImages(concept, backbone, config)
     seen = []
     for task.step in range(400):
         draws = task.draw()
-        assert (draws.timesteps // 250).tolist() == [0, 1, 2, 3]
+        assert (backbone.levels(draws.levels) // 250).tolist() == [0, 1, 2, 3]
         per_image = len(task.tensors["latent_means"]) // 4
         assert sorted((draws.latents // per_image).tolist()) == [0, 1, 2, 3]
-        seen.append(draws.timesteps)
+        seen.append(backbone.levels(draws.levels))
     assert torch.stack(seen).float().mean().item() == pytest.approx(499.5, abs=10)
 
 
 @pytest.mark.parametrize("size", [1, 4, 5])
 def test_noise_of_a_batch_is_shared_or_mirrored(tiny_sd: Path, size: int) -> None:
-    backbone, config = Backbone.load(str(tiny_sd), device="cpu", dtype="float32"), JobConfig()
+    backbone, config = load_backbone(str(tiny_sd), device="cpu", dtype="float32"), JobConfig()
     concept = tiny.concept(batch_size=size)
     plain, common, antithetic = (
         make(concept, backbone, config).draw()
@@ -318,7 +318,7 @@ def test_noise_of_a_batch_is_shared_or_mirrored(tiny_sd: Path, size: int) -> Non
         assert torch.equal(draws.noise[0], plain.noise[0])
         assert draws.noise.shape == plain.noise.shape
         assert torch.equal(draws.noise[1, 0], plain.noise[1, 0])
-        assert torch.equal(draws.timesteps, plain.timesteps)
+        assert torch.equal(draws.levels, plain.levels)
     assert all(torch.equal(one, plain.noise[1, 0]) for one in common.noise[1])
     half = size // 2
     assert torch.equal(antithetic.noise[1, size - half :], -plain.noise[1, :half])

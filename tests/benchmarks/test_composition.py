@@ -45,7 +45,7 @@ def test_composition_works_where_both_words_gain() -> None:
     none = np.zeros((1, 1, 1, 3), np.uint8)
 
     def pair(name: str, on_object: float, on_style: float) -> composition.Pair:
-        subject = composition.LearnedConcept(name, torch.zeros(1, 2), "object", none)
+        subject = composition.LearnedConcept(name, {"clip_l": np.zeros((1, 2), np.float32)}, "object", none)
         drawn = composition.Drawn(subject, torch.zeros(1, 2), none, torch.zeros(1, 2))
         scores = {
             f"{prompt}_to_{whose}": 0.5

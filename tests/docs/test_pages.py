@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import pkgutil
 import re
@@ -19,7 +18,7 @@ from tests.support import pages
 from tests.support.pages import PAGES, ROOT
 from textinv_ray.cli.jobs import app
 from textinv_ray.config.job import JobConfig
-from textinv_ray.inversion import Backbone, save_learned_embeds
+from textinv_ray.inversion import Backbone, load_backbone, save_learned_embeds
 from textinv_ray.service.batch.prompts_table import PromptRow
 
 JOBS = {"invert_many": "invert", "generate_many": "generate-many", "evaluate_many": "evaluate"}
@@ -88,7 +87,7 @@ def test_the_backbone_has_what_the_page_on_families_lists() -> None:
     cells = re.findall(r"^\| (`.+`) \|", text, re.MULTILINE)
     listed = [name for cell in cells for name in re.findall(r"`(\w+)[`(]", cell)]
     assert len(listed) > 12
-    members = {*dir(Backbone), *(field.name for field in dataclasses.fields(Backbone))}
+    members = {*dir(Backbone), *Backbone.__annotations__}
     assert set(listed) <= members
 
 
@@ -183,7 +182,7 @@ def test_a_word_in_diffusers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (tmp_path / "textinv_ray").symlink_to(ROOT / "textinv_ray")
     word = tmp_path / "outputs/demo/concepts/ada/learned_embeds.safetensors"
     word.parent.mkdir(parents=True)
-    dim = Backbone.load("textinv_ray/models/mini-sd").embedding_dim
-    word.write_bytes(save_learned_embeds("<ada>", torch.zeros(1, dim)))
+    backbone = load_backbone("textinv_ray/models/mini-sd")
+    word.write_bytes(save_learned_embeds(backbone, "<ada>", torch.zeros(1, backbone.embedding_dim)))
     exec(compile(block, "docs/results.md", "exec"), {})
     assert (tmp_path / "ada.png").stat().st_size > 0

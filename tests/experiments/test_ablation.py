@@ -18,7 +18,7 @@ from textinv_ray.concepts import prepare
 from textinv_ray.config.job import JobConfig
 from textinv_ray.experiments import ablation
 from textinv_ray.experiments.ablation import VARIANTS, expand
-from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.families.loading import load_backbone
 from textinv_ray.inversion.review import Subject, review
 from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.manifest import checks
@@ -172,7 +172,7 @@ def test_references_use_the_crops_that_the_review_uses(
 
     # The same pictures and scores as the review gives to a word that is no text at all
     nothing = dataclasses.replace(concept, initializer_token=" ")
-    backbone = Backbone.load(str(tiny_sd), dtype="float32")
+    backbone = load_backbone(str(tiny_sd), dtype="float32")
     (reviewed,) = review(backbone, scorer, [Subject(nothing, None)], config)
     assert found["no word"].reconstruction == pytest.approx(reviewed.clip_image_similarity, abs=1e-5)
     assert found["no word"].editability == pytest.approx(reviewed.clip_text_similarity, abs=1e-5)

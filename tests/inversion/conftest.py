@@ -8,32 +8,33 @@ from pathlib import Path
 import pytest
 import torch
 
-from textinv_ray.inversion.backbone import Backbone
+from tests.support import tiny
+from textinv_ray.inversion.families.stable_diffusion import StableDiffusion
 
 
 @pytest.fixture(scope="session")
-def backbone(tiny_sd: Path) -> Backbone:
+def backbone(tiny_sd: Path) -> StableDiffusion:
     """float32, epsilon-prediction, on the CPU."""
-    return Backbone.load(str(tiny_sd), device="cpu", dtype="float32")
+    return tiny.load_sd(tiny_sd)
 
 
 @pytest.fixture(scope="session")
-def backbone_v(tiny_sd_v: Path) -> Backbone:
+def backbone_v(tiny_sd_v: Path) -> StableDiffusion:
     """float32, v-prediction, on the CPU."""
-    return Backbone.load(str(tiny_sd_v), device="cpu", dtype="float32")
+    return tiny.load_sd(tiny_sd_v)
 
 
 @pytest.fixture(scope="session")
-def backbone64(tiny_sd: Path) -> Backbone:
+def backbone64(tiny_sd: Path) -> StableDiffusion:
     """float64, so that equal mathematics gives equal numbers whatever is batched with what."""
-    backbone = Backbone.load(str(tiny_sd), device="cpu", dtype="float32")
-    for model in (backbone.text_encoder, backbone.unet, backbone.vae):
+    backbone = tiny.load_sd(tiny_sd)
+    for model in backbone.models:
         model.to(torch.float64)
     return backbone
 
 
 @pytest.fixture
-def checkpointing(backbone: Backbone) -> Iterator[Backbone]:
+def checkpointing(backbone: StableDiffusion) -> Iterator[StableDiffusion]:
     """The float32 backbone, which keeps all activations again when the test is over."""
     yield backbone
     backbone.unet.disable_gradient_checkpointing()

@@ -7,7 +7,7 @@ import torch
 
 from tests.support import tiny
 from textinv_ray.config.job import JobConfig
-from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.families.stable_diffusion import StableDiffusion
 from textinv_ray.inversion.pack import Pack
 from textinv_ray.inversion.task import ConceptTask
 
@@ -20,7 +20,12 @@ def clip(patience: int, min_steps: int = 0) -> JobConfig:
 
 
 def learned_by(
-    scores: dict[int, float], task: ConceptTask, backbone: Backbone, config: JobConfig, *, interrupted: bool
+    scores: dict[int, float],
+    task: ConceptTask,
+    backbone: StableDiffusion,
+    config: JobConfig,
+    *,
+    interrupted: bool,
 ) -> tuple[ConceptTask, dict[int, torch.Tensor]]:
     """Learns with these scores as evaluations. Returns the task at its end, and its word at each evaluation."""
     pack, seen = Pack(backbone, config, 1), {}
@@ -40,7 +45,7 @@ def learned_by(
 
 
 @pytest.mark.parametrize("interrupted", [False, True])
-def test_a_concept_ends_when_its_scores_rise_no_more(backbone: Backbone, interrupted: bool) -> None:
+def test_a_concept_ends_when_its_scores_rise_no_more(backbone: StableDiffusion, interrupted: bool) -> None:
     config = clip(patience=2)
     task = ConceptTask(tiny.concept(steps=20), backbone, config)
     task, seen = learned_by(SCORES, task, backbone, config, interrupted=interrupted)
@@ -51,7 +56,7 @@ def test_a_concept_ends_when_its_scores_rise_no_more(backbone: Backbone, interru
 
 
 @pytest.mark.parametrize(("steps", "best"), [(10, 10), (9, 4), (5, 4), (1, None)])
-def test_the_last_word_is_evaluated_too(backbone: Backbone, steps: int, best: int | None) -> None:
+def test_the_last_word_is_evaluated_too(backbone: StableDiffusion, steps: int, best: int | None) -> None:
     config = clip(patience=9)
     task = ConceptTask(tiny.concept(steps=steps), backbone, config)
     task, seen = learned_by(SCORES, task, backbone, config, interrupted=False)
@@ -63,7 +68,7 @@ def test_the_last_word_is_evaluated_too(backbone: Backbone, steps: int, best: in
 
 @pytest.mark.parametrize(("steps", "best"), [(20, 8), (6, 6), (4, None)])
 def test_there_are_no_evaluations_before_learning_may_end(
-    backbone: Backbone, steps: int, best: int | None
+    backbone: StableDiffusion, steps: int, best: int | None
 ) -> None:
     config = clip(patience=1, min_steps=5)
     task = ConceptTask(tiny.concept(steps=steps), backbone, config)
@@ -75,7 +80,7 @@ def test_there_are_no_evaluations_before_learning_may_end(
 @pytest.mark.parametrize("min_steps", [0, 6])
 @pytest.mark.parametrize("first", [4, 5, 6])
 def test_more_steps_go_on_from_the_last_word_not_the_best(
-    backbone: Backbone, first: int, min_steps: int
+    backbone: StableDiffusion, first: int, min_steps: int
 ) -> None:
     config = clip(patience=9, min_steps=min_steps)
     at_once, _ = learned_by(
@@ -91,7 +96,7 @@ def test_more_steps_go_on_from_the_last_word_not_the_best(
     assert torch.equal(more.vectors, at_once.vectors)
 
 
-def test_a_word_that_still_grows_is_not_the_best(backbone: Backbone) -> None:
+def test_a_word_that_still_grows_is_not_the_best(backbone: StableDiffusion) -> None:
     config = clip(patience=9)
     concept = tiny.concept(steps=9, vectors_added_at=(5,))
     task = ConceptTask(concept, backbone, config)
@@ -100,7 +105,7 @@ def test_a_word_that_still_grows_is_not_the_best(backbone: Backbone) -> None:
     assert torch.equal(task.vectors, seen[8])
 
 
-def restarted(task: ConceptTask, pack: Pack, backbone: Backbone, config: JobConfig) -> ConceptTask:
+def restarted(task: ConceptTask, pack: Pack, backbone: StableDiffusion, config: JobConfig) -> ConceptTask:
     """The task restored from its file, which takes its place in the pack."""
     pack.remove(task)
     again = ConceptTask(task.concept, backbone, config)

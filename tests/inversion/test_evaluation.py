@@ -11,9 +11,9 @@ from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model
 
 from textinv_ray.config.job import ReviewConfig
 from textinv_ray.inversion import sample_images, scoring
-from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.dino import Dino
 from textinv_ray.inversion.evaluation import EditPrompts, Evaluator, LearnedConcept, Protocol
+from textinv_ray.inversion.families.stable_diffusion import StableDiffusion
 from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.util.errors import UserError
 
@@ -50,17 +50,17 @@ def dino(tmp_path_factory: pytest.TempPathFactory) -> Dino:
 def subject(description: str | None = None, images: int = 3, kind: str = "object") -> LearnedConcept:
     generator = np.random.default_rng(5)
     pictures = generator.integers(0, 256, (images, 16, 16, 3), dtype=np.uint8)
-    vectors = torch.randn(2, 32, generator=torch.Generator().manual_seed(4))
-    return LearnedConcept("<x>", vectors, kind, pictures, description)
+    vectors = torch.randn(2, 32, generator=torch.Generator().manual_seed(4)).numpy()
+    return LearnedConcept("<x>", {"clip_l": vectors}, kind, pictures, description)
 
 
 def features(scorer: Scorer, images: np.ndarray) -> np.ndarray:
     return scorer.image_features(images).numpy().astype(np.float64)
 
 
-def drawn(backbone: Backbone, prompt: str, word: str, given: LearnedConcept) -> np.ndarray:
+def drawn(backbone: StableDiffusion, prompt: str, word: str, given: LearnedConcept) -> np.ndarray:
     prompts = [prompt.replace("{}", word)] * 3
-    learned = {"<x>": given.vectors} if word == "<x>" else {}
+    learned = {"<x>": torch.tensor(given.word["clip_l"])} if word == "<x>" else {}
     return sample_images(backbone, learned, prompts, [0, 1, 2], FAST)
 
 
@@ -88,7 +88,9 @@ def expected(scorer: Scorer, given: LearnedConcept, pictures: dict[str, np.ndarr
 PROMPTS = ["a photo of {}", "a photo of {} on the beach", "a painting of {}", "a drawing of {}"]
 
 
-def test_scores_and_references_are_what_their_definitions_say(backbone: Backbone, scorer: Scorer) -> None:
+def test_scores_and_references_are_what_their_definitions_say(
+    backbone: StableDiffusion, scorer: Scorer
+) -> None:
     given = subject("red cat")
     scores = Evaluator(backbone, scorer, PROTOCOL).evaluate(given)
     by_reference = {
@@ -114,7 +116,7 @@ def test_scores_and_references_are_what_their_definitions_say(backbone: Backbone
         assert scores[name] == pytest.approx(value, abs=2e-4), name
 
 
-def test_what_cant_be_had_is_absent(backbone: Backbone, scorer: Scorer) -> None:
+def test_what_cant_be_had_is_absent(backbone: StableDiffusion, scorer: Scorer) -> None:
     scores = Evaluator(backbone, scorer, PROTOCOL).evaluate(subject(images=1))
     assert "clip_image_similarity_training_images" not in scores
     assert not [name for name in scores if "description" in name or "dino" in name]
@@ -124,14 +126,14 @@ def test_what_cant_be_had_is_absent(backbone: Backbone, scorer: Scorer) -> None:
     assert "clip_text_similarity_background" not in style
 
 
-def test_one_after_another_is_the_same_as_alone(backbone: Backbone, scorer: Scorer) -> None:
+def test_one_after_another_is_the_same_as_alone(backbone: StableDiffusion, scorer: Scorer) -> None:
     evaluator = Evaluator(backbone, scorer, PROTOCOL)
     first, second = evaluator.evaluate(subject("cat")), evaluator.evaluate(subject(images=2))
     assert evaluator.evaluate(subject("cat")) == first
     assert Evaluator(backbone, scorer, PROTOCOL).evaluate(subject(images=2)) == second
 
 
-def test_dino_beside_clip(backbone: Backbone, scorer: Scorer, dino: Dino) -> None:
+def test_dino_beside_clip(backbone: StableDiffusion, scorer: Scorer, dino: Dino) -> None:
     given = subject()
     scores = Evaluator(backbone, scorer, PROTOCOL, dino).evaluate(given)
     samples = dino.image_features(drawn(backbone, "a photo of {}", "<x>", given))

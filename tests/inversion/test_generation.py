@@ -8,7 +8,7 @@ import torch
 
 from textinv_ray.config.job import ReviewConfig
 from textinv_ray.inversion import sampling
-from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.families.stable_diffusion import StableDiffusion
 from textinv_ray.inversion.generation import Request, generate
 
 FAST = ReviewConfig(num_inference_steps=3)
@@ -30,11 +30,11 @@ REQUESTS = [
 ]
 
 
-def alone(backbone: Backbone, request: Request) -> np.ndarray:
+def alone(backbone: StableDiffusion, request: Request) -> np.ndarray:
     return generate(backbone, {token: WORDS[token] for token in request.words}, [request], FAST)[0]
 
 
-def test_alone_and_in_any_batch_the_same(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_alone_and_in_any_batch_the_same(backbone: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = [alone(backbone, request) for request in REQUESTS]
     assert [len(images) for images in expected] == [2, 1, 1, 1, 1, 1, 1]
     together = generate(backbone, WORDS, REQUESTS, FAST)
@@ -46,14 +46,14 @@ def test_alone_and_in_any_batch_the_same(backbone: Backbone, monkeypatch: pytest
             assert np.abs(images.astype(int) - other).max() <= 1
 
 
-def test_a_seed_is_a_seed_whatever_the_count(backbone: Backbone) -> None:
+def test_a_seed_is_a_seed_whatever_the_count(backbone: StableDiffusion) -> None:
     many = alone(backbone, Request("a photo of <x>", ("<x>",), seed=5, count=3))
     one = alone(backbone, Request("a photo of <x>", ("<x>",), seed=7))
     assert np.abs(many[2].astype(int) - one[0]).max() <= 1
     assert np.abs(many[1].astype(int) - one[0]).max() > 1
 
 
-def test_every_part_of_a_request_counts(backbone: Backbone) -> None:
+def test_every_part_of_a_request_counts(backbone: StableDiffusion) -> None:
     by_words = generate(backbone, WORDS, REQUESTS, FAST)
     assert np.array_equal(by_words[1], by_words[2]), "the order of words doesn't"
     assert by_words[4].shape == (1, 24, 24, 3)
@@ -72,10 +72,10 @@ def test_every_part_of_a_request_counts(backbone: Backbone) -> None:
     assert np.abs(plain.astype(int) - guided).max() > 1
 
 
-def test_nothing_to_draw(backbone: Backbone) -> None:
+def test_nothing_to_draw(backbone: StableDiffusion) -> None:
     assert generate(backbone, {}, [], FAST) == []
 
 
-def test_a_word_is_never_cut_off(backbone: Backbone) -> None:
+def test_a_word_is_never_cut_off(backbone: StableDiffusion) -> None:
     with pytest.raises(ValueError, match="would be cut off"):
         generate(backbone, WORDS, [Request("a " * 30 + "<x>", ("<x>",))], FAST)

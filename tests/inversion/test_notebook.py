@@ -46,7 +46,9 @@ def test_the_documented_code_learns_a_word(
     assert names["task"].done
     assert names["task"].step == 4
     assert names["images"].shape == (4, 16, 16, 3)
-    token, vectors = load_learned_embeds((tmp_path / "learned_embeds.safetensors").read_bytes())
+    token, vectors = load_learned_embeds(
+        names["backbone"], (tmp_path / "learned_embeds.safetensors").read_bytes()
+    )
     assert token == "<cat>"
     assert vectors.equal(names["task"].vectors)
     assert not vectors.equal(names["task"].initial_vectors)

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support import tiny
 from textinv_ray.config.job import JobConfig
-from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.families.loading import load_backbone
 from textinv_ray.inversion.pack import FAILURE_CHECK_INTERVAL, Pack
 from textinv_ray.inversion.task import ConceptTask
 
@@ -28,7 +28,7 @@ CONCEPTS = [
 @pytest.fixture
 def pack(tiny_sd: Path) -> Pack:
     """Three concepts on a device without values, in half precision."""
-    real = Backbone.load(str(tiny_sd), device="cpu", dtype="float16")
+    real = load_backbone(str(tiny_sd), device="cpu", dtype="float16")
     tasks = [ConceptTask(concept, real, CONFIG) for concept in CONCEPTS]
     backbone = copy.copy(real)  # with the vocabulary's mean and norm, which it has computed
     made = Pack(backbone.to("meta"), CONFIG, len(tasks))

@@ -15,7 +15,9 @@ from tests.support import tiny
 from tests.support.learning import alone, assert_same, digest, run
 from textinv_ray.concepts.concept import Concept
 from textinv_ray.config.job import JobConfig
-from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.families.backbone import Backbone
+from textinv_ray.inversion.families.loading import load_backbone
+from textinv_ray.inversion.families.stable_diffusion import StableDiffusion
 from textinv_ray.inversion.pack import Pack
 from textinv_ray.inversion.task import ConceptTask, learning_rate
 
@@ -34,14 +36,14 @@ CONCEPTS = [
 
 
 @pytest.fixture(scope="module")
-def learned_alone(backbone64: Backbone) -> list[ConceptTask]:
+def learned_alone(backbone64: StableDiffusion) -> list[ConceptTask]:
     return [alone(concept, backbone64, CONFIG) for concept in CONCEPTS]
 
 
 @settings(max_examples=12, deadline=None)
 @given(order=st.lists(st.sampled_from(range(len(CONCEPTS))), min_size=1, unique=True), size=st.integers(1, 5))
 def test_packed_equals_alone(
-    backbone64: Backbone, learned_alone: list[ConceptTask], order: list[int], size: int
+    backbone64: StableDiffusion, learned_alone: list[ConceptTask], order: list[int], size: int
 ) -> None:
     tasks = [ConceptTask(CONCEPTS[index], backbone64, CONFIG) for index in order]
     run(tasks, backbone64, size, CONFIG)
@@ -53,7 +55,7 @@ def test_packed_equals_alone(
 @settings(max_examples=8, deadline=None)
 @given(moves=st.lists(st.tuples(st.integers(0, 2), st.booleans()), max_size=8))
 def test_leaving_and_coming_back_changes_nothing(
-    backbone64: Backbone, learned_alone: list[ConceptTask], moves: list[tuple[int, bool]]
+    backbone64: StableDiffusion, learned_alone: list[ConceptTask], moves: list[tuple[int, bool]]
 ) -> None:
     """Concepts leave a pack between steps and return, some of them through their state files."""
     tasks = [ConceptTask(CONCEPTS[index], backbone64, CONFIG) for index in range(3)]
@@ -86,7 +88,7 @@ def test_leaving_and_coming_back_changes_nothing(
 )
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_a_pack_of_one_is_plain_textual_inversion(
-    backbone: Backbone, backbone_v: Backbone, training: dict[str, Any], prediction: str
+    backbone: StableDiffusion, backbone_v: StableDiffusion, training: dict[str, Any], prediction: str
 ) -> None:
     """Against a loop written with torch's own optimizer and clipping, fed with the same draws."""
     model = backbone if prediction == "epsilon" else backbone_v
@@ -108,8 +110,8 @@ def test_a_pack_of_one_is_plain_textual_inversion(
         draws = plain.draw()
         latents = plain.tensors["latent_means"][draws.latents]
         latents = latents + plain.tensors["latent_stds"][draws.latents] * draws.noise[0]
-        hidden = model.encode_prompts(plain.tensors["prompt_ids"][draws.prompts], word)
-        loss = model.denoising_loss(latents, draws.noise[1], draws.timesteps, hidden).mean()
+        condition = model.encode(plain.tensors["prompt_ids"][draws.prompts], word)
+        loss = model.denoising_loss(latents, draws.noise[1], model.levels(draws.levels), condition).mean()
         optimizer.zero_grad()
         loss.backward()
         if config.training.max_grad_norm:
@@ -121,7 +123,7 @@ def test_a_pack_of_one_is_plain_textual_inversion(
     assert task.loss_history.tolist() == pytest.approx(losses, rel=1e-5)
 
 
-def test_frozen_stays_frozen(backbone: Backbone) -> None:
+def test_frozen_stays_frozen(backbone: StableDiffusion) -> None:
     before = digest(backbone)
     tasks = [ConceptTask(concept, backbone, CONFIG) for concept in CONCEPTS]
     run(tasks, backbone, 3, CONFIG)
@@ -130,7 +132,7 @@ def test_frozen_stays_frozen(backbone: Backbone) -> None:
     assert all(p.grad is None for p in (*backbone.unet.parameters(), *backbone.text_encoder.parameters()))
 
 
-def poisoned(concept: Concept, backbone: Backbone, config: JobConfig) -> ConceptTask:
+def poisoned(concept: Concept, backbone: StableDiffusion, config: JobConfig) -> ConceptTask:
     """A task whose loss is never finite."""
     task = ConceptTask(concept, backbone, config)
     task.tensors["latent_means"].fill_(math.inf)
@@ -139,7 +141,7 @@ def poisoned(concept: Concept, backbone: Backbone, config: JobConfig) -> Concept
 
 @pytest.mark.parametrize("limit", [0, 1, 3, 14])
 def test_a_concept_that_is_not_finite_fails_alone(
-    backbone64: Backbone, learned_alone: list[ConceptTask], limit: int
+    backbone64: StableDiffusion, learned_alone: list[ConceptTask], limit: int
 ) -> None:
     config = JobConfig.from_dict({"training": {**CONFIG.training.model_dump(), "max_nonfinite_steps": limit}})
     tasks = [ConceptTask(concept, backbone64, config) for concept in CONCEPTS[:3]]
@@ -159,7 +161,7 @@ def test_a_concept_that_is_not_finite_fails_alone(
     assert torch.equal(bad.state_dict()["exp_avg"], before["exp_avg"])
 
 
-def test_steps_that_are_not_finite_are_skipped(backbone: Backbone) -> None:
+def test_steps_that_are_not_finite_are_skipped(backbone: StableDiffusion) -> None:
     """Two bad steps of six: Adam counts four updates, and the run of bad steps is forgotten."""
     config = JobConfig.from_dict({"training": {"max_nonfinite_steps": 3}})
     task = ConceptTask(tiny.concept(steps=6), backbone, config)
@@ -179,7 +181,9 @@ def test_steps_that_are_not_finite_are_skipped(backbone: Backbone) -> None:
     assert task.loss_history.isfinite().tolist() == [True, True, False, False, True, True]
 
 
-def test_running_out_of_memory_changes_nothing(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_out_of_memory_changes_nothing(
+    backbone: StableDiffusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pack = Pack(backbone, CONFIG, 2)
     tasks = [ConceptTask(concept, backbone, CONFIG) for concept in CONCEPTS[:2]]
     for task in tasks:
@@ -196,7 +200,9 @@ def test_running_out_of_memory_changes_nothing(backbone: Backbone, monkeypatch: 
     assert [task.step for task in tasks] == [2, 1]
 
 
-def test_checkpointed_activations_need_less_memory_and_change_nothing(checkpointing: Backbone) -> None:
+def test_checkpointed_activations_need_less_memory_and_change_nothing(
+    checkpointing: StableDiffusion,
+) -> None:
     def learned() -> tuple[list[bytes], int]:
         tasks = [ConceptTask(concept, checkpointing, CONFIG) for concept in CONCEPTS]
         kept: dict[int, int] = {}
@@ -224,7 +230,7 @@ def test_half_precision(
     tiny_sd: Path, learned_alone: list[ConceptTask], dtype: str, scale: float, share: float
 ) -> None:
     """Words are about the same (in float16 with a loss scale), and word vectors stay float32."""
-    backbone = Backbone.load(str(tiny_sd), device="cpu", dtype=dtype)
+    backbone = load_backbone(str(tiny_sd), device="cpu", dtype=dtype)
     tasks = [ConceptTask(concept, backbone, CONFIG) for concept in CONCEPTS[:3]]
     assert {task.tensors["loss_scale"].item() for task in tasks} == {scale}
     run(tasks, backbone, 2, CONFIG)
@@ -235,14 +241,14 @@ def test_half_precision(
         assert (task.vectors - expected.vectors).norm() < share * moved.norm()
 
 
-def test_images_of_another_resolution(backbone64: Backbone) -> None:
+def test_images_of_another_resolution(backbone64: StableDiffusion) -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 1, 24, 24, 3), dtype=np.uint8)
     task = alone(tiny.concept(images=images), backbone64, CONFIG)
     assert task.done
     assert task.tensors["latent_means"].shape == (6, 4, 12, 12)
 
 
-def test_slots(backbone: Backbone) -> None:
+def test_slots(backbone: StableDiffusion) -> None:
     pack = Pack(backbone, CONFIG, 2)
     tasks = [ConceptTask(concept, backbone, CONFIG) for concept in CONCEPTS[:3]]
     pack.add(tasks[0])
@@ -259,7 +265,7 @@ def test_slots(backbone: Backbone) -> None:
         pack.add(tasks[1])
 
 
-def test_a_task_can_be_read_while_it_runs(backbone: Backbone) -> None:
+def test_a_task_can_be_read_while_it_runs(backbone: StableDiffusion) -> None:
     pack = Pack(backbone, CONFIG, 2)
     task = ConceptTask(CONCEPTS[0], backbone, CONFIG)
     pack.add(task)

@@ -10,7 +10,7 @@ from tests.support import tiny
 from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion import review as review_module
 from textinv_ray.inversion import scoring
-from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.families.stable_diffusion import StableDiffusion
 from textinv_ray.inversion.review import Review, Subject, evaluate_words, review
 from textinv_ray.inversion.sampling import sample_images
 from textinv_ray.inversion.scoring import Scorer
@@ -45,14 +45,14 @@ def assert_close(one: Review, other: Review) -> None:
     assert one.clip_text_similarity == pytest.approx(other.clip_text_similarity, abs=1e-3)
 
 
-def test_reviewed_together_as_alone(backbone: Backbone, scorer: Scorer) -> None:
+def test_reviewed_together_as_alone(backbone: StableDiffusion, scorer: Scorer) -> None:
     together = review(backbone, scorer, SUBJECTS, CONFIG)
     for subject, result in zip(SUBJECTS, together, strict=True):
         (alone,) = review(backbone, scorer, [subject], CONFIG)
         assert_close(result, alone)
 
 
-def test_against_the_definitions(backbone: Backbone, scorer: Scorer) -> None:
+def test_against_the_definitions(backbone: StableDiffusion, scorer: Scorer) -> None:
     """Step by step for one concept, learned word and initializer."""
     concept, word = SUBJECTS[0].concept, SUBJECTS[0].vectors
     assert word is not None
@@ -79,7 +79,7 @@ def test_against_the_definitions(backbone: Backbone, scorer: Scorer) -> None:
         assert_close(result, expected)
 
 
-def test_no_scores_without_what_they_need(backbone: Backbone, scorer: Scorer) -> None:
+def test_no_scores_without_what_they_need(backbone: StableDiffusion, scorer: Scorer) -> None:
     (unscored,) = review(backbone, None, SUBJECTS[:1], CONFIG)
     assert (unscored.clip_image_similarity, unscored.clip_text_similarity) == (None, None)
     assert unscored.samples["a photo of {}"].shape == (2, 16, 16, 3)
@@ -89,11 +89,11 @@ def test_no_scores_without_what_they_need(backbone: Backbone, scorer: Scorer) ->
 
 
 def test_each_picture_is_rendered_once(
-    backbone: Backbone, scorer: Scorer, monkeypatch: pytest.MonkeyPatch
+    backbone: StableDiffusion, scorer: Scorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rendered = []
 
-    def counted(backbone: Backbone, ids: torch.Tensor, *rest: object) -> np.ndarray:
+    def counted(backbone: StableDiffusion, ids: torch.Tensor, *rest: object) -> np.ndarray:
         rendered.append(len(ids))
         return np.zeros((len(ids), 16, 16, 3), dtype=np.uint8)
 
@@ -106,7 +106,7 @@ def test_each_picture_is_rendered_once(
 
 
 def test_pictures_of_initializers_are_kept(
-    backbone: Backbone, scorer: Scorer, monkeypatch: pytest.MonkeyPatch
+    backbone: StableDiffusion, scorer: Scorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Images of an initializer are reused, by other concepts as well; images of learned words never are."""
     kept: review_module.Pictures = {}
@@ -114,7 +114,7 @@ def test_pictures_of_initializers_are_kept(
     assert len(kept) == 3 + 2 * 3
     rendered = []
 
-    def counted(backbone: Backbone, ids: torch.Tensor, *rest: object) -> np.ndarray:
+    def counted(backbone: StableDiffusion, ids: torch.Tensor, *rest: object) -> np.ndarray:
         rendered.append(len(ids))
         return np.zeros((len(ids), 16, 16, 3), dtype=np.uint8)
 
@@ -127,7 +127,7 @@ def test_pictures_of_initializers_are_kept(
         np.testing.assert_array_equal(again.samples[prompt], pictures)
 
 
-def test_another_concepts_name_means_nothing(backbone: Backbone) -> None:
+def test_another_concepts_name_means_nothing(backbone: StableDiffusion) -> None:
     """A prompt that contains another concept's token, reviewed in one batch with that concept."""
     odd = Subject(tiny.concept(0, prompts=("{} near <c1>",)), vectors(1, 0))
     (alone,) = review(backbone, None, [odd], CONFIG)
@@ -135,7 +135,7 @@ def test_another_concepts_name_means_nothing(backbone: Backbone) -> None:
     assert_close(alone, beside)
 
 
-def test_crops_all_count_as_reference(backbone: Backbone, scorer: Scorer) -> None:
+def test_crops_all_count_as_reference(backbone: StableDiffusion, scorer: Scorer) -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16, 3), dtype=np.uint8)
     (result,) = review(backbone, scorer, [Subject(tiny.concept(images=images), None)], CONFIG)
     samples = sample_images(backbone, {}, ["a photo of cat"] * 3, [0, 1, 2], CONFIG.review)
@@ -146,7 +146,7 @@ def test_crops_all_count_as_reference(backbone: Backbone, scorer: Scorer) -> Non
 
 @pytest.mark.parametrize("steps", [None, 1, 3])
 def test_evaluations_are_the_image_similarity_of_other_pictures(
-    backbone: Backbone, scorer: Scorer, steps: int | None
+    backbone: StableDiffusion, scorer: Scorer, steps: int | None
 ) -> None:
     clip = {"num_images": 2, "num_inference_steps": steps}
     config = CONFIG.model_copy(

@@ -10,7 +10,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusio
 
 from textinv_ray.config.job import ReviewConfig
 from textinv_ray.inversion import sampling, words
-from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.families.stable_diffusion import StableDiffusion
 from textinv_ray.inversion.sampling import sample_images
 
 FAST = ReviewConfig(num_inference_steps=4)
@@ -45,8 +45,8 @@ def plain_script(model: Path, file: Path, config: ReviewConfig, seeds: list[int]
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("guidance_scale", [7.5, 1.0])
 def test_pictures_equal_those_of_a_plain_script(
-    backbone: Backbone,
-    backbone_v: Backbone,
+    backbone: StableDiffusion,
+    backbone_v: StableDiffusion,
     tiny_sd: Path,
     tiny_sd_v: Path,
     tmp_path: Path,
@@ -59,7 +59,7 @@ def test_pictures_equal_those_of_a_plain_script(
     config = ReviewConfig(num_inference_steps=5, sampler=sampler, guidance_scale=guidance_scale)
     learned = vectors(num_vectors)
     file = tmp_path / "learned_embeds.safetensors"
-    file.write_bytes(words.save_learned_embeds("<x>", learned))
+    file.write_bytes(words.save_learned_embeds(backbone, "<x>", learned))
 
     ours = sample_images(model, {"<x>": learned}, PROMPTS, [7, 8, 9], config)
     plain = plain_script(folder, file, config, [7, 8, 9])
@@ -71,7 +71,7 @@ def test_pictures_equal_those_of_a_plain_script(
 
 
 def test_a_picture_depends_on_prompt_and_seed_alone(
-    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+    backbone: StableDiffusion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts, seeds = [*PROMPTS, *PROMPTS], [0, 1, 2, 3, 4, 5]
     learned = {"<x>": vectors(2)}
@@ -84,23 +84,23 @@ def test_a_picture_depends_on_prompt_and_seed_alone(
     assert np.abs(together[0].astype(int) - together[3]).max() > 1
 
 
-def test_several_words_in_one_prompt(backbone: Backbone) -> None:
+def test_several_words_in_one_prompt(backbone: StableDiffusion) -> None:
     both = {"<x>": vectors(1), "<y>": vectors(2)}
     one = sample_images(backbone, both, ["<x> in <y>"], [0], FAST)
     other = sample_images(backbone, dict(reversed(both.items())), ["<x> in <y>"], [0], FAST)
     assert np.array_equal(one, other)
 
 
-def test_no_pictures(backbone: Backbone) -> None:
+def test_no_pictures(backbone: StableDiffusion) -> None:
     assert sample_images(backbone, {}, [], [], FAST).shape == (0, 16, 16, 3)
 
 
-def test_a_word_is_never_cut_off(backbone: Backbone) -> None:
+def test_a_word_is_never_cut_off(backbone: StableDiffusion) -> None:
     with pytest.raises(ValueError, match="would be cut off"):
         sample_images(backbone, {"<x>": vectors(1)}, ["a " * 30 + "<x>"], [0], FAST)
 
 
-def test_nothing_is_printed(backbone: Backbone, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_printed(backbone: StableDiffusion, capsys: pytest.CaptureFixture[str]) -> None:
     sample_images(backbone, {}, ["a cat"], [0], FAST)
     captured = capsys.readouterr()
     assert captured.out + captured.err == ""

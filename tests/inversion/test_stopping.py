@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from tests.support import tiny
 from tests.support.learning import alone, assert_same, digest, dvar, run
 from textinv_ray.config.job import JobConfig
-from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.families.backbone import Backbone
+from textinv_ray.inversion.families.condition import Condition
+from textinv_ray.inversion.families.stable_diffusion import StableDiffusion
 from textinv_ray.inversion.pack import Pack
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.inversion.tuning import choose_pack_size
@@ -35,7 +37,7 @@ def assert_same_end(task: ConceptTask, expected: ConceptTask) -> None:
 
 
 @pytest.fixture(scope="module")
-def learned_alone(backbone64: Backbone) -> list[ConceptTask]:
+def learned_alone(backbone64: StableDiffusion) -> list[ConceptTask]:
     found = [alone(concept, backbone64, CONFIG) for concept in CONCEPTS]
     assert len({task.step for task in found if task.stopped}) >= 3, (
         "these concepts were to stop, at different steps"
@@ -47,33 +49,33 @@ def learned_alone(backbone64: Backbone) -> list[ConceptTask]:
 # --- The fixed batch ---------------------------------------------------------------------------------------
 
 
-def test_the_fixed_batch_depends_on_the_seed_alone(backbone: Backbone) -> None:
+def test_the_fixed_batch_depends_on_the_seed_alone(backbone: StableDiffusion) -> None:
     one = ConceptTask(tiny.concept(0, seed=5), backbone, CONFIG)
     torch.manual_seed(99)
     same = tiny.concept(0, concept_id="x", seed=5, steps=99, batch_size=1, learning_rate=1.0)
     other = ConceptTask(tiny.concept(0, seed=6), backbone, CONFIG)
     names = [name for name in one.tensors if name.startswith("fixed_")]
-    assert len(names) == 4
+    assert len(names) == 5
     for name in names:
         assert torch.equal(one.tensors[name], ConceptTask(same, backbone, CONFIG).tensors[name])
     assert not torch.equal(one.tensors["fixed_noise"], other.tensors["fixed_noise"])
     assert not torch.equal(one.tensors["fixed_noise"][0], one.draw().noise[1, 0]), "it is no step's"
 
 
-def test_the_fixed_timesteps_cover_the_schedule(backbone: Backbone) -> None:
+def test_the_fixed_timesteps_cover_the_schedule(backbone: StableDiffusion) -> None:
     tensors = ConceptTask(tiny.concept(), backbone, dvar(batch_size=10)).tensors
-    assert (tensors["fixed_timesteps"] // 100).tolist() == list(range(10))
+    assert (tensors["fixed_levels"] // 100).tolist() == list(range(10))
 
 
-def test_the_fixed_batch_is_pinned(backbone: Backbone) -> None:
+def test_the_fixed_batch_is_pinned(backbone: StableDiffusion) -> None:
     """Pinned, because another batch would make resumed concepts differ from uninterrupted ones."""
     task = ConceptTask(tiny.concept(seed=7), backbone, CONFIG)
-    assert task.tensors["fixed_timesteps"].tolist() == [233, 550, 734]
+    assert task.tensors["fixed_levels"].tolist() == [233, 550, 734]
     assert task.tensors["fixed_noise"][0, 0, 0, :2].tolist() == pytest.approx([0.387425, -0.178173], abs=1e-5)
 
 
 def test_an_evaluation_is_the_loss_on_the_fixed_batch(
-    backbone64: Backbone, learned_alone: list[ConceptTask]
+    backbone64: StableDiffusion, learned_alone: list[ConceptTask]
 ) -> None:
     """The loss of the word before the step, with the vectors that have joined by then."""
     concept = CONCEPTS[4]
@@ -85,17 +87,15 @@ def test_an_evaluation_is_the_loss_on_the_fixed_batch(
     while not task.done:
         if task.step % 2 == 0:
             lines = fixed["fixed_ids"][3 * task.stage :][:3]
-            hidden = backbone64.encode_prompts(lines, task.tensors["vectors"])
+            condition = backbone64.encode(lines, task.tensors["vectors"])
             loss = backbone64.denoising_loss(
-                fixed["fixed_latents"], fixed["fixed_noise"], fixed["fixed_timesteps"], hidden
+                fixed["fixed_latents"], fixed["fixed_noise"], fixed["fixed_levels"], condition
             )
             expected.append(loss.mean().item())
         pack.step()
     assert task.step > 12
     assert learned_alone[4].state_dict()["evaluations"].tolist() == pytest.approx(expected, abs=1e-9)
-    of_stage = [
-        (fixed["fixed_ids"][stage : stage + 3] >= backbone64.vocabulary_size).sum() for stage in (0, 3)
-    ]
+    of_stage = [(fixed["fixed_ids"][stage : stage + 3] < 0).sum() for stage in (0, 3)]
     assert of_stage[1] - of_stage[0] == 3, "a vector more in each of the three prompts"
 
 
@@ -105,7 +105,7 @@ def test_an_evaluation_is_the_loss_on_the_fixed_batch(
 @settings(max_examples=6, deadline=None)
 @given(order=st.permutations(range(len(CONCEPTS))), size=st.integers(1, 5))
 def test_packed_equals_alone(
-    backbone64: Backbone, learned_alone: list[ConceptTask], order: list[int], size: int
+    backbone64: StableDiffusion, learned_alone: list[ConceptTask], order: list[int], size: int
 ) -> None:
     tasks = [ConceptTask(CONCEPTS[index], backbone64, CONFIG) for index in order]
     run(tasks, backbone64, size, CONFIG)
@@ -116,7 +116,7 @@ def test_packed_equals_alone(
 @settings(max_examples=4, deadline=None)
 @given(moves=st.lists(st.tuples(st.integers(0, 2), st.integers(1, 5)), min_size=1, max_size=10))
 def test_interrupted_equals_uninterrupted(
-    backbone64: Backbone, learned_alone: list[ConceptTask], moves: list[tuple[int, int]]
+    backbone64: StableDiffusion, learned_alone: list[ConceptTask], moves: list[tuple[int, int]]
 ) -> None:
     """Concepts are resumed from their files after any number of steps, in changing packs."""
     chosen = (0, 1, 4)
@@ -141,7 +141,7 @@ def test_interrupted_equals_uninterrupted(
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
-def test_the_end_changes_no_step_before_it(backbone: Backbone, schedule: str) -> None:
+def test_the_end_changes_no_step_before_it(backbone: StableDiffusion, schedule: str) -> None:
     """Also with a learning rate that decays to 0 at the last of all steps."""
     concept, training = tiny.concept(0, steps=40, batch_size=1), {"lr_schedule": schedule}
     task = alone(concept, backbone, dvar(training))
@@ -155,7 +155,7 @@ def test_the_end_changes_no_step_before_it(backbone: Backbone, schedule: str) ->
     assert torch.equal(plain.loss_history, task.loss_history)
 
 
-def test_slots_are_free_before_the_next_step(backbone: Backbone) -> None:
+def test_slots_are_free_before_the_next_step(backbone: StableDiffusion) -> None:
     """When some concepts end, the others take no step, so concepts that fill the slots step together with them."""
     tasks = [ConceptTask(tiny.concept(index, steps=60), backbone, CONFIG) for index in range(3)]
     pack = Pack(backbone, CONFIG, 3)
@@ -172,7 +172,7 @@ def test_slots_are_free_before_the_next_step(backbone: Backbone) -> None:
         pack.add(leavers[0])
 
 
-def test_the_model_stays_as_it_was(backbone: Backbone) -> None:
+def test_the_model_stays_as_it_was(backbone: StableDiffusion) -> None:
     before = digest(backbone)
     run([ConceptTask(concept, backbone, CONFIG) for concept in CONCEPTS], backbone, 3, CONFIG)
     assert digest(backbone) == before
@@ -185,7 +185,7 @@ def full(*_: object) -> NoReturn:
 
 
 def test_running_out_of_memory_at_an_evaluation_changes_nothing(
-    backbone64: Backbone, learned_alone: list[ConceptTask], monkeypatch: pytest.MonkeyPatch
+    backbone64: StableDiffusion, learned_alone: list[ConceptTask], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pack = Pack(backbone64, CONFIG, 2)
     tasks = [ConceptTask(concept, backbone64, CONFIG) for concept in CONCEPTS[:2]]
@@ -206,13 +206,15 @@ def test_running_out_of_memory_at_an_evaluation_changes_nothing(
 
 
 def test_no_more_samples_at_an_evaluation_than_in_a_step(
-    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+    backbone: StableDiffusion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes, real = [], Backbone.predict
 
-    def predict(self: Backbone, noisy: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+    def predict(
+        self: Backbone, noisy: torch.Tensor, levels: torch.Tensor, condition: Condition
+    ) -> torch.Tensor:
         sizes.append(len(noisy))
-        return real(self, noisy, *others)
+        return real(self, noisy, levels, condition)
 
     monkeypatch.setattr(Backbone, "predict", predict)
     pack = Pack(backbone, CONFIG, 2)
@@ -222,7 +224,7 @@ def test_no_more_samples_at_an_evaluation_than_in_a_step(
     assert sizes == [4, 2, 4]
 
 
-def test_a_concept_that_fails_is_not_taken_for_learned(backbone: Backbone) -> None:
+def test_a_concept_that_fails_is_not_taken_for_learned(backbone: StableDiffusion) -> None:
     """Its word doesn't change from the failed step on, and its failure is noticed some steps later."""
     config = dvar({"max_nonfinite_steps": 1}, min_steps=2, every=1)
     bad, pack = ConceptTask(tiny.concept(7, steps=60), backbone, config), Pack(backbone, config, 1)
@@ -238,13 +240,15 @@ def test_a_concept_that_fails_is_not_taken_for_learned(backbone: Backbone) -> No
 
 
 def test_the_trial_of_pack_sizes_takes_no_evaluations(
-    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+    backbone: StableDiffusion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = Backbone.denoising_loss
 
-    def with_gradient_only(self: Backbone, *arguments: torch.Tensor) -> torch.Tensor:
+    def with_gradient_only(
+        self: Backbone, latents: torch.Tensor, noise: torch.Tensor, levels: torch.Tensor, condition: Condition
+    ) -> torch.Tensor:
         assert torch.is_grad_enabled(), "an evaluation, which needs no gradient"
-        return real(self, *arguments)
+        return real(self, latents, noise, levels, condition)
 
     monkeypatch.setattr(Backbone, "denoising_loss", with_gradient_only)
     config = dvar(every=1).model_copy(update={"pack": JobConfig.from_dict({"pack": {"max_size": 2}}).pack})

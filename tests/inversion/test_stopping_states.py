@@ -10,7 +10,7 @@ import pytest
 from tests.support import tiny
 from tests.support.learning import alone, dvar, run
 from textinv_ray.config.job import JobConfig
-from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.families.stable_diffusion import StableDiffusion
 from textinv_ray.inversion.pack import Pack
 from textinv_ray.inversion.task import ConceptTask
 
@@ -19,32 +19,32 @@ LONG = tiny.concept(0, steps=40, batch_size=1)
 
 
 @pytest.fixture(scope="module")
-def ended(backbone: Backbone) -> ConceptTask:
+def ended(backbone: StableDiffusion) -> ConceptTask:
     """LONG, ended by CONFIG."""
     task = alone(LONG, backbone, CONFIG)
     assert task.stopped
     return task
 
 
-def restored(data: bytes, backbone: Backbone, config: JobConfig, **changes: Any) -> ConceptTask:
+def restored(data: bytes, backbone: StableDiffusion, config: JobConfig, **changes: Any) -> ConceptTask:
     task = ConceptTask(tiny.concept(0, **{"steps": 40, "batch_size": 1, **changes}), backbone, config)
     task.restore(data)
     return task
 
 
-def test_more_steps_learn_no_more_after_the_end(backbone: Backbone, ended: ConceptTask) -> None:
+def test_more_steps_learn_no_more_after_the_end(backbone: StableDiffusion, ended: ConceptTask) -> None:
     again = restored(ended.to_bytes(), backbone, CONFIG, steps=400)
     assert (again.step, again.stopped, again.done) == (ended.step, "dvar", True)
 
 
-def test_without_a_rule_learning_goes_on(backbone: Backbone, ended: ConceptTask) -> None:
+def test_without_a_rule_learning_goes_on(backbone: StableDiffusion, ended: ConceptTask) -> None:
     task = restored(ended.to_bytes(), backbone, NEVER)
     assert (task.step, task.done) == (ended.step, False)
     run([task], backbone, 1, NEVER)
     assert task.to_bytes() == alone(LONG, backbone, NEVER).to_bytes()
 
 
-def test_a_later_end_is_reached_from_the_state(backbone: Backbone, ended: ConceptTask) -> None:
+def test_a_later_end_is_reached_from_the_state(backbone: StableDiffusion, ended: ConceptTask) -> None:
     config = dvar(threshold=0.02)
     task = restored(ended.to_bytes(), backbone, config)
     assert (task.step, task.done) == (ended.step, False)
@@ -52,7 +52,7 @@ def test_a_later_end_is_reached_from_the_state(backbone: Backbone, ended: Concep
     assert task.to_bytes() == alone(LONG, backbone, config).to_bytes()
 
 
-def test_a_state_beyond_the_end_is_refused(backbone: Backbone) -> None:
+def test_a_state_beyond_the_end_is_refused(backbone: StableDiffusion) -> None:
     beyond = alone(LONG, backbone, dvar(threshold=0.02))
     task = ConceptTask(LONG, backbone, CONFIG)
     before = task.to_bytes()
@@ -72,7 +72,7 @@ def test_a_state_beyond_the_end_is_refused(backbone: Backbone) -> None:
     ],
 )
 def test_a_series_of_other_evaluations_is_not_continued(
-    backbone: Backbone, change: Callable[[], JobConfig]
+    backbone: StableDiffusion, change: Callable[[], JobConfig]
 ) -> None:
     config = change()
     pack, task = Pack(backbone, config, 1), ConceptTask(LONG, backbone, config)
@@ -83,7 +83,7 @@ def test_a_series_of_other_evaluations_is_not_continued(
         restored(task.to_bytes(), backbone, CONFIG)
 
 
-def test_a_state_with_an_evaluation_too_few_is_refused(backbone: Backbone) -> None:
+def test_a_state_with_an_evaluation_too_few_is_refused(backbone: StableDiffusion) -> None:
     task, pack = ConceptTask(LONG, backbone, CONFIG), Pack(backbone, CONFIG, 1)
     pack.add(task)
     for _ in range(3):

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from tests.support import tiny
 from textinv_ray.config.job import JobConfig, TrainingConfig
-from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.families.stable_diffusion import StableDiffusion
 from textinv_ray.inversion.pack import Pack
 from textinv_ray.inversion.task import ConceptTask, learning_rate
 
 CONFIG = JobConfig()
 
 
-def run(task: ConceptTask, backbone: Backbone, steps: int) -> ConceptTask:
+def run(task: ConceptTask, backbone: StableDiffusion, steps: int) -> ConceptTask:
     """Takes this many steps in a pack of its own."""
     pack = Pack(backbone, CONFIG, 1)
     pack.add(task)
@@ -34,7 +34,7 @@ def same_draws(task: ConceptTask, other: ConceptTask) -> bool:
     return all(torch.equal(getattr(one, name), getattr(two, name)) for name in vars(one))
 
 
-def test_draws_depend_on_seed_and_step_alone(backbone: Backbone) -> None:
+def test_draws_depend_on_seed_and_step_alone(backbone: StableDiffusion) -> None:
     task = ConceptTask(tiny.concept(0, seed=2**62), backbone, CONFIG)
     twin = ConceptTask(tiny.concept(5, seed=2**62), backbone, CONFIG)
     other = ConceptTask(tiny.concept(0, seed=2**62 + 1), backbone, CONFIG)
@@ -46,12 +46,12 @@ def test_draws_depend_on_seed_and_step_alone(backbone: Backbone) -> None:
     assert not same_draws(task, twin)
 
 
-def test_draws_are_pinned(backbone: Backbone) -> None:
+def test_draws_are_pinned(backbone: StableDiffusion) -> None:
     """Pinned, because other draws would make resumed concepts differ from uninterrupted ones."""
     task = ConceptTask(tiny.concept(seed=7, batch_size=4), backbone, CONFIG)
     task.step = 3
     draws = task.draw()
-    assert draws.timesteps.tolist() == [155, 675, 354, 788]
+    assert backbone.levels(draws.levels).tolist() == [155, 675, 354, 788]
     assert draws.latents.tolist() == [0, 5, 3, 4]
     assert draws.noise[0, 0, 0, 0, :2].tolist() == pytest.approx([-1.476673, -0.480337], abs=1e-5)
 
@@ -65,7 +65,7 @@ def test_draws_are_pinned(backbone: Backbone) -> None:
     step=st.integers(0, 3),
 )
 def test_draws_stay_in_range(
-    backbone: Backbone, images: int, crops: int, captions: int, flips: float, step: int
+    backbone: StableDiffusion, images: int, crops: int, captions: int, flips: float, step: int
 ) -> None:
     captions = min(captions, images)
     concept = tiny.concept(
@@ -79,7 +79,9 @@ def test_draws_stay_in_range(
     variants = 2 if flips else 1
     assert len(task.tensors["latent_means"]) == images * crops * variants
     assert set(draws.latents.tolist()) <= set(range(len(task.tensors["latent_means"])))
-    assert set(draws.timesteps.tolist()) <= set(range(1000))
+    assert draws.levels.dtype == torch.float64
+    assert ((draws.levels >= 0) & (draws.levels < 1)).all()
+    assert set(backbone.levels(draws.levels).tolist()) <= set(range(1000))
     if flips == 1:
         assert (draws.latents % 2 == 1).all()
     image = draws.latents // (crops * variants)
@@ -89,15 +91,15 @@ def test_draws_stay_in_range(
     assert draws.noise.shape == (2, 64, *tiny.LATENT_SHAPE)
 
 
-def test_draws_reach_everything_about_equally(backbone: Backbone) -> None:
+def test_draws_reach_everything_about_equally(backbone: StableDiffusion) -> None:
     task = ConceptTask(tiny.concept(batch_size=6000), backbone, CONFIG)
     draws = task.draw()
     assert torch.bincount(draws.latents, minlength=6).min() > 900
     assert torch.bincount(draws.prompts, minlength=3).min() > 1850
-    assert torch.bincount(draws.timesteps // 100, minlength=10).min() > 500
+    assert torch.bincount(backbone.levels(draws.levels) // 100, minlength=10).min() > 500
 
 
-def test_cached_latents_are_of_every_crop_and_flip(backbone: Backbone) -> None:
+def test_cached_latents_are_of_every_crop_and_flip(backbone: StableDiffusion) -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16, 3), dtype=np.uint8)
     task = ConceptTask(tiny.concept(images=images), backbone, CONFIG)
     for image in range(2):
@@ -110,9 +112,9 @@ def test_cached_latents_are_of_every_crop_and_flip(backbone: Backbone) -> None:
                 torch.testing.assert_close(task.tensors["latent_stds"][index], std[0])
 
 
-def test_captions_may_name_the_word_themselves(backbone: Backbone) -> None:
+def test_captions_may_name_the_word_themselves(backbone: StableDiffusion) -> None:
     task = ConceptTask(tiny.concept(captions=("<c0> on the beach", "a {}")), backbone, CONFIG)
-    assert (task.tensors["prompt_ids"] == backbone.vocabulary_size).sum(1).tolist() == [1] * 5
+    assert (task.tensors["prompt_ids"] == -1).sum(1).tolist() == [1] * 5
 
 
 @pytest.mark.parametrize(
@@ -124,12 +126,14 @@ def test_captions_may_name_the_word_themselves(backbone: Backbone) -> None:
         ({"placeholder_token": "cat"}, "vocabulary already"),
     ],
 )
-def test_concepts_that_cannot_be_learned(backbone: Backbone, changes: dict[str, Any], message: str) -> None:
+def test_concepts_that_cannot_be_learned(
+    backbone: StableDiffusion, changes: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         ConceptTask(tiny.concept(**changes), backbone, CONFIG)
 
 
-def test_resumed_equals_uninterrupted(backbone: Backbone) -> None:
+def test_resumed_equals_uninterrupted(backbone: StableDiffusion) -> None:
     concept = tiny.concept(steps=5, num_vectors=2)
     whole = run(ConceptTask(concept, backbone, CONFIG), backbone, 5)
     saved = run(ConceptTask(concept, backbone, CONFIG), backbone, 2).to_bytes()
@@ -140,7 +144,7 @@ def test_resumed_equals_uninterrupted(backbone: Backbone) -> None:
     assert resumed.to_bytes() == whole.to_bytes()
 
 
-def test_a_finished_concept_goes_on_when_steps_are_raised(backbone: Backbone) -> None:
+def test_a_finished_concept_goes_on_when_steps_are_raised(backbone: StableDiffusion) -> None:
     finished = run(ConceptTask(tiny.concept(steps=2), backbone, CONFIG), backbone, 2)
     longer = ConceptTask(tiny.concept(steps=5), backbone, CONFIG)
     longer.restore(finished.to_bytes())
@@ -151,7 +155,7 @@ def test_a_finished_concept_goes_on_when_steps_are_raised(backbone: Backbone) ->
     assert len(longer.loss_history) == 5
 
 
-def test_a_state_is_of_kilobytes(backbone: Backbone) -> None:
+def test_a_state_is_of_kilobytes(backbone: StableDiffusion) -> None:
     assert len(run(ConceptTask(tiny.concept(), backbone, CONFIG), backbone, 4).to_bytes()) < 4096
 
 
@@ -180,7 +184,7 @@ def with_state(task: ConceptTask, **changes: torch.Tensor) -> bytes:
     ],
 )
 def test_corrupt_states_are_refused(
-    backbone: Backbone, spoil: Callable[[ConceptTask], bytes], message: str
+    backbone: StableDiffusion, spoil: Callable[[ConceptTask], bytes], message: str
 ) -> None:
     data = spoil(run(ConceptTask(tiny.concept(), backbone, CONFIG), backbone, 3))
     task = ConceptTask(tiny.concept(), backbone, CONFIG)
@@ -192,7 +196,9 @@ def test_corrupt_states_are_refused(
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_damaged_files_never_do_worse_than_a_value_error(backbone: Backbone, data: st.DataObject) -> None:
+def test_damaged_files_never_do_worse_than_a_value_error(
+    backbone: StableDiffusion, data: st.DataObject
+) -> None:
     """A rejected file leaves the task unchanged, also when the task is at another step than the file."""
     source, task = (ConceptTask(tiny.concept(), backbone, CONFIG) for _ in range(2))
     source.step = 2
@@ -209,13 +215,13 @@ def test_damaged_files_never_do_worse_than_a_value_error(backbone: Backbone, dat
     ("changes", "part"),
     [({"concept_id": "another"}, "concept_id"), ({"state_fingerprint": "another"}, "state_fingerprint")],
 )
-def test_foreign_states_are_refused(backbone: Backbone, changes: dict[str, Any], part: str) -> None:
+def test_foreign_states_are_refused(backbone: StableDiffusion, changes: dict[str, Any], part: str) -> None:
     data = ConceptTask(tiny.concept(**changes), backbone, CONFIG).to_bytes()
     with pytest.raises(ValueError, match=f"{part} is 'another'"):
         ConceptTask(tiny.concept(), backbone, CONFIG).restore(data)
 
 
-def test_a_state_from_full_precision_gets_a_loss_scale_in_half(backbone: Backbone) -> None:
+def test_a_state_from_full_precision_gets_a_loss_scale_in_half(backbone: StableDiffusion) -> None:
     data = ConceptTask(tiny.concept(), backbone, CONFIG).to_bytes()
     task = ConceptTask(tiny.concept(), backbone, CONFIG)
     task.tensors["loss_scale"].fill_(2.0**16)

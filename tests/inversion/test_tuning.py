@@ -12,7 +12,7 @@ from tests.support import tiny
 from tests.support.learning import alone, assert_same, run
 from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion import tuning
-from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.families.stable_diffusion import StableDiffusion
 from textinv_ray.inversion.pack import Pack
 from textinv_ray.inversion.sampling import sample_images
 from textinv_ray.inversion.task import ConceptTask
@@ -33,13 +33,13 @@ CONCEPT = tiny.concept(0, steps=4, batch_size=1)
     ],
 )
 def test_pack_size_is_the_last_that_gained(
-    backbone: Backbone,
+    backbone: StableDiffusion,
     monkeypatch: pytest.MonkeyPatch,
     seconds_per_step: dict[int, float],
     max_size: int,
     expected: int,
 ) -> None:
-    def measured(_backbone: Backbone, _task: ConceptTask, _config: JobConfig, size: int) -> float:
+    def measured(_backbone: StableDiffusion, _task: ConceptTask, _config: JobConfig, size: int) -> float:
         if seconds_per_step[size] == math.inf:
             raise torch.OutOfMemoryError
         return 1 / seconds_per_step[size]
@@ -52,7 +52,7 @@ def test_pack_size_is_the_last_that_gained(
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError(), MemoryError()])
 def test_activations_are_checkpointed_when_not_even_one_concept_fits(
-    checkpointing: Backbone, monkeypatch: pytest.MonkeyPatch, error: Exception
+    checkpointing: StableDiffusion, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     real, sizes = Pack.losses_and_gradient, []
 
@@ -68,7 +68,9 @@ def test_activations_are_checkpointed_when_not_even_one_concept_fits(
     assert checkpointing.checkpoints_activations
 
 
-def test_only_a_lack_of_memory_is_no_error(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_a_lack_of_memory_is_no_error(
+    backbone: StableDiffusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(_pack: Pack) -> Any:
         raise RuntimeError("device-side assert")
 
@@ -78,12 +80,12 @@ def test_only_a_lack_of_memory_is_no_error(backbone: Backbone, monkeypatch: pyte
     assert not backbone.checkpoints_activations
 
 
-def test_pack_size_by_configuration(backbone: Backbone) -> None:
+def test_pack_size_by_configuration(backbone: StableDiffusion) -> None:
     config = JobConfig.from_dict({"pack": {"size": 7}})
     assert choose_pack_size(backbone, ConceptTask(CONCEPT, backbone, config), config) == 7
 
 
-def test_the_trial_leaves_the_task_alone(backbone: Backbone) -> None:
+def test_the_trial_leaves_the_task_alone(backbone: StableDiffusion) -> None:
     config = JobConfig.from_dict({"pack": {"max_size": 2}})
     task = ConceptTask(CONCEPT, backbone, config)
     before = task.to_bytes()
@@ -109,7 +111,7 @@ def broken(_module: torch.fx.GraphModule, _inputs: list[Tensor]) -> Callable[...
 
 
 @pytest.fixture
-def compilable(backbone64: Backbone) -> Iterator[Backbone]:
+def compilable(backbone64: StableDiffusion) -> Iterator[StableDiffusion]:
     """The float64 backbone; the compilation is removed after the test."""
     yield backbone64
     backbone64.compiled = None
@@ -117,7 +119,7 @@ def compilable(backbone64: Backbone) -> Iterator[Backbone]:
 
 
 def test_nothing_is_compiled_where_it_does_not_fit(
-    compilable: Backbone, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    compilable: StableDiffusion, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def full(_pack: Pack) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
@@ -127,7 +129,7 @@ def test_nothing_is_compiled_where_it_does_not_fit(
     assert "CUDA out of memory" in caplog.text
 
 
-def test_what_needs_no_gradient_is_not_compiled(compilable: Backbone) -> None:
+def test_what_needs_no_gradient_is_not_compiled(compilable: StableDiffusion) -> None:
     config = CONFIG.override(["stopping.rule=dvar", "stopping.dvar.every=1"])
     task, compiled = ConceptTask(CONCEPT, compilable, config), list[torch.fx.GraphModule]()
 
@@ -148,7 +150,7 @@ def test_what_needs_no_gradient_is_not_compiled(compilable: Backbone) -> None:
     [(ignoring_gradients, "the gradient is off by 100%"), (broken, "no C++ compiler")],
 )
 def test_a_compiler_that_is_wrong_or_missing_is_not_used(
-    compilable: Backbone, caplog: pytest.LogCaptureFixture, compiler: Any, warning: str
+    compilable: StableDiffusion, caplog: pytest.LogCaptureFixture, compiler: Any, warning: str
 ) -> None:
     task = ConceptTask(CONCEPT, compilable, CONFIG)
     before = task.to_bytes()

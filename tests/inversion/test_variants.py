@@ -14,13 +14,14 @@ from tests.support import tiny
 from textinv_ray.concepts.concept import Concept
 from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion import initialization, penalties, words
-from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.families.condition import Condition
+from textinv_ray.inversion.families.stable_diffusion import StableDiffusion
 from textinv_ray.inversion.pack import Pack
 from textinv_ray.inversion.task import ConceptTask
 
 CONFIG = JobConfig.from_dict({"training": {"max_grad_norm": 0.5, "lr_schedule": "cosine"}})
 CANDIDATES = ("cat", "dog", "house")
-NEIGHBOUR = tuple(tuple(row) for row in (torch.arange(64.0).reshape(2, 32) / 100).tolist())
+NEIGHBOUR = {"clip_l": tuple(tuple(row) for row in (torch.arange(64.0).reshape(2, 32) / 100).tolist())}
 VARIANTS: dict[str, dict[str, Any]] = {
     "one vector": {},
     "three vectors": {"num_vectors": 3},
@@ -49,7 +50,7 @@ def concept(name: str, **changes: Any) -> Concept:
     return tiny.concept(index, **{"steps": 5 + index % 3, **VARIANTS[name], **changes})
 
 
-def take(tasks: list[ConceptTask], backbone: Backbone, steps: int, config: JobConfig = CONFIG) -> None:
+def take(tasks: list[ConceptTask], backbone: StableDiffusion, steps: int, config: JobConfig = CONFIG) -> None:
     """Learns them in one pack, for this many steps or to their ends."""
     pack = Pack(backbone, config, len(tasks))
     for task in tasks:
@@ -69,7 +70,7 @@ def assert_same(task: ConceptTask, expected: ConceptTask) -> None:
 
 
 @pytest.fixture(scope="module")
-def alone(backbone64: Backbone) -> dict[str, ConceptTask]:
+def alone(backbone64: StableDiffusion) -> dict[str, ConceptTask]:
     """Each variant, learned in a pack of one without interruption."""
     tasks = {name: ConceptTask(concept(name), backbone64, CONFIG) for name in VARIANTS}
     for task in tasks.values():
@@ -77,7 +78,7 @@ def alone(backbone64: Backbone) -> dict[str, ConceptTask]:
     return tasks
 
 
-def test_packed_equals_alone(backbone64: Backbone, alone: dict[str, ConceptTask]) -> None:
+def test_packed_equals_alone(backbone64: StableDiffusion, alone: dict[str, ConceptTask]) -> None:
     tasks = {name: ConceptTask(concept(name), backbone64, CONFIG) for name in VARIANTS}
     take(list(tasks.values()), backbone64, 99)
     for name, task in tasks.items():
@@ -88,7 +89,7 @@ def test_packed_equals_alone(backbone64: Backbone, alone: dict[str, ConceptTask]
 @pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.parametrize("at", [1, 2, 4])
 def test_resumed_equals_uninterrupted(
-    backbone64: Backbone, alone: dict[str, ConceptTask], name: str, at: int
+    backbone64: StableDiffusion, alone: dict[str, ConceptTask], name: str, at: int
 ) -> None:
     task = ConceptTask(concept(name), backbone64, CONFIG)
     take([task], backbone64, at)
@@ -99,7 +100,7 @@ def test_resumed_equals_uninterrupted(
     assert torch.equal(resumed.vectors, alone[name].vectors)
 
 
-def test_variants_differ(alone: dict[str, ConceptTask], backbone64: Backbone) -> None:
+def test_variants_differ(alone: dict[str, ConceptTask], backbone64: StableDiffusion) -> None:
     """From the same seed and images, no variant gives the word of plain inversion."""
     same = {"steps": 6, "seed": 3, "images": tiny.concept(0).images}
     ends = []
@@ -114,7 +115,7 @@ def test_variants_differ(alone: dict[str, ConceptTask], backbone64: Backbone) ->
 # Progressive
 
 
-def test_vectors_join_exactly_at_their_steps(backbone64: Backbone) -> None:
+def test_vectors_join_exactly_at_their_steps(backbone64: StableDiffusion) -> None:
     """Before its step a vector keeps its initial value; the other vectors keep their values and moments."""
     task = ConceptTask(tiny.concept(steps=6, vectors_added_at=(2, 4)), backbone64, CONFIG)
     first = task.tensors["vectors"].clone()
@@ -124,8 +125,8 @@ def test_vectors_join_exactly_at_their_steps(backbone64: Backbone) -> None:
         joined = 1 + (step >= 2) + (step >= 4)
         assert task.vectors.shape == (joined, 32)
         before = task.state_dict()
-        drawn = task.tensors["prompt_ids"][task.draw().prompts] - backbone64.vocabulary_size
-        assert (drawn.max(dim=1).values == joined - 1).all(), "every prompt has all vectors so far"
+        drawn = task.tensors["prompt_ids"][task.draw().prompts]
+        assert (drawn.min(dim=1).values == -joined).all(), "every prompt has all vectors so far"
         pack.step()
         after = task.state_dict()
         for row in range(3):
@@ -138,7 +139,7 @@ def test_vectors_join_exactly_at_their_steps(backbone64: Backbone) -> None:
     assert after["updates_before"].tolist() == [0, 2, 4]
 
 
-def test_joining_leaves_the_other_vectors_as_they_are(backbone64: Backbone) -> None:
+def test_joining_leaves_the_other_vectors_as_they_are(backbone64: StableDiffusion) -> None:
     """Before the step at which a vector joins, the run equals the one without it."""
     plain = ConceptTask(tiny.concept(steps=6), backbone64, JobConfig())
     growing = ConceptTask(tiny.concept(steps=6, vectors_added_at=(3,)), backbone64, JobConfig())
@@ -149,7 +150,7 @@ def test_joining_leaves_the_other_vectors_as_they_are(backbone64: Backbone) -> N
     assert torch.equal(growing.vectors[1:], growing.initial_vectors)
 
 
-def test_a_vectors_first_step_is_adams_first(backbone64: Backbone) -> None:
+def test_a_vectors_first_step_is_adams_first(backbone64: StableDiffusion) -> None:
     """Its bias correction counts from its own first update: |step| is the learning rate, not 3 times that."""
     config = JobConfig.from_dict({"training": {"adam_epsilon": 1e-20}})
     task = ConceptTask(tiny.concept(steps=6, vectors_added_at=(4,)), backbone64, config)
@@ -178,7 +179,7 @@ def test_gradients_are_those_of_the_formulas(vectors: Tensor, weight: float, nor
     torch.testing.assert_close(penalties.regularization_gradient(vectors, initial, weights), expected)
     if (vectors.norm(dim=1) > 1e-6).all():
         (expected,) = torch.autograd.grad((weight * (leaf.norm(dim=1) - norm).square()).sum(), leaf)
-        torch.testing.assert_close(penalties.norm_gradient(vectors, norm, weights), expected)
+        torch.testing.assert_close(penalties.norm_gradient(vectors, [(slice(3), norm)], weights), expected)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +189,7 @@ def test_gradients_are_those_of_the_formulas(vectors: Tensor, weight: float, nor
 )
 @pytest.mark.parametrize("loss_scale", [1.0, 4096.0])
 def test_the_penalty_is_part_of_the_loss(
-    backbone64: Backbone, options: dict[str, Any], loss_scale: float
+    backbone64: StableDiffusion, options: dict[str, Any], loss_scale: float
 ) -> None:
     """Adam's first moment of the step is (1 - beta1) times the gradient of denoising loss plus penalty."""
     task = ConceptTask(tiny.concept(num_vectors=2, **options), backbone64, JobConfig())
@@ -199,9 +200,10 @@ def test_the_penalty_is_part_of_the_loss(
     leaf = shifted.clone().requires_grad_()
     latents = task.tensors["latent_means"][draws.latents]
     latents = latents + task.tensors["latent_stds"][draws.latents] * draws.noise[0]
-    hidden = backbone64.encode_prompts(task.tensors["prompt_ids"][draws.prompts], leaf)
+    condition = backbone64.encode(task.tensors["prompt_ids"][draws.prompts], leaf)
     noise = draws.noise[1].double()
-    loss = backbone64.denoising_loss(latents, noise, draws.timesteps, hidden).mean()
+    levels = backbone64.levels(draws.levels)
+    loss = backbone64.denoising_loss(latents, noise, levels, condition).mean()
     if "regularization_weight" in options:
         start = words.initial_vectors(backbone64, "cat", 2)
         penalty = 0.7 * (leaf - start).square().sum()
@@ -216,7 +218,7 @@ def test_the_penalty_is_part_of_the_loss(
     )
 
 
-def test_rescaled_vectors_have_the_vocabularys_norm(backbone64: Backbone) -> None:
+def test_rescaled_vectors_have_the_vocabularys_norm(backbone64: StableDiffusion) -> None:
     table = backbone64.text_encoder.get_input_embeddings().weight.data
     task = ConceptTask(concept("rescaled", learning_rate=0.3), backbone64, CONFIG)
     for _ in range(3):
@@ -225,7 +227,7 @@ def test_rescaled_vectors_have_the_vocabularys_norm(backbone64: Backbone) -> Non
         take([task], backbone64, 1)
 
 
-def test_a_step_that_is_skipped_rescales_nothing(backbone64: Backbone) -> None:
+def test_a_step_that_is_skipped_rescales_nothing(backbone64: StableDiffusion) -> None:
     task = ConceptTask(concept("rescaled"), backbone64, CONFIG)
     task.tensors["vectors"].mul_(2)
     task.tensors["latent_means"].fill_(torch.nan)
@@ -237,17 +239,17 @@ def test_a_step_that_is_skipped_rescales_nothing(backbone64: Backbone) -> None:
 # Words of single images
 
 
-def test_an_images_word_learns_from_its_image_alone(backbone64: Backbone) -> None:
+def test_an_images_word_learns_from_its_image_alone(backbone64: StableDiffusion) -> None:
     """The gradient of an image's word is 0 exactly in the steps whose samples don't use that word."""
     config = JobConfig.from_dict({"training": {"adam_beta1": 0.0}})
     task = ConceptTask(tiny.concept(steps=12, per_image_probability=0.5), backbone64, config)
     seen = set()
     for _ in range(12):
         draws = task.draw()
-        ids = task.tensors["prompt_ids"][draws.prompts] - backbone64.vocabulary_size
+        rows = -1 - task.tensors["prompt_ids"][draws.prompts]
         images = draws.latents // 2  # a crop and its mirror image each
         beside: dict[int, None] = {}
-        for line, image in zip(ids, images.tolist(), strict=True):
+        for line, image in zip(rows, images.tolist(), strict=True):
             named = [row - 1 for row in line[line > 0].tolist()]
             assert named in ([], [image])
             beside |= dict.fromkeys(named)
@@ -263,42 +265,42 @@ def test_an_images_word_learns_from_its_image_alone(backbone64: Backbone) -> Non
 
 @settings(max_examples=10, deadline=None)
 @given(probability=st.floats(0.05, 1))
-def test_how_often_an_images_word_stands_beside(backbone64: Backbone, probability: float) -> None:
+def test_how_often_an_images_word_stands_beside(backbone64: StableDiffusion, probability: float) -> None:
     task = ConceptTask(
         tiny.concept(batch_size=4000, per_image_probability=probability, num_vectors=2), backbone64, CONFIG
     )
     draws = task.draw()
-    ids = task.tensors["prompt_ids"][draws.prompts] - backbone64.vocabulary_size
-    assert ((ids >= 2).any(dim=1).double().mean() - probability).abs() < 0.05
+    rows = -1 - task.tensors["prompt_ids"][draws.prompts]
+    assert ((rows >= 2).any(dim=1).double().mean() - probability).abs() < 0.05
     plain = ConceptTask(tiny.concept(batch_size=4000, num_vectors=2), backbone64, CONFIG).draw()
     assert torch.equal(draws.latents, plain.latents)
     assert torch.equal(draws.prompts % 3, plain.prompts), "the same templates as without"
 
 
-def test_prompts_of_a_growing_word_beside_images_words(backbone64: Backbone) -> None:
+def test_prompts_of_a_growing_word_beside_images_words(backbone64: StableDiffusion) -> None:
     """Rows are the word's vectors in the order of joining, then the images'."""
     grown = tiny.concept(templates=("{}",), per_image_probability=1.0, vectors_added_at=(2,), steps=4)
-    ids = ConceptTask(grown, backbone64, CONFIG).tensors["prompt_ids"] - backbone64.vocabulary_size
+    rows = -1 - ConceptTask(grown, backbone64, CONFIG).tensors["prompt_ids"]
     word_with = [[0], [0, 2], [0, 3], [0, 4], [0, 1], [0, 1, 2], [0, 1, 3], [0, 1, 4]]
-    assert [line[line >= 0].tolist() for line in ids] == word_with
+    assert [line[line >= 0].tolist() for line in rows] == word_with
 
 
 # Captions
 
 
-def test_captions_reach_the_encoder(backbone64: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_captions_reach_the_encoder(backbone64: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
     """The ids that the encoder is given for an image with a caption are the caption's, word included."""
     given: list[Tensor] = []
-    encode = Backbone.encode_prompts
+    encode = StableDiffusion.encode
 
-    def spy(self: Backbone, input_ids: Tensor, rows: Tensor | None = None) -> Tensor:
+    def spy(self: StableDiffusion, input_ids: Tensor, *others: Tensor | None) -> Condition:
         given.append(input_ids)
-        return encode(self, input_ids, rows)
+        return encode(self, input_ids, *others)
 
     captions = ("a red {}", "one {} on the beach", "my {} with a blue background")
     task = ConceptTask(tiny.concept(captions=captions, batch_size=6), backbone64, CONFIG)
     images = task.draw().latents // 2
-    monkeypatch.setattr(Backbone, "encode_prompts", spy)
+    monkeypatch.setattr(StableDiffusion, "encode", spy)
     take([task], backbone64, 1)
     expected = words.tokenize(backbone64, [words.fill(text, "<c0>") for text in captions], {"<c0>": 1})
     assert torch.equal(given[0], expected[images])
@@ -307,29 +309,27 @@ def test_captions_reach_the_encoder(backbone64: Backbone, monkeypatch: pytest.Mo
 # Where learning starts
 
 
-def test_the_vocabularys_mean(backbone64: Backbone) -> None:
+def test_the_vocabularys_mean(backbone64: StableDiffusion) -> None:
     task = ConceptTask(concept("mean", num_vectors=2), backbone64, CONFIG)
     table = backbone64.text_encoder.get_input_embeddings().weight.data
     torch.testing.assert_close(task.tensors["vectors"], table.mean(dim=0).expand(2, -1))
     assert task.start is not None, "there is no text to compare with"
 
 
-def test_another_word(backbone64: Backbone) -> None:
+def test_another_word(backbone64: StableDiffusion) -> None:
     task = ConceptTask(concept("neighbour", num_vectors=2), backbone64, CONFIG)
-    torch.testing.assert_close(task.vectors, torch.tensor(NEIGHBOUR))
+    torch.testing.assert_close(task.vectors, torch.tensor(NEIGHBOUR["clip_l"]))
     assert task.start is not None
     assert torch.equal(task.start, task.vectors)
-    with pytest.raises(
-        ValueError, match=r"init_from x.safetensors: its vectors have 3 numbers, this model's"
-    ):
+    other = {"clip_l": ((1.0, 2.0, 3.0),)}
+    message = r"init_from x.safetensors: the word .* has vectors for clip_l \(3\), this .* takes clip_l \(32\)"
+    with pytest.raises(ValueError, match=message):
         ConceptTask(
-            concept("neighbour", init_from="x.safetensors", initial_vectors=((1.0, 2.0, 3.0),)),
-            backbone64,
-            CONFIG,
+            concept("neighbour", init_from="x.safetensors", initial_vectors=other), backbone64, CONFIG
         )
 
 
-def test_auto_takes_the_candidate_with_the_lowest_loss(backbone64: Backbone) -> None:
+def test_auto_takes_the_candidate_with_the_lowest_loss(backbone64: StableDiffusion) -> None:
     """Compared with the loss written out, in any order of candidates; unknown words are skipped."""
     base = concept("auto")
     task = ConceptTask(base, backbone64, CONFIG)
@@ -344,8 +344,8 @@ def test_auto_takes_the_candidate_with_the_lowest_loss(backbone64: Backbone) -> 
     losses = {}
     for text in CANDIDATES:
         prompts = [base.templates[index % 3].replace("{}", text) for index in range(8)]
-        hidden = backbone64.encode_prompts(words.tokenize(backbone64, prompts))
-        losses[text] = backbone64.denoising_loss(means, noise, timesteps, hidden).mean().item()
+        condition = backbone64.encode(words.tokenize(backbone64, prompts))
+        losses[text] = backbone64.denoising_loss(means, noise, timesteps, condition).mean().item()
     assert chosen == min(losses, key=losses.__getitem__)
     assert len(set(losses.values())) == 3
     for candidates in (CANDIDATES[::-1], (" ", *CANDIDATES)):
@@ -353,5 +353,8 @@ def test_auto_takes_the_candidate_with_the_lowest_loss(backbone64: Backbone) -> 
         assert ConceptTask(again, backbone64, CONFIG).concept.initializer_token == chosen
     with pytest.raises(ValueError, match="no candidate gives a token"):
         initialization.choose_initializer(
-            backbone64, concept("auto", initializer_candidates=(" ",)), task.tensors["latent_means"]
+            backbone64,
+            concept("auto", initializer_candidates=(" ",)),
+            task.tensors["latent_means"],
+            task.tensors["time_ids"],
         )

@@ -10,7 +10,8 @@ import pytest
 from tests.support import examples
 from tests.support.bench import Bench
 from tests.support.mlflow import Server
-from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.families.backbone import Backbone
+from textinv_ray.inversion.families.loading import load_backbone
 from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store
@@ -30,7 +31,7 @@ def local_ray() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def backbone(tiny_sd: Path) -> Backbone:
     """The model of the tests, which all share: whoever changes it takes a copy."""
-    return Backbone.load(str(tiny_sd), dtype="float32")
+    return load_backbone(str(tiny_sd), dtype="float32")
 
 
 @pytest.fixture(scope="session")
@@ -71,9 +72,9 @@ def similar_words(tmp_path: Path) -> Store:
     """An output with its results table: words that are near one another, one of another model, one that failed."""
     store = Store(str(tmp_path))
     examples.finish(store, "cat", [[1, 0, 0, 0]])
-    examples.finish(store, "dog", [[0, 1, 0, 0]], norms=[1.5])
+    examples.finish(store, "dog", [[0, 1, 0, 0]], norms={"clip_l": [1.5]})
     examples.finish(store, "kitten", [[2, 0.1, 0, 0], [2, 0, 0.1, 0]])
-    examples.finish(store, "other-model", [[1, 0, 0]], embedding_dim=3)
+    examples.finish(store, "other-model", [[1, 0, 0]], embedding_dims={"clip_l": 3})
     examples.fail(store, "bad", "x")
     results_table.write(store, StoredResults.read(store))
     return store

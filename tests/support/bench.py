@@ -12,7 +12,7 @@ from tests.support.rows import Rows
 from tests.support.waiting import wait_for
 from textinv_ray.concepts.concept import Concept
 from textinv_ray.config.job import JobConfig
-from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.families.backbone import Backbone
 from textinv_ray.inversion.pack import Pack
 from textinv_ray.inversion.review import Subject, evaluate_words
 from textinv_ray.inversion.scoring import Scorer

@@ -117,14 +117,14 @@ class Job:
 
 def words(folder: Path, settings: Iterable[str], only: Collection[str] = ()) -> dict[str, np.ndarray]:
     """What one process without any service learns of the manifest in `folder`: concept_id -> (V, D)."""
-    from textinv_ray.inversion.backbone import Backbone
+    from textinv_ray.inversion.families.loading import load_backbone
     from textinv_ray.inversion.pack import Pack
     from textinv_ray.inversion.task import ConceptTask
 
     config = JobConfig.load("mini", list(settings))
     facts = sources.facts(config.model)
     opened = Manifest.open(str(folder / "data" / "manifest.parquet"))
-    backbone = Backbone.load(sources.resolve(config.model.path), dtype="float32")
+    backbone = load_backbone(sources.resolve(config.model.path), dtype="float32")
     tasks = []
     for row in opened.rows():
         if not only or row["concept_id"] in only:

@@ -10,7 +10,7 @@ from pydantic import JsonValue
 
 from textinv_ray.concepts.concept import Concept
 from textinv_ray.config.job import JobConfig
-from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.families.backbone import Backbone
 from textinv_ray.inversion.pack import Pack
 from textinv_ray.inversion.task import ConceptTask
 
@@ -43,7 +43,7 @@ def assert_same(task: ConceptTask, expected: ConceptTask, tolerance: float = 1e-
 def digest(backbone: Backbone) -> str:
     """SHA-256 of every bit of the model, names included."""
     total = hashlib.sha256()
-    for model in (backbone.text_encoder, backbone.unet, backbone.vae):
+    for model in backbone.models:
         for name, value in sorted(model.state_dict().items()):
             total.update(name.encode() + value.contiguous().numpy().tobytes())
     return total.hexdigest()

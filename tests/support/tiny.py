@@ -7,17 +7,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDPMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from transformers import (
     CLIPConfig,
     CLIPImageProcessorPil,
     CLIPModel,
     CLIPTextConfig,
     CLIPTextModel,
+    CLIPTextModelWithProjection,
     CLIPTokenizer,
 )
 
 from textinv_ray.concepts.concept import Concept
+from textinv_ray.inversion.families.loading import load_backbone
+from textinv_ray.inversion.families.sdxl import StableDiffusionXL
+from textinv_ray.inversion.families.stable_diffusion import StableDiffusion
 
 RESOLUTION = 16
 LATENT_SHAPE = (4, 8, 8)
@@ -26,6 +36,13 @@ WORDS = """
 a an the of in on my one photo picture rendering painting drawing style character cat dog house woman man
 with red blue green background beach oil good close clean dark ' , . s t ! < > 0 1 2
 """.split()  # noqa: SIM905
+
+
+def load_sd(folder: Path) -> StableDiffusion:
+    """The Stable Diffusion model of a folder in float32 on the CPU."""
+    backbone = load_backbone(str(folder), device="cpu", dtype="float32")
+    assert isinstance(backbone, StableDiffusion)
+    return backbone
 
 
 def tokenizer() -> CLIPTokenizer:
@@ -106,6 +123,72 @@ def save_stable_diffusion(folder: Path, prediction_type: str = "epsilon") -> Pat
         requires_safety_checker=False,
     ).save_pretrained(folder)
     return folder
+
+
+def save_stable_diffusion_xl(folder: Path, prediction_type: str = "epsilon", **options: bool) -> Path:
+    """A StableDiffusionXLPipeline folder: 16 x 16 pixels, 8 x 8 latents.
+
+    As in published configurations, `eos_token_id` of the text encoders is 2. options: of the pipeline and the
+    scheduler.
+    """
+    torch.manual_seed(0)
+    tokens, tokens_2 = tokenizer(), tokenizer()
+    tokens_2.pad_token = "!"
+    first, second = text_config(tokens), text_config(tokens_2, 40)
+    first.eos_token_id = second.eos_token_id = 2
+    encoders = CLIPTextModel(first), CLIPTextModelWithProjection(second)
+    for encoder in encoders:
+        encoder.get_input_embeddings().weight.data.normal_(std=0.1)
+    zero_snr = options.pop("rescale_betas_zero_snr", False)
+    StableDiffusionXLPipeline(
+        vae=AutoencoderKL(
+            block_out_channels=(8, 8),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            latent_channels=4,
+            norm_num_groups=4,
+            sample_size=RESOLUTION,
+            scaling_factor=0.13025,
+        ),
+        text_encoder=encoders[0],
+        text_encoder_2=encoders[1],
+        tokenizer=tokens,
+        tokenizer_2=tokens_2,
+        unet=UNet2DConditionModel(
+            sample_size=RESOLUTION // 2,
+            block_out_channels=(8, 16),
+            layers_per_block=1,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            transformer_layers_per_block=(1, 2),
+            cross_attention_dim=72,
+            attention_head_dim=2,
+            norm_num_groups=4,
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=16 + 6 * 8,
+        ),
+        scheduler=DDPMScheduler(
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            clip_sample=False,
+            steps_offset=1,
+            timestep_spacing="trailing" if zero_snr else "leading",
+            prediction_type=prediction_type,
+            rescale_betas_zero_snr=zero_snr,
+        ),
+        **options,
+    ).save_pretrained(folder)
+    return folder
+
+
+def load_sdxl(folder: Path) -> StableDiffusionXL:
+    """The SDXL model of a folder in float32 on the CPU."""
+    backbone = load_backbone(str(folder), device="cpu", dtype="float32")
+    assert isinstance(backbone, StableDiffusionXL)
+    return backbone
 
 
 def save_clip(folder: Path) -> Path:

@@ -11,11 +11,11 @@ from PIL import Image
 from transformers import CLIPModel
 
 from tests.support.commands import textinv
+from textinv_ray.concepts.word_files import write_word
 from textinv_ray.config.job import JobConfig
-from textinv_ray.inversion import Backbone, Scorer, sample_images, save_learned_embeds
+from textinv_ray.inversion import Scorer, load_backbone, sample_images, save_learned_embeds
 from textinv_ray.inversion.evaluation import PROMPTS, Evaluator, LearnedConcept, Protocol
-from textinv_ray.inversion.formats import write_word
-from textinv_ray.inversion.sampling import SAMPLERS
+from textinv_ray.inversion.families.diffusion_unet import SAMPLERS
 from textinv_ray.inversion.words import initial_vectors
 from textinv_ray.service.models import sources
 from training.captions import NAME_COUNT
@@ -65,9 +65,9 @@ def test_the_scorer_shares_no_weight_with_what_it_scores(pipeline: StableDiffusi
 
 
 def test_a_word_draws_the_same_in_a_plain_script(pipeline: StableDiffusionPipeline, tmp_path: Path) -> None:
-    backbone, config = Backbone.load(str(SD), dtype="float32"), JobConfig.load("mini").review
+    backbone, config = load_backbone(str(SD), dtype="float32"), JobConfig.load("mini").review
     vectors = initial_vectors(backbone, "ginger hair", 2) + 0.01
-    (tmp_path / "learned_embeds.safetensors").write_bytes(save_learned_embeds("<it>", vectors))
+    (tmp_path / "learned_embeds.safetensors").write_bytes(save_learned_embeds(backbone, "<it>", vectors))
     ours = sample_images(backbone, {"<it>": vectors}, ["a photo of a <it> on a blue background"], [7], config)
     pipeline.load_textual_inversion(str(tmp_path / "learned_embeds.safetensors"))
     pipeline.scheduler = SAMPLERS[config.sampler].from_config(pipeline.scheduler.config)
@@ -82,11 +82,12 @@ def test_a_word_draws_the_same_in_a_plain_script(pipeline: StableDiffusionPipeli
 
 
 def test_two_words_in_one_prompt_by_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    backbone = Backbone.load(str(SD))
+    backbone = load_backbone(str(SD))
     sources = []
     for name, phrase in (("fox", "ginger hair"), ("ink", "line drawing")):
         path = tmp_path / f"{name}.safetensors"
-        path.write_bytes(write_word("comfyui", f"<{name}>", initial_vectors(backbone, phrase, 2)))
+        word = {"clip_l": initial_vectors(backbone, phrase, 2).numpy()}
+        path.write_bytes(write_word("comfyui", f"<{name}>", word)[""])
         sources += ["--words", str(path)]
     out = tmp_path / "pictures"
     options = ["-n", "2", "--steps", "2", "--out", str(out), *sources]
@@ -99,12 +100,13 @@ def test_two_words_in_one_prompt_by_command(tmp_path: Path, capsys: pytest.Captu
 @pytest.mark.slow
 def test_the_evaluation_knows_what_it_sees() -> None:
     """Pictures of a phrase: the phrase brings them back better than a prompt that says nothing of it."""
-    backbone = Backbone.load(str(SD))
+    backbone = load_backbone(str(SD))
     phrase = "person with ginger hair and a green shirt"
     review = JobConfig.load("mini", ["review.num_inference_steps=8"]).review
     training = sample_images(backbone, {}, [f"a photo of a {phrase}"] * 4, [90, 91, 92, 93], review)
     protocol = Protocol(4, review, PROMPTS["mini"])
-    subject = LearnedConcept("<it>", initial_vectors(backbone, phrase, 6), "object", training, f"a {phrase}")
+    word = {"clip_l": initial_vectors(backbone, phrase, 6).numpy()}
+    subject = LearnedConcept("<it>", word, "object", training, f"a {phrase}")
     scores = Evaluator(backbone, Scorer.load(str(CLIP)), protocol).evaluate(subject)
     image = {name: scores[f"clip_image_similarity{name}"] for name in ("", "_description", "_without_word")}
     assert image["_description"] > image["_without_word"] + 0.1

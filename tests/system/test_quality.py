@@ -11,7 +11,7 @@ import torch
 from textinv_ray.concepts import prepare
 from textinv_ray.concepts.concept import Concept
 from textinv_ray.config.job import JobConfig
-from textinv_ray.inversion import Backbone, ConceptTask, Pack, Scorer, sample_images
+from textinv_ray.inversion import Backbone, ConceptTask, Pack, Scorer, load_backbone, sample_images
 from textinv_ray.inversion.scoring import image_similarity
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.models import sources
@@ -49,7 +49,7 @@ class Learned:
 @pytest.fixture(scope="module")
 def learned() -> Learned:
     config = JobConfig.load("mini", ["training.steps=200"])  # no stopping rule: this test takes all steps
-    backbone = Backbone.load(sources.resolve("mini-sd"))
+    backbone = load_backbone(sources.resolve("mini-sd"))
     source = Manifest.open("examples/manifest.parquet")
     concepts = {
         row["concept_id"]: prepare.make(

@@ -64,7 +64,9 @@ def generate(
     ] = 0,
     steps: StepsOption = None,
     guidance: GuidanceOption = None,
-    negative_prompt: Annotated[str, typer.Option(help="Negative prompt; may contain learned words.")] = "",
+    negative_prompt: Annotated[
+        str | None, typer.Option(help="Negative prompt; may contain learned words.")
+    ] = None,
     size: Annotated[
         int | None, typer.Option(min=8, max=4096, help="Side in pixels, a multiple of 8.")
     ] = None,
@@ -86,7 +88,7 @@ def generate(
     job = generating.settings(lexicon, config, overrides or (), steps, guidance)
     request = generating.Request(
         prompt=prompt,
-        words=lexicon.words_in(f"{prompt}\n{negative_prompt}"),
+        words=lexicon.words_in(f"{prompt}\n{negative_prompt or ''}"),
         negative_prompt=negative_prompt,
         seed=seed,
         count=number,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -78,12 +78,32 @@ class Concept(ConceptSettings):
     """Digest of what the course of learning depends on. A checkpoint with the same one may be continued. Reviews and
     scores are not part of it, nor is `steps` while the learning rate is constant: if `steps` is raised, learning
     continues from the final state."""
-    initial_vectors: tuple[tuple[float, ...], ...] = ()
-    """Vectors of the other word that learning starts from: (any number of vectors, D)."""
+    initial_vectors: dict[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
+    """Vectors of the other word that learning starts from, by text encoder: (any number of vectors, D) each."""
+    crops: tuple[tuple[tuple[int, int, int, int], ...], ...] = ()
+    """(N, A, 4): of each image and crop the original height and width, and the crop's top and left, in pixels of the
+    image that was resized so that its shorter side is S. Empty: images that were of size S x S."""
+
+    def time_ids(self, flips: bool) -> np.ndarray:
+        """Original height and width, crop top and left, target height and width of every image and crop.
+
+        int64 (N * A * F, 6). flips: whether each crop is followed by its mirror image (F = 2, else 1).
+        """
+        count, crops, side = self.images.shape[:3]
+        sizes = np.array(self.crops or (((side, side, 0, 0),) * crops,) * count, dtype=np.int64)
+        sizes = sizes.reshape(count * crops, 4)
+        target = np.full((len(sizes), 2), side)
+        if not flips:
+            return np.concatenate([sizes, target], axis=1)
+        resized_width = np.rint(sizes[:, 1] * side / sizes[:, :2].min(axis=1)).astype(np.int64)
+        mirrored = sizes.copy()
+        mirrored[:, 3] = (resized_width - side - sizes[:, 3]).clip(min=0)
+        both = np.stack([sizes, mirrored], axis=1).reshape(-1, 4)
+        return np.concatenate([both, target.repeat(2, axis=0)], axis=1)
 
     def to_bytes(self) -> bytes:
         """The concept as bytes: the length of a JSON header, the header with all other fields, and the images."""
-        header = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "images"}
+        header = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "images"}
         text = json.dumps({**header, _SHAPE: self.images.shape}).encode()
         images = np.ascontiguousarray(self.images, dtype=np.uint8).tobytes()
         return len(text).to_bytes(8, "little") + text + images
@@ -102,4 +122,6 @@ _SHAPE = "images_shape"
 
 def _frozen(value: Any) -> Any:
     """A JSON value with tuples in place of lists."""
+    if isinstance(value, dict):
+        return {key: _frozen(item) for key, item in value.items()}
     return tuple(map(_frozen, value)) if isinstance(value, list) else value

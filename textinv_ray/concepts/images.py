@@ -10,7 +10,7 @@ from functools import cache
 from io import BytesIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from textinv_ray.concepts.colors import to_srgb
 from textinv_ray.concepts.fetch import ImageError, fetch, name
@@ -32,6 +32,8 @@ class Prepared:
     """Where they came from, without credentials."""
     digests: tuple[str, ...]
     """SHA-256 of each file's bytes."""
+    crops: tuple[tuple[tuple[int, int, int, int], ...], ...]
+    """See `Concept.crops`: (N, A, 4)."""
 
 
 def prepare(
@@ -49,7 +51,7 @@ def prepare(
     depend only on it, the image's index and the crop's index. `is_first_try`: see `fetch`. Raises ImageError for the
     first image that can't be used.
     """
-    pixels, digests = [], []
+    pixels, digests, places = [], [], []
     for index, image in enumerate(images):
         data = fetch(image, base=base, config=config, index=index, is_first_try=is_first_try)
         rng = np.random.default_rng([seed, index])
@@ -58,8 +60,10 @@ def prepare(
         with _ONE_DECODER:
             decoded = decode(data, uri, config.max_image_pixels, near=resolution)
             pixels.append(crops(decoded, resolution, centers))
+            places.append(crop_places(original_size(data), resolution, centers))
         digests.append(hashlib.sha256(data).hexdigest())
-    return Prepared(np.stack(pixels), tuple(name(image, i) for i, image in enumerate(images)), tuple(digests))
+    uris = tuple(name(image, i) for i, image in enumerate(images))
+    return Prepared(np.stack(pixels), uris, tuple(digests), tuple(places))
 
 
 def decode(data: bytes, uri: str, max_pixels: int, near: int | None = None) -> Image.Image:
@@ -128,6 +132,24 @@ def _register_decoders() -> None:
         import pillow_heif
 
         pillow_heif.register_heif_opener()
+
+
+def original_size(data: bytes) -> tuple[int, int]:
+    """(width, height) in pixels of an image that `decode` accepts, with EXIF orientation applied."""
+    image = Image.open(BytesIO(data), formats=_formats())
+    width, height = image.size
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    return (height, width) if turned else (width, height)
+
+
+def crop_places(
+    size: tuple[int, int], side: int, centers: np.ndarray
+) -> tuple[tuple[int, int, int, int], ...]:
+    """(A, 4) of `Concept.crops` for the squares that `crops` cuts. size: of the original, (width, height)."""
+    width, height = size
+    slack = np.array(size) * (side / min(size)) - side
+    places = np.rint(np.clip(centers, 0, 1) * slack).astype(int).tolist()
+    return tuple((height, width, top, left) for left, top in places)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -9,10 +9,8 @@ import hashlib
 from collections.abc import Mapping
 
 import numpy as np
-import safetensors.numpy
-from safetensors import SafetensorError
 
-from textinv_ray.concepts import images
+from textinv_ray.concepts import images, word_files
 from textinv_ray.concepts.concept import Concept
 from textinv_ray.concepts.fetch import ImageError, fetch
 from textinv_ray.concepts.fingerprints import image_keys, inputs_of
@@ -54,18 +52,22 @@ def make(
     inputs = inputs_of(settings, config, resolution=size, model_identity=model_identity)
     row_fingerprint = inputs.digest(image_keys(plain["images"]))
     values = dict(vars(settings))
-    initial_vectors: tuple[tuple[float, ...], ...] = ()
+    initial_vectors: dict[str, tuple[tuple[float, ...], ...]] = {}
     if is_file(settings.init_from):
-        initial_vectors = _learned_vectors(settings.init_from, base, config)
+        word = _learned_word(settings.init_from, base, config)
+        initial_vectors = {name: tuple(map(tuple, part.tolist())) for name, part in word.items()}
         # The file counts by its content, as images do.
-        digest = hashlib.sha256(np.array(initial_vectors).tobytes()).hexdigest()
+        digest = hashlib.sha256(
+            np.concatenate(list(word.values()), axis=1, dtype=np.float64).tobytes()
+        ).hexdigest()
         inputs = inputs.with_setting("init_from", digest)
         values["init_from"] = redact(settings.init_from)
-        values["num_vectors"] = settings.num_vectors or len(initial_vectors)
+        values["num_vectors"] = settings.num_vectors or len(next(iter(word.values())))
     return Concept(
         **values,
         initial_vectors=initial_vectors,
         images=prepared.pixels,
+        crops=prepared.crops,
         image_uris=prepared.uris,
         fingerprint=inputs.digest(prepared.digests),
         row_fingerprint=row_fingerprint,
@@ -89,18 +91,15 @@ def files(row: Row, config: JobConfig) -> list[ImageSource]:
     return [*row["images"], *([start] if is_file(start) else [])]
 
 
-def _learned_vectors(uri: str, base: str, config: JobConfig) -> tuple[tuple[float, ...], ...]:
-    """Reads another word's vectors, (V, D), from its safetensors file. Raises ValueError."""
+def _learned_word(uri: str, base: str, config: JobConfig) -> word_files.Word:
+    """Reads another word from its safetensors file. Raises ValueError."""
     try:
-        tensors = safetensors.numpy.load(fetch(uri, base=base, config=config.data))
+        data = fetch(uri, base=base, config=config.data)
+        words = word_files.parse_words(data, redact(uri).rsplit("/", 1)[-1])
     except ImageError as error:
         raise ValueError(f"init_from {error.uri}: {error.reason}") from None
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"init_from {redact(uri)}: isn't a safetensors file of a word: {error}") from None
-    vectors = np.atleast_2d(next(iter(tensors.values()))) if len(tensors) == 1 else np.zeros(0)
-    if vectors.ndim != 2 or 0 in vectors.shape or not np.isfinite(vectors).all():
-        raise ValueError(
-            f"init_from {redact(uri)}: expected one tensor of finite vectors, found "
-            f"{', '.join(f'{name} {list(tensor.shape)}' for name, tensor in sorted(tensors.items())) or 'none'}"
-        )
-    return tuple(map(tuple, vectors.astype(np.float32).tolist()))
+    except ValueError as error:
+        raise ValueError(f"init_from {redact(uri)}: {error}") from None
+    if len(words) != 1:
+        raise ValueError(f"init_from {redact(uri)}: expected one word, found {', '.join(sorted(words))}")
+    return next(iter(words.values()))

@@ -43,6 +43,8 @@ class ModelConfig(Strict):
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     """Precision of the frozen model. `auto`: float16 on CUDA, bfloat16 on CPUs with instructions for it (AMX,
     AVX512_BF16), float32 elsewhere. Words are always float32."""
+    vae_dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    """Precision of the VAE. `auto`: as `dtype`; where a VAE of SDXL overflows in float16, bfloat16 or float32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device of the models. `auto`: the worker's GPU when it has one, else the CPU."""
 
@@ -281,6 +283,8 @@ class JobConfig(Strict):
                 "tracking": True,
             },
         )
+        if self.model.vae_dtype == "auto":  # came later; left out so that earlier fingerprints hold
+            del part["model"]["vae_dtype"]
         # Only the settings of the rule that is used
         stopping = part.pop("stopping")
         if self.stopping.rule != "none":

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from transformers import AutoImageProcessor, AutoModel, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
-from textinv_ray.inversion.backbone import choose_device, choose_dtype
+from textinv_ray.inversion.families.precision import choose_device, choose_dtype
 from textinv_ray.inversion.scoring import BATCH_SIZE
 from textinv_ray.util.errors import UserError
 

@@ -15,7 +15,7 @@ class Draws:
     """int64 (B,): index into the cached latents (image, crop and flip)."""
     prompts: Tensor
     """int64 (B,): index into the tokenized prompts."""
-    timesteps: Tensor
-    """int64 (B,), in [0, number of training timesteps)."""
+    levels: Tensor
+    """float64 (B,), uniform in [0, 1): the noise levels, as `Backbone.levels` takes them."""
     noise: Tensor
     """float32 (2, B, C, h, w), standard normal: to sample the VAE's posterior, and eps of the forward process."""

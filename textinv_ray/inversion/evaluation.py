@@ -26,10 +26,11 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from textinv_ray.concepts.word_files import Word
 from textinv_ray.config.job import ReviewConfig
 from textinv_ray.inversion import scoring, words
-from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.dino import Dino
+from textinv_ray.inversion.families.backbone import Backbone
 from textinv_ray.inversion.generation import Request, generate
 from textinv_ray.inversion.scoring import Scorer
 
@@ -102,8 +103,8 @@ class LearnedConcept:
     """A learned word and the images that it was learned from."""
 
     placeholder_token: str
-    vectors: Tensor
-    """(V, D)"""
+    word: Word
+    """Its vectors by text encoder."""
     learnable_property: str
     training_images: np.ndarray
     """uint8 (N, S, S, 3)"""
@@ -136,10 +137,11 @@ class Evaluator:
     def evaluate(self, concept: LearnedConcept) -> dict[str, float]:
         """All scores by name, those of references as `<score>_<reference>`. Scores that don't exist are left out.
 
-        Raises ValueError for a prompt that is so long that the word is cut off.
+        Raises ValueError for a word of another model, and for a prompt that is so long that the word is cut off.
         """
         token, prompts = concept.placeholder_token, self._prompts(concept)
-        learned = self._draw([words.fill(prompt, token) for prompt in prompts], {token: concept.vectors})
+        vectors = words.rows_of(self._backbone, concept.word)
+        learned = self._draw([words.fill(prompt, token) for prompt in prompts], {token: vectors})
         training = self._encode(concept.training_images)
         scores = self._score(concept, dict(zip(prompts, learned, strict=True)), training)
         plain = [self._without_word(scoring.without_word(prompt)) for prompt in prompts]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from textinv_ray.config.job import ReviewConfig
 from textinv_ray.inversion import words
-from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.families.backbone import Backbone
 from textinv_ray.inversion.sampling import sample_ids
 
 
@@ -22,7 +22,8 @@ class Request:
     prompt: str
     words: tuple[str, ...] = ()
     """Placeholder tokens in `prompt` and `negative_prompt` that stand for learned words. Any other is plain text."""
-    negative_prompt: str = ""
+    negative_prompt: str | None = None
+    """What guidance leads away from; None: nothing. With SDXL this differs from an empty prompt."""
     seed: int = 0
     count: int = 1
     """Number of images, with seeds `seed`, `seed` + 1, ..."""
@@ -55,24 +56,25 @@ def generate(
         count += len(vectors)
     rows = torch.cat(list(vectors_by_token.values())) if vectors_by_token else None
     sizes = {token: len(vectors) for token, vectors in vectors_by_token.items()}
-    groups: dict[tuple[int, float], list[tuple[int, int]]] = {}
+    groups: dict[tuple[int, float, bool], list[tuple[int, int]]] = {}
     for index, request in enumerate(requests):
         guidance = config.guidance_scale if request.guidance_scale is None else request.guidance_scale
-        group = groups.setdefault((request.size or backbone.resolution, guidance), [])
+        key = request.size or backbone.resolution, guidance, request.negative_prompt is None
+        group = groups.setdefault(key, [])
         group += [(index, seed) for seed in request.seeds]
     lines = [
         [_tokenize(backbone, text, request.words, sizes, first_row) for text in _texts(request)]
         for request in requests
     ]
     pictures: list[list[np.ndarray]] = [[] for _ in requests]
-    for (side, guidance), wanted in groups.items():
+    for (side, guidance, unconditional), wanted in groups.items():
         images = sample_ids(
             backbone,
             torch.cat([lines[index][0] for index, _ in wanted]),
             rows,
             [seed for _, seed in wanted],
             config.model_copy(update={"guidance_scale": guidance}),
-            negative_ids=torch.cat([lines[index][1] for index, _ in wanted]),
+            negative_ids=None if unconditional else torch.cat([lines[index][1] for index, _ in wanted]),
             side=side,
         )
         for (index, _), image in zip(wanted, images, strict=True):
@@ -81,7 +83,7 @@ def generate(
 
 
 def _texts(request: Request) -> tuple[str, str]:
-    return request.prompt, request.negative_prompt
+    return request.prompt, request.negative_prompt or ""
 
 
 def _tokenize(
@@ -91,15 +93,14 @@ def _tokenize(
     sizes: Mapping[str, int],
     first_row: Mapping[str, int],
 ) -> Tensor:
-    """Token ids, int64 (1, L), with `vocabulary_size` + row of the shared table for learned words.
+    """Token ids, int64 (1, L), with -1 - row of the shared table for learned words.
 
     Only the request's own words are replaced: in its prompt, the name of another request's word is plain text.
     """
     line = words.tokenize(backbone, [text], {token: sizes[token] for token in tokens})
-    own_first = backbone.vocabulary_size
-    shared = line.clone()
+    shared, own_first = line.clone(), 0
     for token in tokens:
-        own = (line >= own_first) & (line < own_first + sizes[token])
-        shared = torch.where(own, line - own_first + backbone.vocabulary_size + first_row[token], shared)
+        own = (line < -own_first) & (line >= -own_first - sizes[token])
+        shared = torch.where(own, line + own_first - first_row[token], shared)
         own_first += sizes[token]
     return shared

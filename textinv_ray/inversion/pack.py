@@ -12,8 +12,8 @@ from torch import Tensor
 
 from textinv_ray.config.job import JobConfig
 from textinv_ray.config.training import TrainingConfig
-from textinv_ray.inversion import penalties
-from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion import penalties, words
+from textinv_ray.inversion.families.backbone import Backbone
 from textinv_ray.inversion.task import ConceptTask, learning_rate
 
 LOSS_SCALE_GROWTH_STEPS = 2000
@@ -83,7 +83,8 @@ class Pack:
             training=self.training,
             scaled=self.backbone.dtype == torch.float16,
             updates_before=tensors["updates_before"],
-            rescale_to=torch.where(absent[:, None], 0, self._norms),
+            rescaled=torch.where(absent[:, None], 0, self._rescaled),
+            encoder_norms=self.backbone.encoder_norms,
         )
         self._tensors["losses"][self._to_device(steps + self._first_loss)] = losses
         for task in tasks:
@@ -100,18 +101,17 @@ class Pack:
         draws = [task.draw() for task in self.tasks]
         latents_at = torch.cat([draw.latents for draw in draws]) + self._first_latent
         prompts_at = torch.cat([draw.prompts for draw in draws]) + self._first_prompt
-        timesteps = torch.cat([draw.timesteps for draw in draws])
-        chosen = self._to_device(torch.stack([latents_at, prompts_at, timesteps]))
+        levels = self._to_device(self.backbone.levels(torch.cat([draw.levels for draw in draws])))
+        chosen = self._to_device(torch.stack([latents_at, prompts_at]))
         noise = self._to_device(torch.cat([draw.noise for draw in draws], dim=1)).to(self.backbone.word_dtype)
 
         tensors = self._tensors
         latents = tensors["latent_means"][chosen[0]] + tensors["latent_stds"][chosen[0]] * noise[0]
-        ids = tensors["prompt_ids"][chosen[1]]
-        ids = torch.where(ids >= self.backbone.vocabulary_size, ids + self._first_row[:, None], ids)
+        ids = words.shift(tensors["prompt_ids"][chosen[1]], self._first_row[:, None])
 
         rows = tensors["vectors"].detach().requires_grad_()
-        hidden_states = self.backbone.encode_prompts(ids, rows)
-        per_sample = self.backbone.denoising_loss(latents, noise[1], chosen[2], hidden_states)
+        condition = self.backbone.encode(ids, rows, tensors["time_ids"][chosen[0]])
+        per_sample = self.backbone.denoising_loss(latents, noise[1], levels, condition)
         losses = per_sample.new_zeros(len(self.tasks)).index_add(
             0, self._concept_of_sample, per_sample / self._batch_size_of_sample
         )
@@ -157,15 +157,14 @@ class Pack:
         losses = []
         # In chunks of a step's number of samples: a forward pass of that size needs less memory than the step
         for samples, lines, first_row in chosen.split(len(self._concept_of_sample), dim=1):
-            ids = tensors["fixed_ids"][lines]
-            ids = torch.where(ids >= self.backbone.vocabulary_size, ids + first_row[:, None], ids)
-            hidden_states = self.backbone.encode_prompts(ids, tensors["vectors"])
+            ids = words.shift(tensors["fixed_ids"][lines], first_row[:, None])
+            condition = self.backbone.encode(ids, tensors["vectors"], tensors["fixed_time_ids"][samples])
             losses.append(
                 self.backbone.denoising_loss(
                     tensors["fixed_latents"][samples],
                     tensors["fixed_noise"][samples],
-                    tensors["fixed_timesteps"][samples],
-                    hidden_states,
+                    tensors["fixed_levels"][samples],
+                    condition,
                 )
             )
         return torch.cat(losses).reshape(len(due), size).mean(dim=1)
@@ -182,7 +181,7 @@ class Pack:
         """
         vectors = self._tensors["vectors"]
         gradient = penalties.regularization_gradient(vectors, self._tensors["initial"], self._regularization)
-        gradient += penalties.norm_gradient(vectors, self.backbone.vocabulary_norm, self._norm_weight)
+        gradient += penalties.norm_gradient(vectors, self.backbone.encoder_norms, self._norm_weight)
         scale = self._tensors["loss_scale"][self._concept_of_row]
         return torch.where(absent, 0, scale)[:, None] * gradient
 
@@ -242,8 +241,7 @@ class Pack:
         self._norm_weight = of_rows(
             [concept.norm_weight * (concept.norm_control == "regularize") for concept in options]
         )
-        norm = self.backbone.vocabulary_norm
-        self._norms = of_rows([norm * (concept.norm_control == "rescale") for concept in options])
+        self._rescaled = of_rows([float(concept.norm_control == "rescale") for concept in options])
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         """Copies to the model's device without waiting for the copy."""
@@ -264,7 +262,8 @@ def update(
     training: TrainingConfig,
     scaled: bool,
     updates_before: Tensor | None = None,
-    rescale_to: Tensor | None = None,
+    rescaled: Tensor | None = None,
+    encoder_norms: penalties.EncoderNorms = (),
 ) -> None:
     """One optimizer step of K concepts, in place: unscale, check, clip and Adam, all per concept.
 
@@ -274,8 +273,8 @@ def update(
 
     state: the stacked tensors of the tasks. gradient: (R, D), of the losses times their loss scales. losses, rates,
     steps: (K,). concept_of_row: int64 (R,). scaled: whether the loss scale is dynamic (float16). updates_before:
-    int64 (R,), the concept's updates before each vector joined; None: 0. rescale_to: (R, 1), the norm that each vector
-    is rescaled to after the step; 0 for none.
+    int64 (R,), the concept's updates before each vector joined; None: 0. rescaled: (R, 1), 1 for vectors that are
+    rescaled to `encoder_norms` after the step, else 0.
     """
     scale = state["loss_scale"]
     gradient = gradient / scale[concept_of_row, None]
@@ -297,8 +296,8 @@ def update(
         rate=rates[concept_of_row, None],
         training=training,
     )
-    if rescale_to is not None:
-        vectors = penalties.rescaled(vectors, rescale_to)
+    if rescaled is not None:
+        vectors = penalties.rescaled(vectors, rescaled, encoder_norms)
     moved = {"vectors": vectors, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
     for name, value in moved.items():
         state[name].copy_(torch.where(taken[concept_of_row, None], value, state[name]))

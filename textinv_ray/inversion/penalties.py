@@ -1,13 +1,18 @@
 """Penalty terms of the loss, as gradients in closed form, and the projection onto the vocabulary's mean norm.
 
-They keep learned vectors near the vocabulary. All act on each vector alone, so a pack applies them to the vectors of
-all its concepts at once.
+They keep learned vectors near the vocabulary of each text encoder. All act on each vector alone, so a pack applies
+them to the vectors of all its concepts at once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+EncoderNorms = Sequence[tuple[slice, float]]
+"""Of each text encoder: its columns of a word's rows, and its vocabulary's mean norm."""
 
 
 def regularization_gradient(vectors: Tensor, initial: Tensor, weight: Tensor) -> Tensor:
@@ -18,17 +23,25 @@ def regularization_gradient(vectors: Tensor, initial: Tensor, weight: Tensor) ->
     return 2 * weight * (vectors - initial)
 
 
-def norm_gradient(vectors: Tensor, norm: float, weight: Tensor) -> Tensor:
+def norm_gradient(vectors: Tensor, norms: EncoderNorms, weight: Tensor) -> Tensor:
     """Gradient by v of weight (||v|| - norm)^2: 2 weight (||v|| - norm) v / ||v||; 0 where v = 0.
 
-    vectors (v): (R, D). norm: the target, the vocabulary's mean norm. weight: (R, 1), 0 for no penalty.
+    vectors (v): (R, D). norms: the target for the part of each encoder. weight: (R, 1), 0 for no penalty.
     Returns (R, D).
     """
-    lengths = vectors.norm(dim=1, keepdim=True)
-    return 2 * weight * (lengths - norm) * vectors / lengths.clamp(min=1e-12)
+    parts = []
+    for columns, norm in norms:
+        part = vectors[:, columns]
+        lengths = part.norm(dim=1, keepdim=True)
+        parts.append(2 * weight * (lengths - norm) * part / lengths.clamp(min=1e-12))
+    return torch.cat(parts, dim=1)
 
 
-def rescaled(vectors: Tensor, norms: Tensor) -> Tensor:
-    """The vectors (R, D), rescaled to the norms (R, 1). Where the norm is 0 the vector is unchanged."""
-    factors = norms / vectors.norm(dim=1, keepdim=True).clamp(min=1e-12)
-    return torch.where(norms > 0, factors * vectors, vectors)
+def rescaled(vectors: Tensor, which: Tensor, norms: EncoderNorms) -> Tensor:
+    """The vectors (R, D), each encoder's part rescaled to its norm where `which` (R, 1) isn't 0."""
+    parts = []
+    for columns, norm in norms:
+        part = vectors[:, columns]
+        factors = which * norm / part.norm(dim=1, keepdim=True).clamp(min=1e-12)
+        parts.append(torch.where(which > 0, factors * part, part))
+    return torch.cat(parts, dim=1)

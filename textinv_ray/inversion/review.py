@@ -12,7 +12,7 @@ from torch import Tensor
 from textinv_ray.concepts.concept import Concept
 from textinv_ray.config.job import JobConfig, ReviewConfig
 from textinv_ray.inversion import scoring, words
-from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.families.backbone import Backbone
 from textinv_ray.inversion.sampling import sample_ids
 from textinv_ray.inversion.scoring import Scorer
 
@@ -159,8 +159,7 @@ def _render(
     lines = []
     for index, prompt, _ in wanted:
         # Only the concept's own word is replaced: another concept's token is plain text in this one's prompts
-        line = _tokenize(backbone, subjects[index], prompt)
-        lines.append(torch.where(line >= backbone.vocabulary_size, line + first_rows[index], line))
+        lines.append(words.shift(_tokenize(backbone, subjects[index], prompt), first_rows[index]))
     ids = torch.cat(lines) if lines else torch.zeros((0, backbone.max_tokens), dtype=torch.int64)
     seeds = [seed for _, _, seed in wanted]
     return sample_ids(backbone, ids, torch.cat(rows) if rows else None, seeds, settings)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
-from textinv_ray.inversion.backbone import choose_device, choose_dtype
+from textinv_ray.inversion.families.precision import choose_device, choose_dtype
 from textinv_ray.util.errors import UserError
 
 BATCH_SIZE = 64

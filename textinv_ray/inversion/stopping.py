@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,7 @@ from textinv_ray.config.training import StoppingConfig
 
 if TYPE_CHECKING:
     from textinv_ray.inversion.draws import Draws
+    from textinv_ray.inversion.families.backbone import Backbone
 
 
 def evaluation_interval(stopping: StoppingConfig) -> int:
@@ -121,22 +123,25 @@ def evaluations_since_best(scores: np.ndarray) -> np.ndarray:
 
 
 def fixed_batch(
-    draws: Draws, means: Tensor, stds: Tensor, prompt_ids: Tensor, *, stages: int, num_timesteps: int
+    draws: Draws, latents: Mapping[str, Tensor], prompt_ids: Tensor, backbone: Backbone, *, stages: int
 ) -> dict[str, Tensor]:
-    """The batch of F samples that DVAR's loss is measured on: images, noise, timesteps and prompts are all fixed.
+    """The batch of F samples that DVAR's loss is measured on: images, noise, levels and prompts are all fixed.
 
-    draws: of a step with F samples; their timesteps are stratified, one in each F-th of the schedule.
-    means, stds: (N * A * F, C, h, w) of the cached latents. prompt_ids: int64 (stages * prompts, L), of the word with
-    each of its numbers of vectors in turn.
-    Returns fixed_latents and fixed_noise (F, C, h, w), fixed_timesteps (F,), and fixed_ids (stages * F, L).
+    draws: of a step with F samples; their levels are stratified, one in each F-th of the schedule. latents: the cached
+    latent_means, latent_stds and time_ids of `task`. prompt_ids: int64 (stages * prompts, L), of the word with each of
+    its numbers of vectors in turn.
+    Returns fixed_latents and fixed_noise (F, C, h, w), fixed_levels (F,), fixed_time_ids (F, 6), and fixed_ids
+    (stages * F, L).
     """
-    device, size = means.device, len(draws.timesteps)
+    means, stds = latents["latent_means"], latents["latent_stds"]
+    device, size = means.device, len(draws.levels)
     chosen, noise = draws.latents.to(device), draws.noise.to(device, means.dtype)
-    timesteps = (torch.arange(size) * num_timesteps + draws.timesteps) // size
+    levels = backbone.levels((torch.arange(size) + draws.levels) / size)
     by_stage = prompt_ids.reshape(stages, -1, prompt_ids.shape[1])
     return {
         "fixed_latents": means[chosen] + stds[chosen] * noise[0],
         "fixed_noise": noise[1],
-        "fixed_timesteps": timesteps.to(device),
+        "fixed_levels": levels.to(device),
+        "fixed_time_ids": latents["time_ids"][chosen],
         "fixed_ids": by_stage[:, draws.prompts.to(device)].flatten(0, 1),
     }

@@ -20,8 +20,8 @@ from textinv_ray.concepts.concept import Concept
 from textinv_ray.config.job import JobConfig, TrainingConfig
 from textinv_ray.config.training import StoppingConfig
 from textinv_ray.inversion import initialization, penalties, stopping, words
-from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.draws import Draws
+from textinv_ray.inversion.families.backbone import Backbone
 
 STATE_FORMAT = "textinv_ray.concept_task.5"
 """Written into every state file. Change it when the state's tensors change: files of other formats are rejected."""
@@ -46,11 +46,12 @@ class ConceptTask:
         self._stopping = config.stopping
         self._evaluation_digest = stopping.evaluation_digest(concept, config)
         self._flip_probability = config.data.flip_probability
-        self._timesteps = int(backbone.scheduler.config.num_train_timesteps)
         self._generator = torch.Generator()
-        latents = _cached_latents(concept.images, backbone, flips=self._flip_probability > 0)
+        latents = _cached_latents(concept, backbone, flips=self._flip_probability > 0)
         if concept.init_from == "auto":
-            chosen = initialization.choose_initializer(backbone, concept, latents["latent_means"])
+            chosen = initialization.choose_initializer(
+                backbone, concept, latents["latent_means"], latents["time_ids"]
+            )
             concept = dataclasses.replace(concept, initializer_token=chosen)
         self.concept = concept
         """The concept, with the initializer_token that `init_from: auto` has chosen."""
@@ -66,11 +67,10 @@ class ConceptTask:
                 self._draw(
                     np.random.SeedSequence(concept.seed, spawn_key=(1,)), config.stopping.dvar.batch_size
                 ),
-                latents["latent_means"],
-                latents["latent_stds"],
+                latents,
                 self.tensors["prompt_ids"],
+                backbone,
                 stages=1 + len(concept.vectors_added_at),
-                num_timesteps=self._timesteps,
             )
 
     @property
@@ -182,7 +182,7 @@ class ConceptTask:
             beside = torch.rand(size, generator=generator) < self.concept.per_image_probability
             block = torch.where(beside, block + 1 + image, block)
         prompts += block * (templates + captions)
-        return Draws(latents, prompts, (uniform[4] * self._timesteps).long(), noise)
+        return Draws(latents, prompts, uniform[4], noise)
 
     def state_dict(self) -> dict[str, Tensor]:
         """What a later run needs to continue, as copies on the CPU: vectors, Adam's moments, counters and series."""
@@ -288,12 +288,12 @@ def _initial_state(concept: Concept, backbone: Backbone, rule: StoppingConfig) -
     The R rows are the word's vectors in the order in which they join, then the word of each image if
     `per_image_probability` is set. Images' words start at the vocabulary's mean, which carries no meaning yet.
     """
-    words.check_placeholder(backbone.tokenizer, concept.placeholder_token)
+    words.check_placeholder(backbone, concept.placeholder_token)
     own, images = concept.num_vectors + len(concept.vectors_added_at), _image_words(concept)
     vectors = initialization.initial_vectors(backbone, concept, own)
     vectors = torch.cat([vectors, backbone.vocabulary_mean.expand(images, -1)])
     if concept.norm_control == "rescale":
-        vectors = penalties.rescaled(vectors, vectors.new_tensor([[backbone.vocabulary_norm]]))
+        vectors = penalties.rescaled(vectors, torch.ones_like(vectors[:, :1]), backbone.encoder_norms)
     # float16 gradients underflow without a loss scale; bfloat16 has the exponents of float32.
     scale = INITIAL_LOSS_SCALE if backbone.dtype == torch.float16 else 1.0
     count = torch.zeros(1, dtype=torch.int64, device=vectors.device)
@@ -316,15 +316,17 @@ def _initial_state(concept: Concept, backbone: Backbone, rule: StoppingConfig) -
     }
 
 
-def _cached_latents(images: np.ndarray, backbone: Backbone, flips: bool) -> dict[str, Tensor]:
-    """Mean and standard deviation of the VAE's posterior for every image x crop (x flip): (N * A * F, C, h, w) each.
+def _cached_latents(concept: Concept, backbone: Backbone, flips: bool) -> dict[str, Tensor]:
+    """Mean and standard deviation of the VAE's posterior for every image x crop (x flip): (N * A * F, C, h, w) each;
+    and time_ids of these, (N * A * F, 6).
 
     A step samples a latent from this posterior, which is the distribution that encoding the image anew would give.
-    images: uint8 (N, A, S, S, 3).
     """
+    images = concept.images
     variants = np.stack([images, images[:, :, :, ::-1]], axis=2) if flips else images
     means, stds = backbone.latent_moments(variants.reshape(-1, *images.shape[2:]))
-    return {"latent_means": means, "latent_stds": stds}
+    time_ids = torch.tensor(concept.time_ids(flips), device=means.device)
+    return {"latent_means": means, "latent_stds": stds, "time_ids": time_ids}
 
 
 def _image_words(concept: Concept) -> int:
@@ -349,10 +351,10 @@ def _prompt_ids(concept: Concept, backbone: Backbone) -> Tensor:
         count = concept.num_vectors + len(concept.vectors_added_at) - absent
         ids = words.tokenize(backbone, prompts, {word: count, **image_words})
         for prompt, line in zip(prompts, ids, strict=True):
-            if line.max() < backbone.vocabulary_size:
+            if line.min() >= 0:
                 raise ValueError(f"the prompt {prompt!r} doesn't contain the word {word!r}")
         # The rows of vectors that haven't joined lie between the word's and the images': skip them.
-        stages.append(torch.where(ids >= backbone.vocabulary_size + count, ids + absent, ids))
+        stages.append(torch.where(ids < -count, ids - absent, ids))
     return torch.cat(stages).to(backbone.device)
 
 

@@ -12,8 +12,8 @@ import torch
 
 from textinv_ray.config.job import JobConfig
 from textinv_ray.config.training import StoppingConfig
-from textinv_ray.inversion.backbone import Backbone
-from textinv_ray.inversion.compiled import CompiledUNet
+from textinv_ray.inversion.families.backbone import Backbone
+from textinv_ray.inversion.families.compiled import CompiledDenoiser
 from textinv_ray.inversion.pack import Pack, is_out_of_memory
 from textinv_ray.inversion.task import ConceptTask
 
@@ -52,11 +52,11 @@ def compile_step(
     config: JobConfig,
     backend: str | Callable[..., object] = "inductor",
 ) -> bool:
-    """Compiles the UNet for steps of packs of `size` such concepts, and keeps it if its gradient is right.
+    """Compiles the denoiser for steps of packs of `size` such concepts, and keeps it if its gradient is right.
 
-    The gradient is compared with that of the UNet without compilation, because torch.compile can be wrong without an
-    error: with torch 2.13 on CPUs in bfloat16, it is zero. Returns whether steps are compiled from now on; if not, the
-    reason is logged.
+    The gradient is compared with that of the denoiser without compilation, because torch.compile can be wrong without
+    an error: with torch 2.13 on CPUs in bfloat16, it is zero. Returns whether steps are compiled from now on; if not,
+    the reason is logged.
     """
     batch_size = config.training.batch_size
     task = copy.copy(sample_task)
@@ -65,7 +65,7 @@ def compile_step(
     backbone.compiled = None
     try:
         _, expected = pack.losses_and_gradient()
-        backbone.compiled = CompiledUNet(backbone.unet, size * batch_size, backend)
+        backbone.compiled = CompiledDenoiser(backbone.denoiser, size * batch_size, backend)
         _, gradient = pack.losses_and_gradient()
     except (RuntimeError, MemoryError) as error:  # a missing compiler, too little memory
         problem = " ".join(str(error).split("\n")[:2])

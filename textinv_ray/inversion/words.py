@@ -1,4 +1,4 @@
-"""Pseudo-words: token ids beyond the vocabulary, initial vectors, and the learned_embeds.safetensors file."""
+"""Pseudo-words: their token ids and vectors."""
 
 from __future__ import annotations
 
@@ -6,60 +6,82 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
-from transformers import CLIPTokenizer
 
-from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.concepts import word_files
+from textinv_ray.concepts.word_files import Word
+from textinv_ray.inversion.families.backbone import Backbone
 
 
-def check_placeholder(tokenizer: CLIPTokenizer, placeholder_token: str) -> None:
-    """Raises ValueError when the token is empty, has whitespace, or already is a token of the vocabulary."""
+def check_placeholder(backbone: Backbone, placeholder_token: str) -> None:
+    """Raises ValueError when the token is empty, has whitespace, or already is a token of an encoder's vocabulary."""
     if not placeholder_token or re.search(r"\s", placeholder_token):
         raise ValueError(f"{placeholder_token!r} can't name a word: it is empty or has whitespace in it")
-    for known in (placeholder_token, placeholder_token.lower() + "</w>"):
-        # convert_tokens_to_ids gives unknown tokens the id of the unknown token
-        if tokenizer.convert_ids_to_tokens(tokenizer.convert_tokens_to_ids(known)) == known:
-            raise ValueError(f"{placeholder_token!r} is a word of the model's vocabulary already")
+    for encoder in backbone.encoders:
+        tokenizer = encoder.tokenizer
+        for known in (placeholder_token, placeholder_token.lower() + "</w>"):
+            # convert_tokens_to_ids gives unknown tokens the id of the unknown token
+            if tokenizer.convert_ids_to_tokens(tokenizer.convert_tokens_to_ids(known)) == known:
+                raise ValueError(f"{placeholder_token!r} is a word of the model's vocabulary already")
 
 
 def tokenize(backbone: Backbone, prompts: Sequence[str], words: Mapping[str, int] | None = None) -> Tensor:
-    """Token ids of prompts, padded to int64 (n, L): those of a diffusers pipeline after `load_textual_inversion`.
+    """Token ids of prompts for all text encoders, padded to int64 (n, L).
 
-    words: placeholder token -> number of vectors V. A placeholder becomes V ids; the words' ids count up from
-    `vocabulary_size` in the order of `words`. The tokenizer isn't changed: the prompt is split at placeholders, as
-    the tokenizer splits at added tokens, and the pieces are tokenized.
-    Prompts longer than L are truncated, as in diffusers. Raises ValueError when that cuts off a placeholder.
+    They are those of a diffusers pipeline after `load_textual_inversion`, except that learned tokens are negative.
+    words: placeholder token -> number of vectors V. A placeholder becomes V ids; the words' ids count down from -1 in
+    the order of `words`, so that id -1 - r stands for row r of their vectors. The tokenizers aren't changed: a prompt
+    is split at placeholders, as a tokenizer splits at added tokens, and the pieces are tokenized.
+    Prompts that are too long are truncated, as in diffusers. Raises ValueError when that cuts off a placeholder.
     """
-    tokenizer, ids_of = backbone.tokenizer, {}
-    first = backbone.vocabulary_size
+    ids_of: dict[str, list[int]] = {}
+    first = 0
     for token, count in (words or {}).items():
         if token.lower() in ids_of:
             raise ValueError(f"two words are called {token!r}: the tokenizer ignores case")
-        ids_of[token.lower()] = list(range(first, first + count))
+        ids_of[token.lower()] = [-1 - row for row in range(first, first + count)]
         first += count
     # The longest first, so that <cat>2 isn't read as <cat>. Case is ignored, as the tokenizer does.
     names = sorted((re.escape(token) for token in ids_of), key=len, reverse=True)
     pattern = re.compile("(" + "|".join(names) + ")", re.IGNORECASE) if names else None
-    room = backbone.max_tokens - 2
     lines = []
     for prompt in prompts:
-        ids: list[int] = []
-        for piece in pattern.split(prompt) if pattern else [prompt]:
-            if piece.lower() in ids_of:
-                ids += ids_of[piece.lower()]
-                if len(ids) > room:
-                    raise ValueError(
-                        f"the prompt {prompt!r} is longer than the {room} tokens that the model reads, "
-                        f"so {piece!r} would be cut off: shorten the prompt"
-                    )
-            elif piece:
-                ids += tokenizer(piece, add_special_tokens=False).input_ids
-        ids = [tokenizer.bos_token_id, *ids[:room], tokenizer.eos_token_id]
-        lines.append(ids + [tokenizer.pad_token_id] * (backbone.max_tokens - len(ids)))
+        pieces = pattern.split(prompt) if pattern else [prompt]
+        lines.append(
+            [id_ for encoder in backbone.encoders for id_ in encoder.tokenize(prompt, pieces, ids_of)]
+        )
     return torch.tensor(lines, dtype=torch.int64)
+
+
+def shift(input_ids: Tensor, rows: Tensor | int) -> Tensor:
+    """Ids whose learned tokens stand for rows that come `rows` later. input_ids: int64 (n, L). rows: a number, or one
+    per prompt, (n, 1).
+    """
+    return torch.where(input_ids < 0, input_ids - rows, input_ids)
+
+
+def save_learned_embeds(backbone: Backbone, placeholder_token: str, rows: Tensor) -> bytes:
+    """The bytes of a learned_embeds.safetensors, see `word_files.store_word`. rows: (V, D), written as float32."""
+    parts = backbone.split(rows.detach().to("cpu", torch.float32))
+    return word_files.store_word(placeholder_token, {name: part.numpy() for name, part in parts.items()})
+
+
+def load_learned_embeds(backbone: Backbone, data: bytes) -> tuple[str, Tensor]:
+    """The inverse of `save_learned_embeds`: (placeholder token, float32 (V, D)).
+
+    Raises ValueError when it isn't a safetensors file with one word, or the word is of another model.
+    """
+    words = word_files.parse_words(data, word_files.STORED)
+    if len(words) != 1:
+        raise ValueError(f"expected one word, found {len(words)}")
+    ((token, word),) = words.items()
+    return token, rows_of(backbone, word)
+
+
+def rows_of(backbone: Backbone, word: Word) -> Tensor:
+    """The rows of a stored word: float32 (V, D). Raises ValueError for a word of another model."""
+    return backbone.join({name: torch.tensor(vectors) for name, vectors in word.items()})
 
 
 def fill(template: str, placeholder_token: str) -> str:
@@ -72,19 +94,10 @@ def initial_vectors(backbone: Backbone, initializer_token: str, num_vectors: int
 
     Raises ValueError when it gives no token.
     """
-    return spread(token_embeddings(backbone, initializer_token), num_vectors)
-
-
-def token_embeddings(backbone: Backbone, initializer_token: str) -> Tensor:
-    """The frozen embedding of each token of a word or phrase: (tokens, D) in `word_dtype`, on the device.
-
-    Raises ValueError when it gives no token.
-    """
-    ids = backbone.tokenizer(initializer_token, add_special_tokens=False).input_ids
-    if not ids:
-        raise ValueError(f"the initializer {initializer_token!r} gives no token of the model's vocabulary")
-    table = backbone.text_encoder.get_input_embeddings().weight
-    return table[torch.tensor(ids, device=table.device)].to(backbone.word_dtype)
+    return torch.cat(
+        [spread(encoder.token_embeddings(initializer_token), num_vectors) for encoder in backbone.encoders],
+        dim=1,
+    )
 
 
 def spread(embeddings: Tensor, num_vectors: int) -> Tensor:
@@ -96,27 +109,3 @@ def spread(embeddings: Tensor, num_vectors: int) -> Tensor:
     starts = [index * len(embeddings) // num_vectors for index in range(num_vectors + 1)]
     runs = [embeddings[start : max(stop, start + 1)] for start, stop in pairwise(starts)]
     return torch.stack([run.mean(dim=0) for run in runs])
-
-
-def save_learned_embeds(placeholder_token: str, vectors: Tensor) -> bytes:
-    """The bytes of a learned_embeds.safetensors: one float32 tensor (V, D) whose key is the placeholder token.
-
-    diffusers' `load_textual_inversion` reads it as the tokens `<x>`, `<x>_1`, ...; A1111 and ComfyUI read it, too.
-    """
-    tensor = vectors.detach().to("cpu", torch.float32).contiguous()
-    return safetensors.torch.save({placeholder_token: tensor}, metadata={"format": "pt"})
-
-
-def load_learned_embeds(data: bytes) -> tuple[str, Tensor]:
-    """The inverse of `save_learned_embeds`: (placeholder token, float32 (V, D)).
-
-    Raises ValueError when it isn't a safetensors file with one tensor.
-    """
-    try:
-        tensors = safetensors.torch.load(data)
-    except SafetensorError as error:
-        raise ValueError(f"not a safetensors file: {error}") from error
-    if len(tensors) != 1:
-        raise ValueError(f"expected one word, found {len(tensors)} tensors")
-    ((token, vectors),) = tensors.items()
-    return token, torch.atleast_2d(vectors.to(torch.float32))

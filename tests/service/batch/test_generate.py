@@ -35,7 +35,7 @@ def output(tmp_path: Path) -> Store:
     """Two words for the tiny model."""
     store = Store(str(tmp_path / "out"))
     for concept_id, seed in (("cat", 1), ("ink", 2)):
-        examples.finish(store, concept_id, vectors(seed).tolist(), embedding_dim=32)
+        examples.finish(store, concept_id, vectors(seed).tolist(), embedding_dims={"clip_l": 32})
     return store
 
 
@@ -120,7 +120,7 @@ def test_words_bring_their_configuration(output: Store, tiny_sd: Path, tiny_clip
 def test_an_actor_passes_over_what_is_done(tiny_sd: Path, tiny_clip: Path, tmp_path: Path) -> None:
     """Ray passes a whole block again when another actor died with it. A row without its mark is rendered again."""
     config = examples.config(tiny_sd, tiny_clip)
-    actor = generate.GenerationActor(config.to_dict(), {"<x>": vectors(1).numpy()}, str(tmp_path))
+    actor = generate.GenerationActor(config.to_dict(), {"<x>": {"clip_l": vectors(1).numpy()}}, str(tmp_path))
     requests = [Request("a <x>", ("<x>",), count=2), Request("a " * 40 + "<x>", ("<x>",)), Request("a cat")]
     texts = [json.dumps(asdict(request)) for request in requests]
     block = pa.table({"key": ["k0", "k1", "k2"], "request": texts})
@@ -174,7 +174,7 @@ def test_many_prompts_and_again(output: Store, settings: list[str], tmp_path: Pa
     assert np.abs(picture - pixels(alone / "2.png")).max() <= 1, "the same picture, whatever the batch"
 
     began = time.time_ns()
-    examples.finish(output, "ink", vectors(9).tolist(), embedding_dim=32)
+    examples.finish(output, "ink", vectors(9).tolist(), embedding_dims={"clip_l": 32})
     code, said = run()
     assert "to draw: 2 pictures of 2 rows" in said, "the row with the new word, and the one that failed"
     index = pq.read_table(out.path("index.parquet")).to_pylist()

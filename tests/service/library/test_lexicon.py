@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import fsspec
+import numpy as np
 import pytest
-import torch
 
 from tests.support import examples
-from textinv_ray.inversion.formats import write_word
+from textinv_ray.concepts.word_files import write_word
 from textinv_ray.service.library.lexicon import Lexicon
 from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store
@@ -31,7 +31,7 @@ def test_words_of_a_prompt(output: Store) -> None:
     assert lexicon.words_in("a <Cat> in the style of <ink>, <cat>") == ("<cat>", "<ink>")
     assert lexicon.words_in("a photo of SKS") == ("sks",)
     assert lexicon.words_in("he asks 3 < 5 and 7 > 2") == ()
-    assert lexicon.vectors("<INK>").tolist() == [[0, 1, 0, 0], [0, 0, 1, 0]]
+    assert lexicon.word("<INK>")["clip_l"].tolist() == [[0, 1, 0, 0], [0, 0, 1, 0]]
 
 
 def test_unknown_words_name_the_nearest(output: Store) -> None:
@@ -47,11 +47,12 @@ def test_several_outputs_and_files(output: Store, tmp_path: Path, place: str) ->
     folder = str(tmp_path / "more") if place == "local" else "memory://lexicon"
     other = Store(f"{folder}/out")
     examples.finish(other, "dog")
-    Store(folder).write("owl.safetensors", write_word("a1111", "", torch.ones(2, 4)))
+    owl = write_word("a1111", "", {"clip_l": np.ones((2, 4), np.float32)})
+    Store(folder).write("owl.safetensors", owl[""])
     lexicon = Lexicon([output.uri, other.uri, f"{folder}/owl.safetensors"])
     assert lexicon.words_in("<dog> <owl> <cat>") == ("<dog>", "<owl>", "<cat>")
-    assert lexicon.vectors("<dog>").tolist() == [[1, 2, 3, 4]]
-    assert lexicon.vectors("<owl>").tolist() == [[1] * 4] * 2
+    assert lexicon.word("<dog>")["clip_l"].tolist() == [[1, 2, 3, 4]]
+    assert lexicon.word("<owl>")["clip_l"].tolist() == [[1] * 4] * 2
     if place == "memory":
         fsspec.filesystem("memory").store.clear()
 
@@ -95,4 +96,4 @@ def test_damaged_word(output: Store) -> None:
     output.write_concept("cat", "learned_embeds.safetensors", b"damaged")
     lexicon = Lexicon([output.uri])
     with pytest.raises(UserError, match="not a safetensors file"):
-        lexicon.vectors("<cat>")
+        lexicon.word("<cat>")

@@ -65,7 +65,7 @@ def test_text_of_a_manifest_is_text(store: Store) -> None:
         placeholder_token=evil,
         initializer_token=evil,
         tags={evil: '"' + evil},
-        nearest_words=[evil],
+        nearest_words={"clip_l": [evil], "clip_g": [evil]},
     )
     examples.fail(store, "b", evil)
     page = written(store)

@@ -37,13 +37,14 @@ def test_why_learning_ended(store: Store) -> None:
 
 def test_one_row_per_concept(store: Store) -> None:
     examples.finish(store, "b")
-    examples.finish(store, "a", [[0.5, 0, 0, 1]], nearest_words=["dog"])
+    examples.finish(store, "a", [[0.5, 0, 0, 1]], nearest_words={"clip_l": ["dog"]})
     examples.fail(store, "c", "image c-1.png: is truncated")
     assert results_table.write(store, StoredResults.read(store)) == 3
     table = read(store)
     assert table.schema.field("vectors").type.value_type == pa.list_(pa.float32(), 4)
     first, second, third = table.to_pylist()
-    assert (first["concept_id"], first["vectors"], first["nearest_words"]) == ("a", [[0.5, 0, 0, 1]], ["dog"])
+    assert (first["concept_id"], first["vectors"]) == ("a", [[0.5, 0, 0, 1]])
+    assert (first["nearest_words"], first["norms"]) == ([("clip_l", ["dog"])], [("clip_l", [1.0])])
     assert (second["clip_image_similarity_initializer"], second["clip_image_similarity"]) == (0.5, 0.75)
     assert second["tags"] == [("shelf", "3")]
     assert (third["status"], third["vectors"], third["error"]) == (
@@ -71,7 +72,7 @@ def test_words_of_several_vectors(store: Store) -> None:
 
 def test_words_of_two_models(store: Store) -> None:
     examples.finish(store, "a")
-    examples.finish(store, "b", [[1, 2, 3]], embedding_dim=3)
+    examples.finish(store, "b", [[1, 2, 3]], embedding_dims={"clip_l": 3})
     results_table.write(store, StoredResults.read(store))
     assert read(store)["vectors"].to_pylist() == [[[1, 2, 3, 4]], [[1, 2, 3]]]
 

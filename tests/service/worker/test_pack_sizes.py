@@ -8,7 +8,8 @@ import pytest
 
 from tests.support import tiny
 from textinv_ray.config.job import JobConfig
-from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.families.backbone import Backbone
+from textinv_ray.inversion.families.loading import load_backbone
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.worker import pack_sizes
@@ -28,19 +29,19 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_measured_once(tiny_sd: Path, tmp_path: Path, measured: list[int]) -> None:
-    backbone, config = Backbone.load(str(tiny_sd), device="cpu", dtype="float32"), JobConfig()
+    backbone, config = load_backbone(str(tiny_sd), device="cpu", dtype="float32"), JobConfig()
     tasks = [ConceptTask(tiny.concept(0, batch_size=size), backbone, config) for size in (4, 2)]
     for _ in range(2):
         store = Store(str(tmp_path))  # as another worker would open it
         assert [pack_sizes.pack_size(store, backbone, task, config) for task in tasks] == [8, 16]
     assert measured == [4, 2]
-    other = Backbone.load(str(tiny_sd), device="cpu", dtype="bfloat16")
+    other = load_backbone(str(tiny_sd), device="cpu", dtype="bfloat16")
     assert pack_sizes.pack_size(store, other, tasks[0], config) == 8
     assert measured == [4, 2, 4]
 
 
 def test_no_credentials_in_the_store(tiny_sd: Path, tmp_path: Path, measured: list[int]) -> None:
-    backbone, store = Backbone.load(str(tiny_sd), device="cpu"), Store(str(tmp_path))
+    backbone, store = load_backbone(str(tiny_sd), device="cpu"), Store(str(tmp_path))
     config = JobConfig.from_dict({"model": {"path": "s3://me:secret@bucket/model"}})
     pack_sizes.pack_size(store, backbone, ConceptTask(tiny.concept(0), backbone, config), config)
     written = store.read(pack_sizes.FILE)
@@ -53,7 +54,7 @@ def test_no_credentials_in_the_store(tiny_sd: Path, tmp_path: Path, measured: li
 def test_a_damaged_file_is_measured_again(
     tiny_sd: Path, tmp_path: Path, measured: list[int], damaged: bytes
 ) -> None:
-    backbone, config, store = Backbone.load(str(tiny_sd), device="cpu"), JobConfig(), Store(str(tmp_path))
+    backbone, config, store = load_backbone(str(tiny_sd), device="cpu"), JobConfig(), Store(str(tmp_path))
     store.write(pack_sizes.FILE, damaged)
     task = ConceptTask(tiny.concept(0), backbone, config)
     sizes = [pack_sizes.pack_size(store, backbone, task, config) for _ in range(2)]
@@ -62,7 +63,7 @@ def test_a_damaged_file_is_measured_again(
 
 
 def test_the_configured_size(tiny_sd: Path, tmp_path: Path, measured: list[int]) -> None:
-    backbone, config = Backbone.load(str(tiny_sd), device="cpu"), JobConfig.load("mini", ["pack.size=7"])
+    backbone, config = load_backbone(str(tiny_sd), device="cpu"), JobConfig.load("mini", ["pack.size=7"])
     task = ConceptTask(tiny.concept(0), backbone, config)
     assert pack_sizes.pack_size(Store(str(tmp_path)), backbone, task, config) == 7
     assert measured == []

@@ -11,7 +11,7 @@ import pytest
 from tests.support import examples, tiny
 from tests.support.bench import Bench, Crash, crashing, over
 from textinv_ray.config.job import JobConfig
-from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.families.backbone import Backbone
 from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.service.store.records import Result
 from textinv_ray.service.store.store import Store

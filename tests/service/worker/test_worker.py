@@ -14,7 +14,7 @@ import torch
 from tests.support import tiny
 from tests.support.bench import Bench, Crash, crashing, over
 from tests.support.waiting import wait_for
-from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.families.loading import load_backbone
 from textinv_ray.inversion.pack import Pack
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.service.store.files import StoreError
@@ -109,7 +109,7 @@ def test_two_workers_learn_the_same_as_one(bench: Bench, tiny_sd: Path) -> None:
     concepts = [tiny.concept(index, steps=4 + index % 3) for index in range(8)]
     scheduler = bench.scheduler(concepts)
     other = Bench(
-        Backbone.load(str(tiny_sd), dtype="float32"), bench.scorer, bench.config, bench.store
+        load_backbone(str(tiny_sd), dtype="float32"), bench.scorer, bench.config, bench.store
     )  # as in another process
     threads = [threading.Thread(target=each.worker(scheduler).run) for each in (bench, other)]
     for thread in threads:
@@ -287,7 +287,7 @@ def test_while_the_store_is_away_steps_go_on_and_one_checkpoint_waits(bench: Ben
 
 def test_variants_through_the_service(bench: Bench) -> None:
     """What each started from and ended with is in its result, and what it is compared with was sampled."""
-    neighbour = tuple(tuple(row) for row in np.full((2, 32), 0.125).tolist())
+    neighbour = {"clip_l": tuple(tuple(row) for row in np.full((2, 32), 0.125).tolist())}
     concepts = [
         tiny.concept(0, steps=6, vectors_added_at=(2, 4), regularization_weight=0.5),
         tiny.concept(1, init_from="vocabulary_mean", initializer_token="", per_image_probability=0.5),

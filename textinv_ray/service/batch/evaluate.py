@@ -22,8 +22,9 @@ import pyarrow.parquet as pq
 import torch
 from rich.console import Console
 
+from textinv_ray.concepts import word_files
 from textinv_ray.config.job import JobConfig
-from textinv_ray.inversion import evaluation, formats
+from textinv_ray.inversion import evaluation
 from textinv_ray.inversion.dino import Dino
 from textinv_ray.inversion.evaluation import PROMPTS, Evaluator, LearnedConcept, Protocol
 from textinv_ray.service.batch import actor_pool
@@ -230,10 +231,10 @@ def read_concept(store: Store, concept_id: str) -> LearnedConcept:
     pictures = store.read_concept(concept_id, "training.png")
     if result is None or data is None or pictures is None:
         raise ValueError("its result.json, learned_embeds.safetensors or training.png is not there")
-    ((token, vectors),) = formats.parse_words(data, "learned_embeds.safetensors").items()
+    ((token, word),) = word_files.parse_words(data, word_files.STORED).items()
     return LearnedConcept(
         token,
-        vectors,
+        word,
         result.learnable_property,
         training_images(pictures, result.images),
         result.tags.get(DESCRIPTION),

@@ -25,8 +25,10 @@ import pyarrow.parquet as pq
 import torch
 from rich.console import Console
 
+from textinv_ray.concepts.word_files import Word
 from textinv_ray.config.job import JobConfig
-from textinv_ray.inversion import generation
+from textinv_ray.inversion import generation, words
+from textinv_ray.inversion.families.backbone import Backbone
 from textinv_ray.inversion.generation import Request
 from textinv_ray.service.batch import actor_pool, prompts_table
 from textinv_ray.service.library.lexicon import Lexicon
@@ -82,9 +84,9 @@ def one(request: Request, lexicon: Lexicon, config: JobConfig, out: Store) -> li
 
     Raises UserError for a prompt that is too long, and for words of another model.
     """
-    vectors = _vectors(lexicon, [request])
+    found = _words(lexicon, [request])
     backbone = loading.backbone(config)
-    _check_size(vectors, backbone.embedding_dim)
+    vectors = _rows(backbone, found)
     try:
         (images,) = generation.generate(backbone, vectors, [request], config.review)
     except ValueError as error:
@@ -113,8 +115,10 @@ def many(prompts_uri: str, lexicon: Lexicon, config: JobConfig, out: Store, cons
     """
     requests = prompts_table.read(prompts_uri, lexicon)
     facts = sources.facts(config.model)
-    vectors = _vectors(lexicon, requests)
-    digests = {token: _digest(array.numpy().tobytes()) for token, array in vectors.items()}
+    found = _words(lexicon, requests)
+    digests = {
+        token: _digest(b"".join(part.tobytes() for part in word.values())) for token, word in found.items()
+    }
     keys = [_key(request, digests, config, facts) for request in requests]
     done = _done(out, keys)
     todo = {key: request for key, request in zip(keys, requests, strict=True) if key not in done}
@@ -123,7 +127,7 @@ def many(prompts_uri: str, lexicon: Lexicon, config: JobConfig, out: Store, cons
         f"{redact(prompts_uri)}: {len(requests)} rows, {len(lexicon)} words known; "
         f"to draw: {pictures} pictures of {len(todo)} rows"
     )
-    errors = _draw_all(todo, vectors, config, out, console) if todo else {}
+    errors = _draw_all(todo, found, config, out, console) if todo else {}
     for number, key in enumerate(keys):
         if key in errors:
             console.print(f"row {number}: {errors[key]}")
@@ -134,7 +138,7 @@ def many(prompts_uri: str, lexicon: Lexicon, config: JobConfig, out: Store, cons
 
 def _draw_all(
     todo: Mapping[str, Request],
-    vectors: Mapping[str, torch.Tensor],
+    found: Mapping[str, Word],
     config: JobConfig,
     out: Store,
     console: Console,
@@ -145,7 +149,7 @@ def _draw_all(
     )
     arguments = {
         "config": config.to_dict(),
-        "vectors": {token: array.numpy() for token, array in vectors.items()},
+        "found": found,
         "output": out.uri,
     }
     errors = dict.fromkeys(todo, "not drawn: the workers could not go on")
@@ -163,16 +167,15 @@ def _draw_all(
 class GenerationActor:
     """Renders rows of the table and writes their images to the store. An actor of the pool."""
 
-    def __init__(self, config: Mapping[str, object], vectors: Mapping[str, np.ndarray], output: str) -> None:
-        """`config`: of `JobConfig.to_dict`. `vectors`: float32 (V, D) of each word in the table.
+    def __init__(self, config: Mapping[str, object], found: Mapping[str, Word], output: str) -> None:
+        """`config`: of `JobConfig.to_dict`. `found`: the words in the table.
 
         `output`: the store's URI.
         """
         self._config = JobConfig.from_dict(config)
         torch.set_num_threads(max(1, round(self._config.service.cpus_per_worker)))
         self._backbone = loading.backbone(self._config)
-        self._vectors = {token: torch.tensor(array) for token, array in vectors.items()}
-        _check_size(self._vectors, self._backbone.embedding_dim)
+        self._vectors = _rows(self._backbone, found)
         self._store = Store(output)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -199,18 +202,20 @@ class GenerationActor:
         return [""] * len(keys)
 
 
-def _vectors(lexicon: Lexicon, requests: Sequence[Request]) -> dict[str, torch.Tensor]:
+def _words(lexicon: Lexicon, requests: Sequence[Request]) -> dict[str, Word]:
     tokens = sorted({token for request in requests for token in request.words})
-    return {token: lexicon.vectors(token) for token in tokens}
+    return {token: lexicon.word(token) for token in tokens}
 
 
-def _check_size(vectors: Mapping[str, torch.Tensor], embedding_dim: int) -> None:
-    for token, array in vectors.items():
-        if array.shape[1] != embedding_dim:
-            raise UserError(
-                f"the word {token!r} was learned for another model: its vectors have {array.shape[1]} numbers, "
-                f"this model's have {embedding_dim}"
-            )
+def _rows(backbone: Backbone, found: Mapping[str, Word]) -> dict[str, torch.Tensor]:
+    """The rows (V, D) of each word. Raises UserError for a word of another model."""
+    rows = {}
+    for token, word in found.items():
+        try:
+            rows[token] = words.rows_of(backbone, word)
+        except ValueError as error:
+            raise UserError(f"the word {token!r} {error}") from None
+    return rows
 
 
 def _request(text: str) -> Request:

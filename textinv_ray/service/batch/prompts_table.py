@@ -26,7 +26,7 @@ class PromptRow(BaseModel):
 
     prompt: Annotated[str, Field(min_length=1)]
     """May contain learned words."""
-    negative_prompt: str = ""
+    negative_prompt: str | None = None
     """Negative prompt of classifier-free guidance; may contain learned words."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of the first image."""
@@ -111,7 +111,7 @@ def _problems(number: int, error: ValidationError) -> Iterator[Problem]:
 def _request(row: PromptRow, lexicon: Lexicon) -> Request:
     return Request(
         prompt=row.prompt,
-        words=lexicon.words_in(f"{row.prompt}\n{row.negative_prompt}"),
+        words=lexicon.words_in(f"{row.prompt}\n{row.negative_prompt or ''}"),
         negative_prompt=row.negative_prompt,
         seed=row.seed,
         count=row.count,

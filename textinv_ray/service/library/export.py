@@ -7,7 +7,7 @@ import io
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from textinv_ray.inversion import formats
+from textinv_ray.concepts import word_files
 from textinv_ray.service.library.lexicon import named_words, pick
 from textinv_ray.service.store.store import Store
 from textinv_ray.util.errors import UserError
@@ -41,13 +41,15 @@ def export(
 ) -> list[Exported]:
     """Writes `<prefix><concept_id>.safetensors` for each chosen concept, and words.csv with all of them.
 
+    Words for two text encoders become two files for diffusers, which loads each by itself: the second's name ends in
+    `_2`, as diffusers' own SDXL script has it.
     only: concept ids; None: all finished concepts. approved: ids that reviewers have approved; None: approval isn't
     needed. prefix: None: that of PREFIXES.
     Raises UserError for an unknown format, for ids that the output doesn't have, when no word is left, and for a word
     that can't be read.
     """
-    if format_name not in formats.FORMATS:
-        raise UserError(f"no format {format_name!r} (known: {', '.join(formats.FORMATS)})")
+    if format_name not in word_files.FORMATS:
+        raise UserError(f"no format {format_name!r} (known: {', '.join(word_files.FORMATS)})")
     tokens = dict(named_words(store))
     if not tokens:
         raise UserError(f"{store.shown} has no learned words")
@@ -69,13 +71,14 @@ def export(
         strict=True,
     ):
         try:
-            ((token, vectors),) = formats.parse_words(data or b"", "learned_embeds.safetensors").items()
+            ((token, word),) = word_files.parse_words(data or b"", word_files.STORED).items()
         except ValueError as error:
             raise UserError(f"the word of {concept_id!r} can't be read: {error}") from None
         stem = f"{prefix}{concept_id}"
-        word = Exported(concept_id, token, f"{stem}.safetensors", formats.in_prompt(format_name, token, stem))
-        out.write(word.file, formats.write_word(format_name, token, vectors))
-        exported.append(word)
+        for suffix, content in word_files.write_word(format_name, token, word).items():
+            out.write(f"{stem}{suffix}.safetensors", content)
+        in_prompt = word_files.in_prompt(format_name, token, stem)
+        exported.append(Exported(concept_id, token, f"{stem}.safetensors", in_prompt))
     out.write(LIST, _table(exported))
     return exported
 

@@ -5,18 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from textinv_ray.concepts import word_files
+from textinv_ray.concepts.word_files import Word
 from textinv_ray.config.job import JobConfig
-from textinv_ray.inversion import formats
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.views import results_table
 from textinv_ray.util.errors import UserError
 from textinv_ray.util.redact import redact
 from textinv_ray.util.text import nearest
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _BRACKETS = re.compile(r"<[^<>\s]+>")
 
@@ -43,21 +40,26 @@ class Lexicon:
     """The words of outputs and files. Vectors are read on first use and kept."""
 
     def __init__(self, sources: Sequence[str]) -> None:
-        """`sources`: outputs (folders or fsspec URIs) and files of words (formats.SUFFIXES).
+        """`sources`: outputs (folders or fsspec URIs) and files of words (word_files.SUFFIXES).
 
         Raises UserError for a source that doesn't exist, or that has no words.
         """
         self._entries: dict[str, list[WordFile]] = {}
-        self._vectors: dict[str, Tensor] = {}
+        self._words: dict[str, Word] = {}
         self._outputs: list[Store] = []
         for source in sources:
-            if source.endswith(formats.SUFFIXES):
+            if source.endswith(word_files.SUFFIXES):
                 self._add_file(source)
             else:
                 self._add_output(source)
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    @property
+    def tokens(self) -> list[str]:
+        """The placeholder tokens of all words, in the order of the sources. Raises UserError when two are equal."""
+        return [self._one(entries).token for entries in self._entries.values()]
 
     @property
     def configuration(self) -> JobConfig | None:
@@ -79,12 +81,12 @@ class Lexicon:
                 found.append(self._one(entries).token)
         return tuple(dict.fromkeys(found))
 
-    def vectors(self, token: str) -> Tensor:
-        """The vectors of a word: float32 (V, D). Raises UserError when its file is missing or damaged."""
+    def word(self, token: str) -> Word:
+        """The vectors of a word by text encoder. Raises UserError when its file is missing or damaged."""
         key = token.lower()
-        if key not in self._vectors:
-            self._vectors[key] = self._read(self._entry(token))
-        return self._vectors[key]
+        if key not in self._words:
+            self._words[key] = self._read(self._entry(token))
+        return self._words[key]
 
     def _entry(self, token: str) -> WordFile:
         if token.lower() not in self._entries:
@@ -101,12 +103,12 @@ class Lexicon:
             raise UserError(f"the word {entries[0].token!r} is in {places}: give only one of them")
         return entries[0]
 
-    def _read(self, entry: WordFile) -> Tensor:
+    def _read(self, entry: WordFile) -> Word:
         data = entry.store.read(entry.name)
         if data is None:
             raise UserError(f"the word {entry.token!r} is not in {entry.shown} any more")
         try:
-            found = formats.parse_words(data, entry.name.rsplit("/", 1)[-1])
+            found = _parse(entry.store, entry.name, data)
         except ValueError as error:
             raise UserError(f"{entry.shown}: {error}") from None
         # In a file with one word the key doesn't matter: results.parquet may hold a newer placeholder token
@@ -119,7 +121,7 @@ class Lexicon:
         if data is None:
             raise UserError(f"the file of words {redact(source)!r} doesn't exist")
         try:
-            found = formats.parse_words(data, name)
+            found = _parse(store, name, data)
         except ValueError as error:
             raise UserError(str(error)) from None
         for token in found:
@@ -141,6 +143,15 @@ class Lexicon:
         entries = self._entries.setdefault(entry.token.lower(), [])
         if all((other.store.uri, other.name) != (entry.store.uri, entry.name) for other in entries):
             entries.append(entry)
+
+
+def _parse(store: Store, name: str, data: bytes) -> dict[str, Word]:
+    """The words of a file, with those for a second text encoder that diffusers' SDXL script writes beside it."""
+    folder, slash, last = name.rpartition("/")
+    second = (
+        None if last == word_files.STORED else store.read(f"{folder}{slash}{word_files.second_file(last)}")
+    )
+    return word_files.parse_words(data, last, second)
 
 
 def named_words(store: Store) -> Iterator[tuple[str, str]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from textinv_ray.inversion import formats
+from textinv_ray.concepts import word_files
 from textinv_ray.service.library.lexicon import named_words, pick
 from textinv_ray.service.store.records import Result
 from textinv_ray.service.store.store import Store
@@ -57,12 +57,18 @@ def _directions(store: Store, tokens: Mapping[str, str]) -> Iterator[tuple[str, 
     names = [f"concepts/{concept_id}/learned_embeds.safetensors" for concept_id in tokens]
     for concept_id, (_, data) in zip(tokens, store.read_many(names), strict=True):
         try:
-            (vectors,) = formats.parse_words(data or b"", "learned_embeds.safetensors").values()
+            (word,) = word_files.parse_words(data or b"", word_files.STORED).values()
         except ValueError:
             continue
-        yield concept_id, direction(vectors.numpy())
+        yield concept_id, direction(word)
 
 
 def _line(token: str, result: Result | None) -> str:
-    norms = ", ".join(f"{norm:.2f}" for norm in result.norms) if result else ""
-    return one_line(f"{token}: norm {norms}; near {', '.join(result.nearest_words) if result else ''}")
+    if result is None:
+        return one_line(token)
+    parts = []
+    for name, norms in result.norms.items():
+        encoder = f"{name} " if len(result.norms) > 1 else ""
+        near = ", ".join(result.nearest_words.get(name, ()))
+        parts.append(f"{encoder}norm {', '.join(f'{norm:.2f}' for norm in norms)}; near {near}")
+    return one_line(f"{token}: {'; '.join(parts)}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from textinv_ray.config.job import JobConfig
-from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.families.backbone import Backbone
+from textinv_ray.inversion.families.loading import load_backbone
 from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.service.models import sources
 
@@ -11,12 +12,13 @@ from textinv_ray.service.models import sources
 def backbone(config: JobConfig) -> Backbone:
     """The diffusion model of `config.model`. Raises UserError when it can't be loaded."""
     model = config.model
-    return Backbone.load(
+    return load_backbone(
         sources.resolve(model.path),
         revision=model.revision,
         variant=model.variant,
         device=model.device,
         dtype=model.dtype,
+        vae_dtype=model.vae_dtype,
     )
 
 

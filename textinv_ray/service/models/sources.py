@@ -15,12 +15,12 @@ from pathlib import Path
 import fsspec
 
 from textinv_ray.config.job import ModelConfig
+from textinv_ray.config.model_families import ModelFamily, family_of
 from textinv_ray.manifest.vocabulary import BUNDLED
 from textinv_ray.util import retries
 from textinv_ray.util.errors import UserError
 from textinv_ray.util.redact import message, redact
 
-_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 _PATIENCE_S = 60.0  # for which reads from a store are retried
 _CHUNK, _CHUNKS = (
     4096,
@@ -36,6 +36,8 @@ class ModelFacts:
     """Identifies the weights: a digest, the same for all copies; or a Hub id with its commit."""
     resolution: int
     """Side of the model's images in pixels."""
+    family: ModelFamily
+    """Its family."""
 
 
 def cache_folder() -> Path:
@@ -70,25 +72,28 @@ def facts(model: ModelConfig) -> ModelFacts:
     try:
         if is_bundled(model.path) or "://" in model.path or Path(model.path).expanduser().is_dir():
             fs, root = fsspec.core.url_to_fs(model.path if "://" in model.path else resolve(model.path))
+            root = root.rstrip("/")
+            read: Callable[[str], bytes] = lambda name: fs.cat_file(f"{root}/{name}")  # noqa: E731
+            family = family_of(json.loads(read("model_index.json")), redact(model.path))
             identity = retries.call(
-                lambda: _digest(fs, root.rstrip("/"), model.variant),
+                lambda: _digest(fs, root, model.variant, family.parts),
                 patience_s=_PATIENCE_S,
                 what=redact(model.path),
             )
-            read: Callable[[str], bytes] = lambda name: fs.cat_file(f"{root.rstrip('/')}/{name}")  # noqa: E731
         else:
             identity, read = _hub(model)
-        unet, vae = json.loads(read("unet/config.json")), json.loads(read("vae/config.json"))
-        resolution = int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
+            family = family_of(json.loads(read("model_index.json")), model.path)
+        denoiser, vae = (json.loads(read(f"{part}/config.json")) for part in (family.denoiser, "vae"))
+        resolution = int(denoiser["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
     except UserError:
         raise
     except Exception as error:
         why = message(str(error).strip().split("\n")[0]) or type(error).__name__
         raise UserError(
             f"the model {redact(model.path)!r} can't be read: {why} "
-            "(expected: a diffusers Stable Diffusion folder, its URI, or a Hub id)"
+            "(expected: a folder in diffusers' format, its URI, or a Hub id)"
         ) from None
-    return ModelFacts(identity, resolution)
+    return ModelFacts(identity, resolution, family)
 
 
 def _hub(model: ModelConfig) -> tuple[str, Callable[[str], bytes]]:
@@ -103,10 +108,10 @@ def _hub(model: ModelConfig) -> tuple[str, Callable[[str], bytes]]:
     return f"{model.path}@{commit}" + (f" {model.variant}" if model.variant else ""), read
 
 
-def _digest(fs: fsspec.AbstractFileSystem, root: str, variant: str | None) -> str:
+def _digest(fs: fsspec.AbstractFileSystem, root: str, variant: str | None, parts: tuple[str, ...]) -> str:
     """SHA-256 of a pipeline folder: of small files all bytes, of weights the size and _CHUNKS samples."""
     digest = hashlib.sha256()
-    for part in _PARTS:
+    for part in parts:
         for path in sorted(fs.ls(f"{root}/{part}", detail=False)):
             name = path.rsplit("/", 1)[-1]
             if not _counts(name, variant):

@@ -90,8 +90,8 @@ class Result(OfConcept):
     """`object` or `style`."""
     num_vectors: Annotated[Count, Field(ge=1), Use.COLUMN, Use.PARAM]
     """Embedding vectors of the word, V."""
-    embedding_dim: Annotated[Count, Field(ge=1)]
-    """Numbers in each vector, D."""
+    embedding_dims: dict[str, Annotated[Count, Field(ge=1)]]
+    """Numbers in each vector by text encoder, such as `clip_l`, in the order of the columns of `vectors`."""
     steps: Annotated[Count, Use.COLUMN, Use.PARAM]
     """Optimizer steps that were taken."""
     stopped: Annotated[StopReason, Use.COLUMN, Use.PARAM]
@@ -126,10 +126,10 @@ class Result(OfConcept):
     editing prompts."""
     final_loss: Annotated[Loss | None, Use.COLUMN]
     """Mean denoising loss of the last tenth of the steps; null when no step had a finite loss."""
-    norms: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Use.COLUMN]
-    """Euclidean norm of each vector, (V,)."""
-    nearest_words: Annotated[tuple[str, ...], Use.COLUMN]
-    """Whole words of the vocabulary by falling cosine with the mean of the vectors."""
+    norms: Annotated[dict[str, tuple[Annotated[float, Field(ge=0)], ...]], Use.COLUMN]
+    """Euclidean norm of each vector, (V,), by text encoder."""
+    nearest_words: Annotated[dict[str, tuple[str, ...]], Use.COLUMN]
+    """Whole words of the vocabulary by falling cosine with the mean of the vectors, by text encoder."""
     seconds: Annotated[Seconds, Use.COLUMN, Use.METRIC]
     """The concept's share of its workers' time."""
     review_seconds: Annotated[Seconds, Use.COLUMN]
@@ -154,6 +154,11 @@ class Result(OfConcept):
     """Digest of what the optimisation depends on: a state of the same may be continued."""
     images_mtime_digest: str
     """Digest of the sizes and modification times of local images; empty when none is local."""
+
+    @property
+    def embedding_dim(self) -> int:
+        """D: numbers in each vector, over all text encoders."""
+        return sum(self.embedding_dims.values())
 
     @property
     def clip_image_similarity_gain(self) -> float | None:

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import safetensors.numpy
-from safetensors import SafetensorError
 
+from textinv_ray.concepts import word_files
 from textinv_ray.service.store.records import Failure, Result
 from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store
@@ -32,11 +31,11 @@ def write(store: Store, stored: StoredResults) -> int:
     """
     table = schema({result.embedding_dim for result in stored.results})
     with store.building(FILE) as path, StoredWords(path.parent) as words:
-        names = (f"concepts/{result.concept_id}/learned_embeds.safetensors" for result in stored.results)
+        names = (f"concepts/{result.concept_id}/{word_files.STORED}" for result in stored.results)
         for row, (_, data) in enumerate(store.read_many(names)):
-            vectors = _vectors(data)
-            if vectors is not None:
-                words.add(row, vectors)
+            word = _word(data)
+            if word is not None:
+                words.add(row, word)
         pairs = words.nearest()
         with pq.ParquetWriter(path, table, compression="zstd") as writer:
             for first in range(0, len(stored.results), ROWS_PER_GROUP):
@@ -87,7 +86,8 @@ def _done(
     """The part of the table with these rows, which are places in `results`."""
     found = [results[row] for row in rows]
     values: dict[str, object] = {name: [getattr(result, name) for result in found] for name in OF_RESULT}
-    values["tags"] = [list(result.tags.items()) for result in found]
+    for name in ("tags", "norms", "nearest_words"):
+        values[name] = [list(getattr(result, name).items()) for result in found]
     pairs = [nearest.get(row) for row in rows]
     values[NEAREST] = [results[pair[0]].concept_id if pair else None for pair in pairs]
     values[NEAREST_COSINE] = [pair[1] if pair else None for pair in pairs]
@@ -127,10 +127,10 @@ def _offsets(counts: Sequence[int]) -> pa.Array:
     return pa.array(np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int32))
 
 
-def _vectors(data: bytes | None) -> np.ndarray | None:
-    """The word's vectors, float32 (V, D); none when the file can't be read."""
+def _word(data: bytes | None) -> word_files.Word | None:
+    """The stored word; none when the file can't be read."""
     try:
-        tensors = safetensors.numpy.load(data) if data else {}
-    except SafetensorError:
+        found = word_files.parse_words(data or b"", word_files.STORED)
+    except ValueError:
         return None
-    return np.atleast_2d(next(iter(tensors.values()))).astype(np.float32) if tensors else None
+    return next(iter(found.values()))

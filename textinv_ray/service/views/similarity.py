@@ -13,14 +13,23 @@ from typing import BinaryIO
 
 import numpy as np
 
+from textinv_ray.concepts.word_files import Word
+
 _TILE = 512  # words: a tile of cosines is 1 MiB, which stays in a core's cache
 
 
-def direction(vectors: np.ndarray) -> np.ndarray:
-    """Mean of a word's vectors, of length 1 (or 0): float32 (V, D) -> float32 (D,)."""
-    mean = np.asarray(vectors, np.float32).mean(axis=0)
-    norm = float(np.linalg.norm(mean))
-    return mean / norm if norm else mean
+def direction(word: Word) -> np.ndarray:
+    """Mean of a word's vectors, of length 1 (or 0): float32 (D,).
+
+    With E text encoders, the mean of each part has length 1 / sqrt(E): so the cosine of two words is the mean of the
+    encoders' cosines, whatever the norms of their vocabularies are.
+    """
+    parts = []
+    for vectors in word.values():
+        mean = np.asarray(vectors, np.float32).mean(axis=0)
+        norm = float(np.linalg.norm(mean)) * float(np.sqrt(len(word)))
+        parts.append(mean / norm if norm else mean)
+    return np.concatenate(parts)
 
 
 def nearest(directions: np.ndarray, tile: int = _TILE) -> tuple[np.ndarray, np.ndarray]:
@@ -83,15 +92,16 @@ class StoredWords:
     def __exit__(self, *_: object) -> None:
         self._files.close()
 
-    def add(self, row: int, vectors: np.ndarray) -> None:
-        """Adds the word of a row. vectors: float32 (V, D)."""
+    def add(self, row: int, word: Word) -> None:
+        """Adds the word of a row."""
+        vectors = np.concatenate(list(word.values()), axis=1)
         count, dim = vectors.shape
         self._vectors.write(vectors.tobytes())
         self._places[row] = (self._size, count, dim)
         self._size += count * dim
         if dim not in self._directions:
             self._directions[dim] = self._files.enter_context(self._path(str(dim)).open("w+b"))
-        self._directions[dim].write(direction(vectors).tobytes())
+        self._directions[dim].write(direction(word).tobytes())
         self._rows.setdefault(dim, []).append(row)
 
     def vectors(self, row: int) -> np.ndarray | None:

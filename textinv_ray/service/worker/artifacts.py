@@ -13,11 +13,9 @@ from typing import cast
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from textinv_ray.concepts.concept import Concept
 from textinv_ray.config.job import JobConfig
-from textinv_ray.inversion.backbone import Backbone
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.manifest.columns import COLUMNS
 from textinv_ray.service.store.history import History, Point
@@ -52,17 +50,19 @@ def history_of(store: Store, task: ConceptTask, config: JobConfig) -> History:
 def result(
     task: ConceptTask,
     history: History,
-    nearest_words: Sequence[str],
+    word: Mapping[str, torch.Tensor],
+    nearest_words: Mapping[str, Sequence[str]],
     samples: Mapping[str, np.ndarray],
     images_mtime_digest: str,
 ) -> Result:
     """The result of a concept that is done and was reviewed at the first and the last point of its history.
 
-    samples: those of the last point, prompt -> uint8 (n, H, W, 3). images_mtime_digest: see Key. Raises ValueError for
-    a word with values that aren't finite.
+    word: its vectors by text encoder, (V, D of the encoder) each. nearest_words: by encoder.
+    samples: those of the last point, prompt -> uint8 (n, H, W, 3). images_mtime_digest: see Key.
+    Raises ValueError for a word with values that aren't finite.
     """
-    concept, vectors = task.concept, task.vectors
-    if not vectors.isfinite().all():
+    concept = task.concept
+    if not all(vectors.isfinite().all() for vectors in word.values()):
         raise ValueError("the word has values that are not finite: a smaller learning_rate may help")
     before, after = history.points[0], history.points[-1]
     return Result(
@@ -70,8 +70,8 @@ def result(
         placeholder_token=concept.placeholder_token,
         initializer_token=concept.initializer_token or redact(concept.init_from),
         learnable_property=concept.learnable_property,
-        num_vectors=len(vectors),
-        embedding_dim=vectors.shape[1],
+        num_vectors=max(map(len, word.values())),
+        embedding_dims={name: vectors.shape[1] for name, vectors in word.items()},
         steps=task.step,
         stopped=cast(StopReason, task.stopped or "steps"),
         best_step=task.best_step,
@@ -88,8 +88,11 @@ def result(
         clip_text_similarity_initializer=before.clip_text_similarity,
         clip_text_similarity=after.clip_text_similarity,
         final_loss=final_loss(history),
-        norms=tuple(round(float(norm), 6) for norm in vectors.double().norm(dim=1)),
-        nearest_words=tuple(nearest_words),
+        norms={
+            name: tuple(round(float(norm), 6) for norm in vectors.double().norm(dim=1))
+            for name, vectors in word.items()
+        },
+        nearest_words={name: tuple(words) for name, words in nearest_words.items()},
         seconds=round(history.seconds, 3),
         review_seconds=round(history.review_seconds, 3),
         stopping_seconds=round(history.stopping_seconds, 3),
@@ -118,17 +121,6 @@ def final_loss(history: History) -> float | None:
     losses = [point.loss for point in history.points if point.loss is not None]
     last = losses[-max(1, len(losses) // 10) :]
     return sum(last) / len(last) if last else None
-
-
-@torch.no_grad()
-def nearest_words(backbone: Backbone, vectors: torch.Tensor, count: int = 5) -> list[str]:
-    """Whole words of the vocabulary by largest cosine with the mean of `vectors` (V, D)."""
-    table: torch.Tensor = backbone.text_encoder.get_input_embeddings().weight.data
-    table = table.float()
-    mean = vectors.to(table.device).float().mean(dim=0)
-    cosines = F.cosine_similarity(table, mean[None], dim=1)
-    tokens = backbone.tokenizer.convert_ids_to_tokens(cosines.argsort(descending=True).tolist())
-    return [token.removesuffix("</w>") for token in tokens if token.endswith("</w>")][:count]
 
 
 def review_steps(concept: Concept, config: JobConfig) -> dict[int, bool]:

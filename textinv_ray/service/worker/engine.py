@@ -8,15 +8,17 @@ import torch
 
 from textinv_ray.concepts.concept import Concept
 from textinv_ray.config.job import JobConfig
-from textinv_ray.inversion.backbone import Backbone
+from textinv_ray.inversion.families.backbone import Backbone
 from textinv_ray.inversion.pack import Pack
 from textinv_ray.inversion.review import Pictures, Review, Subject, evaluate_words, review
 from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.inversion.tuning import compile_step
 from textinv_ray.service.store.store import Store
-from textinv_ray.service.worker import artifacts
 from textinv_ray.service.worker.pack_sizes import pack_size
+
+NEAREST_WORDS = 5
+"""How many words of the vocabulary a result names."""
 
 
 class Engine:
@@ -67,6 +69,14 @@ class Engine:
         """What `stopping.rule: clip` goes by: CLIP image similarity in [-1, 1]. Raises ValueError as `review` does."""
         return evaluate_words(self._backbone, self._scorer, subjects, self._config)
 
-    def nearest_words(self, vectors: torch.Tensor) -> list[str]:
-        """The vocabulary's words nearest to a learned word's `vectors` (V, D)."""
-        return artifacts.nearest_words(self._backbone, vectors)
+    def split(self, vectors: torch.Tensor) -> dict[str, torch.Tensor]:
+        """A word's vectors by text encoder, (V, D of the encoder) each, of its `vectors` (V, D)."""
+        return self._backbone.split(vectors)
+
+    def nearest_words(self, vectors: torch.Tensor) -> dict[str, list[str]]:
+        """By text encoder, the vocabulary's words nearest to a learned word's `vectors` (V, D)."""
+        parts = self._backbone.split(vectors)
+        return {
+            encoder.name: encoder.nearest_words(parts[encoder.name], NEAREST_WORDS)
+            for encoder in self._backbone.encoders
+        }

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from textinv_ray.inversion import words
+from textinv_ray.concepts import word_files
 from textinv_ray.service.store.pictures import sample_grid, training_grid
 from textinv_ray.service.store.store import sample_name
 from textinv_ray.service.worker import artifacts
@@ -103,11 +103,13 @@ class Writer:
         """
         context, concept_id, task = self._context, active.concept_id, active.task
         active.history.set_losses(task.loss_history.tolist())
-        nearest_words = context.engine.nearest_words(task.vectors)
-        result = artifacts.result(task, active.history, nearest_words, samples, active.images_mtime_digest)
+        word, nearest_words = context.engine.split(task.vectors), context.engine.nearest_words(task.vectors)
+        result = artifacts.result(
+            task, active.history, word, nearest_words, samples, active.images_mtime_digest
+        )
         files = {
-            "learned_embeds.safetensors": words.save_learned_embeds(
-                task.concept.placeholder_token, task.vectors
+            word_files.STORED: word_files.store_word(
+                task.concept.placeholder_token, {name: part.numpy() for name, part in word.items()}
             ),
             "state.safetensors": task.to_bytes(),
             "history.parquet": active.history.to_bytes(),

@@ -1,0 +1,289 @@
+"""The protocol of a frozen diffusion model: encoding of prompts with learned words, noise prediction, loss, latents."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import ClassVar
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, ModelMixin
+from diffusers.image_processor import VaeImageProcessor
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from textinv_ray.config.job import ReviewConfig
+from textinv_ray.config.model_families import ModelFamily
+from textinv_ray.inversion.families.compiled import CompiledDenoiser
+from textinv_ray.inversion.families.condition import Condition
+from textinv_ray.inversion.families.text_encoder import TextEncoder
+
+DECODED_PIXELS = 8 * 512**2
+"""Pixels that the VAE encodes or decodes at once: its activations at full resolution need the most memory of all."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model is loaded from, and how."""
+
+    path: str
+    """A folder in diffusers' format or a Hub id."""
+    revision: str | None
+    variant: str | None
+    """Of weights files, such as `fp16`."""
+    device: torch.device
+    dtype: torch.dtype
+    vae_dtype: str
+    """A name of `precision.DTYPES`, or "auto"."""
+
+    def part(self, name: str) -> dict[str, str | None]:
+        """Arguments of `from_pretrained` for a part of the pipeline without weights."""
+        return {
+            "pretrained_model_name_or_path": self.path,
+            "subfolder": name,
+            "revision": self.revision,
+        }
+
+    def weights(self, name: str) -> dict[str, str | bool | None]:
+        """Arguments of `from_pretrained` for a part with weights. Only safetensors files are read."""
+        return {**self.part(name), "variant": self.variant, "use_safetensors": True}
+
+
+class Backbone(ABC):
+    """A text-to-image diffusion model with frozen weights: no method here changes a bit of them.
+
+    Shapes: B samples, L tokens of a prompt (of all text encoders together in ids), D the length of a word's row (the
+    vectors of all encoders, concatenated), R rows, (C, h, w) a latent. Samples don't interact in any method, so that a
+    batch may be of many concepts.
+    """
+
+    family: ClassVar[ModelFamily]
+    """What is known of the family before a model is loaded."""
+
+    encoders: tuple[TextEncoder, ...]
+    vae: AutoencoderKL
+    compiled: CompiledDenoiser | None
+    """Predicts in place of `denoiser` where gradients are needed."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, source: Source) -> Backbone:
+        """Loads the weights. Raises OSError or ValueError when they can't be loaded, UserError for another family."""
+
+    @property
+    @abstractmethod
+    def denoiser(self) -> ModelMixin:
+        """The network that predicts: a UNet or a transformer."""
+
+    @abstractmethod
+    def encode(
+        self, input_ids: Tensor, rows: Tensor | None = None, time_ids: Tensor | None = None
+    ) -> Condition:
+        """c(y) of prompts with learned words, in the model's dtype.
+
+        input_ids: int64 (B, L); -1 - r stands for row r of `rows`, (R, D), which gradients reach. time_ids: (B, 6) of
+        the images, see `Condition`; None: of whole images of the model's resolution.
+        """
+
+    @abstractmethod
+    def levels(self, uniform: Tensor) -> Tensor:
+        """Noise levels of uniform numbers in [0, 1): (B,) -> (B,), as `corrupt` and `predict` take them."""
+
+    @abstractmethod
+    def corrupt(self, latents: Tensor, noise: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
+        """The noisy latents z_t, and what the denoiser has to predict: two tensors (B, C, h, w).
+
+        latents, noise: (B, C, h, w) in `word_dtype`. levels: (B,).
+        """
+
+    @abstractmethod
+    def denoise(
+        self, model: Callable[..., tuple[Tensor, ...]], noisy: Tensor, levels: Tensor, condition: Condition
+    ) -> Tensor:
+        """Calls the denoiser, or its compiled form, as the family calls it. Shapes as of `predict`."""
+
+    @abstractmethod
+    def sample_latents(
+        self,
+        condition: Condition,
+        negative: Condition,
+        generators: Sequence[torch.Generator],
+        config: ReviewConfig,
+        side: int,
+    ) -> Tensor:
+        """Samples latents by diffusers' own pipeline: (B, C, h, w), scaled as the denoiser sees them.
+
+        generators: one for each image, on the CPU. side: of the images in pixels.
+        """
+
+    @abstractmethod
+    def unconditional(self, count: int) -> Condition:
+        """What classifier-free guidance takes where there is no negative prompt, `count` times."""
+
+    def freeze(self) -> None:
+        """Turns gradients of all weights and training behaviour off."""
+        for model in self.models:
+            model.requires_grad_(False).eval()
+
+    @property
+    def models(self) -> tuple[nn.Module, ...]:
+        """All networks."""
+        return (*(encoder.model for encoder in self.encoders), self.denoiser, self.vae)
+
+    def to(self, device: torch.device | str) -> Backbone:
+        """Moves the model's weights, and returns this backbone."""
+        for model in self.models:
+            model.to(device)
+        return self
+
+    @property
+    def checkpoints_activations(self) -> bool:
+        """Whether the backward pass recomputes most of the denoiser's activations."""
+        return bool(self.denoiser.is_gradient_checkpointing)
+
+    def checkpoint_activations(self) -> None:
+        """Turns activation checkpointing of the denoiser on (Chen et al. 2016): less memory, slower backward passes.
+
+        Gradients don't change; where kernels are deterministic, not by a bit.
+        """
+        # The denoiser draws no random numbers (no dropout in eval mode), so no generator state is saved
+        self.denoiser.enable_gradient_checkpointing(
+            partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """The device that holds the model."""
+        return self.denoiser.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the frozen weights; the VAE may have another."""
+        return self.denoiser.dtype
+
+    @property
+    def word_dtype(self) -> torch.dtype:
+        """Precision of words, optimizer state, latents and losses: that of the model, but at least float32."""
+        return torch.promote_types(self.dtype, torch.float32)
+
+    @property
+    def resolution(self) -> int:
+        """Side of the model's square images in pixels."""
+        return int(self.denoiser.config.sample_size) * self.vae_factor
+
+    @property
+    def vae_factor(self) -> int:
+        """Pixels per latent along a side."""
+        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    @property
+    def embedding_dim(self) -> int:
+        """D, the length of a word's row: the sum over encoders."""
+        return self.encoders[-1].columns.stop
+
+    @property
+    def max_tokens(self) -> int:
+        """L, the length of a prompt's ids: the sum over encoders."""
+        return self.encoders[-1].tokens.stop
+
+    @cached_property
+    def vocabulary_mean(self) -> Tensor:
+        """Mean of the frozen embedding tables: (D,) in `word_dtype`."""
+        return torch.cat([encoder.mean for encoder in self.encoders])
+
+    @cached_property
+    def encoder_norms(self) -> tuple[tuple[slice, float], ...]:
+        """Of each encoder: its columns of a word's rows, and the mean norm of its frozen embedding table."""
+        return tuple((encoder.columns, encoder.norm) for encoder in self.encoders)
+
+    def join(self, parts: Mapping[str, Tensor]) -> Tensor:
+        """A word's rows (V, D) of its vectors by encoder, each (V, its D).
+
+        Raises ValueError when encoders or sizes aren't this model's.
+        """
+        own = {encoder.name: encoder.dim for encoder in self.encoders}
+        sizes = {name: vectors.shape[1] for name, vectors in parts.items()}
+        # A file for one encoder may not say which; its size must fit
+        if sizes != own and not (len(own) == 1 and list(sizes.values()) == list(own.values())):
+            raise ValueError(
+                f"was learned for another model: it has vectors for {_listed(sizes)}, this {self.family.name} model "
+                f"takes {_listed(own)}"
+            )
+        return torch.cat(list(parts.values()) if len(own) == 1 else [parts[name] for name in own], dim=1)
+
+    def split(self, rows: Tensor) -> dict[str, Tensor]:
+        """A word's vectors by encoder, each (V, its D), of its rows (V, D)."""
+        return {encoder.name: rows[:, encoder.columns] for encoder in self.encoders}
+
+    def predict(self, noisy_latents: Tensor, levels: Tensor, condition: Condition) -> Tensor:
+        """eps_theta(z_t, t, c), or what else the model predicts.
+
+        noisy_latents: (B, C, h, w). levels: (B,). Returns (B, C, h, w) in the model's dtype.
+        """
+        noisy_latents = noisy_latents.to(self.dtype)
+        if self.compiled and torch.is_grad_enabled() and len(levels) <= self.compiled.samples:
+            return self.compiled(self.denoise, noisy_latents, levels, condition)
+        return self.denoise(self.denoiser, noisy_latents, levels, condition)
+
+    def denoising_loss(self, latents: Tensor, noise: Tensor, levels: Tensor, condition: Condition) -> Tensor:
+        """||target - prediction||^2, divided by C h w, for each sample: Gal et al. 2022, eq. (2).
+
+        latents (z), noise (eps): (B, C, h, w) in `word_dtype`. levels: (B,). Returns (B,) in `word_dtype`.
+        """
+        noisy_latents, target = self.corrupt(latents, noise, levels)
+        prediction = self.predict(noisy_latents, levels, condition)
+        return F.mse_loss(prediction.to(target.dtype), target, reduction="none").mean(dim=(1, 2, 3))
+
+    @torch.no_grad()
+    def latent_moments(self, images: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the VAE's posterior q(z | x), shifted and scaled as the denoiser expects z.
+
+        images: uint8 (N, S, S, 3). Returns two tensors (N, C, h, w) in `word_dtype` on the model's device.
+        Raises ValueError when the VAE gives values that aren't finite.
+        """
+        means, stds = [], []
+        batch_size = min(16, self._vae_batch_size(images.shape[1]))
+        for start in range(0, len(images), batch_size):
+            pixels = torch.tensor(images[start : start + batch_size], device=self.device)
+            pixels = (pixels.permute(0, 3, 1, 2).to(self.word_dtype) / 127.5 - 1).to(self.vae.dtype)
+            posterior = self.vae.encode(pixels).latent_dist
+            means.append(posterior.mean.to(self.word_dtype))
+            stds.append(posterior.std.to(self.word_dtype))
+        mean, std = torch.cat(means), torch.cat(stds)
+        if not (mean.isfinite().all() and std.isfinite().all()):
+            precision = str(self.vae.dtype).removeprefix("torch.")
+            raise ValueError(f"the VAE overflows in {precision}: set model.vae_dtype to bfloat16 or float32")
+        shift, scale = self._latent_shift_and_scale(mean)
+        return (mean - shift) * scale, std * scale
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """Pictures of latents that are scaled as the denoiser sees them: (n, C, h, w) -> uint8 (n, H, W, 3)."""
+        latents = latents.to(self.vae.dtype)
+        shift, scale = self._latent_shift_and_scale(latents)
+        latents = latents / scale + shift
+        parts = latents.split(self._vae_batch_size(latents.shape[-1] * self.vae_factor))
+        pixels = torch.cat([self.vae.decode(part, return_dict=False)[0] for part in parts])
+        images = VaeImageProcessor(vae_scale_factor=self.vae_factor).postprocess(pixels, output_type="np")
+        return (images * 255).round().astype(np.uint8)
+
+    def _latent_shift_and_scale(self, latents: Tensor) -> tuple[Tensor | float, Tensor | float]:
+        """What the denoiser sees is (z - shift) * scale: numbers, or one per channel (C, 1, 1)."""
+        config = self.vae.config
+        means, stds = config.get("latents_mean"), config.get("latents_std")
+        if means is None or stds is None:
+            return config.get("shift_factor") or 0.0, config.scaling_factor
+        mean, std = (latents.new_tensor(values)[:, None, None] for values in (means, stds))
+        return mean, config.scaling_factor / std
+
+    @staticmethod
+    def _vae_batch_size(side: int) -> int:
+        return max(1, DECODED_PIXELS // side**2)
+
+
+def _listed(sizes: Mapping[str, int]) -> str:
+    return " and ".join(f"{name} ({size})" for name, size in sizes.items())

@@ -1,0 +1,86 @@
+"""What Stable Diffusion's families have in common: a UNet that predicts noise or velocity at discrete timesteps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    UNet2DConditionModel,
+)
+from diffusers.models.attention_processor import AttnProcessor
+from torch import Tensor
+from transformers import CLIPTextModel
+
+from textinv_ray.inversion.families.backbone import Backbone, Source
+from textinv_ray.inversion.families.condition import Condition
+from textinv_ray.util.errors import UserError
+
+PLAIN_ATTENTION_MAX_SIDE = 32
+"""Largest side of the latents for which the UNet uses unfused attention on a CPU: there the backward pass of torch's
+fused attention is slower than two matrix products and a softmax, which keep the attention weights in memory."""
+SAMPLERS = {"dpmsolver++": DPMSolverMultistepScheduler, "ddim": DDIMScheduler}
+"""Built from the configuration of the forward process."""
+
+
+class UNetBackbone(Backbone):
+    """A backbone with a UNet and the forward process of Ho et al. 2020, eq. (4)."""
+
+    unet: UNet2DConditionModel
+    scheduler: DDPMScheduler
+    """The forward process. Samplers are built from its configuration."""
+
+    @property
+    def denoiser(self) -> UNet2DConditionModel:
+        """The UNet."""
+        return self.unet
+
+    def check_prediction_type(self) -> None:
+        """Raises UserError unless the UNet predicts epsilon or v."""
+        prediction = self.scheduler.config.prediction_type
+        if prediction not in ("epsilon", "v_prediction"):
+            raise UserError(f"models that predict {prediction!r} are not supported")
+
+    def levels(self, uniform: Tensor) -> Tensor:
+        """Timesteps: int64, in [0, number of training timesteps)."""
+        return (uniform * int(self.scheduler.config.num_train_timesteps)).long()
+
+    def corrupt(self, latents: Tensor, noise: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
+        """z_t of Ho et al. 2020, eq. (4); the target is eps, or v_t = alpha_t eps - sigma_t z (Salimans and Ho 2022,
+        section 4).
+        """
+        noisy = self.scheduler.add_noise(latents, noise, levels)
+        if self.scheduler.config.prediction_type == "v_prediction":
+            return noisy, self.scheduler.get_velocity(latents, noise, levels)
+        return noisy, noise
+
+    def denoise(
+        self, model: Callable[..., tuple[Tensor, ...]], noisy: Tensor, levels: Tensor, condition: Condition
+    ) -> Tensor:
+        """The UNet with cross-attention to the hidden states."""
+        return model(noisy, levels, condition.hidden_states, return_dict=False)[0]
+
+
+def load_unet(source: Source) -> UNet2DConditionModel:
+    """The UNet of a pipeline, with the attention that is fastest on the device."""
+    unet = UNet2DConditionModel.from_pretrained(torch_dtype=source.dtype, **source.weights("unet"))
+    if source.device.type == "cpu" and unet.config.sample_size <= PLAIN_ATTENTION_MAX_SIDE:
+        unet.set_attn_processor(AttnProcessor())
+    return unet
+
+
+def load_vae(source: Source, dtype: torch.dtype) -> AutoencoderKL:
+    """The VAE of a pipeline."""
+    return AutoencoderKL.from_pretrained(torch_dtype=dtype, **source.weights("vae"))
+
+
+def load_text_encoder(source: Source, kind: type[CLIPTextModel], name: str) -> CLIPTextModel:
+    """A text encoder of a pipeline, with the attention that is fastest on the device."""
+    encoder = kind.from_pretrained(dtype=source.dtype, **source.weights(name))
+    if source.device.type == "cpu" and source.dtype == torch.bfloat16:
+        encoder.set_attn_implementation("eager")  # not faster in float32, less exact in float16
+    return encoder

@@ -1,0 +1,46 @@
+"""Recognises a model's family, and loads the model."""
+
+from __future__ import annotations
+
+from diffusers import DiffusionPipeline
+
+from textinv_ray.config.model_families import ModelFamily, family_of
+from textinv_ray.inversion.families.backbone import Backbone, Source
+from textinv_ray.inversion.families.precision import (
+    choose_device,
+    choose_dtype,
+    cpu_capabilities,
+    fastest_cpu_dtype,
+)
+from textinv_ray.inversion.families.sdxl import StableDiffusionXL
+from textinv_ray.inversion.families.stable_diffusion import StableDiffusion
+from textinv_ray.util.errors import UserError
+
+BACKBONES: dict[ModelFamily, type[Backbone]] = {
+    backbone.family: backbone for backbone in (StableDiffusion, StableDiffusionXL)
+}
+
+
+def load_backbone(
+    path: str,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    vae_dtype: str = "auto",
+) -> Backbone:
+    """Loads a diffusers pipeline (folder or Hub id) from safetensors files, by its family.
+
+    `device` "auto": CUDA when there is one, else the CPU. `dtype` "auto": float16 on CUDA, bfloat16 on CPUs with
+    instructions for it, float32 elsewhere. `vae_dtype` "auto": as `dtype`, but not float16 where the VAE overflows.
+    Raises UserError when it can't be loaded, or isn't a text-to-image model of a known family.
+    """
+    place = choose_device(device)
+    precision = choose_dtype(dtype, place, on_cpu=fastest_cpu_dtype(cpu_capabilities()))
+    try:
+        family = family_of(DiffusionPipeline.load_config(path, revision=revision), path)
+        return BACKBONES[family].load(Source(path, revision, variant, place, precision, vae_dtype)).to(place)
+    except (OSError, ValueError) as error:
+        message = str(error).strip().splitlines()[0]
+        raise UserError(f"the model {path!r} can't be loaded: {message}") from error

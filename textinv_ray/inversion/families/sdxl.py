@@ -1,0 +1,142 @@
+"""Stable Diffusion XL and its descendants: two text encoders, a pooled prompt and image sizes (Podell et al. 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from textinv_ray.config.job import ReviewConfig
+from textinv_ray.config.model_families import STABLE_DIFFUSION_XL
+from textinv_ray.inversion.families.backbone import Backbone, Source
+from textinv_ray.inversion.families.compiled import CompiledDenoiser
+from textinv_ray.inversion.families.condition import Condition
+from textinv_ray.inversion.families.diffusion_unet import (
+    SAMPLERS,
+    UNetBackbone,
+    load_text_encoder,
+    load_unet,
+    load_vae,
+)
+from textinv_ray.inversion.families.precision import choose_vae_dtype
+from textinv_ray.inversion.families.text_encoder import encoders_of
+from textinv_ray.util.errors import UserError
+
+
+@dataclass(eq=False, repr=False)
+class StableDiffusionXL(UNetBackbone):
+    """A Stable Diffusion XL model (base; not the refiner)."""
+
+    family = STABLE_DIFFUSION_XL
+
+    tokenizer: CLIPTokenizer
+    tokenizer_2: CLIPTokenizer
+    text_encoder: CLIPTextModel
+    text_encoder_2: CLIPTextModelWithProjection
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    scheduler: DDPMScheduler
+    force_zeros_for_empty_prompt: bool = True
+    """Whether guidance without a negative prompt takes zeros. Else it takes the empty prompt."""
+    compiled: CompiledDenoiser | None = None
+
+    def __post_init__(self) -> None:
+        self.check_prediction_type()
+        self.encoders = encoders_of(
+            [
+                ("clip_l", self.tokenizer, self.text_encoder),
+                ("clip_g", self.tokenizer_2, self.text_encoder_2),
+            ]
+        )
+        self.freeze()
+
+    @classmethod
+    def load(cls, source: Source) -> Backbone:
+        """See `Backbone.load`. The VAE gets a precision of its own where it overflows in float16."""
+        index = StableDiffusionXLPipeline.load_config(source.path, revision=source.revision)
+        unet = UNet2DConditionModel.load_config(**source.part("unet"))
+        if unet.get("addition_embed_type") != "text_time" or unet["in_channels"] != 4:
+            raise UserError(f"{source.path!r} is not a text-to-image {cls.family.name} model")
+        overflows = AutoencoderKL.load_config(**source.part("vae")).get("force_upcast", True)
+        return cls(
+            tokenizer=CLIPTokenizer.from_pretrained(**source.part("tokenizer")),
+            tokenizer_2=CLIPTokenizer.from_pretrained(**source.part("tokenizer_2")),
+            text_encoder=load_text_encoder(source, CLIPTextModel, "text_encoder"),
+            text_encoder_2=load_text_encoder(source, CLIPTextModelWithProjection, "text_encoder_2"),
+            unet=load_unet(source),
+            vae=load_vae(source, choose_vae_dtype(source.vae_dtype, source.device, source.dtype, overflows)),
+            scheduler=DDPMScheduler.from_pretrained(**source.part("scheduler")),
+            force_zeros_for_empty_prompt=bool(index.get("force_zeros_for_empty_prompt", True)),
+        )
+
+    def encode(
+        self, input_ids: Tensor, rows: Tensor | None = None, time_ids: Tensor | None = None
+    ) -> Condition:
+        """Both encoders' states before their last layer, and the second's projected state of the end token.
+
+        Released configurations say `eos_token_id: 2`, for which transformers pools at the largest id. That is another
+        token than the end token once a tokenizer has learned tokens; here the end token is found by its own id.
+        """
+        first, second = (encoder(input_ids, rows, all_hidden_states=True) for encoder in self.encoders)
+        hidden_states = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
+        end = self.encoders[1].end_of(input_ids)
+        at_end = second.last_hidden_state[torch.arange(len(end), device=end.device), end]
+        if time_ids is None:
+            whole = [self.resolution, self.resolution, 0, 0, self.resolution, self.resolution]
+            time_ids = torch.tensor(whole, device=self.device).expand(len(input_ids), -1)
+        return Condition(hidden_states, self.text_encoder_2.text_projection(at_end), time_ids)
+
+    def unconditional(self, count: int) -> Condition:
+        """Zeros, or the empty prompt (`force_zeros_for_empty_prompt`)."""
+        ids = [id_ for encoder in self.encoders for id_ in encoder.tokenize("", [], {})]
+        empty = self.encode(torch.tensor([ids], device=self.device))
+        if self.force_zeros_for_empty_prompt:
+            assert empty.pooled is not None
+            zeros = torch.zeros_like
+            empty = Condition(zeros(empty.hidden_states), zeros(empty.pooled), empty.time_ids)
+        return empty.map(lambda part: part.expand(count, *part.shape[1:]))
+
+    def denoise(
+        self, model: Callable[..., tuple[Tensor, ...]], noisy: Tensor, levels: Tensor, condition: Condition
+    ) -> Tensor:
+        """The UNet, with pooled prompts and time ids beside the hidden states."""
+        added = {"text_embeds": condition.pooled, "time_ids": condition.time_ids}
+        return model(noisy, levels, condition.hidden_states, added_cond_kwargs=added, return_dict=False)[0]
+
+    def sample_latents(
+        self,
+        condition: Condition,
+        negative: Condition,
+        generators: Sequence[torch.Generator],
+        config: ReviewConfig,
+        side: int,
+    ) -> Tensor:
+        """See `Backbone.sample_latents`. The time ids say: a whole image of this size."""
+        pipeline = StableDiffusionXLPipeline(
+            vae=self.vae,
+            text_encoder=self.text_encoder,
+            text_encoder_2=self.text_encoder_2,
+            tokenizer=self.tokenizer,
+            tokenizer_2=self.tokenizer_2,
+            unet=self.unet,
+            scheduler=SAMPLERS[config.sampler].from_config(self.scheduler.config),
+            add_watermarker=False,
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        latents: Tensor = pipeline(
+            prompt_embeds=condition.hidden_states,
+            pooled_prompt_embeds=condition.pooled,
+            negative_prompt_embeds=negative.hidden_states,
+            negative_pooled_prompt_embeds=negative.pooled,
+            height=side,
+            width=side,
+            generator=list(generators),
+            num_inference_steps=config.num_inference_steps,
+            guidance_scale=config.guidance_scale,
+            output_type="latent",
+        ).images
+        return latents

@@ -1,0 +1,107 @@
+"""Stable Diffusion 1.x and 2.x: one CLIP text encoder (Rombach et al. 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from textinv_ray.config.job import ReviewConfig
+from textinv_ray.config.model_families import STABLE_DIFFUSION
+from textinv_ray.inversion.families.backbone import Backbone, Source
+from textinv_ray.inversion.families.compiled import CompiledDenoiser
+from textinv_ray.inversion.families.condition import Condition
+from textinv_ray.inversion.families.diffusion_unet import (
+    SAMPLERS,
+    UNetBackbone,
+    load_text_encoder,
+    load_unet,
+    load_vae,
+)
+from textinv_ray.inversion.families.precision import choose_vae_dtype
+from textinv_ray.inversion.families.text_encoder import encoders_of
+from textinv_ray.util.errors import UserError
+
+SD2_DIM = 1024
+"""Size of the token embeddings of Stable Diffusion 2.x."""
+
+
+@dataclass(eq=False, repr=False)
+class StableDiffusion(UNetBackbone):
+    """A Stable Diffusion 1.x or 2.x model."""
+
+    family = STABLE_DIFFUSION
+
+    tokenizer: CLIPTokenizer
+    text_encoder: CLIPTextModel
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    scheduler: DDPMScheduler
+    compiled: CompiledDenoiser | None = None
+
+    def __post_init__(self) -> None:
+        self.check_prediction_type()
+        name = "clip_h" if self.text_encoder.config.hidden_size == SD2_DIM else "clip_l"
+        self.encoders = encoders_of([(name, self.tokenizer, self.text_encoder)])
+        self.freeze()
+
+    @classmethod
+    def load(cls, source: Source) -> Backbone:
+        """See `Backbone.load`. The safety checker isn't loaded."""
+        unet = UNet2DConditionModel.load_config(**source.part("unet"))
+        if unet.get("addition_embed_type") or unet["in_channels"] != 4:
+            raise UserError(f"{source.path!r} is not a text-to-image {cls.family.name} model")
+        return cls(
+            tokenizer=CLIPTokenizer.from_pretrained(**source.part("tokenizer")),
+            text_encoder=load_text_encoder(source, CLIPTextModel, "text_encoder"),
+            unet=load_unet(source),
+            vae=load_vae(source, choose_vae_dtype(source.vae_dtype, source.device, source.dtype, False)),
+            scheduler=DDPMScheduler.from_pretrained(**source.part("scheduler")),
+        )
+
+    def encode(
+        self, input_ids: Tensor, rows: Tensor | None = None, time_ids: Tensor | None = None
+    ) -> Condition:
+        """The last hidden states, after the final layer norm: (B, L, D)."""
+        return Condition(self.encoders[0](input_ids, rows).last_hidden_state)
+
+    def unconditional(self, count: int) -> Condition:
+        """The empty prompt."""
+        ids = torch.tensor([self.encoders[0].tokenize("", [], {})], device=self.device)
+        return self.encode(ids).map(lambda part: part.expand(count, -1, -1))
+
+    def sample_latents(
+        self,
+        condition: Condition,
+        negative: Condition,
+        generators: Sequence[torch.Generator],
+        config: ReviewConfig,
+        side: int,
+    ) -> Tensor:
+        """See `Backbone.sample_latents`."""
+        pipeline = StableDiffusionPipeline(
+            vae=self.vae,
+            text_encoder=self.text_encoder,
+            tokenizer=self.tokenizer,
+            unet=self.unet,
+            scheduler=SAMPLERS[config.sampler].from_config(self.scheduler.config),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        latents: Tensor = pipeline(
+            prompt_embeds=condition.hidden_states,
+            negative_prompt_embeds=negative.hidden_states,
+            height=side,
+            width=side,
+            generator=list(generators),
+            num_inference_steps=config.num_inference_steps,
+            guidance_scale=config.guidance_scale,
+            output_type="latent",
+        ).images
+        return latents

@@ -91,6 +91,11 @@ def test_several_words_in_one_prompt(backbone: StableDiffusion) -> None:
     assert np.array_equal(one, other)
 
 
+def test_the_configuration_may_set_the_resolution(backbone: StableDiffusion) -> None:
+    small = sample_images(backbone, {}, ["a cat"], [0], FAST.model_copy(update={"resolution": 8}))
+    assert small.shape == (1, 8, 8, 3)
+
+
 def test_no_pictures(backbone: StableDiffusion) -> None:
     assert sample_images(backbone, {}, [], [], FAST).shape == (0, 16, 16, 3)
 

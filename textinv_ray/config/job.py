@@ -126,6 +126,8 @@ class ReviewConfig(Strict):
         object=("a photo of {}",), style=("a painting in the style of {}",)
     )
     """Prompts of the review samples, for rows without `prompts`."""
+    resolution: int | None = Field(None, ge=8, le=4096, multiple_of=8)
+    """Side of all pictures in pixels; null: the model's resolution."""
     images_per_prompt: int = Field(2, ge=1, le=64)
     """Samples of each prompt, with seeds 0, 1, ..., so that steps and concepts can be compared."""
     sampler: Literal["dpmsolver++", "ddim"] = "dpmsolver++"
@@ -283,13 +285,19 @@ class JobConfig(Strict):
                 "tracking": True,
             },
         )
-        if self.model.vae_dtype == "auto":  # came later; left out so that earlier fingerprints hold
-            del part["model"]["vae_dtype"]
+        for section, name in _LATER_FIELDS:
+            settings = getattr(self, section)
+            if getattr(settings, name) == type(settings).model_fields[name].default:
+                del part[section][name]
         # Only the settings of the rule that is used
         stopping = part.pop("stopping")
         if self.stopping.rule != "none":
             part["stopping"] = {name: stopping[name] for name in ("rule", "min_steps", self.stopping.rule)}
         return part
+
+
+_LATER_FIELDS = (("model", "vae_dtype"), ("review", "resolution"))
+"""(section, field) of settings that came later: left out at their default, so that earlier fingerprints hold."""
 
 
 def preset_names() -> list[str]:

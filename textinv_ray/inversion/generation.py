@@ -28,7 +28,7 @@ class Request:
     count: int = 1
     """Number of images, with seeds `seed`, `seed` + 1, ..."""
     size: int | None = None
-    """Side in pixels, a multiple of 8; None: the model's resolution."""
+    """Side in pixels, a multiple of 8; None: that of the configuration."""
     guidance_scale: float | None = None
     """At least 1; None: that of the configuration."""
 
@@ -59,7 +59,8 @@ def generate(
     groups: dict[tuple[int, float, bool], list[tuple[int, int]]] = {}
     for index, request in enumerate(requests):
         guidance = config.guidance_scale if request.guidance_scale is None else request.guidance_scale
-        key = request.size or backbone.resolution, guidance, request.negative_prompt is None
+        size = request.size or config.resolution or backbone.resolution
+        key = size, guidance, request.negative_prompt is None
         group = groups.setdefault(key, [])
         group += [(index, seed) for seed in request.seeds]
     lines = [

@@ -51,9 +51,9 @@ def sample_ids(
 
     input_ids: int64 (n, L); -1 - r stands for row r of `rows` (R, D). negative_ids: int64 (n, L), the negative prompts
     of classifier-free guidance (Ho and Salimans 2022); None: there are none. side: in pixels, a multiple of 8; None:
-    the model's resolution.
+    that of the configuration.
     """
-    side = side or backbone.resolution
+    side = side or config.resolution or backbone.resolution
     rows = None if rows is None else rows.to(backbone.device, backbone.word_dtype)
     size = _batch_size(side)
     batches = []

@@ -131,7 +131,7 @@ def many(prompts_uri: str, lexicon: Lexicon, config: JobConfig, out: Store, cons
     for number, key in enumerate(keys):
         if key in errors:
             console.print(f"row {number}: {errors[key]}")
-    _write_index(out, requests, keys, errors, config, facts.resolution)
+    _write_index(out, requests, keys, errors, config, config.review.resolution or facts.resolution)
     console.print(f"pictures: {out.shown}/pictures, listed in {out.shown}/index.parquet")
     return 1 if errors else 0
 
@@ -228,7 +228,7 @@ def _key(request: Request, digests: Mapping[str, str], config: JobConfig, facts:
     guidance = request.guidance_scale
     depends = {
         **asdict(request),
-        "size": request.size or facts.resolution,
+        "size": request.size or config.review.resolution or facts.resolution,
         "guidance_scale": config.review.guidance_scale if guidance is None else guidance,
         "words": {token: digests[token] for token in request.words},
         "sampler": [config.review.sampler, config.review.num_inference_steps],

@@ -154,6 +154,7 @@ SETTINGS: Effects = {
     "model.revision": NOTHING,
     "model.variant": NOTHING,
     "model.dtype": LEARNING,
+    "model.vae_dtype": LEARNING,
     "model.device": NOTHING,
     "data.resolution": LEARNING,
     "data.crop": LEARNING,
@@ -202,6 +203,7 @@ SETTINGS: Effects = {
     },
     "review.prompts.object": {(): RESULT, ("training.learnable_property=style",): NOTHING},
     "review.prompts.style": {(): NOTHING, ("training.learnable_property=style",): RESULT},
+    "review.resolution": RESULT,
     "review.images_per_prompt": RESULT,
     "review.sampler": RESULT,
     "review.num_inference_steps": RESULT,
@@ -221,6 +223,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "data.resolution": st.sampled_from([8, 24, 32]),  # the model's own is 16
     "data.max_image_pixels": st.integers(100, 10**8),
     "training.init_from": st.sampled_from(INIT_FROM),
+    "review.resolution": st.sampled_from([None, 8, 16, 512]),  # a multiple of 8
     "service.heartbeat_s": st.floats(0.1, 10),  # at most half of lease_timeout_s
 }
 """Values in place of those that a field's type allows: what needs no files, large images or other fields."""

@@ -225,3 +225,92 @@ def test_heic_without_the_package_says_what_to_install(monkeypatch: pytest.Monke
         ImageError, match=r"is a HEIC image, which needs another package: pip install 'textinv_ray\[heic\]'"
     ):
         decoded(data)
+
+
+def exif_turned(image: Image.Image, orientation: int, **options: Any) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encoded(image, "JPEG", exif=exif, **options)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_the_original_size(kind: str) -> None:
+    assert images.original_size(encoded(gradient(30, 20), kind)) == (30, 20)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_original_size_is_of_the_turned_image(orientation: int) -> None:
+    data = exif_turned(gradient(30, 20), orientation)
+    height, width = decoded(data).shape[:2]
+    assert images.original_size(data) == (width, height)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_the_original_size_is_not_that_of_the_reduced_decoding(orientation: int) -> None:
+    data = exif_turned(gradient(1600, 1200), orientation)
+    size = (1600, 1200) if orientation == 1 else (1200, 1600)
+    assert images.decode(data, "x", CONFIG.max_image_pixels, near=64).size < size
+    assert images.original_size(data) == size
+    image: EmbeddedImage = {"bytes": data, "path": None}
+    prepared = images.prepare([image], base="/", config=CONFIG, resolution=64, seed=0)
+    # Its shorter side becomes 64 pixels, the longer 85 1/3: the middle is 10 2/3 from the edge
+    assert prepared.crops == ((((1200, 1600, 0, 11) if orientation == 1 else (1600, 1200, 11, 0)),),)
+
+
+@pytest.mark.parametrize(
+    ("size", "centers", "places"),
+    [
+        ((64, 64), [[0.5, 0.5], [0.0, 1.0]], ((64, 64, 0, 0), (64, 64, 0, 0))),
+        ((16, 16), [[0.5, 0.5]], ((16, 16, 0, 0),)),
+        (
+            (200, 100),
+            [[0.0, 0.3], [0.5, 0.5], [1.0, 0.9]],
+            ((100, 200, 0, 0), (100, 200, 0, 16), (100, 200, 0, 32)),
+        ),
+        (
+            (100, 200),
+            [[0.3, 0.0], [0.5, 0.5], [0.9, 1.0]],
+            ((200, 100, 0, 0), (200, 100, 16, 0), (200, 100, 32, 0)),
+        ),
+        ((8, 4), [[1.0, 0.0]], ((4, 8, 0, 32),)),
+    ],
+)
+def test_where_crops_lie(
+    size: tuple[int, int], centers: list[list[float]], places: tuple[tuple[int, int, int, int], ...]
+) -> None:
+    """Original height and width, then top and left in the image whose shorter side is 32 pixels."""
+    assert images.crop_places(size, 32, np.array(centers)) == places
+
+
+@given(
+    width=st.integers(1, 4000),
+    height=st.integers(1, 4000),
+    size=st.integers(1, 1024),
+    centers=st.lists(st.tuples(st.floats(-1, 2), st.floats(-1, 2)), min_size=1, max_size=3),
+)
+def test_places_of_crops_stay_within_the_image(
+    width: int, height: int, size: int, centers: list[tuple[float, float]]
+) -> None:
+    for place in images.crop_places((width, height), size, np.array(centers)):
+        assert place[:2] == (height, width)
+        assert all(type(number) is int for number in place)
+        for start, side in zip(place[2:], place[:2], strict=True):
+            assert 0 <= start <= side * size / min(width, height) - size + 0.5
+
+
+@pytest.mark.parametrize(("width", "height"), [(48, 96), (96, 48), (60, 41)])
+def test_a_place_is_that_of_the_pixels(width: int, height: int) -> None:
+    """The square that was cut is what lies at its place in the resized image."""
+    image: EmbeddedImage = {"bytes": encoded(gradient(width, height)), "path": None}
+    config = DataConfig(crop="random", crops_per_image=5)
+    prepared = images.prepare([image], base="/", config=config, resolution=24, seed=3)
+    scale = 24 / min(width, height)
+    resized = gradient(width, height).resize((round(width * scale), round(height * scale)))
+    assert len(set(prepared.crops[0])) > 2
+    for (original_height, original_width, top, left), pixels in zip(
+        prepared.crops[0], prepared.pixels[0], strict=True
+    ):
+        assert (original_height, original_width) == (height, width)
+        there = np.asarray(resized.crop((left, top, left + 24, top + 24)), dtype=int)
+        one_pixel_further = 255 / min(width, height) / scale  # steps of the gradient, at most
+        assert np.abs(there[4:20, 4:20] - pixels[4:20, 4:20]).max() <= one_pixel_further + 2

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.support.web import serve
-from textinv_ray.concepts import prepare, templates
+from textinv_ray.concepts import prepare, templates, word_files
 from textinv_ray.concepts.concept import Concept
 from textinv_ray.concepts.fetch import ImageError
 from textinv_ray.concepts.settings import concept_seed
@@ -236,7 +236,7 @@ def test_another_concepts_word(tmp_path: Path) -> None:
     vectors = np.random.default_rng(0).normal(size=(2, 4)).astype(np.float32)
     name = word_file(tmp_path, "a/learned_embeds.safetensors", vectors)
     concept = make(init_from=name, base=str(tmp_path), overrides=["training.num_vectors=5"])
-    assert np.array_equal(np.array(concept.initial_vectors, np.float32), vectors)
+    assert concept.initial_vectors == {"clip_l": tuple(map(tuple, vectors.tolist()))}
     assert (concept.init_from, concept.initializer_token, concept.num_vectors) == (name, "", 2)
     assert make(init_from=name, base=str(tmp_path), num_vectors=3).num_vectors == 3
     again = Concept.from_bytes(concept.to_bytes())
@@ -258,17 +258,32 @@ def test_another_concepts_word(tmp_path: Path) -> None:
     assert after.state_fingerprint != before.state_fingerprint
 
 
+def test_another_concepts_word_for_two_encoders(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    word = {
+        name: rng.normal(size=(2, dim)).astype(np.float32) for name, dim in (("clip_l", 3), ("clip_g", 5))
+    }
+    (tmp_path / "a.safetensors").write_bytes(word_files.store_word("<a>", word))
+    concept = make(init_from="a.safetensors", base=str(tmp_path))
+    assert concept.num_vectors == 2
+    assert concept.initial_vectors == {name: tuple(map(tuple, v.tolist())) for name, v in word.items()}
+    assert Concept.from_bytes(concept.to_bytes()).initial_vectors == concept.initial_vectors
+    word["clip_g"] += 1
+    (tmp_path / "a.safetensors").write_bytes(word_files.store_word("<a>", word))
+    assert make(init_from="a.safetensors", base=str(tmp_path)).fingerprint != concept.fingerprint
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (None, "init_from .*/x.safetensors: doesn't exist"),
-        (b"rubbish" * 9, "init_from x.safetensors: isn't a safetensors file of a word"),
+        (b"rubbish" * 9, "init_from x.safetensors: 'x.safetensors' is not a safetensors file"),
         (
             safetensors.numpy.save({"a": np.ones(3), "b": np.ones((1, 3))}),
-            r"expected one tensor of finite vectors, found a \[3\], b \[1, 3\]",
+            r"init_from x.safetensors: expected one word, found a, b",
         ),
-        (safetensors.numpy.save({"a": np.full((1, 3), np.nan)}), "expected one tensor of finite vectors"),
-        (safetensors.numpy.save({"a": np.ones((1, 2, 3))}), r"found a \[1, 2, 3\]"),
+        (safetensors.numpy.save({"a": np.full((1, 3), np.nan)}), "init_from .* values that are not finite"),
+        (safetensors.numpy.save({"a": np.ones((1, 2, 3))}), r"init_from .* 'a' is \(1, 2, 3\)"),
     ],
 )
 def test_words_that_nothing_can_start_from(tmp_path: Path, content: bytes | None, message: str) -> None:

@@ -1,11 +1,13 @@
-"""Files of words: what each program reads from them, and that pickles are never read."""
+"""Files of words: what each program reads from them, what ours reads of each, and that pickles are never read."""
 
 from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -13,15 +15,39 @@ from diffusers import StableDiffusionPipeline
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textinv_ray.inversion import formats
+from textinv_ray.concepts import word_files
+from textinv_ray.concepts.word_files import Word
 
+SDXL = {"clip_l": 768, "clip_g": 1280}
 shapes = st.tuples(st.integers(1, 4), st.sampled_from([8, 768, 1024]))
+
+
+def random_word(count: int, sizes: Mapping[str, int], seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {name: rng.normal(size=(count, size)).astype(np.float32) for name, size in sizes.items()}
+
+
+def encoder_of(dim: int) -> str:
+    return "clip_h" if dim == 1024 else "clip_l"
+
+
+def assert_equal(found: Word, expected: Mapping[str, np.ndarray]) -> None:
+    """To the bit, with the encoders in the same order."""
+    assert list(found) == list(expected)
+    for name, vectors in expected.items():
+        assert found[name].dtype == np.float32
+        assert np.array_equal(found[name], vectors)
+
+
+def stored(tensors: Mapping[str, torch.Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    return safetensors.torch.save({name: tensor.clone() for name, tensor in tensors.items()}, metadata)
 
 
 def a1111_reads(data: bytes) -> torch.Tensor:
     """The rule of the webui's `create_embedding_from_data` for a safetensors file that isn't SDXL's."""
     tensors = safetensors.torch.load(data)
     assert "string_to_param" not in tensors
+    assert "clip_g" not in tensors
     assert len(tensors) == 1, "embedding file has multiple terms in it"
     vectors = next(iter(tensors.values()))
     return (vectors[None] if vectors.ndim == 1 else vectors).float()
@@ -33,27 +59,33 @@ def comfyui_reads(data: bytes, embedding_key: str) -> torch.Tensor:
     return tensors.get(embedding_key, next(iter(tensors.values())))
 
 
-@given(shapes, st.sampled_from(formats.FORMATS), st.sampled_from([torch.float32, torch.float16]))
+# --- One encoder -------------------------------------------------------------------------------------------
+
+
+@given(shapes, st.sampled_from(word_files.FORMATS), st.sampled_from([np.float32, np.float16]))
 def test_every_format_comes_back_to_the_bit(
-    shape: tuple[int, int], format_name: str, dtype: torch.dtype
+    shape: tuple[int, int], format_name: str, dtype: type[np.floating]
 ) -> None:
-    vectors = torch.randn(shape, dtype=dtype)
-    data = formats.write_word(format_name, "<cat>", vectors)
-    ((token, found),) = formats.parse_words(data, "cat.safetensors").items()
+    count, dim = shape
+    vectors = random_word(count, {"x": dim})["x"].astype(dtype)
+    files = word_files.write_word(format_name, "<cat>", {encoder_of(dim): vectors})
+    assert list(files) == [""]
+    ((token, found),) = word_files.parse_words(files[""], "cat.safetensors").items()
     assert token == "<cat>"
-    assert found.dtype == torch.float32
-    assert torch.equal(found, vectors.float())
+    assert_equal(found, {encoder_of(dim): vectors.astype(np.float32)})
 
 
-@given(shapes, st.sampled_from(formats.FORMATS))
+@given(shapes, st.sampled_from(word_files.FORMATS))
 def test_the_user_interfaces_find_all_vectors(shape: tuple[int, int], format_name: str) -> None:
-    vectors = torch.randn(shape)
-    data = formats.write_word(format_name, "<cat>", vectors)
+    count, dim = shape
+    word = random_word(count, {encoder_of(dim): dim})
+    vectors = torch.tensor(word[encoder_of(dim)])
+    data = word_files.write_word(format_name, "<cat>", word)[""]
     assert torch.equal(a1111_reads(data), vectors)
     for encoder in ("clip_l", "clip_h"):
         found = comfyui_reads(data, encoder)
         assert torch.equal(found, vectors)
-        assert found.shape[-1] == shape[-1], "ComfyUI ignores rows of another size"
+        assert found.shape[-1] == dim, "ComfyUI ignores rows of another size"
 
 
 @pytest.mark.parametrize(
@@ -67,7 +99,8 @@ def test_the_user_interfaces_find_all_vectors(shape: tuple[int, int], format_nam
     ],
 )
 def test_keys(format_name: str, dim: int, key: str) -> None:
-    tensors = safetensors.torch.load(formats.write_word(format_name, "<cat>", torch.ones(2, dim)))
+    word = {encoder_of(dim): np.ones((2, dim), np.float32)}
+    tensors = safetensors.torch.load(word_files.write_word(format_name, "<cat>", word)[""])
     assert {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()} == {
         key: ((2, dim), torch.float32)
     }
@@ -76,40 +109,200 @@ def test_keys(format_name: str, dim: int, key: str) -> None:
 def test_plain_diffusers_loads_every_vector(tiny_sd: Path, tmp_path: Path) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(tiny_sd, safety_checker=None)
     path = tmp_path / "cat.safetensors"
-    path.write_bytes(formats.write_word("diffusers", "<x>", torch.arange(96.0).reshape(3, 32)))
+    vectors = np.arange(96, dtype=np.float32).reshape(3, 32)
+    path.write_bytes(word_files.write_word("diffusers", "<x>", {"clip_l": vectors})[""])
     pipeline.load_textual_inversion(str(path))
     ids = pipeline.tokenizer.convert_tokens_to_ids(["<x>", "<x>_1", "<x>_2"])
     assert min(ids) >= len(pipeline.tokenizer) - 3
     table = pipeline.text_encoder.get_input_embeddings().weight
-    assert torch.equal(table[ids], torch.arange(96.0).reshape(3, 32))
+    assert torch.equal(table[ids], torch.tensor(vectors))
 
 
 def test_what_a_prompt_calls_it() -> None:
-    assert [formats.in_prompt(name, "<cat>", "my-cat") for name in formats.FORMATS] == [
+    assert [word_files.in_prompt(name, "<cat>", "my-cat") for name in word_files.FORMATS] == [
         "<cat>",
         "my-cat",
         "embedding:my-cat",
     ]
 
 
-def test_no_such_format() -> None:
+@pytest.mark.parametrize("sizes", [{"clip_l": 2}, SDXL])
+def test_no_such_format(sizes: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="known: diffusers, a1111, comfyui"):
-        formats.write_word("invokeai", "<x>", torch.ones(1, 2))
+        word_files.write_word("invokeai", "<x>", random_word(1, sizes))
 
 
-def test_one_vector_without_a_row(tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", ["emb_params", "emp_params", "*", "clip_l"])
+@pytest.mark.parametrize("rows", [0, 1, 3])
+def test_words_without_a_name_have_the_files(tmp_path: Path, key: str, rows: int) -> None:
+    """A1111's, OneTrainer's, the original implementation's and ComfyUI's key; one vector may have no row."""
     path = tmp_path / "blob.safetensors"
-    safetensors.torch.save_file({"emb_params": torch.ones(8)}, path)
-    assert formats.read_words(path)["<blob>"].shape == (1, 8)
+    vectors = torch.randn(rows, 8) if rows else torch.randn(8)
+    path.write_bytes(stored({key: vectors}))
+    ((token, found),) = word_files.read_words(path).items()
+    assert token == "<blob>"
+    assert_equal(found, {"clip_l": vectors.reshape(-1, 8).numpy()})
+
+
+@pytest.mark.parametrize(
+    ("dim", "encoder"), [(768, "clip_l"), (1024, "clip_h"), (1280, "clip_g"), (4096, "t5xxl"), (32, "clip_l")]
+)
+@pytest.mark.parametrize("key", ["<x>", "emb_params"])
+def test_the_size_tells_the_encoder_where_the_key_does_not(dim: int, encoder: str, key: str) -> None:
+    (found,) = word_files.parse_words(stored({key: torch.ones(2, dim)}), "x.safetensors").values()
+    assert list(found) == [encoder]
+
+
+@pytest.mark.parametrize("key", ["clip_l", "clip_h", "clip_g", "t5xxl", "t5"])
+def test_the_key_tells_the_encoder_whatever_the_size(key: str) -> None:
+    (found,) = word_files.parse_words(stored({key: torch.ones(2, 768)}), "x.safetensors").values()
+    assert list(found) == ["t5xxl" if key == "t5" else key]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_every_float_is_read(dtype: torch.dtype) -> None:
+    """Numbers of all magnitudes that the type has, exactly."""
+    vectors = torch.tensor([[1.0, -2.5, 0.0, 6e-5, 65504.0, 1 / 3]]).to(dtype)
+    found = word_files.parse_words(stored({"<x>": vectors}), "x.safetensors")["<x>"]
+    assert_equal(found, {"clip_l": vectors.float().numpy()})
+
+
+@given(st.lists(st.integers(0, 2**16 - 1), min_size=1, max_size=30))
+def test_bfloat16_is_read_as_torch_reads_it(bits: list[int]) -> None:
+    numbers = torch.tensor(np.array(bits, np.uint16).view(np.int16)).view(torch.bfloat16)
+    data = stored({"<x>": numbers[None]})
+    if numbers.isfinite().all():
+        found = word_files.parse_words(data, "x.safetensors")["<x>"]["clip_l"]
+        assert np.array_equal(found, numbers[None].float().numpy())
+    else:
+        with pytest.raises(ValueError, match="not finite"):
+            word_files.parse_words(data, "x.safetensors")
 
 
 def test_several_words_in_a_file(tmp_path: Path) -> None:
     path = tmp_path / "two.safetensors"
-    safetensors.torch.save_file({"<a>": torch.ones(8), "<b>": torch.ones(2, 8)}, path)
-    assert {token: tuple(v.shape) for token, v in formats.read_words(path).items()} == {
+    path.write_bytes(stored({"<a>": torch.ones(8), "<b>": torch.ones(2, 8)}))
+    assert {token: word["clip_l"].shape for token, word in word_files.read_words(path).items()} == {
         "<a>": (1, 8),
         "<b>": (2, 8),
     }
+
+
+# --- Two encoders ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format_name", ["a1111", "comfyui"])
+def test_sdxl_words_of_user_interfaces(format_name: str) -> None:
+    """Both read `clip_l` and `clip_g` of one file (the webui as "SDXL"), and InvokeAI tells SDXL by these keys."""
+    word = random_word(3, SDXL)
+    files = word_files.write_word(format_name, "<cat>", word)
+    assert list(files) == [""]
+    tensors = safetensors.torch.load(files[""])
+    assert {key: tuple(vectors.shape) for key, vectors in tensors.items()} == {
+        "clip_l": (3, 768),
+        "clip_g": (3, 1280),
+    }
+    for encoder, vectors in word.items():
+        assert torch.equal(comfyui_reads(files[""], encoder), torch.tensor(vectors))
+    ((token, found),) = word_files.parse_words(files[""], "cat.safetensors").items()
+    assert token == "<cat>"
+    assert_equal(found, word)
+
+
+def test_diffusers_has_a_file_for_each_encoder(tmp_path: Path) -> None:
+    word = random_word(2, SDXL)
+    files = word_files.write_word("diffusers", "<x>", word)
+    assert list(files) == ["", "_2"]
+    for suffix, vectors in zip(files, word.values(), strict=True):
+        (tmp_path / f"cat{suffix}.safetensors").write_bytes(files[suffix])
+        ((key, tensor),) = safetensors.torch.load(files[suffix]).items()
+        assert key == "<x>", "diffusers loads each by itself, under its key"
+        assert torch.equal(tensor, torch.tensor(vectors))
+    ((token, found),) = word_files.read_words(tmp_path / "cat.safetensors").items()
+    assert token == "<x>"
+    assert_equal(found, word)
+    (tmp_path / "swapped.safetensors").write_bytes(files["_2"])
+    (tmp_path / "swapped_2.safetensors").write_bytes(files[""])
+    assert_equal(word_files.read_words(tmp_path / "swapped.safetensors")["<x>"], word)
+    ((_, second),) = word_files.read_words(tmp_path / "cat_2.safetensors").items()
+    assert_equal(second, {"clip_g": word["clip_g"]})
+    (tmp_path / "cat_2.safetensors").unlink()
+    ((_, first),) = word_files.read_words(tmp_path / "cat.safetensors").items()
+    assert_equal(first, {"clip_l": word["clip_l"]})
+
+
+def test_kohyas_words() -> None:
+    """Its SDXL script writes `clip_g` before `clip_l`, in half precision and with metadata of its own."""
+    word = random_word(2, {"clip_g": 1280, "clip_l": 768})
+    half = {name: torch.tensor(vectors).half() for name, vectors in word.items()}
+    data = stored(half, {"modelspec.title": "cat", "ss_training_comment": "x"})
+    ((token, found),) = word_files.parse_words(data, "cat.safetensors").items()
+    assert token == "<cat>"
+    assert list(found) == ["clip_l", "clip_g"], "in the order of the models, whatever the file's is"
+    for name, vectors in half.items():
+        assert np.array_equal(found[name], vectors.float().numpy())
+
+
+def test_a_diffusers_word_beside_a_file_of_another_word() -> None:
+    """A second file counts for the words that it has, with as many vectors, and of another encoder."""
+    first = stored({"<a>": torch.ones(1, 768), "<b>": torch.ones(2, 768), "<c>": torch.ones(1, 768)})
+    second = stored({"<a>": torch.ones(1, 1280), "<b>": torch.ones(1, 1280), "<c>": torch.ones(1, 768)})
+    found = word_files.parse_words(first, "x.safetensors", second)
+    assert {token: list(word) for token, word in found.items()} == {
+        "<a>": ["clip_l", "clip_g"],
+        "<b>": ["clip_l"],
+        "<c>": ["clip_l"],
+    }
+
+
+def test_t5_goes_by_two_names() -> None:
+    tensors = {"clip_l": torch.ones(1, 768), "t5": torch.full((1, 4096), 2.0)}
+    (found,) = word_files.parse_words(stored(tensors), "x.safetensors").values()
+    assert list(found) == ["clip_l", "t5xxl"]
+    assert (found["t5xxl"] == 2).all()
+
+
+def test_the_second_files_name() -> None:
+    assert word_files.second_file("learned_embeds.safetensors") == "learned_embeds_2.safetensors"
+    assert word_files.second_file("my.cat.safetensors") == "my.cat_2.safetensors"
+
+
+# --- A concept's own file ----------------------------------------------------------------------------------
+
+tokens = st.text(st.characters(exclude_categories=("Z", "C")), min_size=1, max_size=12).map("<{}>".format)
+
+
+@given(token=tokens, count=st.integers(1, 3), dim=st.sampled_from([4, 768, 1024]))
+def test_a_stored_word_comes_back(token: str, count: int, dim: int) -> None:
+    word = random_word(count, {encoder_of(dim): dim})
+    data = word_files.store_word(token, word)
+    ((found_token, found),) = word_files.parse_words(data, word_files.STORED).items()
+    assert found_token == token
+    assert_equal(found, word)
+    assert torch.equal(safetensors.torch.load(data)[token], torch.tensor(word[encoder_of(dim)]))
+
+
+@given(token=tokens, count=st.integers(1, 3), sizes=st.sampled_from([SDXL, {"clip_l": 4, "clip_g": 6}]))
+def test_a_stored_word_of_two_encoders_comes_back(token: str, count: int, sizes: dict[str, int]) -> None:
+    word = random_word(count, sizes)
+    data = word_files.store_word(token, word)
+    assert word_files.store_word(token, word) == data
+    ((found_token, found),) = word_files.parse_words(data, word_files.STORED).items()
+    assert found_token == token
+    assert_equal(found, word)
+    assert set(safetensors.torch.load(data)) == set(sizes), "what A1111 and ComfyUI read"
+
+
+@pytest.mark.parametrize(
+    "note", ["", "rubbish", "[]", "null", '{"placeholder_token": 7}', '{"placeholder_token": ""}', "[" * 9999]
+)
+def test_a_note_that_says_no_name(note: str) -> None:
+    word = random_word(1, SDXL)
+    data = stored({name: torch.tensor(vectors) for name, vectors in word.items()}, {"textinv_ray": note})
+    assert list(word_files.parse_words(data, "cat.safetensors")) == ["<cat>"]
+
+
+# --- Refusals ----------------------------------------------------------------------------------------------
 
 
 class Trap:
@@ -131,11 +324,20 @@ def test_pickles_are_refused_and_never_opened(tmp_path: Path, name: str, zipped:
         _use_new_zipfile_serialization=zipped,
     )
     with pytest.raises(ValueError, match="is a pickle, which can run code"):
-        formats.read_words(tmp_path / name)
+        word_files.read_words(tmp_path / name)
+    assert not (tmp_path / "opened").exists()
+
+
+def test_a_second_file_that_is_a_pickle(tmp_path: Path) -> None:
+    (tmp_path / "cat.safetensors").write_bytes(stored({"<x>": torch.ones(1, 768)}))
+    torch.save({"<x>": Trap(tmp_path / "opened")}, tmp_path / "cat_2.safetensors")
+    with pytest.raises(ValueError, match=r"'cat_2.safetensors' is a pickle, which can run code"):
+        word_files.read_words(tmp_path / "cat.safetensors")
     assert not (tmp_path / "opened").exists()
 
 
 header = json.dumps({}).encode()
+ONE, TWO = torch.ones(1, 2), torch.ones(2, 3)
 
 
 @pytest.mark.parametrize(
@@ -143,22 +345,47 @@ header = json.dumps({}).encode()
     [
         (b"", "is not a safetensors file"),
         (b"rubbish" * 9, "is not a safetensors file"),
+        (stored({"<x>": ONE})[:-1], "is not a safetensors file"),
         (struct.pack("<Q", len(header)) + header, "has no word in it"),
-        (safetensors.torch.save({"x": torch.ones(1, 2, 3)}), r"not a file of words: 'x' is \(1, 2, 3\)"),
-        (safetensors.torch.save({"x": torch.ones(1, 2, dtype=torch.int64)}), "of torch.int64"),
-        (safetensors.torch.save({"x": torch.ones(0, 2)}), "not a file of words"),
-        (safetensors.torch.save({"x": torch.tensor([[1.0, float("nan")]])}), "not finite"),
-        (safetensors.torch.save({"clip_l": torch.ones(1, 2), "clip_g": torch.ones(1, 3)}), "SDXL"),
-        (safetensors.torch.save({"clip_l": torch.ones(1, 2), "<x>": torch.ones(1, 2)}), "several nameless"),
+        (stored({"x": torch.ones(1, 2, 3)}), r"not a file of words: 'x' is \(1, 2, 3\)"),
+        (stored({"x": torch.tensor(1.0)}), r"not a file of words: 'x' is \(\)"),
+        (stored({"x": torch.ones(1, 2, dtype=torch.int64)}), "of I64"),
+        (stored({"x": torch.ones(1, 2, dtype=torch.bool)}), "of BOOL"),
+        (stored({"x": torch.ones(1, 2).to(torch.float8_e4m3fn)}), "of F8_E4M3"),
+        (stored({"x": torch.ones(0, 2)}), "not a file of words"),
+        (stored({"x": torch.ones(2, 0)}), "not a file of words"),
+        (stored({"x": torch.tensor([[1.0, float("nan")]])}), "the word 'x' has values that are not finite"),
+        (stored({"x": torch.tensor([[1.0, 1e300]], dtype=torch.float64)}), "not finite"),
+        (stored({"clip_l": ONE, "<x>": ONE}), "several nameless tensors: <x>, clip_l"),
+        (stored({"emb_params": ONE, "clip_l": ONE}), "several nameless tensors: clip_l, emb_params"),
+        (
+            stored({"clip_l": ONE, "clip_g": TWO}),
+            "encoders clip_(l, clip_g|g, clip_l) have different numbers",
+        ),
+        (stored({"t5": ONE, "t5xxl": ONE}), "t5, t5xxl|t5xxl, t5"),
     ],
 )
 def test_what_is_not_a_file_of_words(tmp_path: Path, data: bytes, message: str) -> None:
     (tmp_path / "w.safetensors").write_bytes(data)
     with pytest.raises(ValueError, match=message) as caught:
-        formats.read_words(tmp_path / "w.safetensors")
+        word_files.read_words(tmp_path / "w.safetensors")
     assert "\n" not in str(caught.value)
+    assert "'w.safetensors'" in str(caught.value)
+
+
+@given(st.data())
+def test_damaged_files_never_do_worse_than_a_value_error(data: st.DataObject) -> None:
+    content = bytearray(word_files.store_word("<x>", {"clip_l": ONE.numpy(), "clip_g": ONE.numpy()}))
+    for position in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=4)):
+        content[position] = data.draw(st.integers(0, 255))
+    try:
+        found = word_files.parse_words(bytes(content), "w.safetensors")
+    except ValueError:
+        pass
+    else:
+        assert all(vectors.dtype == np.float32 for word in found.values() for vectors in word.values())
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="can't be read: No such file"):
-        formats.read_words(tmp_path / "none.safetensors")
+        word_files.read_words(tmp_path / "none.safetensors")

@@ -105,6 +105,7 @@ def test_a_loss_that_settles_and_one_that_does_not() -> None:
         ({"stopping": {"clip": {"num_inference_steps": 20}}}, True),  # those of review
         ({"scoring": {"model": "another"}}, False),
         ({"review": {"guidance_scale": 2}}, False),
+        ({"review": {"resolution": 256}}, False),
         ({"scoring": {"image_prompt": {"object": "{}"}}}, False),
         ({"scoring": {"image_prompt": {"style": "{}"}}}, True),
         ({"review": {"images_per_prompt": 9}, "stopping": {"clip": {"patience": 9}}}, True),

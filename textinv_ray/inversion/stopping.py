@@ -61,7 +61,8 @@ def evaluation_digest(concept: Concept, config: JobConfig) -> str:
         prompt = scoring.image_prompt.of(concept.learnable_property)
         steps = stopping.clip.num_inference_steps or review.num_inference_steps
         sampling = [review.sampler, steps, review.guidance_scale]
-        depends = [scoring.model, prompt, stopping.clip.num_images, *sampling]
+        side = [review.resolution] if review.resolution else []  # came later: earlier digests hold
+        depends = [scoring.model, prompt, stopping.clip.num_images, *sampling, *side]
     settings = [stopping.rule, evaluation_interval(stopping), *depends]
     return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
 

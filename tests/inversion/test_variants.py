@@ -322,7 +322,9 @@ def test_another_word(backbone64: StableDiffusion) -> None:
     assert task.start is not None
     assert torch.equal(task.start, task.vectors)
     other = {"clip_l": ((1.0, 2.0, 3.0),)}
-    message = r"init_from x.safetensors: the word .* has vectors for clip_l \(3\), this .* takes clip_l \(32\)"
+    message = (
+        r"init_from x.safetensors: the word .* has vectors for clip_l \(3\), this .* takes clip_l \(32\)"
+    )
     with pytest.raises(ValueError, match=message):
         ConceptTask(
             concept("neighbour", init_from="x.safetensors", initial_vectors=other), backbone64, CONFIG

@@ -23,7 +23,9 @@ def store(tmp_path: Path, tiny_sd: Path, tiny_clip: Path) -> Store:
     examples.begin(store, examples.config(tiny_sd, tiny_clip, "service.workers=1"), tmp_path)
     for index, concept_id in enumerate(("a", "b")):
         vectors = torch.randn(1, 32, generator=torch.Generator().manual_seed(index)).tolist()
-        examples.finish(store, concept_id, vectors, embedding_dims={"clip_l": 32}, tags={"description": "a red cat"})
+        examples.finish(
+            store, concept_id, vectors, embedding_dims={"clip_l": 32}, tags={"description": "a red cat"}
+        )
     return store
 
 

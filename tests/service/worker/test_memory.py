@@ -17,11 +17,18 @@ from tests.support.bench import Bench
 from textinv_ray.concepts.concept import Concept
 from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion.families.backbone import Backbone
+from textinv_ray.inversion.families.stable_diffusion import StableDiffusion
 from textinv_ray.inversion.pack import Pack
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.service.worker.engine import Engine
 
 pytestmark = pytest.mark.usefixtures("local_ray")
+
+
+def with_own_unet(backbone: Backbone) -> Backbone:
+    """The backbone with a copy of its UNet, which the test may change."""
+    assert isinstance(backbone, StableDiffusion)
+    return dataclasses.replace(backbone, unet=copy.deepcopy(backbone.unet))
 
 
 def run_out_of_memory(monkeypatch: pytest.MonkeyPatch, at: int) -> list[int]:
@@ -105,7 +112,7 @@ def test_packed_equals_alone_with_everything_switched_on(compiling: Bench, rule:
     settings = compiling.config.override(["training.batch_size=2"]).to_dict() | {"stopping": STOPPING[rule]}
     compiling.config = JobConfig.from_dict(settings)
     alone = [compiling.learned_alone(concept) for concept in concepts]
-    compiling.backbone = dataclasses.replace(compiling.backbone, unet=copy.deepcopy(compiling.backbone.unet))
+    compiling.backbone = with_own_unet(compiling.backbone)
     compiling.backbone.checkpoint_activations()
     assert compiling.learn(concepts).done == 4
     assert compiling.backbone.compiled is not None
@@ -131,7 +138,7 @@ def test_out_of_memory_compiles_for_the_smaller_pack(
 def test_out_of_memory_alone_checkpoints_activations(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     concepts = [tiny.concept(index, steps=8) for index in range(3)]
     alone = [bench.alone(concept) for concept in concepts]
-    bench.backbone = dataclasses.replace(bench.backbone, unet=copy.deepcopy(bench.backbone.unet))
+    bench.backbone = with_own_unet(bench.backbone)
     bench.config = bench.config.override(["pack.size=2"])
     real, tensors, sizes = Pack.losses_and_gradient, [], []
 
@@ -160,7 +167,7 @@ def test_out_of_memory_alone_checkpoints_activations(bench: Bench, monkeypatch: 
 
 
 def test_out_of_memory_alone_fails_the_concept(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench.backbone = dataclasses.replace(bench.backbone, unet=copy.deepcopy(bench.backbone.unet))
+    bench.backbone = with_own_unet(bench.backbone)
     run_out_of_memory(monkeypatch, at=1)
     status = bench.learn([tiny.concept(0, steps=8), tiny.concept(1, steps=2)])
     assert (status.done, status.failed) == (1, 1)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.support import examples
 from tests.support.commands import textinv
-from textinv_ray.concepts.word_files import FORMATS, read_words
+from textinv_ray.concepts.word_files import FORMATS, read_words, store_word
 from textinv_ray.service.store.store import Store
 
 
@@ -41,6 +42,27 @@ def test_a_file_per_word(
     assert [row["in_prompt"] for row in listed] == calls[format_name]
     assert [row["concept_id"] for row in listed] == ["cat", "my.dog"]
     assert capsys.readouterr().out.endswith(f"2 words in {out}, listed in words.csv\n")
+
+
+@pytest.mark.parametrize(
+    ("format_name", "files"),
+    [
+        ("diffusers", ["cat.safetensors", "cat_2.safetensors"]),
+        ("a1111", ["ti-cat.safetensors"]),
+        ("comfyui", ["cat.safetensors"]),
+    ],
+)
+def test_words_for_two_encoders(output: Store, tmp_path: Path, format_name: str, files: list[str]) -> None:
+    word = {"clip_l": np.full((2, 768), 0.5, np.float32), "clip_g": np.full((2, 1280), 0.25, np.float32)}
+    output.write_concept("cat", "learned_embeds.safetensors", store_word("<cat>", word))
+    out = tmp_path / "export"
+    options = ["--format", format_name, "--out", str(out), "--only", "cat"]
+    assert textinv("export", output.uri, *options) == 0
+    assert sorted(path.name for path in out.iterdir()) == sorted([*files, "words.csv"])
+    (found,) = read_words(out / files[0]).values()
+    assert list(found) == ["clip_l", "clip_g"]
+    for name, vectors in word.items():
+        assert np.array_equal(found[name], vectors)
 
 
 def test_only_some(output: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

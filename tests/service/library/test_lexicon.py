@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.support import examples
-from textinv_ray.concepts.word_files import write_word
+from textinv_ray.concepts.word_files import store_word, write_word
 from textinv_ray.service.library.lexicon import Lexicon
 from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store
@@ -53,6 +53,31 @@ def test_several_outputs_and_files(output: Store, tmp_path: Path, place: str) ->
     assert lexicon.words_in("<dog> <owl> <cat>") == ("<dog>", "<owl>", "<cat>")
     assert lexicon.word("<dog>")["clip_l"].tolist() == [[1, 2, 3, 4]]
     assert lexicon.word("<owl>")["clip_l"].tolist() == [[1] * 4] * 2
+    if place == "memory":
+        fsspec.filesystem("memory").store.clear()
+
+
+@pytest.mark.parametrize("place", ["local", "memory"])
+def test_words_for_two_encoders(tmp_path: Path, place: str) -> None:
+    """From an output, a file of both, and the two files of diffusers' script, of which the first is named."""
+    folder = str(tmp_path) if place == "local" else "memory://encoders"
+    word = {"clip_l": np.ones((2, 768), np.float32), "clip_g": np.full((2, 1280), 2, np.float32)}
+    store = Store(f"{folder}/out")
+    examples.finish(store, "cat", embedding_dims={"clip_l": 768, "clip_g": 1280})
+    store.write_concept("cat", "learned_embeds.safetensors", store_word("<cat>", word))
+    # Beside an output's own file, a second one is nothing of its word
+    other = write_word("diffusers", "<cat>", {"clip_g": word["clip_g"] + 1})[""]
+    store.write_concept("cat", "learned_embeds_2.safetensors", other)
+    files = Store(folder)
+    files.write("owl.safetensors", write_word("comfyui", "<owl>", word)[""])
+    for suffix, data in write_word("diffusers", "<fox>", word).items():
+        files.write(f"my-fox{suffix}.safetensors", data)
+    lexicon = Lexicon([store.uri, f"{folder}/owl.safetensors", f"{folder}/my-fox.safetensors"])
+    assert lexicon.words_in("<cat> <owl> <fox>") == ("<cat>", "<owl>", "<fox>")
+    for token in ("<cat>", "<owl>", "<fox>"):
+        found = lexicon.word(token)
+        assert list(found) == ["clip_l", "clip_g"], token
+        assert all(np.array_equal(found[name], vectors) for name, vectors in word.items()), token
     if place == "memory":
         fsspec.filesystem("memory").store.clear()
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.support import examples
+from textinv_ray.concepts import word_files
 from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.views import results_table
@@ -75,6 +76,22 @@ def test_words_of_two_models(store: Store) -> None:
     examples.finish(store, "b", [[1, 2, 3]], embedding_dims={"clip_l": 3})
     results_table.write(store, StoredResults.read(store))
     assert read(store)["vectors"].to_pylist() == [[[1, 2, 3, 4]], [[1, 2, 3]]]
+
+
+def test_words_for_two_encoders(store: Store) -> None:
+    """A vector is that of all encoders, one behind another, in the order of `embedding_dims`."""
+    word = {"clip_g": np.array([[7, 8, 9]], np.float32), "clip_l": np.array([[1, 2]], np.float32)}
+    dims, norms = {"clip_l": 2, "clip_g": 3}, {"clip_l": [1.5], "clip_g": [2.5]}
+    nearest = {"clip_l": ["cat"], "clip_g": ["dog", "fox"]}
+    examples.finish(store, "a", embedding_dims=dims, norms=norms, nearest_words=nearest)
+    store.write_concept("a", "learned_embeds.safetensors", word_files.store_word("<a>", word))
+    results_table.write(store, StoredResults.read(store))
+    table = read(store)
+    assert table.schema.field("vectors").type.value_type == pa.list_(pa.float32(), 5)
+    (row,) = table.to_pylist()
+    assert row["vectors"] == [[1, 2, 7, 8, 9]]
+    assert dict(row["norms"]) == norms
+    assert dict(row["nearest_words"]) == nearest
 
 
 def test_pandas_reads_it(store: Store) -> None:

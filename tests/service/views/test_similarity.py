@@ -19,7 +19,7 @@ from textinv_ray.service.views.similarity import direction, most_alike, nearest
 def unit(count: int, dim: int, seed: int) -> np.ndarray:
     # Small whole numbers: many equal cosines, so that ties are met.
     found = np.random.default_rng(seed).integers(-1, 2, (count, dim)).astype(np.float32)
-    return np.stack([direction(row[None]) for row in found]) if count else found
+    return np.stack([direction({"clip_l": row[None]}) for row in found]) if count else found
 
 
 @given(st.integers(0, 24), st.integers(1, 4), st.integers(0, 99), st.integers(1, 9))
@@ -35,6 +35,24 @@ def test_the_nearest_of_each_in_any_tiling(count: int, dim: int, seed: int, tile
         assert index[row] != row
         assert cosines[row, index[row]] == pytest.approx(max(others)[0], abs=1e-6)
         assert cosine[row] == pytest.approx(max(others)[0], abs=1e-6)
+
+
+def test_a_word_for_two_encoders_points_where_both_do() -> None:
+    """The cosine of two words is the mean of the encoders' cosines, whatever the norms of their vectors are."""
+    rng = np.random.default_rng(0)
+
+    def word(scale: float) -> dict[str, np.ndarray]:
+        parts = {"clip_l": rng.normal(size=(2, 3)), "clip_g": scale * rng.normal(size=(2, 5))}
+        return {name: vectors.astype(np.float32) for name, vectors in parts.items()}
+
+    one, other = word(1), word(100)
+    means = [[word[name].mean(axis=0) for name in ("clip_l", "clip_g")] for word in (one, other)]
+    cosines = [float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)) for a, b in zip(*means, strict=True)]
+    assert direction(one).shape == (8,)
+    assert direction(one) @ direction(one) == pytest.approx(1, abs=1e-6)
+    assert direction(one) @ direction(other) == pytest.approx(sum(cosines) / 2, abs=1e-6)
+    empty = {"clip_l": np.zeros((1, 3), np.float32), "clip_g": np.ones((1, 5), np.float32)}
+    assert np.isfinite(direction(empty)).all()
 
 
 def test_each_pair_once_the_most_alike_first() -> None:

@@ -34,6 +34,6 @@ def test_mistakes(similar_words: Store, tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_words_are_shown_on_their_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = Store(str(tmp_path))
-    examples.finish(store, "cat", placeholder_token="<c\x1b[31m\nat>", nearest_words=["a\x1bb"])
+    examples.finish(store, "cat", placeholder_token="<c\x1b[31m\nat>", nearest_words={"clip_l": ["a\x1bb"]})
     assert textinv("words", store.uri) == 0
     assert capsys.readouterr().out == "<c\\x1b[31m\\nat>: norm 1.00; near a\\x1bb\n"

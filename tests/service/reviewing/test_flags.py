@@ -29,17 +29,17 @@ def test_near_duplicates() -> None:
 
 @pytest.mark.parametrize("norm", [9.0, 0.1])
 def test_a_norm_far_out(norm: float) -> None:
-    results = [examples.result(f"c{index}", norms=[1 + index / 100]) for index in range(20)]
-    found = flags([*results, examples.result("far", norms=[norm])], {})
+    results = [examples.result(f"c{index}", norms={"clip_l": [1 + index / 100]}) for index in range(20)]
+    found = flags([*results, examples.result("far", norms={"clip_l": [norm]})], {})
     assert [flag.kind for flag in found.pop("far")] == ["norm"]
     assert found == {}
 
 
 def test_a_few_words_say_nothing_about_norms() -> None:
-    results = [examples.result(f"c{index}", norms=[1.0]) for index in range(4)]
-    assert flags([*results, examples.result("far", norms=[9.0])], {}) == {}
+    results = [examples.result(f"c{index}", norms={"clip_l": [1.0]}) for index in range(4)]
+    assert flags([*results, examples.result("far", norms={"clip_l": [9.0]})], {}) == {}
 
 
 def test_equal_norms_leave_room() -> None:
-    results = [examples.result(f"c{index}", norms=[1.0]) for index in range(20)]
-    assert flags([*results, examples.result("near", norms=[1.3])], {}) == {}
+    results = [examples.result(f"c{index}", norms={"clip_l": [1.0]}) for index in range(20)]
+    assert flags([*results, examples.result("near", norms={"clip_l": [1.3]})], {}) == {}

@@ -213,7 +213,7 @@ def test_texts_of_others_are_texts(chromium: Browser, tmp_path: Path) -> None:
         placeholder_token=EVIL,
         initializer_token=EVIL,
         tags={EVIL: EVIL},
-        nearest_words=[EVIL],
+        nearest_words={"clip_l": [EVIL]},
         sample_prompts=[EVIL + "{}"],
     )
     examples.fail(store, "b", EVIL)

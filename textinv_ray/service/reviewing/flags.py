@@ -53,8 +53,9 @@ def flags(results: Sequence[Result], nearest: Mapping[str, tuple[str, float]]) -
 
 
 def mean_norm(result: Result) -> float:
-    """Mean Euclidean norm of a word's vectors; 0 without any."""
-    return sum(result.norms) / len(result.norms) if result.norms else 0.0
+    """Mean Euclidean norm of a word's vectors, over all text encoders; 0 without any."""
+    norms = [norm for of_encoder in result.norms.values() for norm in of_encoder]
+    return sum(norms) / len(norms) if norms else 0.0
 
 
 def _usual_norm(results: Sequence[Result]) -> tuple[float, float] | None:

@@ -77,7 +77,7 @@ class Summary(Shown):
     vectors: int = 0
     nearest: str = ""
     nearest_cosine: float | None = None
-    nearest_words: tuple[str, ...] = ()
+    nearest_words: dict[str, tuple[str, ...]] = {}
     warnings: tuple[Warned, ...] = ()
     fingerprint: str = ""
     training: int = 0

@@ -33,8 +33,7 @@ def quiet() -> None:
 def log_file(store: Store) -> Iterator[Path]:
     """job.log of a local output; for a remote one, a local file that is put there in the end."""
     if store.is_local:
-        os.makedirs(store.root, exist_ok=True)
-        yield Path(store.path("job.log"))
+        yield store.local_file("job.log")
         return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "job.log"

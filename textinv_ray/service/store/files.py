@@ -132,6 +132,17 @@ class Files:
         write = local_files.write if self.is_local else self.fs.pipe_file
         self._call(lambda: write(path, data), name)
 
+    def local_file(self, name: str) -> Path:
+        """Where to append to a file of a local store. Makes the folder of the store. Raises StoreError."""
+        path = Path(self._writable_path(name))
+        try:
+            os.makedirs(self.root, exist_ok=True)
+            if leads_out(self.root, name) or (path.exists() and not path.is_file()):
+                raise StoreError(f"{self.shown}/{name}: it is not a regular file", is_permanent=True)
+        except OSError as error:
+            raise self.refusal(name, error) from error
+        return path
+
     def create(self, name: str, data: bytes) -> bool:
         """Writes a whole file unless there is one of this name. Returns whether it was written.
 

@@ -176,6 +176,12 @@ class Judge:
         return self.scorer.image_features(self.samples(prompt, count))
 
 
+def picked_characters(heldout: Heldout, count: int) -> list[list[int]]:
+    """The views of so many characters, taken evenly from all styles."""
+    every = [views for _, views in sorted(heldout.characters.items())]
+    return every[:: max(1, len(every) // count)][:count]
+
+
 def measure_inversion(
     backbone: Backbone,
     scorer: Scorer,
@@ -186,9 +192,7 @@ def measure_inversion(
     seeds: int,
 ) -> dict[str, Any]:
     """Learned words against the initializer, a colour caption, the full caption and other real images."""
-    identities = [views for _, views in sorted(heldout.characters.items())][
-        :: max(1, len(heldout.characters) // count)
-    ][:count]
+    identities = picked_characters(heldout, count)
     concepts, pixels = [], {}
     for number, views in enumerate(identities):
         pixels[f"character-{number}"] = heldout.data.pixels(views[:TRAINING_VIEWS])

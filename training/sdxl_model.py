@@ -26,7 +26,7 @@ from transformers import CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTextModel
 from training import captions as characters
 from training.batches import NamedWords
 from training.common import MODELS, Data, Preset
-from training.model import NAMES_FILE, SCHEDULE, TEXT_RATE, MiniSD, build_unet, bundled_vae
+from training.model import NAMES_FILE, SCHEDULE, MiniSD, build_unet, bundled_vae
 from training.naming import WORD_NORM, NameEncoder
 from training.tokenizer import save as save_tokenizer
 
@@ -36,8 +36,12 @@ SECOND_NORM = 0.22
 """Median norm of mini-clip's embeddings."""
 TIME_WIDTH = 32
 """Sinusoids for each of the six numbers."""
-STATES_RATE = 0.3
+STATES_RATE = 0.5
 """Of the learning rate, for the matrices that read hidden states: those are several times larger without a norm."""
+ADDED_RATE = 3.0
+"""For what reads the pooled output and the sizes, and is new."""
+ALONE_EVERY = 4
+"""One caption in so many."""
 MISTAKEN_END = 2
 """What SDXL's released configurations say for the end token. With it transformers pools at the largest id."""
 
@@ -81,12 +85,15 @@ class MiniSDXL(MiniSD):
         """That the first encoder's states are taken to have by the matrices that the UNet begins with."""
 
     def groups(self) -> list[tuple[Iterable[nn.Parameter], float]]:
-        reading = {id(weight) for weight in readers(self.unet).values()}
-        others = [weight for weight in self.unet.parameters() if id(weight) not in reading]
+        reading, added = list(readers(self.unet).values()), list(self.unet.add_embedding.parameters())
+        others = {id(weight) for weight in self.unet.parameters()} - {
+            id(weight) for weight in reading + added
+        }
         return [
-            (others, 1.0),
-            (readers(self.unet).values(), STATES_RATE),
-            (self.names.parameters(), TEXT_RATE),
+            ([weight for weight in self.unet.parameters() if id(weight) in others], 1.0),
+            (reading, STATES_RATE),
+            (added, ADDED_RATE),
+            (self.names.parameters(), 1.0),
         ]
 
     def begin(self, tokenizer: CLIPTokenizer, data: Data) -> str:
@@ -98,13 +105,20 @@ class MiniSDXL(MiniSD):
     def predict(self, noisy: Tensor, timesteps: Tensor, named: NamedWords, sizes: Tensor) -> Tensor:
         """The noise in (B, 4, 16, 16) at `timesteps` (B,), of captions with named words and `sizes` (B, 6).
 
-        Every other caption that is left out is zeros, as in SDXL's pipeline; the rest is what the encoders make of "".
+        In training mode every other caption that is left out is zeros, as in SDXL's pipeline; the rest is what the
+        encoders make of "". And one caption in ALONE_EVERY reaches the UNet by the second encoder alone: beside the
+        first, which the UNet knows already, it would be learned slowly.
         """
         states, pooled = self.condition(named)
-        ids = named[0]
-        zeros = (ids[:, 1] == self.end) & (torch.arange(len(ids), device=ids.device) % 2 == 0)
-        added = {"text_embeds": pooled.masked_fill(zeros[:, None], 0), "time_ids": sizes}
-        states = states.masked_fill(zeros[:, None, None], 0)
+        if self.training:
+            ids, place = named[0], torch.arange(len(states), device=states.device)
+            zeros = (ids[:, 1] == self.end) & (place % 2 == 0)
+            alone = place % ALONE_EVERY == ALONE_EVERY - 1
+            first, second = states.split(self.names.widths, 2)
+            first = first.masked_fill((zeros | alone)[:, None, None], 0)
+            states = torch.cat([first, second.masked_fill(zeros[:, None, None], 0)], 2)
+            pooled = pooled.masked_fill(zeros[:, None], 0)
+        added = {"text_embeds": pooled, "time_ids": sizes}
         return self.unet(noisy, timesteps, states, added_cond_kwargs=added).sample
 
     def condition(self, named: NamedWords) -> tuple[Tensor, Tensor]:

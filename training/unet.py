@@ -114,6 +114,7 @@ class HeldoutLoss:
     @torch.no_grad()
     def __call__(self, model: MiniSD, alphas: Tensor) -> list[float]:
         """Mean loss in each quarter of the timesteps, the least noisy first."""
+        model.eval()
         losses = []
         for start in range(0, len(self.latents), 64):
             part = slice(start, start + 64)
@@ -122,6 +123,7 @@ class HeldoutLoss:
             sizes = whole_pictures(len(ids)).to(ids.device)
             inputs = (self.latents[part], self.noise[part], timesteps, alphas[timesteps], named, sizes)
             losses.append(noise_loss(model, *inputs))
+        model.train()
         loss, band = torch.cat(losses), self.timesteps * self.BANDS // 1000
         return [round(float(loss[band == number].mean()), 5) for number in range(self.BANDS)]
 

@@ -100,6 +100,24 @@ def test_a_caption_left_out_is_zeros_or_empty(model: MiniSDXL, tokenizer: CLIPTo
     torch.nn.init.zeros_(unet.add_embedding.linear_2.weight)
 
 
+@torch.no_grad()
+def test_in_training_one_caption_in_four_has_the_second_encoder_alone(
+    model: MiniSDXL, tokenizer: CLIPTokenizer
+) -> None:
+    latents, timesteps = torch.randn(1, 4, 16, 16).expand(4, 4, 16, 16), torch.full((4,), 500)
+    named, sizes = without_words(ids_of(tokenizer, ["a smiling person"] * 4), model.width), whole_pictures(4)
+    predicted = model.predict(latents, timesteps, named, sizes)
+    complete = model.eval().predict(latents, timesteps, named, sizes)
+    model.train()
+    torch.testing.assert_close(predicted[:3], complete[:3], rtol=1e-3, atol=1e-4)
+    states, pooled = model.condition(named)
+    states[..., :256] = 0
+    added = {"text_embeds": pooled, "time_ids": sizes}
+    alone = model.unet(latents, timesteps, states, added_cond_kwargs=added).sample
+    torch.testing.assert_close(predicted[3:], alone[3:], rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(alone, complete, atol=1e-2)
+
+
 def test_names_learn_through_both_encoders_which_stay(
     model: MiniSDXL, tokenizer: CLIPTokenizer, data: Data
 ) -> None:

@@ -68,7 +68,7 @@ train-mini-sdxl: install  ## train the SDXL model of the bundled drawings, for H
 	cd training/characters && npm ci --no-audit --no-fund
 	$(BIN)/python -m training.build
 	nice -n 19 $(TEAM) -m training.sdxl --encode
-	nice -n 19 $(TEAM) -m training.sdxl --rate 1e-4 $(if $(HOURS),--hours $(HOURS))
+	nice -n 19 $(TEAM) -m training.sdxl --rate 2e-4 $(if $(HOURS),--hours $(HOURS))
 
 eval-mini: install   ## measure the bundled models and rewrite their cards
 	$(BIN)/python -m training.evaluate

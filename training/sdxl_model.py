@@ -40,6 +40,8 @@ STATES_RATE = 0.5
 """Of the learning rate, for the matrices that read hidden states: those are several times larger without a norm."""
 ADDED_RATE = 3.0
 """For what reads the pooled output and the sizes, and is new."""
+CONDITIONED = ("attentions", "time_emb", "add_embedding")
+"""In the names of the UNet's trained parts."""
 ALONE_EVERY = 4
 """One caption in so many."""
 MISTAKEN_END = 2
@@ -62,7 +64,11 @@ class TwoNames(NameEncoder):
 
 
 class MiniSDXL(MiniSD):
-    """What is trained: the UNet and the network that makes name vectors. Both text encoders are frozen."""
+    """What is trained: the parts of the UNet that conditions reach first, and the network that makes name vectors.
+
+    The text encoders are frozen, and the convolutions: they draw as mini-sd's do, and a step without their gradients
+    takes a fifth less time (1.04 s in place of 1.33 s on one core).
+    """
 
     name = "mini-sdxl"
     names_file = None
@@ -79,20 +85,24 @@ class MiniSDXL(MiniSD):
             addition_time_embed_dim=TIME_WIDTH,
             projection_class_embeddings_input_dim=SECOND_WIDTH + 6 * TIME_WIDTH,
         )
+        for name, weight in self.unet.named_parameters():
+            weight.requires_grad_(any(part in name for part in CONDITIONED))
         self.names: TwoNames = TwoNames(features, (preset.text_hidden, SECOND_WIDTH))
         self.end = int(tokenizer.eos_token_id)
         self.deviation = 1.0
         """That the first encoder's states are taken to have by the matrices that the UNet begins with."""
 
     def groups(self) -> list[tuple[Iterable[nn.Parameter], float]]:
-        reading, added = list(readers(self.unet).values()), list(self.unet.add_embedding.parameters())
-        others = {id(weight) for weight in self.unet.parameters()} - {
-            id(weight) for weight in reading + added
-        }
+        reading, added = (
+            readers(self.unet),
+            dict(self.unet.add_embedding.named_parameters(prefix="add_embedding")),
+        )
+        trained = {name: weight for name, weight in self.unet.named_parameters() if weight.requires_grad}
+        others = [weight for name, weight in trained.items() if name not in reading.keys() | added.keys()]
         return [
-            ([weight for weight in self.unet.parameters() if id(weight) in others], 1.0),
-            (reading, STATES_RATE),
-            (added, ADDED_RATE),
+            (others, 1.0),
+            (reading.values(), STATES_RATE),
+            (added.values(), ADDED_RATE),
             (self.names.parameters(), 1.0),
         ]
 

@@ -30,7 +30,7 @@ import itertools
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,11 @@ class PerLayerBackbone(StableDiffusion):
         return made
 
     def encode(
-        self, input_ids: Tensor, rows: Tensor | None = None, time_ids: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        rows: Tensor | None = None,
+        time_ids: Tensor | None = None,
+        learned: Collection[str] | None = None,
     ) -> Condition:
         """(B, layers * L, D). In `input_ids` words have all their vectors, and `rows` starts with a word's first."""
         by_layer = torch.cat([self.read_by(layer, input_ids) for layer in range(self.layers)])

@@ -41,6 +41,12 @@ def tiny_sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_sd3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Stable Diffusion 3 folder with random weights and T5, 16 pixels."""
+    return tiny.save_stable_diffusion_3(tmp_path_factory.mktemp("tiny-sd3"))
+
+
+@pytest.fixture(scope="session")
 def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CLIPModel folder with its processor and random weights."""
     return tiny.save_clip(tmp_path_factory.mktemp("tiny-clip"))

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from textinv_ray.config.model_families import FAMILIES, ModelFamily, family_of
+from textinv_ray.config.job import JobConfig
+from textinv_ray.config.model_families import FAMILIES, STABLE_DIFFUSION_3, ModelFamily, family_of
 from textinv_ray.util.errors import UserError
 
 
@@ -44,3 +45,45 @@ def test_other_pipelines_are_refused_with_the_known_families(index: object, mess
     for family in FAMILIES:
         assert family.name in str(caught.value)
         assert all(name in str(caught.value) for name in family.pipelines)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_settings_that_fit_a_family(family: ModelFamily) -> None:
+    for encoder in family.encoders:
+        family.check(
+            JobConfig().override([f"training.encoders=[{encoder}]", f"review.sampler={family.samplers[0]}"])
+        )
+    family.check_side(None, "size")
+    family.check_side(4 * family.side_multiple, "size")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "review.sampler=ddim",
+            r"review\.sampler: Stable Diffusion 3 .* 'ddim'; set it to euler or dpmsolver\+\+",
+        ),
+        (
+            "training.loss_weight=min_snr",
+            r"training\.loss_weight: 'min_snr' is for models that predict epsilon or v",
+        ),
+        ("training.encoders=[clip_l, gemma]", r"no gemma \(its text encoders: clip_l, clip_g, t5xxl\)"),
+        ("data.resolution=24", r"data\.resolution: .* sides of a multiple of 16, not 24"),
+        ("review.resolution=24", r"review\.resolution: .* sides of a multiple of 16, not 24"),
+    ],
+)
+def test_settings_that_do_not_fit(override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        STABLE_DIFFUSION_3.check(JobConfig().override([override]))
+
+
+def test_a_part_that_a_pipeline_was_saved_without() -> None:
+    index = {part: ["library", "Class"] for part in STABLE_DIFFUSION_3.parts}
+    assert STABLE_DIFFUSION_3.parts_of(index) == STABLE_DIFFUSION_3.parts
+    index["tokenizer_3"] = [None, None]  # type: ignore[list-item]
+    del index["text_encoder_3"]
+    assert set(STABLE_DIFFUSION_3.parts) - set(STABLE_DIFFUSION_3.parts_of(index)) == {
+        "text_encoder_3",
+        "tokenizer_3",
+    }

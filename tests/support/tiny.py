@@ -10,6 +10,9 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDPMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -22,10 +25,14 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5TokenizerFast,
 )
 
 from textinv_ray.concepts.concept import Concept
 from textinv_ray.inversion.families.loading import load_backbone
+from textinv_ray.inversion.families.sd3 import StableDiffusion3
 from textinv_ray.inversion.families.sdxl import StableDiffusionXL
 from textinv_ray.inversion.families.stable_diffusion import StableDiffusion
 
@@ -188,6 +195,104 @@ def load_sdxl(folder: Path) -> StableDiffusionXL:
     """The SDXL model of a folder in float32 on the CPU."""
     backbone = load_backbone(str(folder), device="cpu", dtype="float32")
     assert isinstance(backbone, StableDiffusionXL)
+    return backbone
+
+
+def t5_tokenizer() -> T5TokenizerFast:
+    """Knows WORDS as one token each behind a space, printable ASCII by letters."""
+    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -3.0)]
+    vocabulary += [(f"▁{word}", -4.0 - 0.01 * len(word)) for word in WORDS if word.isalpha()]
+    vocabulary += [(chr(code), -9.0) for code in range(ord("!"), ord("~") + 1)]
+    return T5TokenizerFast(vocab=vocabulary, extra_ids=2, model_max_length=MAX_TOKENS)
+
+
+def t5(tokens: T5TokenizerFast, dim: int) -> T5EncoderModel:
+    """An encoder of states (L, dim), with a table that is larger than the vocabulary, as T5-XXL's."""
+    config = T5Config(
+        vocab_size=len(tokens) + 8,
+        d_model=dim,
+        d_kv=dim // 2,
+        d_ff=2 * dim,
+        num_layers=2,
+        num_heads=2,
+        feed_forward_proj="gated-gelu",
+        dropout_rate=0.0,
+    )
+    model = T5EncoderModel(config)
+    model.get_input_embeddings().weight.data.normal_(std=0.1)
+    return model
+
+
+def clip_encoder(kind: type[CLIPTextModel], tokens: CLIPTokenizer, hidden_size: int) -> CLIPTextModel:
+    """With `eos_token_id: 2`, as published configurations say."""
+    config = text_config(tokens, hidden_size)
+    config.eos_token_id = 2
+    encoder = kind(config)
+    encoder.get_input_embeddings().weight.data.normal_(std=0.1)
+    return encoder
+
+
+def flow_vae() -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=RESOLUTION,
+        scaling_factor=1.5305,
+        shift_factor=0.0609,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    )
+
+
+def save_stable_diffusion_3(folder: Path, *, with_t5: bool = True) -> Path:
+    """A StableDiffusion3Pipeline folder: 16 x 16 pixels, 8 x 8 latents, with T5 or without."""
+    torch.manual_seed(0)
+    tokens, tokens_2, tokens_3 = tokenizer(), tokenizer(), t5_tokenizer()
+    tokens_2.pad_token = "!"
+    transformer = SD3Transformer2DModel(
+        sample_size=RESOLUTION // 2,
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=80,
+        caption_projection_dim=16,
+        pooled_projection_dim=32,
+        pos_embed_max_size=8,
+        dual_attention_layers=(0,),
+        qk_norm="rms_norm",
+    )
+    StableDiffusion3Pipeline(
+        transformer=spread_out(transformer),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=flow_vae(),
+        text_encoder=clip_encoder(CLIPTextModelWithProjection, tokens, 32),
+        tokenizer=tokens,
+        text_encoder_2=clip_encoder(CLIPTextModelWithProjection, tokens_2, 40),
+        tokenizer_2=tokens_2,
+        text_encoder_3=t5(tokens_3, 80) if with_t5 else None,
+        tokenizer_3=tokens_3 if with_t5 else None,
+    ).save_pretrained(folder)
+    return folder
+
+
+def spread_out(model: torch.nn.Module) -> torch.nn.Module:
+    """Random weights large enough that inputs matter: a fresh transformer's gates are 0."""
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight), alpha=0.1)
+    return model
+
+
+def load_sd3(folder: Path) -> StableDiffusion3:
+    """The Stable Diffusion 3 model of a folder in float32 on the CPU."""
+    backbone = load_backbone(str(folder), device="cpu", dtype="float32")
+    assert isinstance(backbone, StableDiffusion3)
     return backbone
 
 

@@ -130,8 +130,9 @@ class ReviewConfig(Strict):
     """Side of all pictures in pixels; null: the model's resolution."""
     images_per_prompt: int = Field(2, ge=1, le=64)
     """Samples of each prompt, with seeds 0, 1, ..., so that steps and concepts can be compared."""
-    sampler: Literal["dpmsolver++", "ddim"] = "dpmsolver++"
-    """`dpmsolver++`: multistep DPM-Solver++ of order 2 (Lu et al. 2022); `ddim`: DDIM (Song et al. 2021)."""
+    sampler: Literal["dpmsolver++", "ddim", "euler"] = "dpmsolver++"
+    """`dpmsolver++`: multistep DPM-Solver++ of order 2 (Lu et al. 2022); `ddim`: DDIM (Song et al. 2021); `euler`:
+    Euler's method on the probability flow. Models of flow matching have no `ddim`, and Flux.1 has `euler` only."""
     num_inference_steps: int = Field(20, ge=1, le=1000)
     """Number of sampling steps."""
     guidance_scale: float = Field(7.5, ge=1)
@@ -296,7 +297,14 @@ class JobConfig(Strict):
         return part
 
 
-_LATER_FIELDS = (("model", "vae_dtype"), ("review", "resolution"))
+_LATER_FIELDS = (
+    ("model", "vae_dtype"),
+    ("review", "resolution"),
+    ("training", "timesteps"),
+    ("training", "loss_weight"),
+    ("training", "min_snr_gamma"),
+    ("training", "encoders"),
+)
 """(section, field) of settings that came later: left out at their default, so that earlier fingerprints hold."""
 
 

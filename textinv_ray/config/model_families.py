@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
+from textinv_ray.config.job import JobConfig
 from textinv_ray.util.errors import UserError
+
+Sampler = Literal["dpmsolver++", "ddim", "euler"]
 
 
 @dataclass(frozen=True)
@@ -21,11 +26,76 @@ class ModelFamily:
     """Folders of the text encoders, in the order in which a word's vectors are concatenated."""
     tokenizers: tuple[str, ...]
     """Folders of their tokenizers."""
+    encoders: tuple[str, ...]
+    """Names of the text encoders in files of words; a model may have less."""
+    optional: tuple[str, ...] = ()
+    """Folders that a model may lack: then they are null in its `model_index.json`."""
+    timesteps: Literal["uniform", "logit_normal"] = "uniform"
+    """Distribution of the noise levels in training."""
+    flow: bool = False
+    """Whether it predicts the velocity of a rectified flow; else epsilon or v."""
+    samplers: tuple[Sampler, ...] = ("dpmsolver++", "ddim", "euler")
+    """Values of `review.sampler`."""
+    side_multiple: int = 8
+    """What the side of images is a multiple of, in pixels."""
+    negative_prompts: bool = True
+    """Whether there is classifier-free guidance with negative prompts."""
+    cuda_dtype: Literal["float16", "bfloat16"] = "float16"
+    """`model.dtype: auto` on CUDA."""
 
     @property
     def parts(self) -> tuple[str, ...]:
         """All folders that are read."""
         return (self.denoiser, "vae", *self.text_encoders, *self.tokenizers, "scheduler")
+
+    def parts_of(self, model_index: Mapping[str, Any]) -> tuple[str, ...]:
+        """The folders that are read of a model, by its model_index.json."""
+        return tuple(part for part in self.parts if not (part in self.optional and lacks(model_index, part)))
+
+    def resolution(self, denoiser: Mapping[str, Any], vae: Mapping[str, Any]) -> int:
+        """Side of the model's square images in pixels, by its configurations."""
+        if "sample_size" not in denoiser:  # Flux.1's transformer has no size of its own
+            return int(vae["sample_size"])
+        return int(denoiser["sample_size"]) * vae_factor(vae)
+
+    def check(self, config: JobConfig) -> None:
+        """Raises UserError for settings that these models have no use for."""
+        review, training = config.review, config.training
+        if review.sampler not in self.samplers:
+            raise UserError(
+                f"review.sampler: {self.name} has no {review.sampler!r}; set it to {' or '.join(self.samplers)}"
+            )
+        if self.flow and training.loss_weight != "none":
+            raise UserError(
+                f"training.loss_weight: {training.loss_weight!r} is for models that predict epsilon or v; "
+                f"{self.name} learns a flow, whose noise levels training.timesteps sets"
+            )
+        unknown = [name for name in training.encoders or () if name not in self.encoders]
+        if unknown:
+            raise UserError(
+                f"training.encoders: {self.name} has no {unknown[0]} (its text encoders: {', '.join(self.encoders)})"
+            )
+        self.check_side(config.data.resolution, "data.resolution")
+        self.check_side(review.resolution, "review.resolution")
+
+    def check_side(self, side: int | None, name: str) -> None:
+        """Raises UserError for a side of images in pixels that the model can't have. name: of the setting."""
+        if side is not None and side % self.side_multiple:
+            raise UserError(
+                f"{name}: images of {self.name} have sides of a multiple of {self.side_multiple}, not {side}"
+            )
+
+
+def lacks(model_index: Mapping[str, Any], part: str) -> bool:
+    """Whether a pipeline was saved without a part: it is missing, or null."""
+    entry = model_index.get(part)
+    return not entry or entry[0] is None
+
+
+def vae_factor(vae: Mapping[str, Any]) -> int:
+    """Pixels per latent along a side, by a VAE's configuration."""
+    blocks = vae.get("block_out_channels") or vae["encoder_block_out_channels"]
+    return int(2 ** (len(blocks) - 1))
 
 
 STABLE_DIFFUSION = ModelFamily(
@@ -34,6 +104,7 @@ STABLE_DIFFUSION = ModelFamily(
     denoiser="unet",
     text_encoders=("text_encoder",),
     tokenizers=("tokenizer",),
+    encoders=("clip_l", "clip_h"),
 )
 STABLE_DIFFUSION_XL = ModelFamily(
     name="Stable Diffusion XL",
@@ -41,8 +112,23 @@ STABLE_DIFFUSION_XL = ModelFamily(
     denoiser="unet",
     text_encoders=("text_encoder", "text_encoder_2"),
     tokenizers=("tokenizer", "tokenizer_2"),
+    encoders=("clip_l", "clip_g"),
 )
-FAMILIES = (STABLE_DIFFUSION, STABLE_DIFFUSION_XL)
+STABLE_DIFFUSION_3 = ModelFamily(
+    name="Stable Diffusion 3 / 3.5",
+    pipelines=("StableDiffusion3Pipeline",),
+    denoiser="transformer",
+    text_encoders=("text_encoder", "text_encoder_2", "text_encoder_3"),
+    tokenizers=("tokenizer", "tokenizer_2", "tokenizer_3"),
+    encoders=("clip_l", "clip_g", "t5xxl"),
+    optional=("text_encoder_3", "tokenizer_3"),
+    timesteps="logit_normal",
+    flow=True,
+    samplers=("euler", "dpmsolver++"),
+    side_multiple=16,
+    cuda_dtype="bfloat16",
+)
+FAMILIES = (STABLE_DIFFUSION, STABLE_DIFFUSION_XL, STABLE_DIFFUSION_3)
 
 
 def family_of(model_index: object, shown: str) -> ModelFamily:

@@ -51,6 +51,25 @@ _CANDIDATES = WordsByProperty(
 )
 
 
+class TimestepsConfig(Strict):
+    """How noise levels are drawn, in [0, 1): a distribution by its quantiles, then a shift. `auto`: as the model was
+    trained."""
+
+    distribution: Literal["auto", "uniform", "logit_normal", "mode"] = "auto"
+    """`uniform`: t = u. `logit_normal`: t = sigmoid(m + s q(u)) with the normal quantile q (Esser et al. 2024, section
+    3.1). `mode`: t = 1 - u - c (cos^2(pi u / 2) - 1 + u) (same section). `auto`: `uniform` for Stable Diffusion 1.x,
+    2.x and XL, `logit_normal` for models of flow matching."""
+    logit_mean: float = Field(0.0, ge=-10, le=10)
+    """m of `logit_normal`."""
+    logit_std: float = Field(1.0, gt=0, le=10)
+    """s of `logit_normal`."""
+    mode_scale: float = Field(1.29, ge=-1, le=1.75)
+    """c of `mode`."""
+    shift: Annotated[float, Field(gt=0, le=100)] | Literal["auto"] = "auto"
+    """a in a t / (1 + (a - 1) t) (section 5.3.2), which moves levels towards noise: large images need more. `auto`: 1
+    for Stable Diffusion 1.x, 2.x and XL; else as the model's scheduler says, for Flux.1 dev by the resolution."""
+
+
 class TrainingConfig(Strict):
     """How words are learned. A manifest row overrides fields that have a column of the same name."""
 
@@ -101,6 +120,17 @@ class TrainingConfig(Strict):
     norm_weight (||v|| - mean norm)^2 to the loss."""
     norm_weight: float = Field(0.01, ge=0, le=1e6)
     """Weight of the penalty of `norm_control: regularize`."""
+    timesteps: TimestepsConfig = TimestepsConfig()
+    """Noise levels."""
+    loss_weight: Literal["none", "min_snr", "debiased"] = "none"
+    """Weight of a sample by its level's signal-to-noise ratio, for models that predict epsilon or v. `min_snr`:
+    min(SNR, gamma) / SNR (Hang et al. 2023); `debiased`: 1 / sqrt(SNR) (Yu et al. 2024). These are weights of the
+    epsilon loss; for v they are multiplied by SNR / (SNR + 1), so that both losses are the same function."""
+    min_snr_gamma: float = Field(5.0, gt=0, le=1e6)
+    """gamma of `min_snr`."""
+    encoders: tuple[Annotated[str, Field(min_length=1)], ...] | None = Field(None, min_length=1)
+    """Text encoders that words are learned for: `clip_l`, `clip_g`, `clip_h`, `t5xxl`, `gemma`. In the others a word
+    keeps its initial vectors, and these encoders run once per prompt. null: all of the model's."""
     templates: tuple[Prompt, ...] | None = Field(None, min_length=1)
     """Training prompts for rows without the column; null: the paper's. A list, or the path of a text file with one
     prompt per line."""

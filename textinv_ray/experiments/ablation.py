@@ -147,6 +147,7 @@ def compare(store: Store, source: Manifest, runs: set[str], config: JobConfig, c
 def concepts_of(source: Manifest, wanted: Collection[str], config: JobConfig) -> Iterator[Concept]:
     """The concepts with these ids, with their images. Raises ImageError; UserError when the model can't be read."""
     facts = sources.facts(config.model)
+    facts.family.check(config)
     for row in source.rows():
         if row["concept_id"] in wanted:
             yield prepare.make(

@@ -64,7 +64,10 @@ def generate(
         group = groups.setdefault(key, [])
         group += [(index, seed) for seed in request.seeds]
     lines = [
-        [_tokenize(backbone, text, request.words, sizes, first_row) for text in _texts(request)]
+        [
+            _tokenize(backbone, text, request.words, sizes, first_row, negative=text_number > 0)
+            for text_number, text in enumerate((request.prompt, request.negative_prompt or ""))
+        ]
         for request in requests
     ]
     pictures: list[list[np.ndarray]] = [[] for _ in requests]
@@ -83,22 +86,20 @@ def generate(
     return [np.stack(images) for images in pictures]
 
 
-def _texts(request: Request) -> tuple[str, str]:
-    return request.prompt, request.negative_prompt or ""
-
-
 def _tokenize(
     backbone: Backbone,
     text: str,
     tokens: Sequence[str],
     sizes: Mapping[str, int],
     first_row: Mapping[str, int],
+    *,
+    negative: bool,
 ) -> Tensor:
     """Token ids, int64 (1, L), with -1 - row of the shared table for learned words.
 
     Only the request's own words are replaced: in its prompt, the name of another request's word is plain text.
     """
-    line = words.tokenize(backbone, [text], {token: sizes[token] for token in tokens})
+    line = words.tokenize(backbone, [text], {token: sizes[token] for token in tokens}, negative=negative)
     shared, own_first = line.clone(), 0
     for token in tokens:
         own = (line < -own_first) & (line >= -own_first - sizes[token])

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from textinv_ray.concepts.concept import Concept
+from textinv_ray.config.training import TimestepsConfig
 from textinv_ray.inversion import words
 from textinv_ray.inversion.families.backbone import Backbone
 
@@ -32,11 +33,17 @@ def initial_vectors(backbone: Backbone, concept: Concept, count: int) -> Tensor:
 
 
 @torch.no_grad()
-def choose_initializer(backbone: Backbone, concept: Concept, latent_means: Tensor, time_ids: Tensor) -> str:
+def choose_initializer(
+    backbone: Backbone,
+    concept: Concept,
+    latent_means: Tensor,
+    time_ids: Tensor,
+    timesteps: TimestepsConfig | None = None,
+) -> str:
     """The candidate word with the lowest loss: argmin in Gal et al. 2022, eq. (2), over candidates instead of vectors.
 
     All candidates are compared on one fixed batch of AUTO_SAMPLES samples: images and templates in turn, evenly
-    spaced noise levels, noise from the concept's seed. latent_means: (N * A * F, C, h, w) of N
+    spaced quantiles of the noise levels, noise from the concept's seed. latent_means: (N * A * F, C, h, w) of N
     images. time_ids: (N * A * F, 6) of the same.
     Raises ValueError when no candidate gives a token.
     """
@@ -49,7 +56,8 @@ def choose_initializer(backbone: Backbone, concept: Concept, latent_means: Tenso
     latents, time_ids = latent_means[chosen], time_ids[chosen]
     generator = torch.Generator().manual_seed(concept.seed)
     noise = torch.randn(latents.shape, generator=generator).to(latents)
-    levels = backbone.levels((2 * samples + 1).double() / (2 * AUTO_SAMPLES)).to(backbone.device)
+    evenly = (2 * samples + 1).double() / (2 * AUTO_SAMPLES)
+    levels = backbone.levels(evenly, timesteps, latents.shape[-2:]).to(backbone.device)
     templates = [concept.templates[index % len(concept.templates)] for index in samples.tolist()]
 
     def loss(text: str) -> float:

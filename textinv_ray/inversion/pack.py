@@ -30,6 +30,7 @@ class Pack:
         self.training = config.training
         self.stopping = config.stopping
         self.size = size
+        self._learned_columns = backbone.learned_columns(config.training.encoders)
         self.tasks: list[ConceptTask] = []
         self._tensors: dict[str, Tensor] = {}
         self._steps_taken = 0
@@ -73,9 +74,12 @@ class Pack:
         joins_in = tensors["joins_at"] - steps_on_device[self._concept_of_row]
         absent, made = joins_in > 0, tensors["updates"][self._concept_of_row]
         tensors["updates_before"].copy_(torch.where(joins_in >= 0, made, tensors["updates_before"]))
+        gradient += self._penalty_gradient(absent)
+        if self._learned_columns is not None:
+            gradient *= self._learned_columns  # the other columns stay as they are
         update(
             tensors,
-            gradient + self._penalty_gradient(absent),
+            gradient,
             losses,
             concept_of_row=self._concept_of_row,
             rates=self._to_device(torch.tensor(rates, dtype=self.backbone.word_dtype)),
@@ -85,6 +89,7 @@ class Pack:
             updates_before=tensors["updates_before"],
             rescaled=torch.where(absent[:, None], 0, self._rescaled),
             encoder_norms=self.backbone.encoder_norms,
+            learned_columns=self._learned_columns,
         )
         self._tensors["losses"][self._to_device(steps + self._first_loss)] = losses
         for task in tasks:
@@ -101,7 +106,9 @@ class Pack:
         draws = [task.draw() for task in self.tasks]
         latents_at = torch.cat([draw.latents for draw in draws]) + self._first_latent
         prompts_at = torch.cat([draw.prompts for draw in draws]) + self._first_prompt
-        levels = self._to_device(self.backbone.levels(torch.cat([draw.levels for draw in draws])))
+        uniform = torch.cat([draw.levels for draw in draws])
+        size = self._tensors["latent_means"].shape[-2:]
+        levels = self._to_device(self.backbone.levels(uniform, self.training.timesteps, size))
         chosen = self._to_device(torch.stack([latents_at, prompts_at]))
         noise = self._to_device(torch.cat([draw.noise for draw in draws], dim=1)).to(self.backbone.word_dtype)
 
@@ -110,8 +117,10 @@ class Pack:
         ids = words.shift(tensors["prompt_ids"][chosen[1]], self._first_row[:, None])
 
         rows = tensors["vectors"].detach().requires_grad_()
-        condition = self.backbone.encode(ids, rows, tensors["time_ids"][chosen[0]])
-        per_sample = self.backbone.denoising_loss(latents, noise[1], levels, condition)
+        condition = self.backbone.encode(
+            ids, rows, tensors["time_ids"][chosen[0]], learned=self.training.encoders
+        )
+        per_sample = self.backbone.denoising_loss(latents, noise[1], levels, condition, self.training)
         losses = per_sample.new_zeros(len(self.tasks)).index_add(
             0, self._concept_of_sample, per_sample / self._batch_size_of_sample
         )
@@ -158,13 +167,16 @@ class Pack:
         # In chunks of a step's number of samples: a forward pass of that size needs less memory than the step
         for samples, lines, first_row in chosen.split(len(self._concept_of_sample), dim=1):
             ids = words.shift(tensors["fixed_ids"][lines], first_row[:, None])
-            condition = self.backbone.encode(ids, tensors["vectors"], tensors["fixed_time_ids"][samples])
+            condition = self.backbone.encode(
+                ids, tensors["vectors"], tensors["fixed_time_ids"][samples], learned=self.training.encoders
+            )
             losses.append(
                 self.backbone.denoising_loss(
                     tensors["fixed_latents"][samples],
                     tensors["fixed_noise"][samples],
                     tensors["fixed_levels"][samples],
                     condition,
+                    self.training,
                 )
             )
         return torch.cat(losses).reshape(len(due), size).mean(dim=1)
@@ -264,6 +276,7 @@ def update(
     updates_before: Tensor | None = None,
     rescaled: Tensor | None = None,
     encoder_norms: penalties.EncoderNorms = (),
+    learned_columns: Tensor | None = None,
 ) -> None:
     """One optimizer step of K concepts, in place: unscale, check, clip and Adam, all per concept.
 
@@ -274,7 +287,7 @@ def update(
     state: the stacked tensors of the tasks. gradient: (R, D), of the losses times their loss scales. losses, rates,
     steps: (K,). concept_of_row: int64 (R,). scaled: whether the loss scale is dynamic (float16). updates_before:
     int64 (R,), the concept's updates before each vector joined; None: 0. rescaled: (R, 1), 1 for vectors that are
-    rescaled to `encoder_norms` after the step, else 0.
+    rescaled to `encoder_norms` after the step, else 0. learned_columns: bool (D,), whose vectors move; None: all.
     """
     scale = state["loss_scale"]
     gradient = gradient / scale[concept_of_row, None]
@@ -298,6 +311,8 @@ def update(
     )
     if rescaled is not None:
         vectors = penalties.rescaled(vectors, rescaled, encoder_norms)
+    if learned_columns is not None:
+        vectors = torch.where(learned_columns, vectors, state["vectors"])
     moved = {"vectors": vectors, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
     for name, value in moved.items():
         state[name].copy_(torch.where(taken[concept_of_row, None], value, state[name]))

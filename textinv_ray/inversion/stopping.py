@@ -19,7 +19,7 @@ from torch import Tensor
 
 from textinv_ray.concepts.concept import Concept
 from textinv_ray.config.job import JobConfig
-from textinv_ray.config.training import StoppingConfig
+from textinv_ray.config.training import StoppingConfig, TimestepsConfig
 
 if TYPE_CHECKING:
     from textinv_ray.inversion.draws import Draws
@@ -124,20 +124,26 @@ def evaluations_since_best(scores: np.ndarray) -> np.ndarray:
 
 
 def fixed_batch(
-    draws: Draws, latents: Mapping[str, Tensor], prompt_ids: Tensor, backbone: Backbone, *, stages: int
+    draws: Draws,
+    latents: Mapping[str, Tensor],
+    prompt_ids: Tensor,
+    backbone: Backbone,
+    *,
+    stages: int,
+    timesteps: TimestepsConfig,
 ) -> dict[str, Tensor]:
     """The batch of F samples that DVAR's loss is measured on: images, noise, levels and prompts are all fixed.
 
     draws: of a step with F samples; their levels are stratified, one in each F-th of the schedule. latents: the cached
     latent_means, latent_stds and time_ids of `task`. prompt_ids: int64 (stages * prompts, L), of the word with each of
-    its numbers of vectors in turn.
+    its numbers of vectors in turn. timesteps: how levels are drawn.
     Returns fixed_latents and fixed_noise (F, C, h, w), fixed_levels (F,), fixed_time_ids (F, 6), and fixed_ids
     (stages * F, L).
     """
     means, stds = latents["latent_means"], latents["latent_stds"]
     device, size = means.device, len(draws.levels)
     chosen, noise = draws.latents.to(device), draws.noise.to(device, means.dtype)
-    levels = backbone.levels((torch.arange(size) + draws.levels) / size)
+    levels = backbone.levels((torch.arange(size) + draws.levels) / size, timesteps, means.shape[-2:])
     by_stage = prompt_ids.reshape(stages, -1, prompt_ids.shape[1])
     return {
         "fixed_latents": means[chosen] + stds[chosen] * noise[0],

@@ -50,7 +50,11 @@ class ConceptTask:
         latents = _cached_latents(concept, backbone, flips=self._flip_probability > 0)
         if concept.init_from == "auto":
             chosen = initialization.choose_initializer(
-                backbone, concept, latents["latent_means"], latents["time_ids"]
+                backbone,
+                concept,
+                latents["latent_means"],
+                latents["time_ids"],
+                config.training.timesteps,
             )
             concept = dataclasses.replace(concept, initializer_token=chosen)
         self.concept = concept
@@ -71,6 +75,7 @@ class ConceptTask:
                 self.tensors["prompt_ids"],
                 backbone,
                 stages=1 + len(concept.vectors_added_at),
+                timesteps=config.training.timesteps,
             )
 
     @property

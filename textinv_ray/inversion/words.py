@@ -18,21 +18,24 @@ def check_placeholder(backbone: Backbone, placeholder_token: str) -> None:
     """Raises ValueError when the token is empty, has whitespace, or already is a token of an encoder's vocabulary."""
     if not placeholder_token or re.search(r"\s", placeholder_token):
         raise ValueError(f"{placeholder_token!r} can't name a word: it is empty or has whitespace in it")
-    for encoder in backbone.encoders:
-        tokenizer = encoder.tokenizer
-        for known in (placeholder_token, placeholder_token.lower() + "</w>"):
-            # convert_tokens_to_ids gives unknown tokens the id of the unknown token
-            if tokenizer.convert_ids_to_tokens(tokenizer.convert_tokens_to_ids(known)) == known:
-                raise ValueError(f"{placeholder_token!r} is a word of the model's vocabulary already")
+    if any(encoder.known_as(placeholder_token) for encoder in backbone.encoders):
+        raise ValueError(f"{placeholder_token!r} is a word of the model's vocabulary already")
 
 
-def tokenize(backbone: Backbone, prompts: Sequence[str], words: Mapping[str, int] | None = None) -> Tensor:
+def tokenize(
+    backbone: Backbone,
+    prompts: Sequence[str],
+    words: Mapping[str, int] | None = None,
+    *,
+    negative: bool = False,
+) -> Tensor:
     """Token ids of prompts for all text encoders, padded to int64 (n, L).
 
     They are those of a diffusers pipeline after `load_textual_inversion`, except that learned tokens are negative.
     words: placeholder token -> number of vectors V. A placeholder becomes V ids; the words' ids count down from -1 in
     the order of `words`, so that id -1 - r stands for row r of their vectors. The tokenizers aren't changed: a prompt
     is split at placeholders, as a tokenizer splits at added tokens, and the pieces are tokenized.
+    negative: whether these are negative prompts of classifier-free guidance, which some families treat otherwise.
     Prompts that are too long are truncated, as in diffusers. Raises ValueError when that cuts off a placeholder.
     """
     ids_of: dict[str, list[int]] = {}
@@ -48,9 +51,8 @@ def tokenize(backbone: Backbone, prompts: Sequence[str], words: Mapping[str, int
     lines = []
     for prompt in prompts:
         pieces = pattern.split(prompt) if pattern else [prompt]
-        lines.append(
-            [id_ for encoder in backbone.encoders for id_ in encoder.tokenize(prompt, pieces, ids_of)]
-        )
+        parts = (encoder.tokenize(prompt, pieces, ids_of, negative=negative) for encoder in backbone.encoders)
+        lines.append([id_ for part in parts for id_ in part])
     return torch.tensor(lines, dtype=torch.int64)
 
 

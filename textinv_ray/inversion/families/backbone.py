@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import ClassVar
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, ModelMixin
+from diffusers import AutoencoderDC, AutoencoderKL, ModelMixin
 from diffusers.image_processor import VaeImageProcessor
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from textinv_ray.config.job import ReviewConfig
-from textinv_ray.config.model_families import ModelFamily
+from textinv_ray.config.model_families import ModelFamily, vae_factor
+from textinv_ray.config.training import TimestepsConfig, TrainingConfig
+from textinv_ray.inversion import noise_levels
 from textinv_ray.inversion.families.compiled import CompiledDenoiser
 from textinv_ray.inversion.families.condition import Condition
+from textinv_ray.inversion.families.state_cache import Encoded
 from textinv_ray.inversion.families.text_encoder import TextEncoder
+from textinv_ray.util.errors import UserError
 
 DECODED_PIXELS = 8 * 512**2
 """Pixels that the VAE encodes or decodes at once: its activations at full resolution need the most memory of all."""
@@ -65,7 +69,7 @@ class Backbone(ABC):
     """What is known of the family before a model is loaded."""
 
     encoders: tuple[TextEncoder, ...]
-    vae: AutoencoderKL
+    vae: AutoencoderKL | AutoencoderDC
     compiled: CompiledDenoiser | None
     """Predicts in place of `denoiser` where gradients are needed."""
 
@@ -81,17 +85,33 @@ class Backbone(ABC):
 
     @abstractmethod
     def encode(
-        self, input_ids: Tensor, rows: Tensor | None = None, time_ids: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        rows: Tensor | None = None,
+        time_ids: Tensor | None = None,
+        learned: Collection[str] | None = None,
     ) -> Condition:
         """c(y) of prompts with learned words, in the model's dtype.
 
         input_ids: int64 (B, L); -1 - r stands for row r of `rows`, (R, D), which gradients reach. time_ids: (B, 6) of
-        the images, see `Condition`; None: of whole images of the model's resolution.
+        the images, see `Condition`; None: of whole images of the model's resolution. learned: names of the encoders
+        that gradients go through; the others run once per prompt. None: all.
         """
 
     @abstractmethod
-    def levels(self, uniform: Tensor) -> Tensor:
-        """Noise levels of uniform numbers in [0, 1): (B,) -> (B,), as `corrupt` and `predict` take them."""
+    def shift(self, size: tuple[int, int]) -> float:
+        """The shift of noise levels that the model was trained with, for latents of height and width `size`."""
+
+    @abstractmethod
+    def as_levels(self, levels: Tensor) -> Tensor:
+        """Levels in [0, 1] as `corrupt` and `predict` take them: (B,) -> (B,)."""
+
+    @abstractmethod
+    def loss_weights(self, levels: Tensor, training: TrainingConfig) -> Tensor | None:
+        """Weights of the samples' losses by `training.loss_weight`: (B,) -> (B,) in `word_dtype`; None: all are 1.
+
+        Raises UserError where the model has none.
+        """
 
     @abstractmethod
     def corrupt(self, latents: Tensor, noise: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,6 +143,51 @@ class Backbone(ABC):
     @abstractmethod
     def unconditional(self, count: int) -> Condition:
         """What classifier-free guidance takes where there is no negative prompt, `count` times."""
+
+    def levels(
+        self,
+        uniform: Tensor,
+        timesteps: TimestepsConfig | None = None,
+        size: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Noise levels of uniform numbers in [0, 1): (B,) -> (B,), as `corrupt` and `predict` take them.
+
+        timesteps: how they are drawn; None: as the model was trained. size: height and width of the latents; None: of
+        the model's resolution.
+        """
+        height, width = size or (self.resolution // self.vae_factor,) * 2
+        drawn = noise_levels.drawn(
+            uniform, timesteps or TimestepsConfig(), self.family.timesteps, self.shift((height, width))
+        )
+        return self.as_levels(drawn)
+
+    def encoded(
+        self, input_ids: Tensor, rows: Tensor | None, learned: Collection[str] | None
+    ) -> tuple[Encoded, ...]:
+        """What each text encoder says of prompts. Arguments: see `encode`."""
+        return tuple(
+            encoder.encode(input_ids, rows, learned=learned is None or encoder.name in learned)
+            for encoder in self.encoders
+        )
+
+    def learned_columns(self, names: Sequence[str] | None) -> Tensor | None:
+        """Which columns of a word's row are learned, by names of text encoders: bool (D,); None: all.
+
+        Raises UserError for an encoder that the model hasn't.
+        """
+        if names is None:
+            return None
+        own = [encoder.name for encoder in self.encoders]
+        unknown = [name for name in names if name not in own]
+        if unknown:
+            raise UserError(
+                f"training.encoders: this {self.family.name} model has no {unknown[0]} (its text encoders: "
+                f"{', '.join(own)})"
+            )
+        columns = torch.zeros(self.embedding_dim, dtype=torch.bool, device=self.device)
+        for encoder in self.encoders:
+            columns[encoder.columns] = encoder.name in names
+        return columns
 
     def freeze(self) -> None:
         """Turns gradients of all weights and training behaviour off."""
@@ -173,12 +238,12 @@ class Backbone(ABC):
     @property
     def resolution(self) -> int:
         """Side of the model's square images in pixels."""
-        return int(self.denoiser.config.sample_size) * self.vae_factor
+        return self.family.resolution(self.denoiser.config, self.vae.config)
 
     @property
     def vae_factor(self) -> int:
         """Pixels per latent along a side."""
-        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+        return vae_factor(self.vae.config)
 
     @property
     def embedding_dim(self) -> int:
@@ -209,9 +274,13 @@ class Backbone(ABC):
         sizes = {name: vectors.shape[1] for name, vectors in parts.items()}
         # A file for one encoder may not say which; its size must fit
         if sizes != own and not (len(own) == 1 and list(sizes.values()) == list(own.values())):
+            without = [name for name in sizes if name not in own]
+            absent = (
+                f"; the model was loaded without {without[0]}" if set(own) < set(sizes) and without else ""
+            )
             raise ValueError(
                 f"was learned for another model: it has vectors for {_listed(sizes)}, this {self.family.name} model "
-                f"takes {_listed(own)}"
+                f"takes {_listed(own)}{absent}"
             )
         return torch.cat(list(parts.values()) if len(own) == 1 else [parts[name] for name in own], dim=1)
 
@@ -229,14 +298,24 @@ class Backbone(ABC):
             return self.compiled(self.denoise, noisy_latents, levels, condition)
         return self.denoise(self.denoiser, noisy_latents, levels, condition)
 
-    def denoising_loss(self, latents: Tensor, noise: Tensor, levels: Tensor, condition: Condition) -> Tensor:
+    def denoising_loss(
+        self,
+        latents: Tensor,
+        noise: Tensor,
+        levels: Tensor,
+        condition: Condition,
+        training: TrainingConfig | None = None,
+    ) -> Tensor:
         """||target - prediction||^2, divided by C h w, for each sample: Gal et al. 2022, eq. (2).
 
-        latents (z), noise (eps): (B, C, h, w) in `word_dtype`. levels: (B,). Returns (B,) in `word_dtype`.
+        latents (z), noise (eps): (B, C, h, w) in `word_dtype`. levels: (B,). training: whose `loss_weight` counts;
+        None: no weights. Returns (B,) in `word_dtype`.
         """
         noisy_latents, target = self.corrupt(latents, noise, levels)
         prediction = self.predict(noisy_latents, levels, condition)
-        return F.mse_loss(prediction.to(target.dtype), target, reduction="none").mean(dim=(1, 2, 3))
+        losses = F.mse_loss(prediction.to(target.dtype), target, reduction="none").mean(dim=(1, 2, 3))
+        weights = self.loss_weights(levels, training) if training else None
+        return losses if weights is None else losses * weights
 
     @torch.no_grad()
     def latent_moments(self, images: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -250,9 +329,9 @@ class Backbone(ABC):
         for start in range(0, len(images), batch_size):
             pixels = torch.tensor(images[start : start + batch_size], device=self.device)
             pixels = (pixels.permute(0, 3, 1, 2).to(self.word_dtype) / 127.5 - 1).to(self.vae.dtype)
-            posterior = self.vae.encode(pixels).latent_dist
-            means.append(posterior.mean.to(self.word_dtype))
-            stds.append(posterior.std.to(self.word_dtype))
+            mean, std = self._posterior(pixels)
+            means.append(mean.to(self.word_dtype))
+            stds.append(std.to(self.word_dtype))
         mean, std = torch.cat(means), torch.cat(stds)
         if not (mean.isfinite().all() and std.isfinite().all()):
             precision = str(self.vae.dtype).removeprefix("torch.")
@@ -270,6 +349,13 @@ class Backbone(ABC):
         pixels = torch.cat([self.vae.decode(part, return_dict=False)[0] for part in parts])
         images = VaeImageProcessor(vae_scale_factor=self.vae_factor).postprocess(pixels, output_type="np")
         return (images * 255).round().astype(np.uint8)
+
+    def _posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of q(z | x). pixels: (B, 3, S, S) in [-1, 1]."""
+        encoded = self.vae.encode(pixels)
+        if isinstance(self.vae, AutoencoderDC):  # not variational
+            return encoded.latent, torch.zeros_like(encoded.latent)
+        return encoded.latent_dist.mean, encoded.latent_dist.std
 
     def _latent_shift_and_scale(self, latents: Tensor) -> tuple[Tensor | float, Tensor | float]:
         """What the denoiser sees is (z - shift) * scale: numbers, or one per channel (C, 1, 1)."""

@@ -18,8 +18,11 @@ class Condition(NamedTuple):
     time_ids: Tensor | None = None
     """(B, 6): original height and width, crop top and left, target height and width in pixels (SDXL: Podell et al.
     2023, section 2.2, "micro-conditioning"); None in other families."""
+    mask: Tensor | None = None
+    """(B, L): 1 for tokens that the denoiser attends to, 0 for padding; None where it attends to all."""
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Condition:
         """Applies a function to every tensor that is there."""
-        pooled, time_ids = (None if part is None else function(part) for part in self[1:])
-        return Condition(function(self.hidden_states), pooled, time_ids)
+        return Condition(
+            function(self.hidden_states), *(None if part is None else function(part) for part in self[1:])
+        )

@@ -10,20 +10,27 @@ from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
     UNet2DConditionModel,
 )
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 from transformers import CLIPTextModel
 
+from textinv_ray.config.training import TrainingConfig
 from textinv_ray.inversion.families.backbone import Backbone, Source
 from textinv_ray.inversion.families.condition import Condition
+from textinv_ray.inversion.noise_levels import snr_weights
 from textinv_ray.util.errors import UserError
 
 PLAIN_ATTENTION_MAX_SIDE = 32
 """Largest side of the latents for which the UNet uses unfused attention on a CPU: there the backward pass of torch's
 fused attention is slower than two matrix products and a softmax, which keep the attention weights in memory."""
-SAMPLERS = {"dpmsolver++": DPMSolverMultistepScheduler, "ddim": DDIMScheduler}
+SAMPLERS = {
+    "dpmsolver++": DPMSolverMultistepScheduler,
+    "ddim": DDIMScheduler,
+    "euler": EulerDiscreteScheduler,
+}
 """Built from the configuration of the forward process."""
 
 
@@ -45,9 +52,22 @@ class UNetBackbone(Backbone):
         if prediction not in ("epsilon", "v_prediction"):
             raise UserError(f"models that predict {prediction!r} are not supported")
 
-    def levels(self, uniform: Tensor) -> Tensor:
+    def shift(self, size: tuple[int, int]) -> float:
+        """None: timesteps were uniform."""
+        return 1.0
+
+    def as_levels(self, levels: Tensor) -> Tensor:
         """Timesteps: int64, in [0, number of training timesteps)."""
-        return (uniform * int(self.scheduler.config.num_train_timesteps)).long()
+        count = int(self.scheduler.config.num_train_timesteps)
+        return (levels * count).long().clamp(max=count - 1)
+
+    def loss_weights(self, levels: Tensor, training: TrainingConfig) -> Tensor | None:
+        """By the signal-to-noise ratio alpha_t^2 / sigma_t^2."""
+        if training.loss_weight == "none":
+            return None
+        signal = self.scheduler.alphas_cumprod.to(levels.device, self.word_dtype)[levels]
+        predicts_v = self.scheduler.config.prediction_type == "v_prediction"
+        return snr_weights(signal / (1 - signal), training, predicts_v=predicts_v)
 
     def corrupt(self, latents: Tensor, noise: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
         """z_t of Ho et al. 2020, eq. (4); the target is eps, or v_t = alpha_t eps - sigma_t z (Salimans and Ho 2022,

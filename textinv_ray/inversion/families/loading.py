@@ -7,17 +7,19 @@ from diffusers import DiffusionPipeline
 from textinv_ray.config.model_families import ModelFamily, family_of
 from textinv_ray.inversion.families.backbone import Backbone, Source
 from textinv_ray.inversion.families.precision import (
+    DTYPES,
     choose_device,
     choose_dtype,
     cpu_capabilities,
     fastest_cpu_dtype,
 )
+from textinv_ray.inversion.families.sd3 import StableDiffusion3
 from textinv_ray.inversion.families.sdxl import StableDiffusionXL
 from textinv_ray.inversion.families.stable_diffusion import StableDiffusion
 from textinv_ray.util.errors import UserError
 
 BACKBONES: dict[ModelFamily, type[Backbone]] = {
-    backbone.family: backbone for backbone in (StableDiffusion, StableDiffusionXL)
+    backbone.family: backbone for backbone in (StableDiffusion, StableDiffusionXL, StableDiffusion3)
 }
 
 
@@ -32,14 +34,17 @@ def load_backbone(
 ) -> Backbone:
     """Loads a diffusers pipeline (folder or Hub id) from safetensors files, by its family.
 
-    `device` "auto": CUDA when there is one, else the CPU. `dtype` "auto": float16 on CUDA, bfloat16 on CPUs with
-    instructions for it, float32 elsewhere. `vae_dtype` "auto": as `dtype`, but not float16 where the VAE overflows.
+    `device` "auto": CUDA when there is one, else the CPU. `dtype` "auto": on CUDA float16, or bfloat16 for models of
+    flow matching; bfloat16 on CPUs with instructions for it, float32 elsewhere. `vae_dtype` "auto": as `dtype`, but not
+    float16 where the VAE overflows.
     Raises UserError when it can't be loaded, or isn't a text-to-image model of a known family.
     """
     place = choose_device(device)
-    precision = choose_dtype(dtype, place, on_cpu=fastest_cpu_dtype(cpu_capabilities()))
     try:
         family = family_of(DiffusionPipeline.load_config(path, revision=revision), path)
+        precision = choose_dtype(
+            dtype, place, on_cpu=fastest_cpu_dtype(cpu_capabilities()), on_cuda=DTYPES[family.cuda_dtype]
+        )
         return BACKBONES[family].load(Source(path, revision, variant, place, precision, vae_dtype)).to(place)
     except (OSError, ValueError) as error:
         message = str(error).strip().splitlines()[0]

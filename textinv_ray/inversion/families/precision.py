@@ -14,10 +14,15 @@ def choose_device(name: str) -> torch.device:
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
-def choose_dtype(name: str, device: torch.device, on_cpu: torch.dtype = torch.float32) -> torch.dtype:
-    """The precision of this name; "auto": float16 on CUDA, `on_cpu` elsewhere."""
+def choose_dtype(
+    name: str,
+    device: torch.device,
+    on_cpu: torch.dtype = torch.float32,
+    on_cuda: torch.dtype = torch.float16,
+) -> torch.dtype:
+    """The precision of this name; "auto": `on_cuda` on CUDA, `on_cpu` elsewhere."""
     if name == "auto":
-        return torch.float16 if device.type == "cuda" else on_cpu
+        return on_cuda if device.type == "cuda" else on_cpu
     return DTYPES[name]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +23,7 @@ from textinv_ray.inversion.families.diffusion_unet import (
     load_vae,
 )
 from textinv_ray.inversion.families.precision import choose_vae_dtype
-from textinv_ray.inversion.families.text_encoder import encoders_of
+from textinv_ray.inversion.families.text_encoder import CLIPEncoder, in_order
 from textinv_ray.util.errors import UserError
 
 
@@ -46,10 +46,12 @@ class StableDiffusionXL(UNetBackbone):
 
     def __post_init__(self) -> None:
         self.check_prediction_type()
-        self.encoders = encoders_of(
+        self.encoders = in_order(
             [
-                ("clip_l", self.tokenizer, self.text_encoder),
-                ("clip_g", self.tokenizer_2, self.text_encoder_2),
+                CLIPEncoder("clip_l", self.tokenizer, self.text_encoder, penultimate=True),
+                CLIPEncoder(
+                    "clip_g", self.tokenizer_2, self.text_encoder_2, penultimate=True, pools="projection"
+                ),
             ]
         )
         self.freeze()
@@ -74,21 +76,19 @@ class StableDiffusionXL(UNetBackbone):
         )
 
     def encode(
-        self, input_ids: Tensor, rows: Tensor | None = None, time_ids: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        rows: Tensor | None = None,
+        time_ids: Tensor | None = None,
+        learned: Collection[str] | None = None,
     ) -> Condition:
-        """Both encoders' states before their last layer, and the second's projected state of the end token.
-
-        Released configurations say `eos_token_id: 2`, for which transformers pools at the largest id. That is another
-        token than the end token once a tokenizer has learned tokens; here the end token is found by its own id.
-        """
-        first, second = (encoder(input_ids, rows, all_hidden_states=True) for encoder in self.encoders)
-        hidden_states = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
-        end = self.encoders[1].end_of(input_ids)
-        at_end = second.last_hidden_state[torch.arange(len(end), device=end.device), end]
+        """Both encoders' states before their last layer, and the second's projected state of the end token."""
+        first, second = self.encoded(input_ids, rows, learned)
+        hidden_states = torch.cat([first.hidden_states, second.hidden_states], dim=-1)
         if time_ids is None:
             whole = [self.resolution, self.resolution, 0, 0, self.resolution, self.resolution]
             time_ids = torch.tensor(whole, device=self.device).expand(len(input_ids), -1)
-        return Condition(hidden_states, self.text_encoder_2.text_projection(at_end), time_ids)
+        return Condition(hidden_states, second.pooled, time_ids)
 
     def unconditional(self, count: int) -> Condition:
         """Zeros, or the empty prompt (`force_zeros_for_empty_prompt`)."""

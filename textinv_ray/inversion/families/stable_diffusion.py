@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +23,7 @@ from textinv_ray.inversion.families.diffusion_unet import (
     load_vae,
 )
 from textinv_ray.inversion.families.precision import choose_vae_dtype
-from textinv_ray.inversion.families.text_encoder import encoders_of
+from textinv_ray.inversion.families.text_encoder import CLIPEncoder, in_order
 from textinv_ray.util.errors import UserError
 
 SD2_DIM = 1024
@@ -46,7 +46,7 @@ class StableDiffusion(UNetBackbone):
     def __post_init__(self) -> None:
         self.check_prediction_type()
         name = "clip_h" if self.text_encoder.config.hidden_size == SD2_DIM else "clip_l"
-        self.encoders = encoders_of([(name, self.tokenizer, self.text_encoder)])
+        self.encoders = in_order([CLIPEncoder(name, self.tokenizer, self.text_encoder)])
         self.freeze()
 
     @classmethod
@@ -64,10 +64,15 @@ class StableDiffusion(UNetBackbone):
         )
 
     def encode(
-        self, input_ids: Tensor, rows: Tensor | None = None, time_ids: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        rows: Tensor | None = None,
+        time_ids: Tensor | None = None,
+        learned: Collection[str] | None = None,
     ) -> Condition:
         """The last hidden states, after the final layer norm: (B, L, D)."""
-        return Condition(self.encoders[0](input_ids, rows).last_hidden_state)
+        (encoded,) = self.encoded(input_ids, rows, learned)
+        return Condition(encoded.hidden_states)
 
     def unconditional(self, count: int) -> Condition:
         """The empty prompt."""

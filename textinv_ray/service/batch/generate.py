@@ -115,6 +115,7 @@ def many(prompts_uri: str, lexicon: Lexicon, config: JobConfig, out: Store, cons
     """
     requests = prompts_table.read(prompts_uri, lexicon)
     facts = sources.facts(config.model)
+    facts.family.check(config)
     found = _words(lexicon, requests)
     digests = {
         token: _digest(b"".join(part.tobytes() for part in word.values())) for token, word in found.items()

@@ -58,6 +58,7 @@ def invert(
     store = Store(output or config.service.output)
     manifest = Manifest.open(manifest_uri)
     facts = sources.facts(config.model)
+    facts.family.check(config)
     # Loading a tokenizer takes seconds, which a job that only finds that all is done needn't spend.
     is_checked = not job_record.was_finished(store, manifest, config)
     checks.check(manifest, config, vocabulary.load(config.model) if is_checked else None)

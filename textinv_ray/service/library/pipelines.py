@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -12,21 +15,32 @@ from textinv_ray.util.errors import UserError
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    Encoder = tuple[CLIPTokenizer, CLIPTextModel]
+    Encoder = tuple[PreTrainedTokenizerBase, PreTrainedModel]
+
+Result = TypeVar("Result")
+
+_CLIP_L, _CLIP_G = ("clip_l", "tokenizer", "text_encoder"), ("clip_g", "tokenizer_2", "text_encoder_2")
+_ENCODERS = {
+    "StableDiffusion3": (_CLIP_L, _CLIP_G, ("t5xxl", "tokenizer_3", "text_encoder_3")),
+    "StableDiffusionXL": (_CLIP_L, _CLIP_G),
+    "StableDiffusion": (("", "tokenizer", "text_encoder"),),
+}
+"""How the name of a pipeline's class begins -> (name in files of words, tokenizer, model) of each text encoder."""
+KNOWN = "Stable Diffusion 1.x, 2.x, XL, 3 and 3.5"
 
 
 def load_words(pipeline: DiffusionPipeline, *sources: str) -> list[str]:
-    """Puts learned words into a diffusers pipeline of Stable Diffusion 1.x, 2.x or XL. Returns their tokens.
+    """Puts learned words into a diffusers pipeline of a known family. Returns their tokens.
 
     Afterwards prompts of the pipeline may contain the tokens, also those of image-to-image, inpainting and ControlNet
-    pipelines of these families. A word of V vectors becomes the tokens `<x>`, `<x>_1`, ..., to which diffusers expands
-    `<x>` in prompts.
+    pipelines of these families. A word of V vectors becomes the tokens `<x>`, `<x>_1`, ..., to which `<x>` is expanded
+    in prompts: by diffusers, or where it has no loader of words (Stable Diffusion 3) by this function.
 
-    With SDXL this also mends the pooled prompt: published configurations say `eos_token_id: 2`, for which transformers
-    takes the token with the largest id for the end of a prompt, and that is the learned token. From now on it looks
-    for the end token itself. (`pipeline.load_textual_inversion` alone leaves that wrong.)
+    With SDXL and Stable Diffusion 3 this also mends the pooled prompt: published configurations say `eos_token_id: 2`,
+    for which transformers takes the token with the largest id for the end of a prompt, and that is the learned token.
+    From now on it looks for the end token itself. (`pipeline.load_textual_inversion` alone leaves that wrong.)
 
     sources: outputs of `textinv invert` (folders or fsspec URIs) and files of words.
     Raises UserError for a source without words, and a word that was learned for another model or is in the pipeline
@@ -39,30 +53,71 @@ def load_words(pipeline: DiffusionPipeline, *sources: str) -> list[str]:
     for token in parts:
         if any(token in tokenizer.get_vocab() for tokenizer, _ in encoders.values()):
             raise UserError(f"the word {token!r} is in the pipeline already")
+    names = {token: _names(token, next(iter(vectors.values()))) for token, vectors in parts.items()}
+    by_diffusers = hasattr(pipeline, "load_textual_inversion")
     for token, vectors in parts.items():
         for name, (tokenizer, encoder) in encoders.items():
-            pipeline.load_textual_inversion(
-                vectors[name], token=token, tokenizer=tokenizer, text_encoder=encoder
-            )
+            if by_diffusers:
+                pipeline.load_textual_inversion(
+                    vectors[name], token=token, tokenizer=tokenizer, text_encoder=encoder
+                )
+            else:
+                _add(tokenizer, encoder, names[token], vectors[name])
+    if not by_diffusers and names:
+        pipeline.encode_prompt = _expanding(pipeline.encode_prompt, names)
     for tokenizer, encoder in encoders.values():
         _pool_at_the_end_token(encoder, tokenizer.eos_token_id)
     return list(parts)
 
 
+def _names(token: str, vectors: torch.Tensor) -> list[str]:
+    """Tokens of a word's vectors, as diffusers calls them."""
+    return [token, *(f"{token}_{number}" for number in range(1, len(vectors)))]
+
+
+def _add(
+    tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel, names: list[str], vectors: torch.Tensor
+) -> None:
+    """Gives an encoder tokens with these vectors, (V, D)."""
+    tokenizer.add_tokens(names)
+    ids = tokenizer.convert_tokens_to_ids(names)
+    if max(ids) >= len(encoder.get_input_embeddings().weight):  # T5's table has room for more than its vocabulary
+        encoder.resize_token_embeddings(max(ids) + 1, mean_resizing=False)
+    table = encoder.get_input_embeddings().weight
+    table.data[ids] = vectors.to(table.device, table.dtype)
+
+
+def _expanding(encode: Callable[..., Result], names: Mapping[str, list[str]]) -> Callable[..., Result]:
+    """`encode_prompt` of a pipeline, with words in prompts expanded to their tokens."""
+    longest_first = sorted(names, key=len, reverse=True)
+    pattern = re.compile("|".join(map(re.escape, longest_first)))
+
+    def expanded(value: object) -> object:
+        if isinstance(value, str):
+            return pattern.sub(lambda match: "".join(names[match[0]]), value)
+        return [expanded(item) for item in value] if isinstance(value, list) else value
+
+    @wraps(encode)
+    def expanding(*args: object, **options: object) -> Result:
+        return encode(
+            *map(expanded, args),
+            **{name: expanded(value) if "prompt" in name else value for name, value in options.items()},
+        )
+
+    return expanding
+
+
 def _encoders_of(pipeline: DiffusionPipeline) -> dict[str, Encoder]:
     """The pipeline's text encoders with their tokenizers, by the names that word files use. Raises UserError."""
-    name = type(pipeline).__name__
-    if (
-        not hasattr(pipeline, "load_textual_inversion")
-        or getattr(pipeline, "text_encoder_3", None) is not None
-    ):
-        raise UserError(
-            f"words can't be loaded into a {name}: known are pipelines of Stable Diffusion 1.x, 2.x and XL"
-        )
-    first, second = pipeline.text_encoder, getattr(pipeline, "text_encoder_2", None)
-    if second is None:
-        return {"": (pipeline.tokenizer, first)}
-    return {"clip_l": (pipeline.tokenizer, first), "clip_g": (pipeline.tokenizer_2, second)}
+    kind = type(pipeline).__name__
+    for start, parts in _ENCODERS.items():
+        if kind.startswith(start) and all(hasattr(pipeline, part) for _, *rest in parts for part in rest):
+            return {
+                name: (getattr(pipeline, tokenizer), getattr(pipeline, model))
+                for name, tokenizer, model in parts
+                if getattr(pipeline, model) is not None
+            }
+    raise UserError(f"words can't be loaded into a {kind}: known are pipelines of {KNOWN}")
 
 
 def _parts(token: str, word: Word, encoders: dict[str, Encoder]) -> dict[str, torch.Tensor]:
@@ -78,8 +133,10 @@ def _parts(token: str, word: Word, encoders: dict[str, Encoder]) -> dict[str, to
     return {name: torch.tensor(part) for name, part in parts.items()}
 
 
-def _pool_at_the_end_token(encoder: CLIPTextModel, end_token_id: int) -> None:
-    """Makes the encoder pool at the end token. transformers reads the attribute at every call."""
+def _pool_at_the_end_token(encoder: PreTrainedModel, end_token_id: int) -> None:
+    """Makes an encoder of CLIP pool at the end token. transformers reads the attribute at every call."""
+    if not encoder.config.model_type.startswith("clip"):
+        return
     model = getattr(encoder, "text_model", encoder)
     model.eos_token_id = end_token_id
     model.config.eos_token_id = encoder.config.eos_token_id = end_token_id

@@ -74,9 +74,10 @@ def facts(model: ModelConfig) -> ModelFacts:
             fs, root = fsspec.core.url_to_fs(model.path if "://" in model.path else resolve(model.path))
             root = root.rstrip("/")
             read: Callable[[str], bytes] = lambda name: fs.cat_file(f"{root}/{name}")  # noqa: E731
-            family = family_of(json.loads(read("model_index.json")), redact(model.path))
+            index = json.loads(read("model_index.json"))
+            family = family_of(index, redact(model.path))
             identity = retries.call(
-                lambda: _digest(fs, root, model.variant, family.parts),
+                lambda: _digest(fs, root, model.variant, family.parts_of(index)),
                 patience_s=_PATIENCE_S,
                 what=redact(model.path),
             )
@@ -84,7 +85,7 @@ def facts(model: ModelConfig) -> ModelFacts:
             identity, read = _hub(model)
             family = family_of(json.loads(read("model_index.json")), model.path)
         denoiser, vae = (json.loads(read(f"{part}/config.json")) for part in (family.denoiser, "vae"))
-        resolution = int(denoiser["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
+        resolution = family.resolution(denoiser, vae)
     except UserError:
         raise
     except Exception as error:

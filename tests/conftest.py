@@ -47,6 +47,18 @@ def tiny_sd3(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Flux.1 folder with random weights and guidance as an input (dev), 16 pixels."""
+    return tiny.save_flux(tmp_path_factory.mktemp("tiny-flux"))
+
+
+@pytest.fixture(scope="session")
+def tiny_sana(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Sana folder with random weights, 32 pixels."""
+    return tiny.save_sana(tmp_path_factory.mktemp("tiny-sana"))
+
+
+@pytest.fixture(scope="session")
 def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CLIPModel folder with its processor and random weights."""
     return tiny.save_clip(tmp_path_factory.mktemp("tiny-clip"))

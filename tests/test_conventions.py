@@ -16,7 +16,6 @@ TESTED_IN = {
     "inversion/dino": "inversion/test_evaluation",
     "inversion/draws": "inversion/test_task",
     "inversion/families/condition": "inversion/families/test_compiled",
-    "inversion/families/flow": "inversion/families/test_sd3",
     "inversion/initialization": "inversion/test_variants",
     "inversion/penalties": "inversion/test_variants",
     "manifest/batch": "manifest/test_row_checks",

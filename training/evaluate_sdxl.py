@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -50,12 +50,16 @@ class OneEncoder(StableDiffusionXL):
     learns: ClassVar[int]
 
     def encode(
-        self, input_ids: Tensor, rows: Tensor | None = None, time_ids: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        rows: Tensor | None = None,
+        time_ids: Tensor | None = None,
+        learned: Collection[str] | None = None,
     ) -> Condition:
         if rows is not None:
             parts = [rows[:, encoder.columns] for encoder in self.encoders]
             rows = torch.cat([part if i == self.learns else part.detach() for i, part in enumerate(parts)], 1)
-        return super().encode(input_ids, rows, time_ids)
+        return super().encode(input_ids, rows, time_ids, learned)
 
 
 class FirstEncoder(OneEncoder):
@@ -73,12 +77,17 @@ class PooledAtLargestId(StableDiffusionXL):
     """
 
     def encode(
-        self, input_ids: Tensor, rows: Tensor | None = None, time_ids: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        rows: Tensor | None = None,
+        time_ids: Tensor | None = None,
+        learned: Collection[str] | None = None,
     ) -> Condition:
-        condition, second = super().encode(input_ids, rows, time_ids), self.encoders[1]
+        condition, second = super().encode(input_ids, rows, time_ids, learned), self.encoders[1]
         ids = input_ids[:, second.tokens]
         largest = torch.where(ids < 0, len(second.table) - 1 - ids, ids).argmax(1)
-        states = second(input_ids, rows).last_hidden_state
+        own = None if rows is None else rows[:, second.columns]
+        states = second.run(ids, own).last_hidden_state
         pooled = self.text_encoder_2.text_projection(states[torch.arange(len(ids)), largest])
         return condition._replace(pooled=pooled)
 

@@ -293,9 +293,9 @@ def test_captions_reach_the_encoder(backbone64: StableDiffusion, monkeypatch: py
     given: list[Tensor] = []
     encode = StableDiffusion.encode
 
-    def spy(self: StableDiffusion, input_ids: Tensor, *others: Tensor | None) -> Condition:
+    def spy(self: StableDiffusion, input_ids: Tensor, *others: Tensor | None, **options: Any) -> Condition:
         given.append(input_ids)
-        return encode(self, input_ids, *others)
+        return encode(self, input_ids, *others, **options)
 
     captions = ("a red {}", "one {} on the beach", "my {} with a blue background")
     task = ConceptTask(tiny.concept(captions=captions, batch_size=6), backbone64, CONFIG)

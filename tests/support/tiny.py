@@ -8,15 +8,22 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import (
+    AutoencoderDC,
     AutoencoderKL,
     DDPMScheduler,
+    DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    SanaPipeline,
+    SanaTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     CLIPConfig,
     CLIPImageProcessorPil,
@@ -25,13 +32,18 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    Gemma2Config,
+    Gemma2Model,
+    GemmaTokenizer,
     T5Config,
     T5EncoderModel,
     T5TokenizerFast,
 )
 
 from textinv_ray.concepts.concept import Concept
+from textinv_ray.inversion.families.flux import Flux
 from textinv_ray.inversion.families.loading import load_backbone
+from textinv_ray.inversion.families.sana import INSTRUCTION, Sana
 from textinv_ray.inversion.families.sd3 import StableDiffusion3
 from textinv_ray.inversion.families.sdxl import StableDiffusionXL
 from textinv_ray.inversion.families.stable_diffusion import StableDiffusion
@@ -287,6 +299,131 @@ def spread_out(model: torch.nn.Module) -> torch.nn.Module:
         for weight in model.parameters():
             weight.add_(torch.randn_like(weight), alpha=0.1)
     return model
+
+
+def save_flux(folder: Path, *, guided: bool = True) -> Path:
+    """A FluxPipeline folder: 16 x 16 pixels, 8 x 8 latents. guided: as dev, else as schnell."""
+    torch.manual_seed(0)
+    tokens, tokens_2 = tokenizer(), t5_tokenizer()
+    transformer = FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=24,
+        pooled_projection_dim=32,
+        guidance_embeds=guided,
+        axes_dims_rope=(2, 2, 4),
+    )
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0 if guided else 1.0, use_dynamic_shifting=guided)
+    FluxPipeline(
+        transformer=spread_out(transformer),
+        scheduler=scheduler,
+        vae=flow_vae(),
+        text_encoder=clip_encoder(CLIPTextModel, tokens, 32),
+        tokenizer=tokens,
+        text_encoder_2=t5(tokens_2, 24),
+        tokenizer_2=tokens_2,
+    ).save_pretrained(folder)
+    return folder
+
+
+def gemma_tokenizer() -> GemmaTokenizer:
+    """Knows WORDS and those of Sana's instruction as one token each behind a space, all else by bytes."""
+    vocabulary = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+    vocabulary += [f"<0x{byte:02X}>" for byte in range(256)] + ["▁"]
+    vocabulary += [chr(code) for code in range(ord("!"), ord("~") + 1)]
+    merges: dict[tuple[str, str], None] = {}
+    for word in dict.fromkeys([*WORDS, *INSTRUCTION.lower().split(), *INSTRUCTION.split()]):
+        built = "▁"
+        for letter in word:
+            merges[built, letter] = None
+            built += letter
+            vocabulary.append(built)
+    ids = {token: index for index, token in enumerate(dict.fromkeys(vocabulary))}
+    tokens = GemmaTokenizer(vocab=ids, merges=list(merges), model_max_length=4096)
+    tokens.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", ids["<bos>"])]
+    )
+    return tokens
+
+
+def gemma(tokens: GemmaTokenizer, dim: int) -> Gemma2Model:
+    """An encoder of states (L, dim)."""
+    config = Gemma2Config(
+        vocab_size=len(tokens) + 8,
+        hidden_size=dim,
+        intermediate_size=2 * dim,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        query_pre_attn_scalar=8,
+        sliding_window=4096,
+        max_position_embeddings=4096,
+        pad_token_id=tokens.pad_token_id,
+        bos_token_id=tokens.bos_token_id,
+        eos_token_id=tokens.eos_token_id,
+    )
+    model = Gemma2Model(config)
+    model.get_input_embeddings().weight.data.normal_(std=0.1)
+    return model
+
+
+def save_sana(folder: Path) -> Path:
+    """A SanaPipeline folder: 32 x 32 pixels, the least that the pipeline takes, and 8 x 8 latents."""
+    torch.manual_seed(0)
+    tokens = gemma_tokenizer()
+    transformer = SanaTransformer2DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_layers=1,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=8,
+        cross_attention_dim=16,
+        caption_channels=24,
+        sample_size=8,
+    )
+    SanaPipeline(
+        tokenizer=tokens,
+        text_encoder=gemma(tokens, 24),
+        vae=AutoencoderDC(
+            latent_channels=4,
+            attention_head_dim=4,
+            encoder_block_types="ResBlock",
+            decoder_block_types="ResBlock",
+            encoder_block_out_channels=(4, 8, 8),
+            decoder_block_out_channels=(4, 8, 8),
+            encoder_layers_per_block=(1, 1, 1),
+            decoder_layers_per_block=(1, 1, 1),
+            encoder_qkv_multiscales=((), (), ()),
+            decoder_qkv_multiscales=((), (), ()),
+            scaling_factor=0.41407,
+        ),
+        transformer=spread_out(transformer),
+        scheduler=DPMSolverMultistepScheduler(
+            use_flow_sigmas=True, flow_shift=3.0, prediction_type="flow_prediction"
+        ),
+    ).save_pretrained(folder)
+    return folder
+
+
+def load_flux(folder: Path) -> Flux:
+    """The Flux.1 model of a folder in float32 on the CPU."""
+    backbone = load_backbone(str(folder), device="cpu", dtype="float32")
+    assert isinstance(backbone, Flux)
+    return backbone
+
+
+def load_sana(folder: Path) -> Sana:
+    """The Sana model of a folder in float32 on the CPU."""
+    backbone = load_backbone(str(folder), device="cpu", dtype="float32")
+    assert isinstance(backbone, Sana)
+    return backbone
 
 
 def load_sd3(folder: Path) -> StableDiffusion3:

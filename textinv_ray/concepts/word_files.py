@@ -5,9 +5,13 @@ the word's name in prompts:
 
     format     keys                                           in a prompt
     diffusers  the placeholder token; one file per encoder    <cat>              loaded as <cat>, <cat>_1, ...
-    a1111      emb_params; for SDXL clip_l and clip_g         the file's name
-    comfyui    clip_l (SD 1), clip_h (SD 2), clip_l and       embedding:NAME, the file's name
-               clip_g (SDXL)
+    a1111      emb_params; for several encoders as comfyui    the file's name
+    comfyui    the encoders' names: clip_l (SD 1), clip_h     embedding:NAME, the file's name
+               (SD 2), clip_l and clip_g (SDXL), these and
+               t5xxl (SD 3), clip_l and t5xxl (Flux.1),
+               gemma (Sana)
+
+OneTrainer and diffusers call t5xxl `t5`; ComfyUI drops that key.
 
 Sources: diffusers' loaders/textual_inversion.py and its SDXL script, the webui's
 modules/textual_inversion/textual_inversion.py (`create_embedding_from_data`), ComfyUI's comfy/sd1_clip.py
@@ -34,8 +38,8 @@ SUFFIXES = (".safetensors", ".pt", ".bin", ".ckpt", ".pth")
 """Suffixes of files of words. Only safetensors files are read; the others are pickles."""
 STORED = "learned_embeds.safetensors"
 """Name of the file of a concept's word in an output."""
-_ENCODER_OF_SIZE = {768: "clip_l", 1024: "clip_h", 1280: "clip_g", 4096: "t5xxl"}
-_ENCODERS = ("clip_l", "clip_g", "clip_h", "t5xxl")  # in the order of `Word`
+_ENCODER_OF_SIZE = {768: "clip_l", 1024: "clip_h", 1280: "clip_g", 2304: "gemma", 4096: "t5xxl"}
+_ENCODERS = ("clip_l", "clip_g", "clip_h", "t5xxl", "gemma")  # in the order of `Word`
 _SYNONYMS = {"t5": "t5xxl"}
 """Keys that other programs write -> ComfyUI's."""
 _NAMELESS = ("emb_params", "emp_params", "*", *_ENCODERS, *_SYNONYMS)

@@ -80,10 +80,14 @@ class ModelFamily:
 
     def check_side(self, side: int | None, name: str) -> None:
         """Raises UserError for a side of images in pixels that the model can't have. name: of the setting."""
-        if side is not None and side % self.side_multiple:
-            raise UserError(
-                f"{name}: images of {self.name} have sides of a multiple of {self.side_multiple}, not {side}"
-            )
+        if wrong := self.wrong_side(side):
+            raise UserError(f"{name}: {wrong}")
+
+    def wrong_side(self, side: int | None) -> str:
+        """What is wrong with a side of images in pixels; empty: nothing."""
+        if side is None or side % self.side_multiple == 0:
+            return ""
+        return f"images of {self.name} have sides of a multiple of {self.side_multiple}, not {side}"
 
 
 def lacks(model_index: Mapping[str, Any], part: str) -> bool:
@@ -128,7 +132,34 @@ STABLE_DIFFUSION_3 = ModelFamily(
     side_multiple=16,
     cuda_dtype="bfloat16",
 )
-FAMILIES = (STABLE_DIFFUSION, STABLE_DIFFUSION_XL, STABLE_DIFFUSION_3)
+FLUX = ModelFamily(
+    name="Flux.1",
+    pipelines=("FluxPipeline",),
+    denoiser="transformer",
+    text_encoders=("text_encoder", "text_encoder_2"),
+    tokenizers=("tokenizer", "tokenizer_2"),
+    encoders=("clip_l", "t5xxl"),
+    timesteps="logit_normal",
+    flow=True,
+    samplers=("euler",),
+    side_multiple=16,
+    negative_prompts=False,
+    cuda_dtype="bfloat16",
+)
+SANA = ModelFamily(
+    name="Sana",
+    pipelines=("SanaPipeline",),
+    denoiser="transformer",
+    text_encoders=("text_encoder",),
+    tokenizers=("tokenizer",),
+    encoders=("gemma",),
+    timesteps="logit_normal",
+    flow=True,
+    samplers=("dpmsolver++", "euler"),
+    side_multiple=32,
+    cuda_dtype="bfloat16",
+)
+FAMILIES = (STABLE_DIFFUSION, STABLE_DIFFUSION_XL, STABLE_DIFFUSION_3, FLUX, SANA)
 
 
 def family_of(model_index: object, shown: str) -> ModelFamily:

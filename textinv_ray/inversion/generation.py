@@ -48,8 +48,13 @@ def generate(
 
     vectors_by_token: (V, D) for each word that a request names. An image depends on its request and its seed alone;
     the rest of its batch changes at most the rounding of a pixel.
-    Raises ValueError for a prompt that is so long that a word is cut off.
+    Raises ValueError for a prompt that is so long that a word is cut off, and for what the model doesn't have.
     """
+    for request in requests:
+        if wrong := backbone.family.wrong_side(request.size):
+            raise ValueError(f"size: {wrong}")
+        if request.negative_prompt and not backbone.family.negative_prompts:
+            raise ValueError(f"negative prompts: {backbone.family.name} has none")
     first_row, count = {}, 0
     for token, vectors in vectors_by_token.items():
         first_row[token] = count

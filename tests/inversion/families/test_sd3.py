@@ -8,12 +8,10 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import textinv_ray
 from tests.support import tiny
-from tests.support.learning import alone, assert_same, digest, run
+from tests.support.learning import alone, assert_same, run
 from textinv_ray.concepts.word_files import read_words, store_word, write_word
 from textinv_ray.config.job import JobConfig, ReviewConfig
 from textinv_ray.inversion import words
@@ -129,35 +127,6 @@ def test_a_step_is_that_of_a_plain_loop_with_diffusers_own_calls(
     ids = [tokenizer.convert_tokens_to_ids("<x>") for tokenizer in tokenizers]
     whole = torch.cat([part[id_] for part, id_ in zip(expected, ids, strict=True)])
     torch.testing.assert_close(gradient[0], whole, rtol=1e-3, atol=1e-7)
-
-
-@pytest.fixture(scope="module")
-def learned_alone(sd3_64: StableDiffusion3) -> list[ConceptTask]:
-    return [alone(concept, sd3_64, CONFIG) for concept in CONCEPTS]
-
-
-@settings(max_examples=5, deadline=None)
-@given(order=st.lists(st.sampled_from(range(len(CONCEPTS))), min_size=1, unique=True), size=st.integers(1, 3))
-def test_packed_equals_alone(
-    sd3_64: StableDiffusion3, learned_alone: list[ConceptTask], order: list[int], size: int
-) -> None:
-    before = digest(sd3_64)
-    tasks = [ConceptTask(CONCEPTS[index], sd3_64, CONFIG) for index in order]
-    run(tasks, sd3_64, size, CONFIG)
-    for index, task in zip(order, tasks, strict=True):
-        assert_same(task, learned_alone[index])
-    assert digest(sd3_64) == before
-
-
-def test_a_state_is_saved_and_restored(sd3_64: StableDiffusion3, learned_alone: list[ConceptTask]) -> None:
-    task = ConceptTask(CONCEPTS[2], sd3_64, CONFIG)
-    pack = Pack(sd3_64, CONFIG, 1)
-    pack.add(task)
-    pack.step()
-    resumed = ConceptTask(CONCEPTS[2], sd3_64, CONFIG)
-    resumed.restore(task.to_bytes())
-    run([resumed], sd3_64, 1, CONFIG)
-    assert_same(resumed, learned_alone[2])
 
 
 @pytest.mark.parametrize("learns", [["t5xxl"], ["clip_l", "clip_g"]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -22,10 +23,20 @@ class FlowBackbone(Backbone):
     scheduler: SchedulerMixin
     """As the model's folder has it: samplers and the shift of noise levels come from its configuration."""
 
+    @property
+    def patch(self) -> int:
+        """Latents along a side of what is a token of the transformer."""
+        return int(self.denoiser.config.patch_size)
+
     def shift(self, size: tuple[int, int]) -> float:
-        """What the scheduler says, of any resolution."""
+        """What the scheduler says; with `use_dynamic_shifting`, exp(mu) with mu linear in the number of tokens."""
         config = self.scheduler.config
-        return float(config.get("flow_shift") or config.get("shift") or 1.0)
+        if not config.get("use_dynamic_shifting"):
+            return float(config.get("flow_shift") or config.get("shift") or 1.0)
+        tokens = (size[0] // self.patch) * (size[1] // self.patch)
+        least, most = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+        low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+        return math.exp(low + (high - low) * (tokens - least) / (most - least))
 
     def as_levels(self, levels: Tensor) -> Tensor:
         """Levels s in [0, 1], in `word_dtype`."""
@@ -45,7 +56,8 @@ class FlowBackbone(Backbone):
     def sampler(self, name: str) -> SchedulerMixin:
         """The scheduler of a value of `review.sampler`, with the model's shift."""
         config: dict[str, Any] = {**self.scheduler.config}
-        shift = self.shift((0, 0)) if not config.get("use_dynamic_shifting") else 1.0
+        # With dynamic shifting the pipeline gives the shift
+        shift = 1.0 if config.get("use_dynamic_shifting") else self.shift((0, 0))
         if name == "euler":
             return FlowMatchEulerDiscreteScheduler.from_config(config, shift=shift)
         return DPMSolverMultistepScheduler.from_config(

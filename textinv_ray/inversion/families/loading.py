@@ -6,6 +6,7 @@ from diffusers import DiffusionPipeline
 
 from textinv_ray.config.model_families import ModelFamily, family_of
 from textinv_ray.inversion.families.backbone import Backbone, Source
+from textinv_ray.inversion.families.flux import Flux
 from textinv_ray.inversion.families.precision import (
     DTYPES,
     choose_device,
@@ -13,13 +14,15 @@ from textinv_ray.inversion.families.precision import (
     cpu_capabilities,
     fastest_cpu_dtype,
 )
+from textinv_ray.inversion.families.sana import Sana
 from textinv_ray.inversion.families.sd3 import StableDiffusion3
 from textinv_ray.inversion.families.sdxl import StableDiffusionXL
 from textinv_ray.inversion.families.stable_diffusion import StableDiffusion
 from textinv_ray.util.errors import UserError
 
 BACKBONES: dict[ModelFamily, type[Backbone]] = {
-    backbone.family: backbone for backbone in (StableDiffusion, StableDiffusionXL, StableDiffusion3)
+    backbone.family: backbone
+    for backbone in (StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, Sana)
 }
 
 

@@ -86,6 +86,7 @@ def one(request: Request, lexicon: Lexicon, config: JobConfig, out: Store) -> li
     """
     found = _words(lexicon, [request])
     backbone = loading.backbone(config)
+    backbone.family.check(config)
     vectors = _rows(backbone, found)
     try:
         (images,) = generation.generate(backbone, vectors, [request], config.review)

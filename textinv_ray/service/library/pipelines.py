@@ -23,12 +23,14 @@ Result = TypeVar("Result")
 
 _CLIP_L, _CLIP_G = ("clip_l", "tokenizer", "text_encoder"), ("clip_g", "tokenizer_2", "text_encoder_2")
 _ENCODERS = {
+    "Flux": (_CLIP_L, ("t5xxl", "tokenizer_2", "text_encoder_2")),
+    "Sana": (("", "tokenizer", "text_encoder"),),
     "StableDiffusion3": (_CLIP_L, _CLIP_G, ("t5xxl", "tokenizer_3", "text_encoder_3")),
     "StableDiffusionXL": (_CLIP_L, _CLIP_G),
     "StableDiffusion": (("", "tokenizer", "text_encoder"),),
 }
 """How the name of a pipeline's class begins -> (name in files of words, tokenizer, model) of each text encoder."""
-KNOWN = "Stable Diffusion 1.x, 2.x, XL, 3 and 3.5"
+KNOWN = "Stable Diffusion 1.x, 2.x, XL, 3 and 3.5, Flux.1 and Sana"
 
 
 def load_words(pipeline: DiffusionPipeline, *sources: str) -> list[str]:
@@ -36,11 +38,12 @@ def load_words(pipeline: DiffusionPipeline, *sources: str) -> list[str]:
 
     Afterwards prompts of the pipeline may contain the tokens, also those of image-to-image, inpainting and ControlNet
     pipelines of these families. A word of V vectors becomes the tokens `<x>`, `<x>_1`, ..., to which `<x>` is expanded
-    in prompts: by diffusers, or where it has no loader of words (Stable Diffusion 3) by this function.
+    in prompts: by diffusers, or where it has no loader of words (Stable Diffusion 3, Sana) by this function.
 
-    With SDXL and Stable Diffusion 3 this also mends the pooled prompt: published configurations say `eos_token_id: 2`,
-    for which transformers takes the token with the largest id for the end of a prompt, and that is the learned token.
-    From now on it looks for the end token itself. (`pipeline.load_textual_inversion` alone leaves that wrong.)
+    With SDXL, Stable Diffusion 3 and Flux.1 this also mends the pooled prompt: published configurations say
+    `eos_token_id: 2`, for which transformers takes the token with the largest id for the end of a prompt, and that is
+    the learned token. From now on it looks for the end token itself. (`pipeline.load_textual_inversion` alone leaves
+    that wrong.)
 
     sources: outputs of `textinv invert` (folders or fsspec URIs) and files of words.
     Raises UserError for a source without words, and a word that was learned for another model or is in the pipeline
@@ -50,10 +53,14 @@ def load_words(pipeline: DiffusionPipeline, *sources: str) -> list[str]:
     encoders = _encoders_of(pipeline)
     words = {token: lexicon.word(token) for token in lexicon.tokens}
     parts = {token: _parts(token, word, encoders) for token, word in words.items()}
-    for token in parts:
-        if any(token in tokenizer.get_vocab() for tokenizer, _ in encoders.values()):
+    is_lower = type(pipeline).__name__.startswith("Sana")  # it writes prompts in lower case
+    names = {
+        token: _names(token.lower() if is_lower else token, next(iter(vectors.values())))
+        for token, vectors in parts.items()
+    }
+    for token, (first, *_) in names.items():
+        if any(first in tokenizer.get_vocab() for tokenizer, _ in encoders.values()):
             raise UserError(f"the word {token!r} is in the pipeline already")
-    names = {token: _names(token, next(iter(vectors.values()))) for token, vectors in parts.items()}
     by_diffusers = hasattr(pipeline, "load_textual_inversion")
     for token, vectors in parts.items():
         for name, (tokenizer, encoder) in encoders.items():
@@ -81,20 +88,23 @@ def _add(
     """Gives an encoder tokens with these vectors, (V, D)."""
     tokenizer.add_tokens(names)
     ids = tokenizer.convert_tokens_to_ids(names)
-    if max(ids) >= len(encoder.get_input_embeddings().weight):  # T5's table has room for more than its vocabulary
+    if max(ids) >= len(
+        encoder.get_input_embeddings().weight
+    ):  # T5's table has room for more than its vocabulary
         encoder.resize_token_embeddings(max(ids) + 1, mean_resizing=False)
     table = encoder.get_input_embeddings().weight
     table.data[ids] = vectors.to(table.device, table.dtype)
 
 
 def _expanding(encode: Callable[..., Result], names: Mapping[str, list[str]]) -> Callable[..., Result]:
-    """`encode_prompt` of a pipeline, with words in prompts expanded to their tokens."""
+    """`encode_prompt` of a pipeline, with words in prompts expanded to their tokens. Case is ignored, as by us."""
     longest_first = sorted(names, key=len, reverse=True)
-    pattern = re.compile("|".join(map(re.escape, longest_first)))
+    pattern = re.compile("|".join(map(re.escape, longest_first)), re.IGNORECASE)
+    by_lower = {token.lower(): "".join(parts) for token, parts in names.items()}
 
     def expanded(value: object) -> object:
         if isinstance(value, str):
-            return pattern.sub(lambda match: "".join(names[match[0]]), value)
+            return pattern.sub(lambda match: by_lower[match[0].lower()], value)
         return [expanded(item) for item in value] if isinstance(value, list) else value
 
     @wraps(encode)

@@ -16,7 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from textinv_ray.inversion.families.backbone import Backbone
 from textinv_ray.inversion.families.precision import choose_device, choose_dtype
 from textinv_ray.inversion.families.stable_diffusion import StableDiffusion
-from textinv_ray.manifest.vocabulary import BUNDLED
+from textinv_ray.model_files.places import BUNDLED
 
 SIZES: dict[str, dict[str, Any]] = {
     # The configurations of stable-diffusion-v1-5 and of stable-diffusion-xl-base-1.0.

@@ -38,7 +38,7 @@ from textinv_ray.inversion.families.precision import DTYPES
 from textinv_ray.inversion.pack import Pack, is_out_of_memory
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.inversion.tuning import compile_step
-from textinv_ray.manifest.vocabulary import BUNDLED
+from textinv_ray.model_files.places import BUNDLED
 
 WARM_UP_STEPS = 3
 TF32 = "tf32"

@@ -8,8 +8,9 @@ from pathlib import Path
 import fsspec
 import pyarrow as pa
 import pytest
+from transformers import CLIPTokenizer
 
-from tests.support import tiny
+from tests.support import single_files, tiny
 from textinv_ray.config.job import ModelConfig
 from textinv_ray.manifest import vocabulary
 from textinv_ray.manifest.vocabulary import Vocabulary
@@ -18,7 +19,7 @@ from textinv_ray.util.errors import UserError
 
 def test_words_are_found_whatever_their_case() -> None:
     words = pa.array(["cat", "Cat", "cats", "<|endoftext|>", "<cat>", "", None])
-    assert Vocabulary(tiny.tokenizer()).has(words).to_pylist() == [
+    assert Vocabulary([tiny.tokenizer()]).has(words).to_pylist() == [
         True,
         True,
         False,
@@ -29,44 +30,82 @@ def test_words_are_found_whatever_their_case() -> None:
     ]
 
 
-def test_tokens_of_a_text() -> None:
-    tokenizer = tiny.tokenizer()
-    known = Vocabulary(tokenizer)
-    red, house = tokenizer.convert_tokens_to_ids(["red</w>", "house</w>"])
-    assert known.tokens("Red house") == [red, house]
-    assert known.tokens("Red house") == [red, house], "from memory"
-    assert known.tokens(" ") == []
+def of_one_word() -> CLIPTokenizer:
+    return CLIPTokenizer(vocab={"cat</w>": 0, "<|startoftext|>": 1, "<|endoftext|>": 2}, merges=[])
+
+
+def test_a_text_must_give_tokens_of_every_tokenizer() -> None:
+    known = Vocabulary([tiny.tokenizer()])
+    assert known.reads("Red house")
+    assert known.reads("Red house"), "from memory"
+    assert not known.reads(" ")
+    assert not Vocabulary([tiny.tokenizer(), of_one_word()]).reads("Red house")
+
+
+def test_a_word_of_any_tokenizer_is_known() -> None:
+    words = pa.array(["cat", "house"])
+    assert Vocabulary([of_one_word(), tiny.tokenizer()]).has(words).to_pylist() == [True, True]
+    assert Vocabulary([of_one_word()]).has(words).to_pylist() == [True, False]
 
 
 def test_from_a_folder_and_a_uri(tiny_sd: Path) -> None:
-    """Of a URI, the tokenizer alone is copied."""
+    """Of a URI, the configuration and the tokenizer are read, and no weights."""
     memory = fsspec.filesystem("memory")
-    memory.put(f"{tiny_sd}/tokenizer/", "/vocabulary/sd/tokenizer/", recursive=True)
-    here = vocabulary.load(ModelConfig(path=str(tiny_sd)))
-    there = vocabulary.load(ModelConfig(path="memory://vocabulary/sd"))
+    for path in tiny_sd.rglob("*"):
+        if path.is_file() and path.suffix != ".safetensors":
+            memory.pipe_file(f"/vocabulary/sd/{path.relative_to(tiny_sd)}", path.read_bytes())
+    (here,) = vocabulary.load(ModelConfig(path=str(tiny_sd)))
+    (there,) = vocabulary.load(ModelConfig(path="memory://vocabulary/sd"))
     memory.store.clear()
     assert here.get_vocab() == there.get_vocab() == tiny.tokenizer().get_vocab()
 
 
+def test_all_tokenizers_of_a_family(tiny_sdxl: Path) -> None:
+    first, second = vocabulary.load(ModelConfig(path=str(tiny_sdxl)))
+    assert (first.pad_token, second.pad_token) == ("<|endoftext|>", "!")
+
+
+@pytest.mark.parametrize("family", ["sd3", "sd3_without_t5", "flux", "sana"])
+def test_tokenizers_of_language_models(family: str, tmp_path: Path) -> None:
+    save = {
+        "sd3": tiny.save_stable_diffusion_3,
+        "sd3_without_t5": lambda folder: tiny.save_stable_diffusion_3(folder, with_t5=False),
+        "flux": tiny.save_flux,
+        "sana": tiny.save_sana,
+    }[family]
+    tokenizers = vocabulary.load(ModelConfig(path=str(save(tmp_path))))
+    assert len(tokenizers) == {"sd3": 3, "sd3_without_t5": 2, "flux": 2, "sana": 1}[family]
+    known = Vocabulary(tokenizers)
+    assert known.has(pa.array(["cat", "Cat", "<x>"])).to_pylist() == [True, True, False]
+    assert known.reads("red house")
+
+
+def test_a_single_file_has_clips_vocabulary(tmp_path: Path) -> None:
+    path = single_files.save_sparse(tmp_path / "xl.safetensors", single_files.real("stable-diffusion-xl"))
+    first, second = vocabulary.load(ModelConfig(path=str(path)))
+    assert len(first) == len(second) == 49408
+    assert (first.pad_token, second.pad_token) == ("<|endoftext|>", "!")
+
+
 def test_the_bundled_models_by_name() -> None:
-    assert "ginger</w>" in vocabulary.load(ModelConfig(path="mini-sd")).get_vocab()
+    (tokenizer,) = vocabulary.load(ModelConfig(path="mini-sd"))
+    assert "ginger</w>" in tokenizer.get_vocab()
 
 
-@pytest.mark.parametrize("path", ["{folder}/none", "memory://me:SECRET@none/such"])
-def test_what_cannot_be_loaded(path: str, tiny_sd: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(tiny_sd, tmp_path / "sd")
-    with pytest.raises(UserError, match=r"the tokenizer of the model .* can't be loaded: ") as caught:
-        vocabulary.load(ModelConfig(path=path.format(folder=folder)))
+@pytest.mark.parametrize("path", ["{folder}/none", "memory://me:SECRET@none/such", "nobody/none"])
+def test_a_model_that_cannot_be_read(path: str, tmp_path: Path) -> None:
+    """Also one of the Hub without a network."""
+    with pytest.raises(UserError, match=r"the model .* can't be read: ") as caught:
+        vocabulary.load(ModelConfig(path=path.format(folder=tmp_path)))
     assert "SECRET" not in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_tokenizer_without_files_is_an_error_and_not_a_vocabulary_without_words(tmp_path: Path) -> None:
-    (tmp_path / "tokenizer").mkdir()
-    with pytest.raises(UserError, match="can't be loaded: it has no words"):
-        vocabulary.load(ModelConfig(path=str(tmp_path)))
-
-
-def test_a_model_of_the_hub_without_a_network_is_an_error() -> None:
-    with pytest.raises(UserError, match="the tokenizer of the model nobody/none can't be loaded: "):
-        vocabulary.load(ModelConfig(path="nobody/none"))
+def test_a_tokenizer_without_files_is_an_error_and_not_a_vocabulary_without_words(
+    tiny_sd: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_sd, tmp_path / "sd")
+    for path in (folder / "tokenizer").iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match=r"the tokenizer of the model .* can't be loaded: it has no words"):
+        vocabulary.load(ModelConfig(path=str(folder)))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from transformers import CLIPTokenizer
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from textinv_ray.config.job import JobConfig
 from textinv_ray.manifest import checks
@@ -22,7 +22,9 @@ def good(count: int = 3, **columns: Any) -> dict[str, Any]:
     return {**base, "initializer_token": ["cat"] * count, **columns}
 
 
-def problems(path: str, config: JobConfig = CONFIG, tokenizer: CLIPTokenizer | None = None) -> list[str]:
+def problems(
+    path: str, config: JobConfig = CONFIG, tokenizers: Sequence[PreTrainedTokenizerBase] = ()
+) -> list[str]:
     """All problems of a manifest, as its messages have them."""
     opened = Manifest.open(path, check_schema=False)
-    return [str(problem) for problem in checks.problems(opened, config, tokenizer)]
+    return [str(problem) for problem in checks.problems(opened, config, tokenizers)]

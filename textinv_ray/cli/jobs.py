@@ -29,6 +29,7 @@ from textinv_ray.cli.options import (
     ids,
 )
 from textinv_ray.config.job import JobConfig
+from textinv_ray.config.model_families import UnsupportedModelError
 from textinv_ray.manifest import checks
 from textinv_ray.util.errors import UserError
 from textinv_ray.util.redact import redact
@@ -184,11 +185,13 @@ def validate(
 
     opened = Manifest.open(manifest, check_schema=False)
     try:
-        tokenizer = vocabulary.load(job.model)
+        tokenizers = vocabulary.load(job.model)
+    except UnsupportedModelError:
+        raise
     except UserError as error:
-        tokenizer = None
+        tokenizers = []
         say(f"not checked against the model's vocabulary: {error}", err=True)
-    checks.check(opened, job, tokenizer)
+    checks.check(opened, job, tokenizers)
     say(
         f"{redact(manifest)}: {_count(opened.num_rows, 'concept')}, "
         f"{_count(opened.count_images(), 'image')}; nothing wrong"

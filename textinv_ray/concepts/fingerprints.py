@@ -30,7 +30,7 @@ _IN_SETTINGS = (
     *(column.overrides for column in COLUMNS.values() if column.overrides),
 )
 """Configuration fields that count by what a concept's settings have of them."""
-_REPLACED = ("data.resolution", "model.path", "model.revision", "model.variant")
+_REPLACED = ("data.resolution", "model.path", "model.config", "model.revision", "model.variant")
 """Configuration fields in whose place the resolution in use and the model's identity count. A model keeps its identity
 when it is moved; another model may take its place."""
 
@@ -101,7 +101,7 @@ def _shared_sections(config: ById[JobConfig], resolution: int, model_identity: s
     sections = config.value.result_inputs()
     for name in (*_IN_SETTINGS, *_REPLACED):
         section, field = name.split(".")
-        del sections[section][field]
+        sections[section].pop(field, None)
     sections["model"]["identity"] = model_identity
     sections["data"]["resolution"] = resolution
     return {name: _canonical(section) for name, section in sections.items()}

@@ -35,7 +35,13 @@ class ModelConfig(Strict):
     """The frozen diffusion model that words are learned for."""
 
     path: str = Field("mini-sd", min_length=1)
-    """A bundled name (`mini-sd`), a folder, an fsspec URI (`s3://...`) or a Hugging Face Hub id."""
+    """A bundled name (`mini-sd`), a folder, an fsspec URI (`s3://...`), a Hugging Face Hub id, or a checkpoint in one
+    file (`model.safetensors`, its path or URI)."""
+    config: str | None = Field(None, min_length=1)
+    """Of a checkpoint in one file: its configuration and tokenizers in diffusers' format, a folder, URI or Hub id;
+    null: those of Stable Diffusion 1, 2 or XL in this package."""
+    prediction_type: Literal["epsilon", "v_prediction"] | None = None
+    """What the model predicts; null: what its configuration or its file says."""
     revision: str | None = None
     """Branch, tag or commit of a Hub id."""
     variant: str | None = None
@@ -298,6 +304,8 @@ class JobConfig(Strict):
 
 
 _LATER_FIELDS = (
+    ("model", "config"),
+    ("model", "prediction_type"),
     ("model", "vae_dtype"),
     ("review", "resolution"),
     ("training", "timesteps"),

@@ -12,6 +12,10 @@ from textinv_ray.util.errors import UserError
 Sampler = Literal["dpmsolver++", "ddim", "euler"]
 
 
+class UnsupportedModelError(UserError):
+    """A model that was found, and that words can't be learned for."""
+
+
 @dataclass(frozen=True)
 class ModelFamily:
     """A family of text-to-image models in diffusers' format."""
@@ -42,6 +46,8 @@ class ModelFamily:
     """Whether there is classifier-free guidance with negative prompts."""
     cuda_dtype: Literal["float16", "bfloat16"] = "float16"
     """`model.dtype: auto` on CUDA."""
+    addition: str | None = None
+    """`addition_embed_type` in the configuration of its UNet."""
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -117,7 +123,9 @@ STABLE_DIFFUSION_XL = ModelFamily(
     text_encoders=("text_encoder", "text_encoder_2"),
     tokenizers=("tokenizer", "tokenizer_2"),
     encoders=("clip_l", "clip_g"),
+    addition="text_time",
 )
+_REFINER_INPUTS = 1280 + 5 * 256  # pooled prompt and five time ids, where the base has six
 STABLE_DIFFUSION_3 = ModelFamily(
     name="Stable Diffusion 3 / 3.5",
     pipelines=("StableDiffusion3Pipeline",),
@@ -165,15 +173,57 @@ FAMILIES = (STABLE_DIFFUSION, STABLE_DIFFUSION_XL, STABLE_DIFFUSION_3, FLUX, SAN
 def family_of(model_index: object, shown: str) -> ModelFamily:
     """The family of a pipeline by its model_index.json.
 
-    shown: the model's path, without credentials, for messages. Raises UserError for another pipeline, with the known
-    families.
+    shown: the model's path, without credentials, for messages. Raises UnsupportedModelError for another
+    pipeline, with the known families.
     """
     class_name = model_index.get("_class_name") if isinstance(model_index, dict) else None
     for family in FAMILIES:
         if class_name in family.pipelines:
             return family
-    known = ", ".join(f"{family.name} ({', '.join(family.pipelines)})" for family in FAMILIES)
     what = (
         f"is a {class_name}" if isinstance(class_name, str) else "has no _class_name in its model_index.json"
     )
-    raise UserError(f"the model {shown!r} {what}; words can be learned for {known}")
+    raise UnsupportedModelError(f"the model {shown!r} {what}; words can be learned for {_known()}")
+
+
+def check_parts(
+    family: ModelFamily, denoiser: Mapping[str, object], scheduler: Mapping[str, object], shown: str
+) -> None:
+    """Refuses models that call themselves pipelines of a family, and compute something else.
+
+    denoiser, scheduler: their configuration files. Raises UnsupportedModelError: for inpainting models, SDXL's refiner,
+    schedulers with other noise levels (EDM, flow matching), and other predictions than epsilon and v.
+    """
+    what = _other_than(family, denoiser, scheduler)
+    if what:
+        raise UnsupportedModelError(
+            f"the model {shown!r} is no text-to-image model of {family.name}: {what}; "
+            f"words can be learned for {_known()}"
+        )
+
+
+def _other_than(
+    family: ModelFamily, denoiser: Mapping[str, object], scheduler: Mapping[str, object]
+) -> str | None:
+    """What a model's parts have that models of the family don't."""
+    if family.denoiser != "unet":
+        return None
+    channels = denoiser.get("in_channels", 4)
+    if channels != 4:
+        return f"its UNet takes {channels} channels" + (", as inpainting models do" if channels == 9 else "")
+    addition = denoiser.get("addition_embed_type")
+    if addition != family.addition:
+        return f"its UNet's addition_embed_type is {addition}, not {family.addition}"
+    if family.addition and denoiser.get("projection_class_embeddings_input_dim") == _REFINER_INPUTS:
+        return "it is SDXL's refiner"
+    kind = str(scheduler.get("_class_name", ""))
+    if kind.startswith("EDM") or "FlowMatch" in kind:
+        return f"its scheduler is an {kind}, whose noise levels aren't this family's"
+    prediction = scheduler.get("prediction_type", "epsilon")
+    if prediction not in ("epsilon", "v_prediction"):
+        return f"it predicts {prediction!r}"
+    return None
+
+
+def _known() -> str:
+    return ", ".join(f"{family.name} ({', '.join(family.pipelines)})" for family in FAMILIES)

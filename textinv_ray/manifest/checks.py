@@ -5,7 +5,7 @@ Reads the manifest as a stream of record batches; memory grows by 16 bytes per r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from textinv_ray.config.job import JobConfig
@@ -17,31 +17,31 @@ from textinv_ray.manifest.row_checks import check_rows
 from textinv_ray.manifest.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 
-def check(manifest: Manifest, config: JobConfig, tokenizer: CLIPTokenizer | None = None) -> None:
+def check(manifest: Manifest, config: JobConfig, tokenizers: Sequence[PreTrainedTokenizerBase] = ()) -> None:
     """Raises UserError if the manifest has problems: it lists the first 50 and counts the rest.
 
-    `tokenizer`: the model's. Without it, words are not compared with the model's vocabulary.
+    `tokenizers`: the model's. Without them, words are not compared with the model's vocabulary.
     """
-    raise_problems(manifest.uri, problems(manifest, config, tokenizer))
+    raise_problems(manifest.uri, problems(manifest, config, tokenizers))
 
 
 def problems(
-    manifest: Manifest, config: JobConfig, tokenizer: CLIPTokenizer | None = None
+    manifest: Manifest, config: JobConfig, tokenizers: Sequence[PreTrainedTokenizerBase] = ()
 ) -> Iterator[Problem]:
     """Streams all problems: first those of columns, then those of the rows, as far as their columns can be read."""
     yield from manifest.schema_problems()
-    yield from row_problems(manifest, config, tokenizer)
+    yield from row_problems(manifest, config, tokenizers)
 
 
 def row_problems(
-    manifest: Manifest, config: JobConfig, tokenizer: CLIPTokenizer | None = None
+    manifest: Manifest, config: JobConfig, tokenizers: Sequence[PreTrainedTokenizerBase] = ()
 ) -> Iterator[Problem]:
     """Streams the problems of the rows batch by batch, and at the end those of duplicates."""
     columns = manifest.sound_columns()
-    vocabulary = Vocabulary(tokenizer) if tokenizer is not None else None
+    vocabulary = Vocabulary(tokenizers) if tokenizers else None
     unique = duplicates.of_manifest()
     unreadable = set(manifest.schema.names) - set(columns)
     first = 0

@@ -116,7 +116,7 @@ def _initializers(batch: Batch, training: TrainingConfig, vocabulary: Vocabulary
         yield index, "initializer_token", "is empty; name a word or phrase near the concept, such as 'dog'"
     if vocabulary is not None:
         texts = pc.unique(column.filter(pc.invert(pc.fill_null(blank, True)))).to_pylist()
-        useless = [text for text in texts if not vocabulary.tokens(text)]
+        useless = [text for text in texts if not vocabulary.reads(text)]
         for index in _where(pc.is_in(column, pa.array(useless, pa.string()))):
             yield (
                 index,

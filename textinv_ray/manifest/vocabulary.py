@@ -1,46 +1,39 @@
-"""The model's tokenizer, which the manifest is checked against. Loading it needs neither torch nor the model."""
+"""The model's tokenizers, which the manifest is checked against. Loading them needs neither torch nor the model."""
 
 from __future__ import annotations
 
 import tempfile
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from textinv_ray.config.job import ModelConfig
+from textinv_ray.model_files import places
+from textinv_ray.model_files.clip_tokenizer import load_tokenizer
 from textinv_ray.util.errors import UserError
 from textinv_ray.util.redact import redact, redact_text
 
 if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
-
-BUNDLED = Path(__file__).resolve().parents[1] / "models"
-"""The folder of the bundled models."""
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 
-def load(model: ModelConfig) -> CLIPTokenizer:
-    """Loads the tokenizer of the model: of a bundled name, a folder, an fsspec URI or a Hub id. Raises UserError."""
-    from transformers import CLIPTokenizer
+def load(model: ModelConfig) -> list[PreTrainedTokenizerBase]:
+    """Loads the tokenizers of the model, one for each text encoder.
 
+    Raises UnsupportedModelError when words can't be learned for it, UserError when they can't be loaded.
+    """
+    files = places.open_model(model)
+    names = files.tokenizers.items()
     try:
-        if "://" in model.path:
+        if "://" in files.folder:
             with tempfile.TemporaryDirectory() as folder:
-                _copy(model.path.rstrip("/") + "/tokenizer", folder)
-                return _with_words(CLIPTokenizer.from_pretrained(folder))
-        for place in (BUNDLED / model.path, Path(model.path).expanduser()):
-            if place.is_dir():
-                return _with_words(CLIPTokenizer.from_pretrained(place / "tokenizer"))
-        from huggingface_hub import hf_hub_download
-
-        # First one file: without a network this fails once, where the tokenizer tries each of its files for long.
-        hf_hub_download(model.path, "model_index.json", revision=model.revision)
-        return _with_words(
-            CLIPTokenizer.from_pretrained(
-                model.path, subfolder="tokenizer", revision=model.revision or "main"
-            )
-        )
+                for name, _ in names:
+                    _copy(f"{files.folder.rstrip('/')}/{name}", f"{folder}/{name}")
+                return [_with_words(load_tokenizer(folder, name, clip=clip)) for name, clip in names]
+        folder = str(places.BUNDLED / files.folder) if places.is_bundled(files.folder) else files.folder
+        return [_with_words(load_tokenizer(folder, name, model.revision, clip=clip)) for name, clip in names]
     except Exception as error:
         reason = redact_text(str(error)).strip().split("\n")[0] or type(error).__name__
         raise UserError(
@@ -48,9 +41,9 @@ def load(model: ModelConfig) -> CLIPTokenizer:
         ) from None
 
 
-def _with_words(tokenizer: CLIPTokenizer) -> CLIPTokenizer:
+def _with_words(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     """The tokenizer. Raises ValueError if it has no words: transformers makes such a one when its files are missing."""
-    if not any(token.endswith("</w>") for token in tokenizer.get_vocab()):
+    if not any(map(_word, tokenizer.get_vocab())):
         raise ValueError("it has no words; the files of the tokenizer are missing")
     return tokenizer
 
@@ -63,30 +56,35 @@ def _copy(uri: str, folder: str) -> None:
 
 
 class Vocabulary:
-    """The words that a tokenizer knows."""
+    """The words that a model's tokenizers know."""
 
-    def __init__(self, tokenizer: CLIPTokenizer) -> None:
-        self._tokenizer = tokenizer
-        # In the vocabulary, words end in </w>; special tokens do not.
-        vocabulary = tokenizer.get_vocab()
-        self._words = pa.array(
-            sorted({token.removesuffix("</w>") for token in vocabulary if _is_word(token)})
-        )
-        self._known: dict[str, list[int]] = {}
+    def __init__(self, tokenizers: Sequence[PreTrainedTokenizerBase]) -> None:
+        self._tokenizers = tokenizers
+        words = {_word(token) for tokenizer in tokenizers for token in tokenizer.get_vocab()}
+        special = {token for tokenizer in tokenizers for token in tokenizer.all_special_tokens}
+        self._words = pa.array(sorted({word.lower() for word in words | special if word}))
+        self._known: dict[str, bool] = {}
 
     def has(self, words: pa.Array) -> pa.Array:
-        """Whether each word is one of the vocabulary; case does not matter. bool (rows,)."""
+        """Whether each word is one of a tokenizer's; case does not matter. bool (rows,)."""
         return pc.is_in(pc.utf8_lower(words), self._words)
 
-    def tokens(self, text: str) -> list[int]:
-        """Ids of a text's tokens, without the unknown token."""
+    def reads(self, text: str) -> bool:
+        """Whether every tokenizer gives tokens for a text, other than the unknown token."""
         if text not in self._known:
             if len(self._known) > 100_000:
                 self._known.clear()
-            ids = self._tokenizer(text, add_special_tokens=False).input_ids
-            self._known[text] = [token for token in ids if token != self._tokenizer.unk_token_id]
+            self._known[text] = all(_ids(tokenizer, text) for tokenizer in self._tokenizers)
         return self._known[text]
 
 
-def _is_word(token: str) -> bool:
-    return token.endswith("</w>") or token.startswith("<|")
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    return [token for token in ids if token != tokenizer.unk_token_id]
+
+
+def _word(token: str) -> str | None:
+    """The whole word that a token is: CLIP's end in </w>, those of language models begin behind a space."""
+    if token.endswith("</w>"):
+        return token.removesuffix("</w>")
+    return token.removeprefix("▁") if token.startswith("▁") else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import ClassVar
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderDC, AutoencoderKL, ModelMixin
 from diffusers.image_processor import VaeImageProcessor
+from pydantic import JsonValue
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -43,6 +44,10 @@ class Source:
     dtype: torch.dtype
     vae_dtype: str
     """A name of `precision.DTYPES`, or "auto"."""
+    file: str | None = None
+    """A checkpoint in one file, which has the weights; then `path` has the configuration and the tokenizers."""
+    scheduler_options: Mapping[str, JsonValue] = field(default_factory=dict)
+    """What differs from the configuration of the scheduler."""
 
     def part(self, name: str) -> dict[str, str | None]:
         """Arguments of `from_pretrained` for a part of the pipeline without weights."""

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
     DDPMScheduler,
+    DiffusionPipeline,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
+    ModelMixin,
     UNet2DConditionModel,
 )
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
-from transformers import CLIPTextModel
+from transformers import CLIPTokenizer, PreTrainedModel
 
+from textinv_ray.config import model_families
+from textinv_ray.config.model_families import ModelFamily
 from textinv_ray.config.training import TrainingConfig
+from textinv_ray.inversion.families import single_file
 from textinv_ray.inversion.families.backbone import Backbone, Source
 from textinv_ray.inversion.families.condition import Condition
 from textinv_ray.inversion.noise_levels import snr_weights
-from textinv_ray.util.errors import UserError
+from textinv_ray.model_files import clip_tokenizer
 
 PLAIN_ATTENTION_MAX_SIDE = 32
 """Largest side of the latents for which the UNet uses unfused attention on a CPU: there the backward pass of torch's
@@ -45,12 +50,6 @@ class UNetBackbone(Backbone):
     def denoiser(self) -> UNet2DConditionModel:
         """The UNet."""
         return self.unet
-
-    def check_prediction_type(self) -> None:
-        """Raises UserError unless the UNet predicts epsilon or v."""
-        prediction = self.scheduler.config.prediction_type
-        if prediction not in ("epsilon", "v_prediction"):
-            raise UserError(f"models that predict {prediction!r} are not supported")
 
     def shift(self, size: tuple[int, int]) -> float:
         """None: timesteps were uniform."""
@@ -85,12 +84,47 @@ class UNetBackbone(Backbone):
         return model(noisy, levels, condition.hidden_states, return_dict=False)[0]
 
 
-def load_unet(source: Source) -> UNet2DConditionModel:
-    """The UNet of a pipeline, with the attention that is fastest on the device."""
-    unet = UNet2DConditionModel.from_pretrained(torch_dtype=source.dtype, **source.weights("unet"))
+def load_tokenizer(source: Source, name: str) -> CLIPTokenizer:
+    """A tokenizer of a pipeline."""
+    return clip_tokenizer.load_tokenizer(source.path, name, source.revision)
+
+
+def load_scheduler(source: Source) -> DDPMScheduler:
+    """The forward process of a pipeline."""
+    return DDPMScheduler.from_pretrained(**source.part("scheduler"), **source.scheduler_options)
+
+
+def check_parts(source: Source, family: ModelFamily) -> None:
+    """Raises UserError when the UNet or the scheduler compute something else than those of the family."""
+    unet = UNet2DConditionModel.load_config(**source.part("unet"))
+    scheduler = DDPMScheduler.load_config(**source.part("scheduler"))
+    model_families.check_parts(
+        family, unet, {**scheduler, **source.scheduler_options}, source.file or source.path
+    )
+
+
+def load_models(
+    source: Source,
+    pipeline: type[DiffusionPipeline],
+    encoders: Mapping[str, type[PreTrainedModel]],
+    vae_dtype: torch.dtype,
+) -> dict[str, ModelMixin | PreTrainedModel]:
+    """The UNet, the VAE and the text encoders of a pipeline, by the names of the parts.
+
+    encoders: class of each text encoder by its name. Raises OSError or ValueError when weights are missing.
+    """
+    if source.file is None:
+        unet = UNet2DConditionModel.from_pretrained(torch_dtype=source.dtype, **source.weights("unet"))
+        models = {name: load_text_encoder(source, kind, name) for name, kind in encoders.items()}
+        models |= {"unet": unet, "vae": load_vae(source, vae_dtype)}
+    else:
+        models = single_file.load(source, source.file, pipeline, [*encoders], vae_dtype)
+        for name in encoders:
+            set_fast_attention(models[name], source)
+    unet = models["unet"]
     if source.device.type == "cpu" and unet.config.sample_size <= PLAIN_ATTENTION_MAX_SIDE:
         unet.set_attn_processor(AttnProcessor())
-    return unet
+    return models
 
 
 def load_vae(source: Source, dtype: torch.dtype) -> AutoencoderKL:
@@ -98,9 +132,14 @@ def load_vae(source: Source, dtype: torch.dtype) -> AutoencoderKL:
     return AutoencoderKL.from_pretrained(torch_dtype=dtype, **source.weights("vae"))
 
 
-def load_text_encoder(source: Source, kind: type[CLIPTextModel], name: str) -> CLIPTextModel:
+def load_text_encoder(source: Source, kind: type[PreTrainedModel], name: str) -> PreTrainedModel:
     """A text encoder of a pipeline, with the attention that is fastest on the device."""
     encoder = kind.from_pretrained(dtype=source.dtype, **source.weights(name))
+    set_fast_attention(encoder, source)
+    return encoder
+
+
+def set_fast_attention(encoder: PreTrainedModel, source: Source) -> None:
+    """Sets the attention of a text encoder that is fastest on the device."""
     if source.device.type == "cpu" and source.dtype == torch.bfloat16:
         encoder.set_attn_implementation("eager")  # not faster in float32, less exact in float16
-    return encoder

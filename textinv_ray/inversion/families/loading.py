@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from diffusers import DiffusionPipeline
+from pydantic import JsonValue
 
 from textinv_ray.config.model_families import ModelFamily, family_of
 from textinv_ray.inversion.families.backbone import Backbone, Source
@@ -29,6 +32,8 @@ BACKBONES: dict[ModelFamily, type[Backbone]] = {
 def load_backbone(
     path: str,
     *,
+    file: str | None = None,
+    scheduler_options: Mapping[str, JsonValue] | None = None,
     revision: str | None = None,
     variant: str | None = None,
     device: str = "auto",
@@ -37,6 +42,8 @@ def load_backbone(
 ) -> Backbone:
     """Loads a diffusers pipeline (folder or Hub id) from safetensors files, by its family.
 
+    `file`: a checkpoint in one file, which has the weights in place of `path`. `scheduler_options`: in place of those
+    in the scheduler's configuration.
     `device` "auto": CUDA when there is one, else the CPU. `dtype` "auto": on CUDA float16, or bfloat16 for models of
     flow matching; bfloat16 on CPUs with instructions for it, float32 elsewhere. `vae_dtype` "auto": as `dtype`, but not
     float16 where the VAE overflows.
@@ -48,7 +55,10 @@ def load_backbone(
         precision = choose_dtype(
             dtype, place, on_cpu=fastest_cpu_dtype(cpu_capabilities()), on_cuda=DTYPES[family.cuda_dtype]
         )
-        return BACKBONES[family].load(Source(path, revision, variant, place, precision, vae_dtype)).to(place)
+        source = Source(
+            path, revision, variant, place, precision, vae_dtype, file, dict(scheduler_options or {})
+        )
+        return BACKBONES[family].load(source).to(place)
     except (OSError, ValueError) as error:
         message = str(error).strip().splitlines()[0]
-        raise UserError(f"the model {path!r} can't be loaded: {message}") from error
+        raise UserError(f"the model {file or path!r} can't be loaded: {message}") from error

@@ -18,13 +18,13 @@ from textinv_ray.inversion.families.condition import Condition
 from textinv_ray.inversion.families.diffusion_unet import (
     SAMPLERS,
     UNetBackbone,
-    load_text_encoder,
-    load_unet,
-    load_vae,
+    check_parts,
+    load_models,
+    load_scheduler,
+    load_tokenizer,
 )
 from textinv_ray.inversion.families.precision import choose_vae_dtype
 from textinv_ray.inversion.families.text_encoder import CLIPEncoder, in_order
-from textinv_ray.util.errors import UserError
 
 
 @dataclass(eq=False, repr=False)
@@ -45,7 +45,6 @@ class StableDiffusionXL(UNetBackbone):
     compiled: CompiledDenoiser | None = None
 
     def __post_init__(self) -> None:
-        self.check_prediction_type()
         self.encoders = in_order(
             [
                 CLIPEncoder("clip_l", self.tokenizer, self.text_encoder, penultimate=True),
@@ -59,20 +58,17 @@ class StableDiffusionXL(UNetBackbone):
     @classmethod
     def load(cls, source: Source) -> Backbone:
         """See `Backbone.load`. The VAE gets a precision of its own where it overflows in float16."""
+        check_parts(source, cls.family)
         index = StableDiffusionXLPipeline.load_config(source.path, revision=source.revision)
-        unet = UNet2DConditionModel.load_config(**source.part("unet"))
-        if unet.get("addition_embed_type") != "text_time" or unet["in_channels"] != 4:
-            raise UserError(f"{source.path!r} is not a text-to-image {cls.family.name} model")
         overflows = AutoencoderKL.load_config(**source.part("vae")).get("force_upcast", True)
+        vae_dtype = choose_vae_dtype(source.vae_dtype, source.device, source.dtype, overflows)
+        encoders = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
         return cls(
-            tokenizer=CLIPTokenizer.from_pretrained(**source.part("tokenizer")),
-            tokenizer_2=CLIPTokenizer.from_pretrained(**source.part("tokenizer_2")),
-            text_encoder=load_text_encoder(source, CLIPTextModel, "text_encoder"),
-            text_encoder_2=load_text_encoder(source, CLIPTextModelWithProjection, "text_encoder_2"),
-            unet=load_unet(source),
-            vae=load_vae(source, choose_vae_dtype(source.vae_dtype, source.device, source.dtype, overflows)),
-            scheduler=DDPMScheduler.from_pretrained(**source.part("scheduler")),
+            tokenizer=load_tokenizer(source, "tokenizer"),
+            tokenizer_2=load_tokenizer(source, "tokenizer_2"),
+            scheduler=load_scheduler(source),
             force_zeros_for_empty_prompt=bool(index.get("force_zeros_for_empty_prompt", True)),
+            **load_models(source, StableDiffusionXLPipeline, encoders, vae_dtype),
         )
 
     def encode(

@@ -18,13 +18,13 @@ from textinv_ray.inversion.families.condition import Condition
 from textinv_ray.inversion.families.diffusion_unet import (
     SAMPLERS,
     UNetBackbone,
-    load_text_encoder,
-    load_unet,
-    load_vae,
+    check_parts,
+    load_models,
+    load_scheduler,
+    load_tokenizer,
 )
 from textinv_ray.inversion.families.precision import choose_vae_dtype
 from textinv_ray.inversion.families.text_encoder import CLIPEncoder, in_order
-from textinv_ray.util.errors import UserError
 
 SD2_DIM = 1024
 """Size of the token embeddings of Stable Diffusion 2.x."""
@@ -44,7 +44,6 @@ class StableDiffusion(UNetBackbone):
     compiled: CompiledDenoiser | None = None
 
     def __post_init__(self) -> None:
-        self.check_prediction_type()
         name = "clip_h" if self.text_encoder.config.hidden_size == SD2_DIM else "clip_l"
         self.encoders = in_order([CLIPEncoder(name, self.tokenizer, self.text_encoder)])
         self.freeze()
@@ -52,15 +51,12 @@ class StableDiffusion(UNetBackbone):
     @classmethod
     def load(cls, source: Source) -> Backbone:
         """See `Backbone.load`. The safety checker isn't loaded."""
-        unet = UNet2DConditionModel.load_config(**source.part("unet"))
-        if unet.get("addition_embed_type") or unet["in_channels"] != 4:
-            raise UserError(f"{source.path!r} is not a text-to-image {cls.family.name} model")
+        check_parts(source, cls.family)
+        vae_dtype = choose_vae_dtype(source.vae_dtype, source.device, source.dtype, False)
         return cls(
-            tokenizer=CLIPTokenizer.from_pretrained(**source.part("tokenizer")),
-            text_encoder=load_text_encoder(source, CLIPTextModel, "text_encoder"),
-            unet=load_unet(source),
-            vae=load_vae(source, choose_vae_dtype(source.vae_dtype, source.device, source.dtype, False)),
-            scheduler=DDPMScheduler.from_pretrained(**source.part("scheduler")),
+            tokenizer=load_tokenizer(source, "tokenizer"),
+            scheduler=load_scheduler(source),
+            **load_models(source, StableDiffusionPipeline, {"text_encoder": CLIPTextModel}, vae_dtype),
         )
 
     def encode(

@@ -27,6 +27,7 @@ from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion import evaluation
 from textinv_ray.inversion.dino import Dino
 from textinv_ray.inversion.evaluation import PROMPTS, Evaluator, LearnedConcept, Protocol
+from textinv_ray.model_files.places import is_bundled
 from textinv_ray.service.batch import actor_pool
 from textinv_ray.service.library.lexicon import pick
 from textinv_ray.service.models import loading, sources
@@ -70,7 +71,7 @@ class EvaluationPlan:
     @property
     def protocol(self) -> Protocol:
         """The prompts and the number of samples."""
-        kind = "mini" if sources.is_bundled(self.config.model.path) else "general"
+        kind = "mini" if is_bundled(self.config.model.path) else "general"
         return Protocol.of(self.preset, self.config.review, PROMPTS[kind])
 
     def fingerprint(self, result: Result) -> str:

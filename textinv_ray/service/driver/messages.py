@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from textinv_ray.config.job import JobConfig
+from textinv_ray.model_files.places import is_bundled
 from textinv_ray.service.driver.job import Job, Outcome
 from textinv_ray.service.intake.plan import Plan
-from textinv_ray.service.models.sources import is_bundled
 from textinv_ray.service.store.records import Result, worse_than_initializer
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.tracking.uri import resolve_uri, ui_command

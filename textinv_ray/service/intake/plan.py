@@ -11,7 +11,8 @@ from textinv_ray.concepts import fetch, prepare
 from textinv_ray.config.job import JobConfig
 from textinv_ray.manifest.columns import Row
 from textinv_ray.manifest.reader import Manifest
-from textinv_ray.service.models.sources import ModelFacts, is_bundled
+from textinv_ray.model_files.places import is_bundled
+from textinv_ray.service.models.sources import ModelFacts
 from textinv_ray.service.store.keys import Key
 from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.util.collection import no_cycle_search

@@ -1,22 +1,23 @@
-"""Sources of models: bundled names, folders, fsspec URIs (copied once per node), Hugging Face Hub ids."""
+"""Sources of models: what a job needs to know of them, and their copies on a node (once, for fsspec URIs)."""
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 import re
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import fsspec
 
 from textinv_ray.config.job import ModelConfig
-from textinv_ray.config.model_families import ModelFamily, family_of
-from textinv_ray.manifest.vocabulary import BUNDLED
+from textinv_ray.config.model_families import ModelFamily
+from textinv_ray.model_files import places
+from textinv_ray.model_files.clip_tokenizer import LAYOUTS
+from textinv_ray.model_files.places import BUNDLED, Checkpoint, ModelFiles
+from textinv_ray.model_files.single_file import is_single_file
 from textinv_ray.util import retries
 from textinv_ray.util.errors import UserError
 from textinv_ray.util.redact import message, redact
@@ -25,7 +26,7 @@ _PATIENCE_S = 60.0  # for which reads from a store are retried
 _CHUNK, _CHUNKS = (
     4096,
     16,
-)  # bytes and number of samples of a weights file; training changes every one of them
+)  # bytes and number of samples of a part's weights; training changes every one of them
 
 
 @dataclass(frozen=True)
@@ -46,76 +47,78 @@ def cache_folder() -> Path:
     return Path(root) / "textinv_ray" / "models"
 
 
-def is_bundled(path: str) -> bool:
-    """Whether this is the name of a model in this package."""
-    return "/" not in path and (BUNDLED / path).is_dir()
-
-
 def resolve(path: str) -> str:
-    """The folder or Hub id to load a model from. The first call with a URI on a node copies the model there.
+    """The folder, single file or Hub id to load a model from. The first call with a URI on a node copies it there.
 
     Raises UserError when a URI can't be copied.
     """
-    if is_bundled(path):
+    if places.is_bundled(path):
         return str(BUNDLED / path)
     if "://" in path:
         return str(_copy_once(path))
-    folder = Path(path).expanduser()
-    return str(folder.resolve()) if folder.is_dir() else path
+    local = Path(path).expanduser()
+    return str(local.resolve()) if local.exists() else path
 
 
 def facts(model: ModelConfig) -> ModelFacts:
     """The facts about a model, from its configuration files and samples of its weights.
 
-    Raises UserError when it doesn't exist or isn't a pipeline.
+    Raises UserError when it can't be read, or words can't be learned for it.
     """
+    files = places.open_model(model)
     try:
-        if is_bundled(model.path) or "://" in model.path or Path(model.path).expanduser().is_dir():
-            fs, root = fsspec.core.url_to_fs(model.path if "://" in model.path else resolve(model.path))
-            root = root.rstrip("/")
-            read: Callable[[str], bytes] = lambda name: fs.cat_file(f"{root}/{name}")  # noqa: E731
-            index = json.loads(read("model_index.json"))
-            family = family_of(index, redact(model.path))
-            identity = retries.call(
-                lambda: _digest(fs, root, model.variant, family.parts_of(index)),
-                patience_s=_PATIENCE_S,
-                what=redact(model.path),
-            )
-        else:
-            identity, read = _hub(model)
-            family = family_of(json.loads(read("model_index.json")), model.path)
-        denoiser, vae = (json.loads(read(f"{part}/config.json")) for part in (family.denoiser, "vae"))
-        resolution = family.resolution(denoiser, vae)
-    except UserError:
-        raise
+        identity = retries.call(
+            lambda: _identity(files, model.variant), patience_s=_PATIENCE_S, what=redact(model.path)
+        )
     except Exception as error:
         why = message(str(error).strip().split("\n")[0]) or type(error).__name__
-        raise UserError(
-            f"the model {redact(model.path)!r} can't be read: {why} "
-            "(expected: a folder in diffusers' format, its URI, or a Hub id)"
-        ) from None
-    return ModelFacts(identity, resolution, family)
+        raise UserError(f"the model {redact(model.path)!r} can't be read: {why}") from None
+    return ModelFacts(identity, files.resolution, files.family)
 
 
-def _hub(model: ModelConfig) -> tuple[str, Callable[[str], bytes]]:
-    """(id with commit, function that reads a small file) of a Hub model; from the local cache without a network."""
-    from huggingface_hub import hf_hub_download
-
-    def read(name: str) -> bytes:
-        return Path(hf_hub_download(model.path, name, revision=model.revision)).read_bytes()
-
-    # .../snapshots/<commit>/model_index.json
-    commit = Path(hf_hub_download(model.path, "model_index.json", revision=model.revision)).parent.name
-    return f"{model.path}@{commit}" + (f" {model.variant}" if model.variant else ""), read
+def _identity(files: ModelFiles, variant: str | None) -> str:
+    """See `ModelFacts`. The configuration of a single file counts unless it is that of this package."""
+    if files.checkpoint is None:
+        return _folder_identity(files, variant)
+    identity = _digest_of_checkpoint(files.checkpoint)
+    if Path(files.folder).parent == LAYOUTS:
+        return identity
+    return f"{identity} {_folder_identity(files, variant, weights=False)}"
 
 
-def _digest(fs: fsspec.AbstractFileSystem, root: str, variant: str | None, parts: tuple[str, ...]) -> str:
-    """SHA-256 of a pipeline folder: of small files all bytes, of weights the size and _CHUNKS samples."""
+def _folder_identity(files: ModelFiles, variant: str | None, weights: bool = True) -> str:
+    if files.identity is not None:
+        return files.identity + (f" {variant}" if variant and weights else "")
+    folder = files.folder if "://" in files.folder else resolve(files.folder)
+    fs, root = fsspec.core.url_to_fs(folder)
+    return _digest(fs, root.rstrip("/"), variant, files.parts, weights)
+
+
+def _digest_of_checkpoint(checkpoint: Checkpoint) -> str:
+    """SHA-256 of the names and shapes of a single file's tensors, and _CHUNKS samples of each part of the model."""
+    header, fs = checkpoint.header, checkpoint.fs
+    digest = hashlib.sha256()
+    for name, info in sorted(header.tensors.items()):
+        digest.update(f"{name} {info.shape} {info.end - info.start}\n".encode())
+    for part in checkpoint.kind.layout.parts:
+        infos = [info for name, info in sorted(header.tensors.items()) if name.startswith(part)]
+        for index in range(_CHUNKS):
+            info = infos[(len(infos) - 1) * index // (_CHUNKS - 1)]
+            digest.update(
+                fs.cat_file(checkpoint.path, start=info.start, end=min(info.start + _CHUNK, info.end))
+            )
+    return digest.hexdigest()
+
+
+def _digest(
+    fs: fsspec.AbstractFileSystem, root: str, variant: str | None, parts: tuple[str, ...], weights: bool
+) -> str:
+    """SHA-256 of a pipeline folder: of small files all bytes, of weights (if they count) size and _CHUNKS samples."""
     digest = hashlib.sha256()
     for part in parts:
         for path in sorted(fs.ls(f"{root}/{part}", detail=False)):
             name = path.rsplit("/", 1)[-1]
-            if not _counts(name, variant):
+            if not _counts(name, variant) or (name.endswith(".safetensors") and not weights):
                 continue
             size = fs.size(path)
             digest.update(f"{part}/{name} {size}\n".encode())
@@ -137,19 +140,23 @@ def _counts(name: str, variant: str | None) -> bool:
 
 
 def _copy_once(uri: str) -> Path:
-    """Copies a folder to this node's cache, unless it is there. A lock makes other workers wait for the copy."""
-    target = cache_folder() / hashlib.sha256(uri.rstrip("/").encode()).hexdigest()[:16]
+    """Copies a folder or a single file to this node's cache, unless it is there. A lock makes other workers wait."""
+    single = is_single_file(uri)
+    name = hashlib.sha256(uri.rstrip("/").encode()).hexdigest()[:16]
+    target = cache_folder() / (f"{name}.safetensors" if single else name)
     target.parent.mkdir(parents=True, exist_ok=True)
     with open(f"{target}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if target.is_dir():
+        if target.exists():
             return target
         partial = Path(f"{target}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
+        partial.unlink() if partial.is_file() else shutil.rmtree(partial, ignore_errors=True)
         try:
             fs, root = fsspec.core.url_to_fs(uri)
             retries.call(
-                lambda: fs.get(root.rstrip("/") + "/", f"{partial}/", recursive=True),
+                (lambda: fs.get_file(root, str(partial)))
+                if single
+                else (lambda: fs.get(root.rstrip("/") + "/", f"{partial}/", recursive=True)),
                 patience_s=_PATIENCE_S,
                 what=redact(uri),
             )

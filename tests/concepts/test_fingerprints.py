@@ -150,7 +150,9 @@ Effects = dict[str, str | dict[tuple[str, ...], str]]
 ELSEWHERE = ("pack", "service", "tracking")
 """Sections that say where, how fast and how visibly a concept is learned. None of their fields changes a result."""
 SETTINGS: Effects = {
-    "model.path": NOTHING,  # the model's identity counts in place of these three
+    "model.path": NOTHING,  # the model's identity counts in place of path, config, revision and variant
+    "model.config": NOTHING,
+    "model.prediction_type": LEARNING,
     "model.revision": NOTHING,
     "model.variant": NOTHING,
     "model.dtype": LEARNING,

@@ -11,7 +11,7 @@ import pytest
 from transformers import CLIPTokenizer
 
 from tests.support import single_files, tiny
-from textinv_ray.config.job import ModelConfig
+from textinv_ray.config.model import ModelConfig
 from textinv_ray.manifest import vocabulary
 from textinv_ray.manifest.vocabulary import Vocabulary
 from textinv_ray.util.errors import UserError

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tests.support import single_files
-from textinv_ray.config.job import ModelConfig
+from textinv_ray.config.model import ModelConfig
 from textinv_ray.config.model_families import (
     STABLE_DIFFUSION,
     STABLE_DIFFUSION_XL,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from textinv_ray.config.job import ModelConfig
+from textinv_ray.config.model import ModelConfig
 from textinv_ray.model_files import places
 from textinv_ray.model_files.clip_tokenizer import load_tokenizer
 from textinv_ray.util.errors import UserError

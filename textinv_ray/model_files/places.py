@@ -10,7 +10,7 @@ from pathlib import Path
 import fsspec
 from pydantic import JsonValue
 
-from textinv_ray.config.job import ModelConfig
+from textinv_ray.config.model import ModelConfig
 from textinv_ray.config.model_families import ModelFamily, UnsupportedModelError, check_parts, family_of
 from textinv_ray.model_files import clip_tokenizer
 from textinv_ray.model_files.header import Header, read_header

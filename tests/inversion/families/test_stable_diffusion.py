@@ -57,5 +57,5 @@ def test_other_unets_are_refused(tiny_sd: Path, tmp_path: Path, change: dict[str
     folder = shutil.copytree(tiny_sd, tmp_path / "sd")
     config = folder / "unet/config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | change))
-    with pytest.raises(UserError, match="not a text-to-image Stable Diffusion"):
+    with pytest.raises(UserError, match="is no text-to-image model of Stable Diffusion"):
         load_backbone(str(folder))

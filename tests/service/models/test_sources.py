@@ -8,7 +8,9 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from textinv_ray.config.job import ModelConfig
+from tests.support import single_files
+from textinv_ray.config.model import ModelConfig
+from textinv_ray.config.model_families import STABLE_DIFFUSION_XL
 from textinv_ray.service.models import sources
 from textinv_ray.util.errors import UserError
 
@@ -56,8 +58,36 @@ def test_weights_that_are_not_loaded_dont_count(tiny_sd: Path, tmp_path: Path) -
     assert facts(copy, variant="fp16") != facts(tiny_sd)
 
 
+def test_a_single_file(tiny_sdxl: Path, tmp_path: Path) -> None:
+    """Its identity is that of its weights, wherever it lies, and of the configuration that is given."""
+    folder = single_files.configuration(tmp_path / "configuration", tiny_sdxl)
+    tensors = single_files.of_folder(tiny_sdxl)
+    path = single_files.save(tmp_path / "xl.safetensors", tensors)
+    found = facts(path, config=str(folder))
+    assert (found.resolution, found.family) == (16, STABLE_DIFFUSION_XL)
+    memory = fsspec.filesystem("memory")
+    memory.put_file(str(path), "/files/other-name.safetensors")
+    assert facts("memory://files/other-name.safetensors", config=str(folder)) == found
+    assert facts(path, config=str(tiny_sdxl)) == found, "weights beside the configuration don't count"
+
+    for part in ("model.diffusion_model.", "first_stage_model.", "conditioner.embedders.1.model."):
+        trained = {key: value + 0.1 if key.startswith(part) else value for key, value in tensors.items()}
+        other = single_files.save(tmp_path / "other.safetensors", trained)
+        assert facts(other, config=str(folder)).identity != found.identity, part
+    scheduler = folder / "scheduler/scheduler_config.json"
+    scheduler.write_text(scheduler.read_text().replace("0.012", "0.013"))
+    assert facts(path, config=str(folder)).identity != found.identity
+
+
+def test_a_single_file_of_real_size(tmp_path: Path) -> None:
+    path = single_files.save_sparse(tmp_path / "xl.safetensors", single_files.real("stable-diffusion-xl"))
+    assert path.stat().st_size > 6.9e9
+    assert facts(path).resolution == 1024
+    assert " " not in facts(path).identity
+
+
 def test_what_is_no_model(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"the model .* can't be read: .*expected: a diffusers"):
+    with pytest.raises(UserError, match=r"the model .* can't be read: .*expected: a folder in diffusers"):
         facts(tmp_path)
     with pytest.raises(UserError, match=r"can't be read"):
         facts("memory://no/such/model")

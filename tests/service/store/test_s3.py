@@ -15,7 +15,7 @@ import pytest
 from tests.support import examples
 from tests.support.s3 import BUCKET, S3Server
 from tests.support.waiting import wait_for
-from textinv_ray.config.job import ModelConfig
+from textinv_ray.config.model import ModelConfig
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.models import sources
 from textinv_ray.service.store.files import StoreError

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import fsspec
 
-from textinv_ray.config.job import ModelConfig
+from textinv_ray.config.model import ModelConfig
 from textinv_ray.config.model_families import ModelFamily
 from textinv_ray.model_files import places
 from textinv_ray.model_files.clip_tokenizer import LAYOUTS

@@ -30,6 +30,7 @@ MANIFEST = pa.schema(
         ("concept_id", pa.string()),
         ("images", pa.list_(pa.string())),
         ("initializer_token", pa.string()),
+        ("init_from", pa.string()),
         ("steps", pa.int64()),
         ("prompts", pa.list_(pa.string())),
         ("tags", pa.map_(pa.string(), pa.string())),

@@ -116,7 +116,10 @@ class Job:
 
 
 def words(folder: Path, settings: Iterable[str], only: Collection[str] = ()) -> dict[str, np.ndarray]:
-    """What one process without any service learns of the manifest in `folder`: concept_id -> (V, D)."""
+    """What one process without any service learns of the manifest in `folder`: concept_id -> (V, D).
+
+    D: of all text encoders together.
+    """
     from textinv_ray.inversion.families.loading import load_backbone
     from textinv_ray.inversion.pack import Pack
     from textinv_ray.inversion.task import ConceptTask

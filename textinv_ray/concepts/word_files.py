@@ -83,6 +83,22 @@ def write_word(format_name: str, placeholder_token: str, word: Word) -> dict[str
     }
 
 
+_MODEL_OF = {
+    ("clip_l", "clip_g"): "Stable Diffusion XL, or 3 without T5",
+    ("clip_l", "clip_g", "t5xxl"): "Stable Diffusion 3",
+    ("clip_l", "t5xxl"): "Flux.1",
+    ("clip_h",): "Stable Diffusion 2",
+    ("gemma",): "Sana",
+}
+
+
+def model_of(sizes: Mapping[str, int]) -> str:
+    """What people call the models that a word is for. sizes: of its vectors, by text encoder."""
+    if dict(sizes) == {"clip_l": 768}:
+        return "Stable Diffusion 1"
+    return _MODEL_OF.get(tuple(name for name in _ENCODERS if name in sizes), "another model")
+
+
 def in_prompt(format_name: str, placeholder_token: str, file_stem: str) -> str:
     """What a user of that program writes in a prompt to use the word."""
     if format_name == "diffusers":

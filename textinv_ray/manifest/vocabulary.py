@@ -13,7 +13,7 @@ from textinv_ray.config.model import ModelConfig
 from textinv_ray.model_files import places
 from textinv_ray.model_files.clip_tokenizer import load_tokenizer
 from textinv_ray.util.errors import UserError
-from textinv_ray.util.redact import redact, redact_text
+from textinv_ray.util.redact import message, redact
 
 if TYPE_CHECKING:
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -35,7 +35,7 @@ def load(model: ModelConfig) -> list[PreTrainedTokenizerBase]:
         folder = str(places.BUNDLED / files.folder) if places.is_bundled(files.folder) else files.folder
         return [_with_words(load_tokenizer(folder, name, model.revision, clip=clip)) for name, clip in names]
     except Exception as error:
-        reason = redact_text(str(error)).strip().split("\n")[0] or type(error).__name__
+        reason = message(str(error).strip().split("\n")[0]) or type(error).__name__
         raise UserError(
             f"the tokenizer of the model {redact(model.path)} can't be loaded: {reason}"
         ) from None

@@ -16,7 +16,7 @@ from textinv_ray.model_files import clip_tokenizer
 from textinv_ray.model_files.header import Header, read_header
 from textinv_ray.model_files.single_file import SingleFile, is_single_file, recognise
 from textinv_ray.util.errors import UserError
-from textinv_ray.util.redact import redact, redact_text
+from textinv_ray.util.redact import message, redact
 
 BUNDLED = Path(__file__).resolve().parents[1] / "models"
 """The folder of the bundled models."""
@@ -85,7 +85,7 @@ def open_model(model: ModelConfig) -> ModelFiles:
     except UserError:
         raise
     except Exception as error:
-        why = redact_text(str(error)).strip().split("\n")[0] or type(error).__name__
+        why = message(str(error).strip().split("\n")[0]) or type(error).__name__
         raise UserError(f"the model {shown!r} can't be read: {why} (expected: {_EXPECTED})") from None
 
 

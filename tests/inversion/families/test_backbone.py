@@ -104,18 +104,22 @@ def test_a_words_parts_and_rows(backbone: StableDiffusion) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sizes", "listed"),
+    ("sizes", "model", "listed"),
     [
-        ({"clip_l": 8}, r"clip_l \(8\)"),
-        ({"clip_l": 32, "clip_g": 40}, r"clip_l \(32\) and clip_g \(40\)"),
-        ({"clip_g": 40}, r"clip_g \(40\)"),
+        ({"clip_l": 8}, "another model", r"clip_l \(8\)"),
+        ({"clip_l": 768}, "Stable Diffusion 1", r"clip_l \(768\)"),
+        ({"clip_h": 1024}, "Stable Diffusion 2", r"clip_h \(1024\)"),
+        ({"clip_l": 32, "clip_g": 40}, "Stable Diffusion XL, or 3 without T5", r"clip_l \(32\) and clip_g \(40\)"),
+        ({"clip_g": 40}, "another model", r"clip_g \(40\)"),
     ],
 )
 def test_words_of_other_models_are_refused(
-    backbone: StableDiffusion, sizes: dict[str, int], listed: str
+    backbone: StableDiffusion, sizes: dict[str, int], model: str, listed: str
 ) -> None:
     word = {name: torch.zeros(1, size) for name, size in sizes.items()}
-    message = rf"learned for another model: it has vectors for {listed}, this Stable Diffusion .* takes clip_l \(32\)"
+    message = (
+        rf"learned for {model}: it has vectors for {listed}, this Stable Diffusion .* takes clip_l \(32\)"
+    )
     with pytest.raises(ValueError, match=message):
         backbone.join(word)
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from textinv_ray.concepts.word_files import model_of
 from textinv_ray.config.job import ReviewConfig
 from textinv_ray.config.model_families import ModelFamily, vae_factor
 from textinv_ray.config.training import TimestepsConfig, TrainingConfig
@@ -284,8 +285,8 @@ class Backbone(ABC):
                 f"; the model was loaded without {without[0]}" if set(own) < set(sizes) and without else ""
             )
             raise ValueError(
-                f"was learned for another model: it has vectors for {_listed(sizes)}, this {self.family.name} model "
-                f"takes {_listed(own)}{absent}"
+                f"was learned for {model_of(sizes)}: it has vectors for {_listed(sizes)}, "
+                f"this {self.family.name} model takes {_listed(own)}{absent}"
             )
         return torch.cat(list(parts.values()) if len(own) == 1 else [parts[name] for name in own], dim=1)
 

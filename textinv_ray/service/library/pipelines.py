@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
-from textinv_ray.concepts.word_files import Word
+from textinv_ray.concepts.word_files import Word, model_of
 from textinv_ray.service.library.lexicon import Lexicon
 from textinv_ray.util.errors import UserError
 
@@ -135,10 +135,12 @@ def _parts(token: str, word: Word, encoders: dict[str, Encoder]) -> dict[str, to
     parts = dict(word) if len(encoders) > 1 else {"": next(iter(word.values()))}
     own = {name: encoder.get_input_embeddings().embedding_dim for name, (_, encoder) in encoders.items()}
     if len(word) != len(own) or {name: part.shape[1] for name, part in parts.items()} != own:
-        has = " and ".join(f"{name} ({part.shape[1]})" for name, part in word.items())
+        sizes = {name: part.shape[1] for name, part in word.items()}
+        has = " and ".join(f"{name} ({size})" for name, size in sizes.items())
         takes = " and ".join(f"{name} ({dim})" if name else str(dim) for name, dim in own.items())
         raise UserError(
-            f"the word {token!r} was learned for another model: it has vectors for {has}, the pipeline takes {takes}"
+            f"the word {token!r} was learned for {model_of(sizes)}: it has vectors for {has}, "
+            f"the pipeline takes {takes}"
         )
     return {name: torch.tensor(part) for name, part in parts.items()}
 

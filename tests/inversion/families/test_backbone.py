@@ -109,7 +109,11 @@ def test_a_words_parts_and_rows(backbone: StableDiffusion) -> None:
         ({"clip_l": 8}, "another model", r"clip_l \(8\)"),
         ({"clip_l": 768}, "Stable Diffusion 1", r"clip_l \(768\)"),
         ({"clip_h": 1024}, "Stable Diffusion 2", r"clip_h \(1024\)"),
-        ({"clip_l": 32, "clip_g": 40}, "Stable Diffusion XL, or 3 without T5", r"clip_l \(32\) and clip_g \(40\)"),
+        (
+            {"clip_l": 32, "clip_g": 40},
+            "Stable Diffusion XL, or 3 without T5",
+            r"clip_l \(32\) and clip_g \(40\)",
+        ),
         ({"clip_g": 40}, "another model", r"clip_g \(40\)"),
     ],
 )

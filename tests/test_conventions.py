@@ -37,6 +37,8 @@ TESTED_IN = {
     "service/store/keys": "service/intake/test_plan",
     "service/store/snapshot": "service/views/test_results_table",
     "service/tracking/decision_tags": "service/reviewing/test_mlflow_tags",
+    "service/tracking/look_writer": "service/tracking/test_mirror",
+    "service/tracking/shown": "service/tracking/test_mirror",
     "service/tracking/texts": "service/tracking/test_mirror",
     "service/views/columns": "service/views/test_results_table",
     "util/errors": "cli/test_jobs",

@@ -172,7 +172,7 @@ def fail(
 
 def history(concept_id: str, steps: int = 2) -> History:
     """Losses of each step, samples and scores at the first and the last."""
-    made = History(f"state of {concept_id}", "review")
+    made = History(f"state of {concept_id}", "review", planned_steps=steps)
     for step in range(steps + 1):
         point = made.at(step, 0.5)
         point.time_ms = 1_700_000_000_000 + 1000 * step

@@ -190,6 +190,9 @@ class TrackingConfig(Strict):
     working directory when the output is remote."""
     experiment: str = Field("textinv", min_length=1)
     """Name of the MLflow experiment."""
+    loss_points: int = Field(200, ge=1)
+    """The most points of a concept's loss in MLflow, each a mean over equally many steps; history.parquet has all
+    steps."""
 
 
 class JobConfig(Strict):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import pytest
+from mlflow import MlflowClient
 
 from tests.support import examples
 from tests.support.mlflow import Database, Server, single, write_view
 from textinv_ray.service.store.snapshot import StoredResults
-from textinv_ray.service.store.store import Store
+from textinv_ray.service.store.store import Store, sample_name
 from textinv_ray.service.tracking.mirror import CONCEPT, MLflowMirror, run_keys
 from textinv_ray.service.tracking.refusals import UnusableError
 
@@ -45,10 +48,11 @@ def test_a_finished_concept(store: Store, database: Database) -> None:
     assert child["metrics"]["seconds"] == [(2, 12.5, 1_700_000_000_500)]
     assert child["tags"]["tag.shelf"] == "3"
     assert child["tags"]["status"] == "done"
-    assert [name for name in child["files"] if name.startswith("images/samples")] == [
+    assert [point[:2] for point in child["metrics"]["clip_image_similarity_gain"]] == [(2, 0.25)]
+    assert [name for name in child["files"] if name.startswith("images/look")] == [
         name
-        for step in (0, 2)
-        for name in 2 * [f"images/samples+step+{step}+timestamp+{1_700_000_000_000 + 1000 * step}"]
+        for step, seconds in ((0, 0), (6, 2))  # the last look of all concepts is at training.steps
+        for name in 2 * [f"images/look+step+{step}+timestamp+{1_700_000_000_000 + 1000 * seconds}"]
     ], "each as PNG and as a small WebP"
     assert "learned_embeds.safetensors" in child["files"]
 
@@ -185,11 +189,70 @@ def test_another_configuration_is_another_parent(
     assert child.data.tags["mlflow.parentRunId"] == view.parent_id
 
 
-def test_long_histories(store: Store, database: Database) -> None:
+def test_the_table_has_pictures(store: Store, database: Database) -> None:
+    """Of the worst first: MLflow's viewer goes by the first row."""
+    examples.finish(store, "a", clip_image_similarity=0.9)
+    examples.finish(store, "b", clip_image_similarity=0.4)
+    examples.fail(store, "c", "x", time=5.0)
+    view = write_view(store, database)
+    client = MlflowClient(database.uri)
+    folder = Path(client.download_artifacts(view.parent_id, "results.json")).parent
+    table = json.loads((folder / "results.json").read_text())
+    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    assert [(row["concept_id"], row["gain"], row["status"]) for row in rows] == [
+        ("b", -0.1, "done"),
+        ("a", 0.4, "done"),
+        ("c", None, "failed"),
+    ]
+    assert rows[0]["look"]["type"] == "image"
+    assert client.download_artifacts(view.parent_id, rows[0]["look"]["filepath"])
+    assert rows[2]["error"] == "x"
+
+
+def test_the_address_opens_a_table_of_this_job(store: Store, database: Database) -> None:
+    view = write_view(store, database)
+    experiment = MlflowClient(database.uri).get_experiment_by_name("textinv")
+    job = store.job()
+    assert experiment is not None
+    assert job is not None
+    assert f"/#/experiments/{experiment.experiment_id}/runs?" in view.place
+    key = dict(parse_qsl(view.place.partition("?")[2]))["viewStateShareKey"]
+    state = json.loads(experiment.tags[f"mlflow.sharedViewState.{key}"])
+    assert job.id in state["searchFilter"]
+    assert "metrics.`clip_image_similarity_gain`" in state["selectedColumns"]
+
+
+def test_losses_are_thinned(store: Store, database: Database) -> None:
+    """However many steps: at most tracking.loss_points, each the mean of the steps since the one before."""
+    examples.finish(store, "a", steps=2500, sample_steps=[0, 2500])
+    write_view(store, database)
+    losses = database.content()["a"]["metrics"]["loss"]
+    assert [point[0] for point in losses] == list(range(13, 2500, 13))
+    assert losses[0][1] == pytest.approx(sum(0.5**step for step in range(13)) / 13)
+
+
+def test_long_histories(
+    store: Store, database: Database, tmp_path: Path, tiny_sd: Path, tiny_clip: Path
+) -> None:
     """More points than MLflow takes in one call."""
+    examples.begin(store, examples.config(tiny_sd, tiny_clip, "tracking.loss_points=5000"), tmp_path)
     examples.finish(store, "a", steps=2500, sample_steps=[0, 2500])
     write_view(store, database)
     assert len(database.content()["a"]["metrics"]["loss"]) == 2500
+
+
+def test_where_a_job_comes_from(store: Store, database: Database) -> None:
+    view = write_view(store, database)
+    (parent,) = database.runs()
+    assert parent.info.run_id == view.parent_id
+    job = store.job()
+    assert job is not None
+    assert parent.data.tags["mlflow.source.name"] == job.source != ""
+    assert parent.data.tags["mlflow.user"] == job.user != ""
+    assert parent.data.tags.get("mlflow.source.git.commit", "") == job.git_commit
+    (given,) = parent.inputs.dataset_inputs
+    assert (given.dataset.name, given.dataset.digest) == ("manifest.parquet", job.manifest_digest[:36])
+    assert len(parent.data.params) < 30, "configuration.yaml has all"
 
 
 @pytest.mark.slow
@@ -243,13 +306,14 @@ def test_damaged_pictures_are_left_out(
     store: Store, database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     examples.finish(store, "a")
-    data = store.read_concept("a", "training.png") or b""
-    store.write_concept("a", "training.png", data[: len(data) // 2])
+    name = sample_name(2)
+    data = store.read_concept("a", name) or b""
+    store.write_concept("a", name, data[: len(data) // 2])
     write_view(store, database)
     files = database.content()["a"]["files"]
-    assert any(name.startswith("images/samples") for name in files)
-    assert not any(name.startswith("images/training") for name in files)
-    assert "concepts/a/training.png counts as absent: it is no picture, or damaged" in caplog.text
+    assert any(name.startswith("images/look+step+0") for name in files)
+    assert not any(name.startswith("images/look+step+6") for name in files)
+    assert f"concepts/a/{name} counts as absent: it is no picture, or damaged" in caplog.text
 
 
 def test_files_stay_within_the_output(store: Store, database: Database, tmp_path: Path) -> None:

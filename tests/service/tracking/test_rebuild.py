@@ -98,7 +98,7 @@ def test_a_disk_that_is_full(
     assert {name: run for name, run in found.items() if name in expected and name != "out"} == {
         name: run for name, run in expected.items() if name != "out"
     }
-    assert len(found["d2"]["metrics"]["loss"]) == 2000
+    assert len(found["d2"]["metrics"]["loss"]) == 200
 
 
 @pytest.mark.slow

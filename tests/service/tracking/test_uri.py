@@ -9,13 +9,16 @@ import pytest
 from tests.support import examples
 from textinv_ray.config.job import JobConfig
 from textinv_ray.service.store.store import Store
-from textinv_ray.service.tracking.uri import default_uri, ui_command, uri_of_output
+from textinv_ray.service.tracking.uri import default_uri, how_to_open, uri_of_output
 from textinv_ray.util.errors import UserError
 
 
 def test_how_to_open_it() -> None:
-    assert ui_command("sqlite:////x/mlflow.db") == "mlflow ui --backend-store-uri sqlite:////x/mlflow.db"
-    assert ui_command("https://me:secret@host/") == "open https://host/"
+    command = "mlflow ui --backend-store-uri sqlite:////x/mlflow.db"
+    assert how_to_open("sqlite:////x/mlflow.db") == command
+    place = "/#/experiments/1/runs"
+    assert how_to_open("sqlite:////x/mlflow.db", place) == f"{command}\n  then http://127.0.0.1:5000{place}"
+    assert how_to_open("https://me:secret@host/", place) == f"https://host{place}"
 
 
 @pytest.mark.parametrize("named", ["https://me:pw@evil.example/mlflow", "sqlite:////etc/cron.d/x.db"])

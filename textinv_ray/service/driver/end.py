@@ -43,7 +43,7 @@ def end(job: Job, mirror: MirrorThread | None, stopping: Stopping, started: floa
             limit_s=_TRACKING_WHEN_STOPPED_S if stopping.signal else math.inf,
         )
         stored_job.set_behind(job.store, not is_current)
-        messages.print_tracking(job.console, resolve_uri(job.config, job.store), is_current)
+        messages.print_tracking(job.console, resolve_uri(job.config, job.store), is_current, mirror.place)
     messages.print_end(job.console, job.store, code, outcome.unfinished)
     return code
 

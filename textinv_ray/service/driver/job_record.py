@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import json
 import platform
+import subprocess
+import sys
 import time
 import uuid
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, cast
 
 import yaml
@@ -50,6 +54,9 @@ def begin(store: Store, manifest: Manifest, config: JobConfig, plan: Plan) -> No
         config_digest=digest,
         configuration=yaml.safe_load(config.to_yaml()),
         determines_results=dict(determines),
+        source=Path(sys.argv[0]).name,
+        user=_user(),
+        git_commit=_git_commit(),
         versions=_versions(),
         mlflow_is_behind=config.tracking.enabled,
     )
@@ -63,6 +70,27 @@ def _determines(config: JobConfig) -> dict[str, Any]:
 
 def _digest(determines: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a container without a name for its user
+        return ""
+
+
+def _git_commit() -> str:
+    """Of the source tree that this package lies in; empty for an installed package and without git."""
+    root = Path(__file__).resolve().parents[3]
+    if not (root / ".git").exists():
+        return ""
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return found.stdout.strip() if found.returncode == 0 else ""
 
 
 def _versions() -> dict[str, str]:

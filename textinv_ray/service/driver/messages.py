@@ -15,7 +15,7 @@ from textinv_ray.service.driver.job import Job, Outcome
 from textinv_ray.service.intake.plan import Plan
 from textinv_ray.service.store.records import Result, worse_than_initializer
 from textinv_ray.service.store.store import Store
-from textinv_ray.service.tracking.uri import resolve_uri, ui_command
+from textinv_ray.service.tracking.uri import how_to_open, resolve_uri
 from textinv_ray.util.redact import redact, redact_text
 from textinv_ray.util.submitted_job import is_submitted_job
 from textinv_ray.util.text import duration
@@ -132,9 +132,9 @@ def print_results(console: Console, store: Store, outcome: Outcome, started: flo
         console.print(f"  ... and {len(worse) - _SHOWN_WORSE} more, first in {store.shown}/report.html")
 
 
-def print_tracking(console: Console, uri: str, is_current: bool) -> None:
-    """How to open MLflow."""
-    console.print(f"review: {ui_command(uri)}")
+def print_tracking(console: Console, uri: str, is_current: bool, place: str = "") -> None:
+    """How to open MLflow. `place`: see MLflowMirror.place."""
+    console.print(f"MLflow: {how_to_open(uri, place)}")
     if not is_current:
         console.print("  MLflow hasn't everything yet; the next run of this command catches up")
 
@@ -143,6 +143,7 @@ def print_end(console: Console, store: Store, code: int, unfinished: int) -> Non
     """Where all is, and how to go on."""
     if code <= 1:
         console.print(f"results: {store.shown}/results.parquet, {store.shown}/report.html")
+        console.print(f"review: textinv review {store.shown}")
     else:
         console.print(f"results so far: {store.shown}")
     if unfinished or code:

@@ -24,9 +24,14 @@ SCHEMA = pa.schema(
         ("loss", pa.float32()),  # of the last of these steps; null at step 0
         ("clip_image_similarity", pa.float64()),  # null where it wasn't evaluated
         ("clip_text_similarity", pa.float64()),
+        (
+            "stopping_clip_image_similarity",
+            pa.float64(),
+        ),  # what `stopping.rule: clip` measured; null elsewhere
         ("sampled", pa.bool_()),  # samples/step_<step>.png is there
     ]
 )
+_NEW = "stopping_clip_image_similarity"  # histories that were written before don't have it
 
 
 @dataclass
@@ -42,6 +47,7 @@ class Point:
     sampled: bool = False
     review_seconds: float = 0.0
     stopping_seconds: float = 0.0
+    stopping_clip_image_similarity: float | None = None
 
 
 @dataclass
@@ -53,6 +59,8 @@ class History:
     review_fingerprint: str
     """Digest of the prompts and settings that the samples and scores were made with."""
     points: list[Point] = field(default_factory=list)
+    planned_steps: int = 0
+    """Optimizer steps that are to be taken, unless a stopping rule ends learning before; 0 where that isn't known."""
 
     @property
     def seconds(self) -> float:
@@ -117,6 +125,7 @@ class History:
         metadata = {
             "state_fingerprint": self.state_fingerprint,
             "review_fingerprint": self.review_fingerprint,
+            "planned_steps": str(self.planned_steps),
         }
         table = pa.Table.from_arrays(columns, schema=SCHEMA.with_metadata(metadata))
         buffer = io.BytesIO()
@@ -130,10 +139,12 @@ class History:
             table = pq.read_table(io.BytesIO(data))
             metadata = table.schema.metadata or {}
             fingerprints = [metadata[name].decode() for name in (b"state_fingerprint", b"review_fingerprint")]
+            known = [name for name in SCHEMA.names if name != _NEW or name in table.column_names]
             return cls(
                 fingerprints[0],
                 fingerprints[1],
-                [Point(**row) for row in table.select(SCHEMA.names).to_pylist()],
+                [Point(**row) for row in table.select(known).to_pylist()],
+                int(metadata.get(b"planned_steps", b"0")),
             )
-        except (pa.ArrowException, KeyError, TypeError) as error:
+        except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"not a history: {error}") from None

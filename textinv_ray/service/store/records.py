@@ -82,7 +82,7 @@ class Result(OfConcept):
     """Name of the concept; unique in its manifest."""
     status: Annotated[Literal["done"], Use.COLUMN] = "done"
     """`done`; in results.parquet also `failed`."""
-    placeholder_token: Annotated[str, Use.COLUMN, Use.PARAM]
+    placeholder_token: Annotated[str, Use.COLUMN]
     """The learned word in prompts, such as `<cat-toy>`."""
     initializer_token: Annotated[str, Use.COLUMN, Use.PARAM]
     """Word or phrase of the vocabulary that learning started from; without one, the value of `init_from`."""
@@ -102,13 +102,13 @@ class Result(OfConcept):
     """Adam's step size."""
     batch_size: Annotated[Count, Field(ge=1), Use.PARAM]
     """Samples per step."""
-    seed: Annotated[int, Field(ge=0, lt=2**63), Use.PARAM]
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
     """Seed of all random draws of training."""
-    images: Annotated[Count, Use.PARAM]
+    images: Count
     """Number of training images."""
-    templates: Annotated[Count, Use.PARAM]
+    templates: Count
     """Number of training prompts."""
-    captions: Annotated[Count, Use.PARAM]
+    captions: Count
     """Number of images with a caption."""
     options: dict[str, Option]
     """Training settings beyond plain textual inversion, where they differ from their defaults. In MLflow each is a
@@ -250,6 +250,12 @@ class JobRecord(Record):
     """The resolved configuration: `JobConfig.to_dict()`."""
     determines_results: dict[str, JsonValue]
     """The part of the configuration that results depend on."""
+    source: str = ""
+    """The program that began the last run, such as `invert_many.py`."""
+    user: str = ""
+    """Who began it."""
+    git_commit: str = ""
+    """Commit of the source tree that it ran from; empty outside of one."""
     versions: dict[str, str]
     """Versions of Python and of the packages that results may depend on."""
     mlflow_is_behind: bool
@@ -337,4 +343,5 @@ def params(result: Result) -> Mapping[str, object]:
 def metrics(result: Result) -> Mapping[str, float]:
     """MLflow metrics of a concept's run beside those of its history. What is null is left out."""
     found = {name: getattr(result, name) for name in _METRICS}
+    found["clip_image_similarity_gain"] = result.clip_image_similarity_gain
     return {name: value for name, value in found.items() if value is not None}

@@ -100,6 +100,11 @@ class MirrorThread:
             return False
         return True
 
+    @property
+    def place(self) -> str:
+        """See MLflowMirror.place."""
+        return self._mirror.place
+
     def _run(self) -> None:
         wait, is_open = self._retry_s[0], False
         while not self._given_up.is_set():

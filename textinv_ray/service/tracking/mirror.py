@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from textinv_ray.service.store import pictures, records
+from textinv_ray.service.store import records
 from textinv_ray.service.store.history import History
 from textinv_ray.service.store.records import Failure, JobRecord, Result, mean_scores
 from textinv_ray.service.store.snapshot import StoredResults
-from textinv_ray.service.store.store import Store, sample_name
-from textinv_ray.service.tracking import decision_tags, refusals, tags, texts
+from textinv_ray.service.store.store import Store
+from textinv_ray.service.tracking import decision_tags, refusals, shown, tags, texts
+from textinv_ray.service.tracking.look_writer import LookWriter
 from textinv_ray.util.redact import redact
 from textinv_ray.util.text import one_line
 
@@ -91,7 +92,11 @@ class MLflowMirror:
         else:
             self._experiment_id = found.experiment_id
             self._check_place(found.artifact_location)
-        self._client, self._job_id = client, job.id
+        self._client, self._job_id, self._config = client, job.id, job.config(self._store.shown)
+        self._looks = LookWriter(client, self._store, self._config)
+        client.set_experiment_tag(
+            self._experiment_id, shown.VIEW + shown.view_key(job.id), shown.view(job.id, JOB)
+        )
         self.parent_id = self._find_parent(job)
         for run in self._search(f"tags.`{JOB}` = '{job.id}'"):
             found_tags = run.data.tags
@@ -150,17 +155,20 @@ class MLflowMirror:
         child = self._child(concept_id, key, history, start)
         if child.fingerprint == key != "":
             return
-        metrics = self._history_metrics(child, history)
+        training, points = self._config.training, self._config.tracking.loss_points
+        metrics = shown.of_history(history, child.step, training.steps, points) if history else []
         params: Mapping[str, object] = {}
-        shown: dict[str, str] = {}
+        labels: dict[str, str] = {}
         if result:
             params = records.params(result)
-            shown = {**tags.of_row(result.tags), "status": "done"}
-            metrics += self._result_metrics(result)
+            labels = {**tags.of_row(result.tags), "status": "done"}
+            metrics += shown.of_result(result)
         elif failure:
-            shown = {"status": "failed", "error": failure.error, "mlflow.note.content": failure.error}
-        self._log(child.run_id, metrics, params, shown)
-        self._log_images(concept_id, child, history)
+            labels = {"status": "failed", "error": failure.error, "mlflow.note.content": failure.error}
+        self._log(child.run_id, metrics, params, labels)
+        if child.images is None:
+            child.images = self._looks.listed(child.run_id)
+        self.answers += self._looks.write(child.run_id, child.images, concept_id, history, result)
         if result:
             self._client_.set_tag(child.run_id, "mlflow.note.content", texts.of_result(result))
             self._log_file(child.run_id, concept_id, "learned_embeds.safetensors")
@@ -191,13 +199,18 @@ class MLflowMirror:
     def close(self, status: str, stored: StoredResults, artifacts: Iterable[Path]) -> None:
         """Writes the summary and ends the parent run with MLflow's `status`."""
         self.write_decisions()
-        self.summarise(stored, artifacts)
+        self.summarise(stored, artifacts, with_pictures=status != "KILLED")
         ended_at = self._job().ended_at
         end = None if ended_at is None else int(1000 * ended_at)
         self._client_.set_terminated(self.parent_id, status, end)
 
-    def summarise(self, stored: StoredResults, artifacts: Iterable[Path]) -> None:
-        """Writes totals, a table of results, the configuration and `artifacts` to the parent run."""
+    def summarise(
+        self, stored: StoredResults, artifacts: Iterable[Path], *, with_pictures: bool = True
+    ) -> None:
+        """Writes totals, a table of results, the configuration and `artifacts` to the parent run.
+
+        with_pictures: whether the table's first rows get thumbnails, which takes seconds.
+        """
         results, failures, job = stored.results, stored.failures, self._job()
         totals: dict[str, float] = {
             "concepts_done": len(results),
@@ -208,7 +221,10 @@ class MLflowMirror:
         totals |= {f"mean_{name}": mean for name, mean in mean_scores(results).items()}
         now = max([int(1000 * result.finished_at) for result in results], default=0)
         self._log(self.parent_id, [(name, value, now, 0) for name, value in totals.items()], {}, {})
-        self._client_.log_dict(self.parent_id, texts.results_table(stored), "results.json")
+        thumbnails: Mapping[str, str] = {}
+        if with_pictures:
+            thumbnails = self._looks.write_thumbnails(self.parent_id, texts.worst_first(stored))
+        self._client_.log_dict(self.parent_id, texts.results_table(stored, thumbnails), "results.json")
         configuration = yaml.safe_dump(job.configuration, sort_keys=False)
         self._client_.log_text(self.parent_id, configuration, "configuration.yaml")
         for path in artifacts:
@@ -217,6 +233,11 @@ class MLflowMirror:
         self._client_.set_tag(self.parent_id, "mlflow.note.content", f"{texts.of_job(job)}\n\n{counts}")
         listed = json.dumps([{"path": "results.json", "type": "table"}])
         self._client_.set_tag(self.parent_id, "mlflow.loggedArtifacts", listed)
+
+    @property
+    def place(self) -> str:
+        """What follows the server's address in that of the table of this job's runs; empty before `open`."""
+        return shown.place(self._experiment_id, self._job_id) if self._job_id else ""
 
     @property
     def _client_(self) -> MlflowClient:
@@ -232,10 +253,11 @@ class MLflowMirror:
     def _find_parent(self, job: JobRecord) -> str:
         """Finds or creates the parent run. An output has one for each configuration that changes results."""
         wanted = f"tags.`{JOB}` = '{job.id}' and tags.`{CONFIG}` = '{job.config_digest}'"
-        shown = {
+        labels = {
             "output": self._store.shown,
             "manifest": job.manifest,
             "mlflow.note.content": texts.of_job(job),
+            **shown.tags_of_job(job),
             **{f"version.{name}": text for name, text in job.versions.items()},
         }
         run = next(iter(self._search(wanted)), None)
@@ -248,7 +270,8 @@ class MLflowMirror:
             )
         else:
             self._client_.update_run(run.info.run_id, status="RUNNING")
-        self._log(run.info.run_id, [], dict(_flat(job.determines_results)), shown)
+        self._log(run.info.run_id, [], shown.params_of_job(job), labels)
+        self._client_.log_inputs(run.info.run_id, [shown.dataset_of_job(job)])
         return str(run.info.run_id)
 
     def _search(self, filter_string: str) -> Iterable[Any]:
@@ -302,23 +325,6 @@ class MLflowMirror:
             logger.warning("history of %s: %s", concept_id, error)
             return None
 
-    @staticmethod
-    def _history_metrics(child: _Child, history: History | None) -> list[tuple[str, float, int, int]]:
-        metrics = []
-        for point in history.points if history else ():
-            if point.step <= child.step:
-                continue
-            for name in ("loss", "clip_image_similarity", "clip_text_similarity"):
-                value = getattr(point, name)
-                if value is not None:
-                    metrics.append((name, value, point.time_ms, point.step))
-        return metrics
-
-    @staticmethod
-    def _result_metrics(result: Result) -> list[tuple[str, float, int, int]]:
-        time_ms, step = int(1000 * result.finished_at), result.steps
-        return [(name, value, time_ms, step) for name, value in records.metrics(result).items()]
-
     def _log(
         self,
         run_id: str,
@@ -340,30 +346,6 @@ class MLflowMirror:
             self._client_.log_batch(run_id, rest[:_METRICS_PER_CALL], param_list[:50], tag_list[:50])
             self.answers += 1
             rest = rest[_METRICS_PER_CALL:]
-
-    def _log_images(self, concept_id: str, child: _Child, history: History | None) -> None:
-        """Logs the training images once, and the samples of each step, which the UI shows by a slider."""
-        if child.images is None:
-            listed = self._client_.list_artifacts(child.run_id, "images")
-            # The small copy is written last: a picture without it is written again.
-            names = [Path(item.path).name for item in listed if item.path.endswith("+compressed.webp")]
-            child.images = {"+".join(name.split("+")[:3:2]) for name in names}
-        first = history.points[0].time_ms if history and history.points else None
-        wanted = [("training images", 0, "training.png", first)]
-        for point in history.points if history else ():
-            if point.sampled:
-                wanted.append(("samples", point.step, sample_name(point.step), point.time_ms))
-        for key, step, name, time_ms in wanted:
-            data = None if f"{key}+{step}" in child.images else self._store.read_concept(concept_id, name)
-            try:
-                image = None if data is None else pictures.opened(data)
-            except ValueError as error:
-                self._store.ignore(f"concepts/{concept_id}/{name}", str(error))
-                continue
-            if image is not None:
-                self._client_.log_image(child.run_id, image, key=key, step=step, timestamp=time_ms)
-                self.answers += 1
-                child.images.add(f"{key}+{step}")
 
     def _log_file(self, run_id: str, concept_id: str, name: str) -> None:
         data = self._store.read_concept(concept_id, name)
@@ -400,12 +382,3 @@ def _start(history: History | None, failure: Failure | None) -> int | None:
     if history and history.points:
         return history.points[0].time_ms
     return int(1000 * failure.time) if failure else None
-
-
-def _flat(data: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """("training.steps", 300), ..."""
-    for name, value in data.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

@@ -15,7 +15,7 @@ from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.tracking.mirror import MLflowMirror, run_keys
 from textinv_ray.service.tracking.refusals import reason
-from textinv_ray.service.tracking.uri import default_uri, resolve_uri, ui_command, uri_of_output
+from textinv_ray.service.tracking.uri import default_uri, how_to_open, resolve_uri, uri_of_output
 from textinv_ray.util.errors import UserError
 from textinv_ray.util.redact import redact
 
@@ -67,7 +67,7 @@ def rebuild(output: str, tracking_uri: str | None, experiment: str | None, conso
         console.print(line)
     if len(refused) > _SHOWN_REFUSALS:
         console.print(f"... and a part of {len(refused) - _SHOWN_REFUSALS} more")
-    console.print(f"review: {ui_command(uri)}")
+    console.print(f"MLflow: {how_to_open(uri, mirror.place)}")
 
 
 def _begun(store: Store, stored: StoredResults) -> list[str]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from textinv_ray.service.store.records import SCORES, JobRecord, Result, scores_of
 from textinv_ray.service.store.snapshot import StoredResults
 
+Cell = str | float | None | dict[str, str]
+"""Of the results table; a picture is a dictionary."""
 _TABLE_ROWS = 2000  # of the results table in the UI; results.parquet has all
 
 
@@ -37,15 +41,36 @@ def of_result(result: Result) -> str:
     return "\n".join(lines)
 
 
-def results_table(stored: StoredResults) -> dict[str, list[str] | list[list[str | float | None]]]:
-    """The results as MLflow's table viewer reads them: failed ones first, then the worst."""
-    columns = ["concept_id", "status", *SCORES, "steps", "seconds", "error"]
-    blank = [None] * (len(SCORES) + 2)
-    rows: list[list[str | float | None]] = [
-        [failure.concept_id, "failed", *blank, failure.error] for failure in stored.failures
-    ]
-    worst_first = sorted(stored.results, key=lambda result: result.clip_image_similarity or 0)
-    for result in worst_first[: max(0, _TABLE_ROWS - len(rows))]:
-        scores = [None if score is None else round(score, 4) for score in scores_of(result).values()]
-        rows.append([result.concept_id, "done", *scores, result.steps, round(result.seconds, 1), ""])
-    return {"columns": columns, "data": rows[:_TABLE_ROWS]}
+def worst_first(stored: StoredResults) -> list[Result]:
+    """The results of the table: those that gained least come first."""
+    return sorted(stored.results, key=lambda result: result.clip_image_similarity_gain or 0.0)[:_TABLE_ROWS]
+
+
+def results_table(
+    stored: StoredResults, thumbnails: Mapping[str, str]
+) -> dict[str, list[str] | list[list[Cell]]]:
+    """The results as MLflow's table viewer reads them, the worst first and failed ones last.
+
+    The first row decides which columns have pictures. thumbnails: concept_id -> the artifact with its picture.
+    """
+    columns = ["concept_id", "look", "status", "gain", *SCORES, "steps", "seconds", "error"]
+    if not thumbnails:
+        columns.remove("look")
+    rows: list[list[Cell]] = []
+    for result in worst_first(stored):
+        scores = [
+            _rounded(score) for score in (result.clip_image_similarity_gain, *scores_of(result).values())
+        ]
+        path = thumbnails.get(result.concept_id)
+        picture = {"type": "image", "filepath": path, "compressed_filepath": path} if path else None
+        look: list[Cell] = [picture] if thumbnails else []
+        numbers = [*scores, result.steps, round(result.seconds, 1)]
+        rows.append([result.concept_id, *look, "done", *numbers, ""])
+    blank: list[Cell] = [None] * (len(columns) - 3 - bool(thumbnails))
+    for failure in stored.failures[: max(0, _TABLE_ROWS - len(rows))]:
+        rows.append([failure.concept_id, *([None] if thumbnails else []), "failed", *blank, failure.error])
+    return {"columns": columns, "data": rows}
+
+
+def _rounded(score: float | None) -> float | None:
+    return None if score is None else round(score, 4)

@@ -12,6 +12,8 @@ from textinv_ray.util.errors import UserError
 from textinv_ray.util.redact import redact
 from textinv_ray.util.text import one_line
 
+_LOCAL = "http://127.0.0.1:5000"  # where `mlflow ui` listens
+
 
 def default_uri(store: Store) -> str:
     """The database beside local results; mlflow.db in the working directory for remote ones."""
@@ -19,11 +21,15 @@ def default_uri(store: Store) -> str:
     return f"sqlite:///{folder / 'mlflow.db'}"
 
 
-def ui_command(uri: str) -> str:
-    """What a user does to open MLflow: a command, or an address."""
+def how_to_open(uri: str, place: str = "") -> str:
+    """What a user does to open MLflow: an address, for a database with the command that serves it.
+
+    place: within MLflow's interface: see `shown.place`.
+    """
     if uri.startswith(("http://", "https://")):
-        return f"open {redact(uri)}"
-    return f"mlflow ui --backend-store-uri {redact(uri)}"
+        return redact(uri).rstrip("/") + place
+    command = f"mlflow ui --backend-store-uri {redact(uri)}"
+    return f"{command}\n  then {_LOCAL}{place}" if place else command
 
 
 def resolve_uri(config: JobConfig, store: Store) -> str:

@@ -39,6 +39,7 @@ def history_of(store: Store, task: ConceptTask, config: JobConfig) -> History:
     if stored.state_fingerprint != new.state_fingerprint or not stored.points:
         stored = new
     stored.cut(task.step)
+    stored.planned_steps = concept.steps
     if stored.review_fingerprint != new.review_fingerprint:
         stored.forget_reviews()
         stored.review_fingerprint = new.review_fingerprint

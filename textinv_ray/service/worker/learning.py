@@ -83,6 +83,7 @@ class Learner:
         due = [active for active in concepts if active.task.evaluation_due]
         for active, score in self._reviewer.evaluate(due).items():
             active.task.record(score)
+            active.history.at(active.task.step).stopping_clip_image_similarity = score
         return [active for active in concepts if not active.task.evaluation_due]
 
     def _make_room(self) -> None:

@@ -79,6 +79,19 @@ def invert(
     overrides: SetOption = None,
     only: OnlyOption = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Learn only the first N concepts.")] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray",
+            metavar="local|auto|ADDRESS",
+            help="Ray to run on: one of its own, the one that `ray start` started here, or a cluster's address. "
+            "Default: that of RAY_ADDRESS, else local.",
+        ),
+    ] = None,
+    wait_for_resources: Annotated[
+        float | None,
+        typer.Option(min=0.1, metavar="MINUTES", help="End when no worker could start for so long."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything and print what would run; start nothing.")
     ] = False,
@@ -86,8 +99,9 @@ def invert(
 ) -> None:
     """Learn a word for every concept of the manifest. Concepts that are done are skipped."""
     job = load_config(config, overrides)
-    if output is not None:
-        job = job.model_copy(update={"service": job.service.model_copy(update={"output": output})})
+    given = {"output": output, "ray": ray, "wait_for_resources_min": wait_for_resources}
+    given = {name: value for name, value in given.items() if value is not None}
+    job = job.model_copy(update={"service": job.service.model_copy(update=given)})
 
     from textinv_ray.service.driver import run
 
@@ -99,6 +113,7 @@ def invert(
         limit=limit,
         dry_run=dry_run,
         verbose=verbose,
+        preset=config,
     )
     raise typer.Exit(code)
 

@@ -149,6 +149,12 @@ class ServiceConfig(Strict):
 
     output: str = Field("results", min_length=1)
     """Folder or fsspec URI (`s3://...`) for the results."""
+    ray: Annotated[str, Field(min_length=1)] | None = None
+    """Which Ray the job runs on. `local`: one of its own, which ends with the job; `auto`: the cluster that `ray start`
+    started or joined on this machine; or a cluster's address. null: the one that RAY_ADDRESS names, as in a submitted
+    job, else `local`."""
+    wait_for_resources_min: Annotated[float, Field(gt=0)] | None = None
+    """Minutes after which a job ends for which no worker could start; null: it waits."""
     workers: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Number of workers. `auto`: one per GPU of the cluster; without GPUs, by the number of CPUs."""
     workers_per_trainer: int = Field(1, ge=1)

@@ -7,6 +7,8 @@ import os
 import re
 import socket
 import subprocess
+import sys
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -70,6 +72,82 @@ def test_a_ray_that_does_not_come_up(monkeypatch: pytest.MonkeyPatch) -> None:
         UserError, match=r"the Ray at 'local' can't be used: The current node timed out during"
     ):
         connection.connect(config, console)
+
+
+def test_a_ray_that_runs_here_is_not_joined_unasked(
+    started: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    joined: list[object] = []
+    context = types.SimpleNamespace(dashboard_url="h:8265")
+    monkeypatch.setattr(ray, "init", lambda **options: joined.append(options["address"]) or context)
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True}])
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    out = io.StringIO()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        started(address)
+        for given in ([], ["service.ray=auto"], ["service.ray=h:6379"], ["service.ray=local"]):
+            connection.connect(JobConfig.load("mini", given), Console(file=out, width=200))
+    assert joined == ["local", address, "h:6379", "local"]
+    assert out.getvalue().splitlines() == [
+        "Ray: started on this machine for this job",
+        f"  (a cluster of `ray start` runs at {address}: --ray auto joins it)",
+        f"Ray: the cluster at {address}, 1 node, dashboard http://h:8265",
+        "Ray: the cluster at h:6379, 1 node, dashboard http://h:8265",
+        "Ray: started on this machine for this job",
+    ]
+
+
+def test_auto_without_a_ray(started: Callable[[str], None]) -> None:
+    with pytest.raises(UserError, match="--ray auto: no Ray that `ray start` started or joined runs"):
+        connection.connect(JobConfig.load("mini", ["service.ray=auto"]), Console(file=io.StringIO()))
+
+
+JOIN = """
+import sys
+from rich.console import Console
+from textinv_ray.config.job import JobConfig
+from textinv_ray.service.cluster import connection
+from textinv_ray.util.errors import UserError
+try:
+    connection.connect(JobConfig.load("mini", ["service.ray=" + sys.argv[1]]), Console(width=200))
+except UserError as error:
+    print(error)
+"""
+
+
+def join(address: str, home: Path) -> str:
+    """What a process with this home folder says that joins, or starts, a Ray without RAY_AUTH_MODE."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_A")}
+    done = subprocess.run(
+        [sys.executable, "-c", JOIN, address],
+        env={**environment, "HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_authentication_tokens(tmp_path: Path) -> None:
+    """A local Ray leaves no token behind; a cluster that asks for one is joined with it, and else says what to do."""
+    known, unknown = tmp_path / "known", tmp_path / "unknown"
+    for home in (known, unknown):
+        home.mkdir()
+    assert join("local", unknown) == "Ray: started on this machine for this job\n"
+    assert not (unknown / ".ray" / "auth_token").exists()
+
+    (known / ".ray").mkdir()
+    (known / ".ray" / "auth_token").write_text("0123456789abcdef" * 2)
+    head = Head(tmp_path, "--num-cpus=1", environment={"RAY_AUTH_MODE": "token", "HOME": str(known)})
+    try:
+        assert f"Ray: the cluster at {head.address}, 1 node" in join(head.address, known)
+        assert "asks for an authentication token: copy the file ~/.ray/auth_token" in join(
+            head.address, unknown
+        )
+    finally:
+        head.stop()
 
 
 @pytest.fixture

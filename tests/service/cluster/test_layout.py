@@ -49,3 +49,10 @@ def test_what_a_user_is_told() -> None:
     assert str(size({"CPU": 2})) == "2, on the CPU each"
     assert str(size({"CPU": 8, "GPU": 2}, 1)) == "1, 1 GPU"
     assert str(size({"CPU": 8, "GPU": 2}, 100, "service.gpus_per_worker=0.5")) == "4, 0.5 GPU each"
+
+
+def test_what_a_cluster_lacks() -> None:
+    layout = WorkerLayout(workers=2, cpus=3.9, gpus=1.0, prepare_cpus=0.1)
+    assert layout.missing({"CPU": 8.0}) == "waiting for 1 GPU: the cluster has 0"
+    assert layout.missing({"CPU": 2.0, "GPU": 1.0}) == "waiting for 4 CPUs: the cluster has 2"
+    assert layout.missing({"CPU": 4.0, "GPU": 1.0}) == ""

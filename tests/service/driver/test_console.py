@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +50,38 @@ def test_quiet(tmp_path: Path) -> None:
     assert all(line in log for line in ("ours [1/2]", *NOISE))
     assert "secret" not in log
     assert "PlacementGroupCleaner" not in log, "said every second, it would bury all else"
+
+
+ON_A_TERMINAL = """
+import sys
+from pathlib import Path
+from textinv_ray.service.driver.console import Progress, captured
+
+with captured(Path(sys.argv[1]), verbose=False) as console:
+    with Progress(console, concepts=10, steps=1000) as progress:
+        progress.show(3, 0, 2, 0, 0)
+        print("noise of a library", flush=True)
+        sys.stderr.write("noise on stderr\\n")
+        progress.show(4, 0, 2, 0, 0)
+"""
+
+
+def test_a_terminal_shows_no_noise_either(tmp_path: Path) -> None:
+    """On a real pseudo-terminal, where the progress line is drawn over and over."""
+    log, (ours, theirs) = tmp_path / "job.log", pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-c", ON_A_TERMINAL, str(log)], stdin=theirs, stdout=theirs, stderr=theirs
+    ) as process:
+        os.close(theirs)
+        screen = b""
+        with contextlib.suppress(OSError):  # how a terminal ends whose other side is closed
+            while data := os.read(ours, 4096):
+                screen += data
+        os.close(ours)
+        assert process.wait(60) == 0
+    assert b"4 of 10 concepts done" in screen
+    assert b"noise" not in screen
+    assert all(line in log.read_text() for line in ("noise of a library", "noise on stderr"))
 
 
 def test_verbose_shows_all_and_logs_all(tmp_path: Path) -> None:

@@ -10,8 +10,13 @@ import pytest
 from rich.console import Console
 
 from tests.support import examples
+from textinv_ray.config.job import JobConfig
+from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.driver import messages
-from textinv_ray.service.driver.job import Outcome
+from textinv_ray.service.driver.job import Job, Outcome
+from textinv_ray.service.intake import plan
+from textinv_ray.service.models import sources
+from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store
 
 
@@ -48,3 +53,26 @@ def test_what_got_worse_is_told(tmp_path: Path) -> None:
     text = console.file.getvalue()
     assert "4 of 4 concepts learned in 0 s, 0 failed\n1 result got worse than its initializer:\n" in text
     assert text.endswith("  bad: CLIP image similarity 0.594 -> 0.414\n")
+
+
+def start_of(job: Job) -> str:
+    messages.print_start(job)
+    assert isinstance(job.console.file, io.StringIO)
+    return job.console.file.getvalue()
+
+
+def job_of(tmp_path: Path, tiny_sd: Path, tiny_clip: Path, config: JobConfig, preset: str | None) -> Job:
+    manifest = Manifest.open(str(examples.write_manifest(tmp_path / "data", 2)))
+    facts = sources.facts(examples.config(tiny_sd, tiny_clip).model)
+    todo = plan.make(manifest, config, facts, StoredResults())
+    store, console = Store(str(tmp_path / "out")), Console(file=io.StringIO(), width=300)
+    return Job(store, manifest, config, facts, todo, console, preset)
+
+
+def test_the_start_says_what_differs_from_the_preset(tmp_path: Path, tiny_sd: Path, tiny_clip: Path) -> None:
+    overrides = ["training.steps=7", "tracking.uri=https://me:PASSWORD@h/x", "service.output=elsewhere"]
+    changed = job_of(tmp_path / "a", tiny_sd, tiny_clip, JobConfig.load("quick", overrides), "quick")
+    line = "configuration: quick with training.steps=7, tracking.uri=https://h/x (job.json has all of it)\n"
+    assert line in start_of(changed)
+    plain = job_of(tmp_path / "b", tiny_sd, tiny_clip, JobConfig.load(), None)
+    assert "configuration: mini (job.json has all of it)\n" in start_of(plain)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import re
 import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from rich.console import Console
 from tests.support import examples
 from textinv_ray.config.job import JobConfig
 from textinv_ray.manifest.reader import Manifest
+from textinv_ray.service.driver import console
 from textinv_ray.service.driver import watch as watching
 from textinv_ray.service.driver.job import Job
 from textinv_ray.service.driver.lock import Lock
@@ -98,10 +101,11 @@ def watched(
     news: Any = None,
     stopping: Stopping | None = None,
     lock: Lock | None = None,
+    missing: Callable[[], str] = str,
 ) -> str:
     lock = lock or Lock(job.store, print)
     fleet: Any = trainers or Trainers()
-    return watch(job, scheduler, fleet, news, stopping or Stopping(), lock)
+    return watch(job, scheduler, fleet, news, stopping or Stopping(), lock, missing)
 
 
 def said(job: Job) -> str:
@@ -118,6 +122,34 @@ def test_it_ends_when_all_is_over_and_tells_what_happened(job: Job) -> None:
     assert news.noted == ["c0", "c1"]
     assert said(job).count("c1 failed: image c1-0.png: is truncated") == 1
     assert scheduler.stopped_after is None
+
+
+NOTHING_YET = status(running=0)
+
+
+def test_what_the_cluster_lacks_is_said(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "WAITING_AFTER_S", 0.0)
+    monkeypatch.setattr(console, "_PLAIN_EVERY_S", 0.0)
+    scheduler = Scripted(NOTHING_YET, NOTHING_YET, status(over=True, running=0))
+    assert watched(job, scheduler, missing=lambda: "waiting for 1 GPU: the cluster has 0") == ""
+    assert "0 running · waiting for 1 GPU: the cluster has 0" in said(job)
+
+
+def test_waiting_for_resources_has_an_end(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "WAITING_AFTER_S", 0.0)
+    service = job.config.service.model_copy(update={"wait_for_resources_min": 0.1 / 60})
+    patient = dataclasses.replace(job, config=job.config.model_copy(update={"service": service}))
+    problem = watched(patient, Scripted(*[NOTHING_YET] * 1000), missing=lambda: "waiting for 1 GPU")
+    assert re.fullmatch(r"no worker could start within \S+ minutes \(waiting for 1 GPU\)", problem)
+
+
+def test_a_job_that_has_begun_waits_for_nothing(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "WAITING_AFTER_S", 0.0)
+
+    def missing() -> str:
+        raise AssertionError("asked for what isn't missing")
+
+    assert watched(job, Scripted(status(), status(over=True)), missing=missing) == ""
 
 
 def test_a_problem_ends_it(job: Job) -> None:

@@ -1,18 +1,24 @@
-"""The Ray that a job runs on: one that is running already, or a local one that ends with the job."""
+"""The Ray that a job runs on: a cluster that was asked for, or a local one that ends with the job."""
 
 from __future__ import annotations
 
 import logging
 import math
 import os
+import secrets
 import socket
 from pathlib import Path
 
 import ray
+from ray.exceptions import AuthenticationError
 from rich.console import Console
 
 from textinv_ray.config.job import JobConfig
-from textinv_ray.service.cluster.ray_internals import last_started_address
+from textinv_ray.service.cluster.ray_internals import (
+    last_started_address,
+    token_is_known,
+    use_token_if_known,
+)
 from textinv_ray.util.errors import UserError
 from textinv_ray.util.submitted_job import is_submitted_job
 
@@ -20,21 +26,41 @@ logger = logging.getLogger(__name__)
 
 
 def connect(config: JobConfig, console: Console) -> bool:
-    """Joins the cluster of RAY_ADDRESS or one that `ray start` started on this machine; else starts a local Ray.
+    """Joins the cluster of `service.ray`, or else of RAY_ADDRESS; without both, starts a local Ray.
 
     Returns whether it joined one. Prints which it is. Raises UserError when Ray can't be joined or started.
+    A cluster that merely runs on this machine is never joined unasked: it may be another's.
     """
-    address = os.environ.get("RAY_ADDRESS") or started_here()
-    if address and address != "local":
-        _init(address)
-        nodes = sum(1 for node in ray.nodes() if node["Alive"])
-        console.print(f"Ray: the running cluster, {nodes} node{'s' if nodes > 1 else ''}")
-        return True
     service = config.service
+    wanted = service.ray or os.environ.get("RAY_ADDRESS") or "local"
+    if wanted == "auto":
+        address = started_here()
+        if address is None:
+            raise UserError("--ray auto: no Ray that `ray start` started or joined runs on this machine")
+    else:
+        address = wanted
+    if address != "local":
+        dashboard = _init(address)
+        nodes = sum(1 for node in ray.nodes() if node["Alive"])
+        console.print(f"Ray: the cluster at {address}, {nodes} node{'s' if nodes > 1 else ''}{dashboard}")
+        return True
     workers = 1 if service.workers == "auto" else service.workers
+    _own_token()
     _init("local", num_cpus=max(os.cpu_count() or 1, math.ceil(workers * service.cpus_per_worker)))
     console.print("Ray: started on this machine for this job")
+    if service.ray is None and (running := started_here()):
+        console.print(f"  (a cluster of `ray start` runs at {running}: --ray auto joins it)")
     return False
+
+
+def _own_token() -> None:
+    """Gives a local Ray an authentication token that ends with this process.
+
+    Otherwise Ray writes one into the home folder and takes it for clusters, too: a later `ray start --head` asks for
+    it, and `ray start --address` and `ray job submit` don't send it.
+    """
+    if not token_is_known():
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def started_here() -> str | None:
@@ -54,22 +80,30 @@ def started_here() -> str | None:
     return address
 
 
-def _init(address: str, num_cpus: int | None = None) -> None:
+def _init(address: str, num_cpus: int | None = None) -> str:
     """ray.init, tried twice: on a busy machine Ray's own processes may take longer than it waits for them.
 
-    `num_cpus`: of a local Ray.
+    `num_cpus`: of a local Ray. Returns where the dashboard is, as the end of a line; empty without one.
     """
+    if num_cpus is None:
+        use_token_if_known()
     local = {} if num_cpus is None else {"num_cpus": num_cpus, "include_dashboard": False}
     for attempt in (1, 2):
         try:
-            ray.init(address=address, configure_logging=False, runtime_env=_import_path(), **local)
-            return
+            context = ray.init(address=address, configure_logging=False, runtime_env=_import_path(), **local)
+            return f", dashboard http://{context.dashboard_url}" if context.dashboard_url else ""
+        except AuthenticationError as error:
+            raise UserError(
+                f"the Ray at {address!r} asks for an authentication token: copy the file ~/.ray/auth_token of its "
+                "head here, or set RAY_AUTH_TOKEN"
+            ) from error
         except Exception as error:
             logger.exception("ray.init failed")
             ray.shutdown()
             if attempt == 2:
                 why = str(error).strip().split("\n")[0]
                 raise UserError(f"the Ray at {address!r} can't be used: {why}") from error
+    raise AssertionError("not reached")
 
 
 def _import_path() -> dict[str, dict[str, str]] | None:

@@ -46,6 +46,18 @@ class WorkerLayout:
         cpus = service.cpus_per_worker
         return cls(min(workers, concepts), max(cpus - _PREPARE_CPUS, cpus / 2), gpus, _PREPARE_CPUS)
 
+    def missing(self, resources: Mapping[str, float]) -> str:
+        """What a worker waits for that the cluster doesn't have, as a line; empty when it has all.
+
+        `resources`: as of `ray.cluster_resources()`.
+        """
+        for name, needed in (("GPU", self.gpus), ("CPU", self.cpus)):
+            there = resources.get(name, 0)
+            if needed > there:
+                plural = "" if needed <= 1 else "s"
+                return f"waiting for {math.ceil(needed)} {name}{plural}: the cluster has {there:g}"
+        return ""
+
     def __str__(self) -> str:
         each = f"{self.gpus:g} GPU" if self.gpus else "on the CPU"
         return f"{self.workers}, {each}{' each' if self.workers > 1 else ''}"

@@ -84,6 +84,41 @@ def draining_nodes() -> Collection[str]:
         return set()
 
 
+def token_is_known() -> bool:
+    """Whether Ray finds an authentication token: in the environment or the home folder.
+
+    Private: the loader of tokens; there is no public way to ask. Without it: a local Ray leaves a token in the home
+    folder, which later clusters ask for.
+    """
+    try:
+        from ray._raylet import AuthenticationTokenLoader
+
+        return bool(AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True))
+    except _CHANGED as error:
+        _warn_once("whether Ray has an authentication token isn't known", error)
+        return True
+
+
+def use_token_if_known() -> None:
+    """Has this process send its authentication token to the cluster that it joins, if it has one.
+
+    With an explicit address, Ray itself does so only where RAY_AUTH_MODE=token is set, although `ray start --head`
+    asks for a token as soon as the home folder has one.
+
+    Private: what `ray.init(address="auto")` calls. Without it: RAY_AUTH_MODE=token must be set by hand.
+    """
+    try:
+        from ray._private.authentication.authentication_token_setup import (
+            maybe_enable_token_auth_if_token_available,
+        )
+
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    except _CHANGED as error:
+        _warn_once(
+            "a cluster that asks for an authentication token is joined with RAY_AUTH_MODE=token", error
+        )
+
+
 def last_started_address() -> str | None:
     """The address of the Ray that `ray start` started or joined on this machine last; it may be gone by now.
 

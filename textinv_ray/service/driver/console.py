@@ -132,7 +132,16 @@ class Progress:
         self._seen: deque[tuple[float, int, int]] = deque()
         self._printed = time.monotonic()
         self._live = (
-            Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+            # Not redirected: what libraries print goes to the log file, not onto the screen
+            Live(
+                console=console,
+                auto_refresh=False,
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            if console.is_terminal
+            else None
         )
 
     def __enter__(self) -> Progress:
@@ -144,8 +153,19 @@ class Progress:
         if self._live:
             self._live.stop()
 
-    def show(self, done: int, failed: int, running: int, steps_computed: int, steps_reached: int) -> None:
-        """The present state: printed anew on a terminal, and every 15 s elsewhere."""
+    def show(
+        self,
+        done: int,
+        failed: int,
+        running: int,
+        steps_computed: int,
+        steps_reached: int,
+        waiting_for: str = "",
+    ) -> None:
+        """The present state: printed anew on a terminal, and every 15 s elsewhere.
+
+        waiting_for: what the workers can't start without; empty when nothing is known to be missing.
+        """
         now = time.monotonic()
         if self._seen and steps_computed < self._seen[-1][1]:
             self._seen.clear()  # a scheduler that was restarted counts anew
@@ -161,7 +181,7 @@ class Progress:
         if rate:
             line += f" · {rate:.1f} steps/s · {duration(max(0, self._steps - steps_reached) / rate)} left"
         elif not steps_computed:
-            line += " · starting the workers and loading the model"
+            line += f" · {waiting_for or 'starting the workers and loading the model'}"
         if self._live:
             self._live.update(Text(line), refresh=True)
         elif now - self._printed >= _PLAIN_EVERY_S:

@@ -26,6 +26,8 @@ class Job:
     plan: Plan
     console: Console
     """For the user; job.log gets the same lines."""
+    preset: str | None = None
+    """Name or path of the configuration that `config` was made from; None: the default one."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from textinv_ray.service.driver.job import Job
@@ -15,6 +16,7 @@ from textinv_ray.service.tracking.background import MirrorThread
 
 if TYPE_CHECKING:
     from textinv_ray.service.cluster.fleet import FleetClient
+    from textinv_ray.service.cluster.layout import WorkerLayout
 
 _LEAVING_S = 10.0  # the longest wait for trainers that have nothing to do any more
 
@@ -40,13 +42,21 @@ def learn(job: Job, mirror: MirrorThread | None, stopping: Stopping, lock: Lock)
         rows = Preparation(job.manifest, config, job.facts, output, plan.with_result, layout.prepare_cpus)
         scheduler = start_scheduler(rows, plan.todo, output, config, layout)
         fleet = start_fleet(train_loop, layout, config, scheduler, output, scratch)
-        problem = watch(job, scheduler, fleet, mirror, stopping, lock)
+        missing = partial(_missing, layout)
+        problem = watch(job, scheduler, fleet, mirror, stopping, lock, missing)
         if is_shared:
             _wait_for_trainers(fleet, stopping)
         return problem
     finally:
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _missing(layout: WorkerLayout) -> str:
+    import ray
+
+    line = layout.missing(ray.cluster_resources())
+    return f"{line}; it starts when an autoscaler, or you, add a machine" if line else ""
 
 
 def _wait_for_trainers(fleet: FleetClient, stopping: Stopping) -> None:

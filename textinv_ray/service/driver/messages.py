@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
 
-from textinv_ray.config.job import JobConfig
+from textinv_ray.config.job import DEFAULT_PRESET, JobConfig
 from textinv_ray.model_files.places import is_bundled
 from textinv_ray.service.driver.job import Job, Outcome
 from textinv_ray.service.intake.plan import Plan
@@ -17,7 +16,6 @@ from textinv_ray.service.store.records import Result, worse_than_initializer
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.tracking.uri import how_to_open, resolve_uri
 from textinv_ray.util.redact import redact, redact_text
-from textinv_ray.util.submitted_job import is_submitted_job
 from textinv_ray.util.text import duration
 
 _SHOWN_ROWS = 30
@@ -35,13 +33,12 @@ def print_start(job: Job) -> None:
     line = f"to learn: {_count(len(plan.todo), 'concept')}, {plan.steps} steps"
     console.print(line + (f"; done already: {len(plan.done)}" if plan.done else ""))
     console.print(f"model: {_model(config)}")
-    console.print(f"output: {store.shown}{_output_hint(store, config)}")
-    console.print("configuration (job.json has all of it):")
-    for section, fields in config.to_dict().items():
-        given = ", ".join(
-            f"{name}={_short(value)}" for name, value in fields.items() if not isinstance(value, dict)
-        )
-        console.print(f"  {section}: {redact_text(given)}")
+    console.print(f"output: {store.shown}")
+    changes = _changes(config, JobConfig.load(job.preset))
+    with_changes = f" with {', '.join(changes)}" if changes else ""
+    console.print(
+        f"configuration: {redact(job.preset or DEFAULT_PRESET)}{with_changes} (job.json has all of it)"
+    )
 
 
 def print_nothing_to_do(console: Console, plan: Plan, config: JobConfig, store: Store) -> int:
@@ -150,6 +147,27 @@ def print_end(console: Console, store: Store, code: int, unfinished: int) -> Non
         console.print("the same command goes on where this one ended; log: " + f"{store.shown}/job.log")
 
 
+def _changes(config: JobConfig, preset: JobConfig) -> list[str]:
+    """The settings that differ from the preset, as `section.field=value`, without credentials and the output."""
+    own, base = _flat(config.to_dict()), _flat(preset.to_dict())
+    return [
+        f"{name}={redact_text(str(value))}"
+        for name, value in own.items()
+        if base[name] != value and name != "service.output"
+    ]
+
+
+def _flat(sections: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Nested settings by their dotted names."""
+    found: dict[str, object] = {}
+    for name, value in sections.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value
+    return found
+
+
 def _model(config: JobConfig) -> str:
     if is_bundled(config.model.path):
         return (
@@ -157,14 +175,6 @@ def _model(config: JobConfig) -> str:
             "Stable Diffusion: --config sd15"
         )
     return redact(config.model.path)
-
-
-def _output_hint(store: Store, config: JobConfig) -> str:
-    """A submitted job runs in a copy of the working directory, which nobody will look into."""
-    relative = "://" not in config.service.output and not Path(config.service.output).is_absolute()
-    if store.is_local and relative and is_submitted_job():
-        return " (in the job's copy of the working directory: give --output an absolute path or a URI)"
-    return ""
 
 
 def _shares(results: Sequence[Result]) -> dict[str, float]:
@@ -191,9 +201,3 @@ def _count(number: int, what: str) -> str:
 
 def _initializers(count: int) -> str:
     return "its initializer" if count == 1 else "their initializers"
-
-
-def _short(value: object) -> str:
-    if isinstance(value, list):
-        return ",".join(map(str, value)) if len(str(value)) < 40 else f"{len(value)} values"
-    return "-" if value is None else str(value)

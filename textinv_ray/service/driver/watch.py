@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from textinv_ray.service.driver.console import Progress
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+WAITING_AFTER_S = 10.0
+"""Seconds without a worker after which the user is told what is missing."""
 POLL_S = 0.5
 """Seconds between two questions to the scheduler."""
 
@@ -29,9 +33,14 @@ def watch(
     mirror: MirrorThread | None,
     stopping: Stopping,
     lock: Lock,
+    missing: Callable[[], str],
 ) -> str:
-    """Returns when all is over, when a signal asked to stop, or when the job can't go on: then it says why."""
+    """Returns when all is over, when a signal asked to stop, or when the job can't go on: then it says why.
+
+    `missing`: what the cluster lacks for a worker, as a line; empty when it lacks nothing.
+    """
     cursor = redone = 0
+    waiting = _Waiting(missing, job.config.service.wait_for_resources_min)
     with Progress(job.console, len(job.plan.todo), job.plan.steps) as progress:
         while True:
             status = scheduler.status(cursor)
@@ -44,17 +53,22 @@ def watch(
             for event in status.events:
                 if event.kind == "failed":
                     job.console.print(f"{event.concept_id} failed: {event.error}")
+            has_begun = bool(status.running or status.steps_computed or status.done or status.failed)
+            waiting.look(has_begun)
             progress.show(
                 status.done + status.skipped,
                 status.failed,
                 status.running,
                 status.steps_computed,
                 status.steps_reached,
+                waiting.line,
             )
             if status.problem or status.over or stopping.signal:
                 break
             if lock.lost:
                 return lock.lost
+            if waiting.too_long:
+                return waiting.too_long
             trainers, errors = fleet.state()
             if not trainers:
                 return f"all workers have left: {errors}"
@@ -64,6 +78,35 @@ def watch(
         scheduler.stop()
         _wait_until_idle(scheduler, stopping)
     return status.problem
+
+
+class _Waiting:
+    """What keeps the first worker from starting."""
+
+    def __init__(self, missing: Callable[[], str], at_most_min: float | None) -> None:
+        """`missing`: see `watch`. `at_most_min`: minutes after which `too_long` says so; None: never."""
+        self._missing = missing
+        self._at_most_min = at_most_min
+        self._since = self._looked = time.monotonic()
+        self.line = ""
+        """What is missing; empty while nothing is known to be."""
+        self.too_long = ""
+        """That it was waited for too long; empty otherwise."""
+
+    def look(self, has_begun: bool) -> None:
+        """Looks for what is missing, every few seconds while no worker has begun to learn."""
+        if has_begun:
+            self._since, self.line = math.inf, ""
+            return
+        now = time.monotonic()
+        if now - self._since < WAITING_AFTER_S or now - self._looked < WAITING_AFTER_S / 2:
+            return
+        self._looked = now
+        self.line = self._missing()
+        minutes = (now - self._since) / 60
+        if self._at_most_min is not None and minutes >= self._at_most_min:
+            why = self.line or "the workers didn't come up"
+            self.too_long = f"no worker could start within {self._at_most_min:g} minutes ({why})"
 
 
 def _wait_until_idle(scheduler: SchedulerInterface, stopping: Stopping) -> None:

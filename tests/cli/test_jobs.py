@@ -27,7 +27,10 @@ def test_validate_says_that_nothing_is_wrong(
     model = f"model.path={tiny_sd}"
     assert textinv("validate", out, "--set", model, "--check-images") == 0
     printed = capsys.readouterr()
-    assert printed.out.splitlines()[-1] == f"{out}: 2 concepts, 4 images; nothing wrong"
+    assert (
+        printed.out.splitlines()[-1] == f"{out}: 2 concepts, 4 images; nothing wrong "
+        "(checked with the configuration mini)"
+    )
     assert printed.err == ""
     (pets / "rex" / "10.png").write_bytes(b"oops")
     assert textinv("validate", out, "--set", model) == 0
@@ -117,6 +120,7 @@ def test_invert_hands_over_to_the_service(monkeypatch: pytest.MonkeyPatch, code:
     assert (config.training.steps, config.service.output) == (5, "s3://b/out: x")
     assert given == {
         "output": "s3://b/out: x",
+        "preset": None,
         "only": ["a", "b"],
         "limit": 3,
         "dry_run": True,

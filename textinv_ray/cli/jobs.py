@@ -28,7 +28,7 @@ from textinv_ray.cli.options import (
     VerboseOption,
     ids,
 )
-from textinv_ray.config.job import JobConfig
+from textinv_ray.config.job import DEFAULT_PRESET, JobConfig
 from textinv_ray.config.model_families import UnsupportedModelError
 from textinv_ray.manifest import checks
 from textinv_ray.util.errors import UserError
@@ -209,7 +209,8 @@ def validate(
     checks.check(opened, job, tokenizers)
     say(
         f"{redact(manifest)}: {_count(opened.num_rows, 'concept')}, "
-        f"{_count(opened.count_images(), 'image')}; nothing wrong"
+        f"{_count(opened.count_images(), 'image')}; nothing wrong (checked with the configuration "
+        f"{redact(config or DEFAULT_PRESET)})"
     )
     if check_images and (failed := _check_images(opened, job)):
         say(f"{_count(failed, 'concept')} would fail for an image", err=True)

@@ -15,6 +15,7 @@ from textinv_ray.config.model_families import ModelFamily, UnsupportedModelError
 from textinv_ray.model_files import clip_tokenizer
 from textinv_ray.model_files.header import Header, read_header
 from textinv_ray.model_files.single_file import SingleFile, is_single_file, recognise
+from textinv_ray.util import hub
 from textinv_ray.util.errors import UserError
 from textinv_ray.util.redact import message, redact
 
@@ -148,11 +149,10 @@ def _options(prediction_type: str | None, zero_terminal_snr: bool) -> dict[str, 
 
 def _hub(path: str, revision: str | None) -> tuple[str, Callable[[str], bytes]]:
     """(id with commit, function that reads a small file) of a Hub model; from the local cache without a network."""
-    from huggingface_hub import hf_hub_download
 
     def read(name: str) -> bytes:
-        return Path(hf_hub_download(path, name, revision=revision)).read_bytes()
+        return Path(hub.download(path, name, revision)).read_bytes()
 
     # .../snapshots/<commit>/model_index.json
-    commit = Path(hf_hub_download(path, "model_index.json", revision=revision)).parent.name
+    commit = Path(hub.download(path, "model_index.json", revision)).parent.name
     return f"{path}@{commit}", read

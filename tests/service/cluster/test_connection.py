@@ -57,10 +57,11 @@ def test_a_ray_that_is_gone(started: Callable[[str], None]) -> None:
 def test_a_ray_that_does_not_come_up(monkeypatch: pytest.MonkeyPatch) -> None:
     tries: list[object] = []
 
-    def init(**options: object) -> None:
+    def init(**options: object) -> types.SimpleNamespace:
         tries.append(options["address"])
         if len(tries) != 2:
             raise RuntimeError("The current node timed out during startup.\nMore.")
+        return types.SimpleNamespace(dashboard_url="")
 
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
@@ -78,8 +79,12 @@ def test_a_ray_that_runs_here_is_not_joined_unasked(
     started: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     joined: list[object] = []
-    context = types.SimpleNamespace(dashboard_url="h:8265")
-    monkeypatch.setattr(ray, "init", lambda **options: joined.append(options["address"]) or context)
+
+    def init(**options: object) -> types.SimpleNamespace:
+        joined.append(options["address"])
+        return types.SimpleNamespace(dashboard_url="h:8265")
+
+    monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True}])
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     out = io.StringIO()

@@ -23,17 +23,18 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from textinv_ray.inversion.formats import read_words
 from torch import Tensor
 
 from benchmarks import job, measure
 from benchmarks.public_script import BATCH_SIZE, STEPS, PublicScript, write_images
 from benchmarks.public_script import Run as ScriptRun
 from textinv_ray.concepts.concept import Concept
+from textinv_ray.concepts.word_files import Word, read_words
 from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion.families.loading import load_backbone
 from textinv_ray.inversion.review import Subject, review
 from textinv_ray.inversion.scoring import Scorer
+from textinv_ray.inversion.words import rows_of as rows_of_word
 from textinv_ray.service.models import sources
 
 SCORES = {"clip_image_similarity": "CLIP image similarity", "clip_text_similarity": "CLIP text similarity"}
@@ -105,15 +106,19 @@ def learn(
 
 
 def scores(
-    concepts: list[Concept], words: dict[str, dict[str, Tensor | None]], config: JobConfig
+    concepts: list[Concept], words: dict[str, dict[str, Word | None]], config: JobConfig
 ) -> dict[str, dict[str, dict[str, float]]]:
     """By side, concept (seeds averaged) and score: the same prompts and noise for all sides."""
     backbone = load_backbone(sources.resolve(config.model.path), dtype=config.model.dtype)
     scorer = Scorer.load(sources.resolve(config.scoring.model))
     pictures: dict[Any, Any] = {}
     found: dict[str, dict[str, dict[str, float]]] = {}
-    for side, vectors in words.items():
-        subjects = [Subject(concept, vectors[concept.concept_id]) for concept in concepts]
+
+    def rows(word: Word | None) -> Tensor | None:
+        return None if word is None else rows_of_word(backbone, word)
+
+    for side, learned in words.items():
+        subjects = [Subject(concept, rows(learned[concept.concept_id])) for concept in concepts]
         by_name: dict[str, list[Any]] = {}
         for concept, one in zip(concepts, review(backbone, scorer, subjects, config, pictures), strict=True):
             by_name.setdefault(concept.concept_id.rpartition("-seed")[0], []).append(one)
@@ -202,7 +207,7 @@ def main() -> None:
     print(f"{len(concepts)} words on {measure.machine_line()}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         files, theirs, ours = learn(script, concepts, options, config, Path(folder))
-        words: dict[str, dict[str, Tensor | None]] = {
+        words: dict[str, dict[str, Word | None]] = {
             "initializer": dict.fromkeys(files),
             "script": {name: next(iter(read_words(path).values())) for name, path in files.items()},
             "ours": job.words(ours[-1]),

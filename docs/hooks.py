@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from textinv_ray.config.job import JobConfig, preset_names
+from textinv_ray.config.model_families import FAMILIES
 from textinv_ray.manifest import columns
 from textinv_ray.service.store import records
 from textinv_ray.service.store.records import Decision, Failure, JobRecord, Record, Result
@@ -84,6 +85,29 @@ def presets_table() -> str:
     return "\n".join(["| preset | model | training | |", "|---|---|---|---|", *rows])
 
 
+def families_table() -> str:
+    """Every family of models: what it is known by, its words, how levels are drawn and pictures sampled."""
+    rows = []
+    for family in FAMILIES:
+        vectors = ", ".join(f"`{name}`" for name in family.encoders)
+        predicts = (
+            f"velocity of a flow; {family.timesteps.replace('_', '-')}"
+            if family.flow
+            else "epsilon or v; uniform"
+        )
+        cells = (
+            f"`{'`, `'.join(family.pipelines)}`",
+            f"one of {vectors}" if len(family.encoders) > len(family.text_encoders) else vectors,
+            predicts,
+            ", ".join(f"`{sampler}`" for sampler in family.samplers),
+            f"multiples of {family.side_multiple} px",
+            "with" if family.negative_prompts else "without",
+        )
+        rows.append(f"| {family.name} | {' | '.join(cells)} |")
+    head = "| family | pipeline | vectors | predicts; levels | `review.sampler` | sides | negative prompts |"
+    return "\n".join([head, "|---|---|---|---|---|---|---|", *rows])
+
+
 def record_table(record: type[Record]) -> str:
     """The fields of a JSON file or of a part of one."""
     schema = record.model_json_schema()
@@ -111,6 +135,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "manifest-columns": columns_table,
     "settings": settings_table,
     "presets": presets_table,
+    "families": families_table,
     "results-columns": results_columns.columns_table,
     **{name: partial(record_table, record) for name, record in RECORDS.items()},
 }

@@ -21,6 +21,7 @@ from benchmarks import (
     against_script,
     breakdown,
     clip_rule,
+    encoder_share,
     fewer_steps,
     measure,
     quality_vs_steps,
@@ -262,6 +263,12 @@ def test_fewer_steps(figures: Callable[..., dict[str, Any]], manifest: str, sett
 def test_review(figures: Callable[..., dict[str, Any]]) -> None:
     found = figures(review, "--concepts=5", "--side=64")["figures"]
     assert found["keys"] == 5
+
+
+@pytest.mark.slow
+def test_encoder_share(figures: Callable[..., dict[str, Any]]) -> None:
+    (share,) = figures(encoder_share, "--models=Sana 1.6B", "--batch-size=2")["shares"]
+    assert 0.3 < share["equal prompts once"] < share["all prompts"] < 0.6
 
 
 def test_clip_rule(figures: Callable[..., dict[str, Any]], manifest: str, settings: list[str]) -> None:

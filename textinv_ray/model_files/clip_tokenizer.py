@@ -23,11 +23,16 @@ def load_tokenizer(
     clip: whether it is a CLIPTokenizer; else its own files say what it is. The folders in `LAYOUTS` have only its
     settings; there it gets CLIP's vocabulary.
     """
-    from transformers import AutoTokenizer, CLIPTokenizer
+    from transformers import CLIPTokenizer
 
+    if not clip:
+        from transformers import (
+            AutoTokenizer,  # imports torch, which checking a manifest for CLIP does without
+        )
+
+        return AutoTokenizer.from_pretrained(folder, subfolder=name, revision=revision or "main")
     if Path(folder).parent != LAYOUTS:
-        kind = CLIPTokenizer if clip else AutoTokenizer
-        return kind.from_pretrained(folder, subfolder=name, revision=revision or "main")
+        return CLIPTokenizer.from_pretrained(folder, subfolder=name, revision=revision or "main")
     settings = json.loads((Path(folder) / name / "tokenizer_config.json").read_text(encoding="utf-8"))
     merges = clip_merges()
     return CLIPTokenizer(

@@ -39,6 +39,8 @@ def test_fingerprints(store: Store) -> None:
     others = [
         evaluate.plan(store, "paper").fingerprint(result),
         evaluate.plan(store, "quick", ["review.guidance_scale=2"]).fingerprint(result),
+        evaluate.plan(store, "quick", ["review.resolution=24"]).fingerprint(result),
+        evaluate.plan(store, "quick", ["model.vae_dtype=bfloat16"]).fingerprint(result),
         evaluate.plan(store, "quick", ["scoring.model=x"]).fingerprint(result),
         evaluate.plan(store, "quick", (), "dino").fingerprint(result),
         evaluate.plan(store, "quick").fingerprint(result.model_copy(update={"fingerprint": "new"})),
@@ -46,7 +48,7 @@ def test_fingerprints(store: Store) -> None:
             result.model_copy(update={"tags": {"description": "a blue cat"}})
         ),
     ]
-    assert len({base, *others}) == 7
+    assert len({base, *others}) == 9
 
 
 @pytest.mark.parametrize(

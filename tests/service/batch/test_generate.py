@@ -83,7 +83,8 @@ def test_one_prompt(
         (["a " * 40 + "<cat>"], "would be cut off"),
         (
             ["a <four>"],
-            "the word '<four>' was learned for another model: its vectors have 4 numbers, this model's",
+            "the word '<four>' was learned for another model: it has vectors for clip_l (4), "
+            "this Stable Diffusion 1.x / 2.x model takes clip_l (32)",
         ),
     ],
 )

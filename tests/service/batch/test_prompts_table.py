@@ -43,7 +43,7 @@ def test_rows_are_requests(output: Store, tmp_path: Path) -> None:
         guidance=[2, None],
     )
     assert prompts_table.read(path, Lexicon([output.uri])) == [
-        Request("a <cat>", ("<cat>",), "", 3, 1, 24, 2.0),
+        Request("a <cat>", ("<cat>",), None, 3, 1, 24, 2.0),
         Request("a dog", ("<ink>",), "<ink>", 0, 2, None, None),
     ]
 

@@ -77,7 +77,7 @@ class EvaluationPlan:
     def fingerprint(self, result: Result) -> str:
         """SHA-256 of everything that a concept's scores depend on."""
         protocol = self.protocol
-        depends = [
+        depends: list[object] = [
             result.fingerprint,
             result.tags.get(DESCRIPTION),
             evaluation.IMAGE_PROMPTS,
@@ -86,6 +86,11 @@ class EvaluationPlan:
             [protocol.review.sampler, protocol.review.num_inference_steps, protocol.review.guidance_scale],
             [self.identity, self.config.model.dtype, self.config.scoring.model, self.dino],
         ]
+        # Came later: left out at their defaults, so that earlier fingerprints hold
+        if protocol.review.resolution:
+            depends.append({"resolution": protocol.review.resolution})
+        if self.config.model.vae_dtype != "auto":
+            depends.append({"vae_dtype": self.config.model.vae_dtype})
         return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
 
 

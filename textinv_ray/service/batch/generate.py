@@ -228,14 +228,20 @@ def _request(text: str) -> Request:
 def _key(request: Request, digests: Mapping[str, str], config: JobConfig, facts: sources.ModelFacts) -> str:
     """Digest of everything that a row's images depend on."""
     guidance = request.guidance_scale
-    depends = {
+    depends: dict[str, object] = {
         **asdict(request),
         "size": request.size or config.review.resolution or facts.resolution,
         "guidance_scale": config.review.guidance_scale if guidance is None else guidance,
         "words": {token: digests[token] for token in request.words},
         "sampler": [config.review.sampler, config.review.num_inference_steps],
         "model": [facts.identity, config.model.dtype],
+        "negative_prompt": request.negative_prompt or "",
     }
+    # Left out where they say nothing, so that earlier pictures are found
+    if request.negative_prompt == "":
+        depends["empty_negative_prompt"] = True
+    if config.model.vae_dtype != "auto":
+        depends["vae_dtype"] = config.model.vae_dtype
     return _digest(json.dumps(depends, sort_keys=True).encode())[:32]
 
 

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 import pytest
 from mlflow import MlflowClient
 
-from tests.support import examples
+from tests.support import browser, examples
 from tests.support.mlflow import Database, Server, single, write_view
 from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store, sample_name
@@ -325,3 +325,19 @@ def test_files_stay_within_the_output(store: Store, database: Database, tmp_path
     with pytest.raises(UnusableError, match=r"keeps its files at .*elsewhere, outside of this output"):
         MLflowMirror(store, database.uri, "textinv", artifacts_within=store.root).open()
     MLflowMirror(store, database.uri, "textinv", artifacts_within=str(tmp_path)).open()
+
+
+@pytest.mark.slow
+def test_the_address_in_a_browser(store: Store, server: Server) -> None:
+    """What people see who open the printed address: this job's concepts in a table, the worst gain first."""
+    examples.finish(store, "good")
+    examples.finish(store, "bad", clip_image_similarity=0.4)
+    view = write_view(store, server.view)
+    with browser.opened() as chromium:
+        page = chromium.new_page(viewport={"width": 1600, "height": 900})
+        page.goto(server.uri + view.place)
+        page.wait_for_selector("text=clip_image_similarity_gain", timeout=60_000)
+        page.wait_for_selector("a:text-is('good')")
+        names = page.locator("a:text-is('good'), a:text-is('bad')").all_inner_texts()
+        assert names == ["bad", "good"]
+        assert page.is_visible("text=matching runs")

@@ -38,6 +38,7 @@ TESTED_IN = {
     "service/store/snapshot": "service/views/test_results_table",
     "service/tracking/decision_tags": "service/reviewing/test_mlflow_tags",
     "service/tracking/look_writer": "service/tracking/test_mirror",
+    "service/tracking/registry": "service/library/test_register",
     "service/tracking/shown": "service/tracking/test_mirror",
     "service/tracking/texts": "service/tracking/test_mirror",
     "service/views/columns": "service/views/test_results_table",

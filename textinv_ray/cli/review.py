@@ -1,4 +1,4 @@
-"""`textinv review`: the page on which people decide about learned words, and files of decisions."""
+"""`textinv review`: the page on which people decide about words; `textinv register`: words in MLflow's registry."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from textinv_ray.cli.options import OutputArgument, TrackingOption
-from textinv_ray.cli.outputs import concept_runs, open_store, quiet_libraries
+from textinv_ray.cli.options import OnlyOption, OutputArgument, TrackingOption, ids
+from textinv_ray.cli.outputs import approved_words, concept_runs, open_store, quiet_libraries
 from textinv_ray.util.errors import UserError
 from textinv_ray.util.terminal import say
 from textinv_ray.util.text import one_line
@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 
 _MLFLOW_S = 20.0  # after the page was closed
 _SHOWN_REFUSED = 20
+_SHOWN_NAMES = 20
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds the command to the program."""
+    """Adds these commands to the program."""
     app.command()(review)
+    app.command()(register)
 
 
 def review(
@@ -69,6 +71,47 @@ def review(
     typer.echo(f"  {page.url}")  # `say` would remove the token
     page.run()
     _finish(tags, store)
+
+
+def register(
+    output: OutputArgument,
+    approved: Annotated[
+        bool,
+        typer.Option("--approved", help="Only words that reviewers approved, with the alias `approved`."),
+    ] = False,
+    only: OnlyOption = None,
+    prefix: Annotated[
+        str, typer.Option(help="Before the concept_id in the names of registered models.")
+    ] = "textinv.",
+    tracking_uri: TrackingOption = None,
+) -> None:
+    """Put learned words into MLflow's model registry: a registered model per concept, a version per word.
+
+    With --approved, models:/textinv.CONCEPT_ID@approved is the approved version; an approval that was taken back loses
+    the alias.
+    """
+    quiet_libraries()
+    from textinv_ray.service.library import register as registering
+
+    store = open_store(output)
+    wanted = approved_words(store, tracking_uri) if approved else None
+    outcome = registering.register(
+        store, concept_runs(store, tracking_uri), only=ids(only), approved=wanted, prefix=prefix
+    )
+    for name in outcome.new[:_SHOWN_NAMES]:
+        say(f"{name}: a new version")
+    if len(outcome.new) > _SHOWN_NAMES:
+        say(f"... and {len(outcome.new) - _SHOWN_NAMES} more")
+    for name in outcome.withdrawn:
+        say(f"{name}: no longer approved")
+    say(f"{len(outcome.new)} registered, {len(outcome.known)} were there already")
+    if outcome.without_run:
+        few = ", ".join(outcome.without_run[:5]) + (", ..." if len(outcome.without_run) > 5 else "")
+        say(
+            f"not registered, MLflow has no run of their word: {few}; run `textinv track {store.shown}`",
+            err=True,
+        )
+        raise typer.Exit(1)
 
 
 def _import(store: Store, path: str, reviewer: str, tags: DecisionTags | None) -> None:

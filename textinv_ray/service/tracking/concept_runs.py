@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textinv_ray.service.store.records import Decision
+from textinv_ray.service.store.records import Decision, Result
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.tracking.decision_tags import APPROVED, write_decision
 from textinv_ray.service.tracking.mirror import CONCEPT, FINGERPRINT, JOB
 from textinv_ray.service.tracking.refusals import check_database, reason
+from textinv_ray.service.tracking.registry import Registry
 from textinv_ray.util.errors import UserError
 from textinv_ray.util.redact import redact
 
@@ -71,6 +72,15 @@ class ConceptRuns:
         run_id = run.info.run_id
         write_decision(self._client, run_id, self._client.get_run(run_id).data.tags, decision)
         return True
+
+    def registry(self) -> Registry:
+        """The model registry of the same MLflow."""
+        return Registry(self._client, self._shown)
+
+    def of_word(self, result: Result) -> Run | None:
+        """The run that shows this result; none when there is none."""
+        run = self._runs.get(result.concept_id)
+        return run if run is not None and run.data.tags.get(FINGERPRINT) == result.fingerprint else None
 
     def log_evaluation(
         self, concept_id: str, fingerprint: str, metrics: Mapping[str, float], time_ms: int

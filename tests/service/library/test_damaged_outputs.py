@@ -18,11 +18,12 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from textinv_ray.inversion.backbone import Backbone
 
 from tests.support import examples
 from tests.support.commands import as_options, textinv
 from textinv_ray.config.job import JobConfig
+from textinv_ray.inversion.families.backbone import Backbone
+from textinv_ray.inversion.families.loading import load_backbone
 from textinv_ray.service.batch import actor_pool, evaluate
 from textinv_ray.service.models import loading
 from textinv_ray.service.store.records import Failure, JobRecord, Record, Result, parse
@@ -137,7 +138,7 @@ def backbone(config: JobConfig) -> Backbone:
 
 @cache
 def _load(path: str) -> Backbone:
-    return Backbone.load(path, dtype="float32", device="cpu")
+    return load_backbone(path, dtype="float32", device="cpu")
 
 
 def evaluated_here(

@@ -64,6 +64,7 @@ BY_THEME = {
     "service/scheduling/test_machine": "the scheduler under restarts and lost messages",
     "service/library/test_damaged_outputs": "the commands on outputs with damaged files",
     "service/store/test_s3": "the store on S3",
+    "service/worker/test_damage": "a worker on damaged files",
     "service/worker/test_memory": "a worker whose device is full",
     "service/worker/test_stopping_rules": "stopping rules in a worker",
 }

@@ -103,3 +103,35 @@ def test_tables_that_are_none(output: Store, tmp_path: Path) -> None:
         prompts_table.read(str(tmp_path / "none.parquet"), lexicon)
     with pytest.raises(UserError, match="not a Parquet file"):
         prompts_table.read(str(tmp_path / "bad.parquet"), lexicon)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"seed": [math.inf]}, "column 'seed': input should be a valid integer"),
+        ({"seed": [1e300]}, "column 'seed': input should be less than"),
+        (
+            {"seed": [2**63 - 1], "count": [2]},
+            "column 'seed': with count 2, the last seed is above 2**63 - 1",
+        ),
+        ({"seed": pa.array([2**64 - 1], pa.uint64())}, "column 'seed': input should be less than"),
+        (
+            {"prompt": pa.array([b"\xff"], pa.binary()).view(pa.string())},
+            "not a Parquet file (or a damaged one)",
+        ),
+    ],
+)
+def test_numbers_and_texts_beyond_limits(
+    output: Store, tmp_path: Path, columns: dict[str, Any], message: str
+) -> None:
+    path = table(tmp_path / "p.parquet", **{"prompt": ["a"], **columns})
+    with pytest.raises(UserError) as caught:
+        prompts_table.read(path, Lexicon([output.uri]))
+    assert message in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_the_last_seed(output: Store, tmp_path: Path) -> None:
+    path = table(tmp_path / "p.parquet", prompt=["a"], seed=[2**63 - 2], count=[2])
+    (request,) = prompts_table.read(path, Lexicon([output.uri]))
+    assert list(request.seeds) == [2**63 - 2, 2**63 - 1]

@@ -69,3 +69,39 @@ def test_forget_reviews_keeps_losses() -> None:
 def test_foreign_files_are_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match="not a history"):
         History.from_bytes(data)
+
+
+def test_any_byte_may_be_damaged() -> None:
+    """Whatever Arrow makes of it, what is read is a history or ValueError."""
+    data = examples.history("a", steps=20).to_bytes()
+    refused = 0
+    for place in range(0, len(data), 7):
+        changed = bytearray(data)
+        changed[place] ^= 0xFF
+        try:
+            points = History.from_bytes(bytes(changed)).points
+        except ValueError:
+            refused += 1
+            continue
+        steps = [point.step for point in points]
+        assert steps == sorted(set(steps))
+        assert all(math.isfinite(point.seconds) for point in points)
+    assert refused > len(data) // 20
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("step", 1),
+        ("step", -5),
+        ("seconds", math.nan),
+        ("time_ms", 2**60),
+        ("time_ms", -1),
+        ("loss", math.inf),
+    ],
+)
+def test_points_that_cannot_be(name: str, value: float) -> None:
+    history = examples.history("a", steps=2)
+    setattr(history.points[2], name, value)
+    with pytest.raises(ValueError, match="its point after step 1 is damaged"):
+        History.from_bytes(history.to_bytes())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +35,11 @@ def test_finish_and_read_back(store: Store) -> None:
 
     examples.finish(store, "a")
 
-    assert store.result("a") == examples.result("a")
+    found = store.result("a")
+    assert found is not None
+    assert found == examples.result("a", word_sha256=found.word_sha256)
+    word = store.read_concept("a", "learned_embeds.safetensors") or b""
+    assert found.word_sha256 == hashlib.sha256(word).hexdigest()
     assert store.failure("a") is None
     assert list(store.states("a")) == [("state.safetensors", b"state")]
     assert store.names("concepts") == ["a"]
@@ -166,3 +171,31 @@ def test_a_file_in_place_of_the_output_is_refused_at_once(tmp_path: Path) -> Non
 def test_an_unknown_protocol_is_a_message() -> None:
     with pytest.raises(UserError, match="the output nosuch://a: Protocol not known: nosuch"):
         Store("nosuch://a")
+
+
+def test_what_is_done_is_looked_at(store: Store) -> None:
+    """A word that is missing or was changed, and in a local store a training.png that is missing or cut off."""
+    for concept_id in ("a", "b", "c", "d", "e", "f"):
+        examples.finish(store, concept_id)
+    word = store.read_concept("a", "learned_embeds.safetensors") or b""
+    picture = store.read_concept("a", "training.png") or b""
+    assert store.damaged(list(store.results())) == []
+    store.write_concept("b", "learned_embeds.safetensors", word[:-1] + b"\1")
+    store.remove("concepts/c/learned_embeds.safetensors")
+    store.write_concept("d", "training.png", picture[: len(picture) // 2])
+    store.remove("concepts/e/training.png")
+    assert store.damaged(list(store.results())) == ["b", "c"] + (["d", "e"] if store.is_local else [])
+    store.reopen("b")
+    assert [found.concept_id for found in store.results()] == ["a", "c", "d", "e", "f"]
+    assert [name for name, _ in store.states("b")] == ["state.safetensors"]
+
+
+def test_where_nothing_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for below in ("file", "file/out"):
+        with pytest.raises(StoreError, match=r"/file is a file") as caught:
+            Store(str(tmp_path / below)).check_writable()
+        assert caught.value.is_permanent
+    Store(str(tmp_path / "new" / "out")).check_writable()
+    assert not (tmp_path / "new").exists()
+    Store("memory://anything").check_writable()

@@ -40,6 +40,27 @@ def test_measured_once(tiny_sd: Path, tmp_path: Path, measured: list[int]) -> No
     assert measured == [4, 2, 4]
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"x": 1e999}',
+        b'{"x": null}',
+        b"[]",
+        b"\xff",
+        b'{"x":' + b"[" * 9999 + b"]" * 9999 + b"}",
+        b"9" * 5000,
+    ],
+)
+def test_a_damaged_file_is_measured_anew(
+    tiny_sd: Path, tmp_path: Path, measured: list[int], data: bytes
+) -> None:
+    backbone, store = load_backbone(str(tiny_sd), device="cpu"), Store(str(tmp_path))
+    store.write(pack_sizes.FILE, data)
+    task = ConceptTask(tiny.concept(0), backbone, JobConfig())
+    assert pack_sizes.pack_size(store, backbone, task, JobConfig()) == 32 // task.concept.batch_size
+    assert len(measured) == 1
+
+
 def test_no_credentials_in_the_store(tiny_sd: Path, tmp_path: Path, measured: list[int]) -> None:
     backbone, store = load_backbone(str(tiny_sd), device="cpu"), Store(str(tmp_path))
     config = JobConfig.from_dict({"model": {"path": "s3://me:secret@bucket/model"}})

@@ -8,14 +8,15 @@ from typing import Annotated
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from textinv_ray.inversion.generation import Request
 from textinv_ray.manifest.problem import Problem, raise_problems
 from textinv_ray.service.library.lexicon import Lexicon
 from textinv_ray.service.store.store import Store
 from textinv_ray.util.errors import UserError
-from textinv_ray.util.redact import message, redact
+from textinv_ray.util.redact import brief, message, redact
 from textinv_ray.util.text import nearest
 
 
@@ -36,6 +37,14 @@ class PromptRow(BaseModel):
     """Side of the images in pixels; null: the model's resolution."""
     guidance: Annotated[float, Field(ge=1)] | None = None
     """Guidance scale; null: that of the configuration."""
+
+    @model_validator(mode="after")
+    def _seeds_are_in_range(self) -> PromptRow:
+        if self.seed + self.count > 2**63:
+            raise PydanticCustomError(
+                "seed", "with count {count}, the last seed is above 2**63 - 1", {"count": self.count}
+            )
+        return self
 
 
 COLUMNS = tuple(PromptRow.model_fields)
@@ -76,7 +85,9 @@ def _read(uri: str) -> pa.Table:
         with store.open(name) as file:
             if file is None:
                 raise UserError(f"{redact(uri)}: the table of prompts doesn't exist")
-            return pq.read_table(file)
+            table = pq.read_table(file)
+            table.validate(full=True)  # texts that aren't UTF-8
+            return table
     except UserError:
         raise
     except pa.ArrowInvalid:
@@ -101,11 +112,13 @@ def _cells(row: Mapping[str, object]) -> dict[str, object]:
 
 def _problems(number: int, error: ValidationError) -> Iterator[Problem]:
     for item in error.errors(include_url=False):
-        column, message = str(item["loc"][0]), item["msg"]
-        if item["type"] in ("missing", "string_too_short"):
+        column, text = str(item["loc"][0]) if item["loc"] else "seed", item["msg"]
+        if not item["loc"]:
+            yield Problem(number, None, column, text)
+        elif item["type"] in ("missing", "string_too_short"):
             yield Problem(number, None, column, "is empty")
         else:
-            yield Problem(number, None, column, f"{message[0].lower()}{message[1:]}, not {item['input']!r}")
+            yield Problem(number, None, column, f"{text[0].lower()}{text[1:]}, not {brief(item['input'])}")
 
 
 def _request(row: PromptRow, lexicon: Lexicon) -> Request:

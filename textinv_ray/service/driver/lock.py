@@ -17,12 +17,13 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import psutil
+from pydantic import Field
 
 from textinv_ray.service.store.files import StoreError
-from textinv_ray.service.store.records import Record, parse
+from textinv_ray.service.store.records import Record, Time, parse
 from textinv_ray.service.store.store import Store
 from textinv_ray.util.errors import UserError
 
@@ -40,11 +41,11 @@ class Holder(Record):
     """Name of its machine."""
     place: str
     """The set of processes that `pid` is one of: see `_place`."""
-    pid: int
+    pid: Annotated[int, Field(gt=0, lt=2**31)]
     """Of the driver."""
-    started: float
+    started: Time
     """When the process was started, in seconds since 1970: another process may get its pid later."""
-    beat: int
+    beat: Annotated[int, Field(ge=0, lt=2**63)]
     """Rises while the job lives."""
 
 
@@ -177,7 +178,9 @@ def _lives_here(holder: Holder) -> bool:
     try:
         process = psutil.Process(holder.pid)
         return process.create_time() == holder.started and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
+    except psutil.AccessDenied:  # it is there, and whose it is isn't known
+        return True
+    except psutil.Error:
         return False
 
 

@@ -20,6 +20,7 @@ from textinv_ray.util.text import duration
 
 _SHOWN_ROWS = 30
 _SHOWN_FAILURES = 20
+_SHOWN_DAMAGED = 10
 _SHOWN_WORSE = 10
 
 
@@ -38,6 +39,15 @@ def print_start(job: Job) -> None:
     with_changes = f" with {', '.join(changes)}" if changes else ""
     console.print(
         f"configuration: {redact(job.preset or DEFAULT_PRESET)}{with_changes} (job.json has all of it)"
+    )
+
+
+def damaged(concept_ids: Sequence[str]) -> str:
+    """Which concepts are made again though their results are up to date."""
+    few = ", ".join(concept_ids[:_SHOWN_DAMAGED]) + (", ..." if len(concept_ids) > _SHOWN_DAMAGED else "")
+    return (
+        f"{_count(len(concept_ids), 'concept')} with a missing or damaged learned_embeds.safetensors or training.png, "
+        f"made again from the last state where that is sound: {few}"
     )
 
 

@@ -71,10 +71,15 @@ def invert(
     shown = PlainConsole()
     with sigterm_as_exit(), nullcontext() if dry_run else Lock(store, shown.print) as lock:
         stored = StoredResults.read(store)
+        damaged = store.damaged(stored.results)
+        stored = stored.without(damaged)
         todo = plan.make(manifest, config, facts, stored, only=only or (), limit=limit)
+        if again := [concept_id for concept_id in damaged if concept_id in todo.todo]:
+            shown.print(messages.damaged(again))
         if todo.todo and not is_checked:
             checks.check(manifest, config, vocabulary.load(config.model))
         if lock is None:
+            store.check_writable()
             messages.print_plan(shown, todo, config, store, plan.estimate(todo, config, facts, stored))
             return 0
         with log_file(store) as log, captured(log, verbose) as console:
@@ -82,6 +87,8 @@ def invert(
                 return messages.print_nothing_to_do(console, todo, config, store)
             job = Job(store, manifest, config, facts, todo, console, preset)
             messages.print_start(job)
+            for concept_id in again:
+                store.reopen(concept_id)
             job_record.begin(store, manifest, config, todo)
             keys = run_keys(stored)
             del stored  # of hundreds of megabytes in a large job

@@ -143,6 +143,16 @@ class Files:
             raise self.refusal(name, error) from error
         return path
 
+    def check_writable(self) -> None:
+        """Raises StoreError for a local store in which nothing can be written, without writing. Others aren't asked."""
+        if not self.is_local:
+            return
+        folder = next(path for path in (Path(self.root), *Path(self.root).parents) if path.exists())
+        if not folder.is_dir():
+            raise StoreError(f"the output {self.shown}: {folder} is a file", is_permanent=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise StoreError(f"the output {self.shown}: {folder} can't be written to", is_permanent=True)
+
     def create(self, name: str, data: bytes) -> bool:
         """Writes a whole file unless there is one of this name. Returns whether it was written.
 

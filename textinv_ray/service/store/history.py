@@ -14,6 +14,9 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from textinv_ray.util.redact import message
+
+_LATEST_MS = 10**14  # after the year 5000
 SCHEMA = pa.schema(
     [
         ("step", pa.int32()),  # optimizer steps done
@@ -140,11 +143,28 @@ class History:
             metadata = table.schema.metadata or {}
             fingerprints = [metadata[name].decode() for name in (b"state_fingerprint", b"review_fingerprint")]
             known = [name for name in SCHEMA.names if name != _NEW or name in table.column_names]
-            return cls(
-                fingerprints[0],
-                fingerprints[1],
-                [Point(**row) for row in table.select(known).to_pylist()],
-                int(metadata.get(b"planned_steps", b"0")),
-            )
-        except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"not a history: {error}") from None
+            schema = pa.schema([SCHEMA.field(name) for name in known])
+            points = [Point(**row) for row in table.select(known).cast(schema).to_pylist()]
+            planned = int(metadata.get(b"planned_steps", b"0"))
+        except (
+            Exception
+        ) as error:  # Arrow raises ArrowException, OSError, MemoryError, ... by the byte that is wrong
+            raise ValueError(f"not a history: {message(str(error))}") from None
+        last = -1
+        for point in points:
+            if not _is_sound(point, last):
+                raise ValueError(f"not a history: its point after step {last} is damaged")
+            last = point.step
+        return cls(fingerprints[0], fingerprints[1], points, planned)
+
+
+def _is_sound(point: Point, last: int) -> bool:
+    """Whether a point can follow one of step `last`: no value is missing that each has, and all are finite."""
+    times = (point.seconds, point.review_seconds, point.stopping_seconds)
+    scores = (point.loss, point.clip_image_similarity, point.clip_text_similarity)
+    return (
+        None not in (point.step, point.time_ms, point.sampled, *times)
+        and last < point.step
+        and 0 <= point.time_ms < _LATEST_MS
+        and all(math.isfinite(value) for value in (*times, *scores) if value is not None)
+    )

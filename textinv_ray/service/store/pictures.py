@@ -6,6 +6,7 @@ import io
 import math
 import warnings
 from collections.abc import Mapping
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -15,6 +16,7 @@ TRAINING_COLUMNS = 3
 _TRAINING_SIDE = 256  # pixels; larger training images are shown smaller
 TRAINING_PIXELS = 60_000_000
 """Of the whole grid in training.png: with more than 900 images, each is smaller."""
+_BEGIN, _END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
 _LARGEST = (
     1_000_000_000  # pixels of a picture that is read back; sample grids are at most 64 x 4096 pixels wide
 )
@@ -61,6 +63,14 @@ def opened(data: bytes) -> Image.Image:
     except Exception as error:  # Pillow: OSError, SyntaxError, struct.error, DecompressionBombError, ...
         raise ValueError(f"it is no picture, or damaged ({type(error).__name__})") from None
     return image
+
+
+def is_whole(file: BinaryIO) -> bool:
+    """Whether a PNG file begins and ends as one, which costs two short reads."""
+    if file.read(len(_BEGIN)) != _BEGIN or file.seek(0, io.SEEK_END) < len(_BEGIN) + len(_END):
+        return False
+    file.seek(-len(_END), io.SEEK_END)
+    return file.read() == _END
 
 
 def png(image: np.ndarray) -> bytes:

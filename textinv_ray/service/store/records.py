@@ -146,6 +146,8 @@ class Result(OfConcept):
     """Prompts of a grid's rows, with `{}` for the word."""
     images_per_prompt: Count
     """Columns of a grid."""
+    word_sha256: str = ""
+    """SHA-256 of learned_embeds.safetensors: a word that is missing or damaged is made again."""
     fingerprint: str
     """Digest of the row, the configuration, the model and the bytes of the images."""
     row_fingerprint: str

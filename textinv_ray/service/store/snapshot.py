@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,6 +25,11 @@ class StoredResults:
     def read(cls, store: Store) -> StoredResults:
         """Lists the store and reads every result and failure. Raises StoreError."""
         return cls(tuple(store.results()), tuple(store.failures()))
+
+    def without(self, concept_ids: Collection[str]) -> StoredResults:
+        """Without the results of these concepts."""
+        left = tuple(result for result in self.results if result.concept_id not in concept_ids)
+        return StoredResults(left, self.failures)
 
     @cached_property
     def without_result(self) -> tuple[Failure, ...]:

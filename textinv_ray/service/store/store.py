@@ -19,8 +19,11 @@ a file of a finished concept is replaced, its `result.json` is removed, so that 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 
+from textinv_ray.concepts.word_files import STORED
+from textinv_ray.service.store import pictures
 from textinv_ray.service.store.files import Files
 from textinv_ray.service.store.places import checked_id, is_concept_id
 from textinv_ray.service.store.records import (
@@ -81,7 +84,8 @@ class Store(Files):
         Doing it twice, or two workers doing it at once, leaves the same result.
         """
         concept_id = result.concept_id
-        self.remove(_concept(concept_id, "result.json"))
+        result = result.model_copy(update={"word_sha256": _sha256(files[STORED])})
+        self.reopen(concept_id)
         for name, data in files.items():
             self.write_concept(concept_id, name, data)
         self.write_concept(concept_id, "result.json", result.to_bytes())
@@ -95,6 +99,28 @@ class Store(Files):
     def amend(self, result: Result) -> None:
         """Replaces the result.json of a concept that stays done."""
         self.write_concept(result.concept_id, "result.json", result.to_bytes())
+
+    def reopen(self, concept_id: str) -> None:
+        """Makes a concept one that isn't done. Its other files stay: learning continues from its state."""
+        self.remove(_concept(concept_id, "result.json"))
+
+    def damaged(self, results: Sequence[Result]) -> list[str]:
+        """Ids of the results whose word is missing or isn't the one that was recorded.
+
+        In a local store also of those whose training.png is missing or was cut off.
+        """
+        names = [_concept(result.concept_id, STORED) for result in results]
+        return [
+            result.concept_id
+            for result, (_, data) in zip(results, self.read_many(names), strict=True)
+            if data is None
+            or (result.word_sha256 and _sha256(data) != result.word_sha256)
+            or (self.is_local and not self._has_pictures(result.concept_id))
+        ]
+
+    def _has_pictures(self, concept_id: str) -> bool:
+        with self.open(_concept(concept_id, "training.png")) as file:
+            return file is not None and pictures.is_whole(file)
 
     def fail(self, failure: Failure) -> None:
         """Records why a concept was given up, for now: the next run tries it again."""
@@ -172,6 +198,10 @@ class Store(Files):
             return found
         self.ignore(f"{concept_id} ({type(found).__name__})", f"it is of the concept {found.concept_id!r}")
         return None
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def sample_name(step: int) -> str:

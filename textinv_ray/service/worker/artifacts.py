@@ -18,9 +18,10 @@ from textinv_ray.concepts.concept import Concept
 from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.manifest.columns import COLUMNS
+from textinv_ray.service.store import pictures
 from textinv_ray.service.store.history import History, Point
 from textinv_ray.service.store.records import Option, Result, StopReason
-from textinv_ray.service.store.store import Store
+from textinv_ray.service.store.store import Store, sample_name
 from textinv_ray.util.redact import redact, redact_text
 
 logger = logging.getLogger(__name__)
@@ -43,9 +44,21 @@ def history_of(store: Store, task: ConceptTask, config: JobConfig) -> History:
     if stored.review_fingerprint != new.review_fingerprint:
         stored.forget_reviews()
         stored.review_fingerprint = new.review_fingerprint
+    for point in stored.points:
+        if point.sampled and not _has_picture(store, concept.concept_id, sample_name(point.step)):
+            point.sampled = False
     if not stored.points:
         stored.at(0)
     return stored
+
+
+def _has_picture(store: Store, concept_id: str, name: str) -> bool:
+    data = store.read_concept(concept_id, name)
+    try:
+        return data is not None and bool(pictures.opened(data))
+    except ValueError as error:
+        logger.warning("%s/%s is made again: %s", concept_id, name, error)
+        return False
 
 
 def result(

@@ -18,6 +18,7 @@ from textinv_ray.util.redact import redact
 logger = logging.getLogger(__name__)
 
 FILE = "pack_sizes.json"
+_LARGEST = 1 << 20
 
 
 def pack_size(store: Store, backbone: Backbone, task: ConceptTask, config: JobConfig) -> int:
@@ -54,7 +55,7 @@ def _key(backbone: Backbone, task: ConceptTask, config: JobConfig) -> str:
 def _read(store: Store) -> dict[str, int]:
     try:
         found = json.loads(store.read(FILE) or b"{}")
-        return {str(key): max(1, int(size)) for key, size in found.items()}
-    except (ValueError, TypeError, AttributeError):
+        return {str(key): min(max(1, int(size)), _LARGEST) for key, size in found.items()}
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         logger.warning("%s is not readable: pack sizes are measured again", FILE)
         return {}

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -61,3 +64,36 @@ def test_a_model_that_is_nowhere(endpoint: pytest.MonkeyPatch, address: str) -> 
     ):
         hub.download("a/b", "model_index.json")
     assert time.monotonic() - began < 15, "found out once, not tried again for minutes"
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("GatedRepo", r"the model 'a/b' is gated: accept its licence on its page of the Hub, then log in"),
+        ("RepoNotFound", r"the Hub has no model 'a/b', or it is private"),
+    ],
+)
+def test_a_model_that_the_hub_does_not_give(
+    endpoint: pytest.MonkeyPatch, tmp_path: Path, code: str, message: str
+) -> None:
+    class Refuses(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(403 if code == "GatedRepo" else 401)
+            self.send_header("X-Error-Code", code)
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            self.do_HEAD()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refuses) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        endpoint.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        endpoint.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        endpoint.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+        with pytest.raises(UserError, match=message) as caught:
+            hub.download("a/b", "model_index.json")
+        server.shutdown()
+    assert "\n" not in str(caught.value)

@@ -34,13 +34,31 @@ def is_reachable() -> bool:
 def download(model: str, name: str, revision: str | None = None) -> str:
     """Path of a Hub model's file in the local cache, downloaded if the Hub can be reached.
 
-    Raises UserError when it neither can be reached nor is the file in the cache; other errors of the Hub pass.
+    Raises UserError when it neither can be reached nor is the file in the cache, and for a model that is gated, private
+    or unknown; other errors of the Hub pass.
     """
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
-        return str(hf_hub_download(model, name, revision=revision, local_files_only=not is_reachable()))
+        return str(
+            hf_hub_download(
+                model,
+                name,
+                revision=revision,
+                local_files_only=not is_reachable(),
+                endpoint=os.environ.get("HF_ENDPOINT"),
+            )
+        )
+    except GatedRepoError:
+        raise UserError(
+            f"the model {model!r} is gated: accept its licence on its page of the Hub, then log in with "
+            "`hf auth login` or set HF_TOKEN, on all machines"
+        ) from None
+    except RepositoryNotFoundError:
+        raise UserError(
+            f"the Hub has no model {model!r}, or it is private: check the name (or log in with `hf auth login`)"
+        ) from None
     except LocalEntryNotFoundError:
         if is_reachable():
             raise

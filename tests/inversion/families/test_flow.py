@@ -12,10 +12,13 @@ from hypothesis import strategies as st
 
 from tests.support import tiny
 from tests.support.learning import alone, assert_same, digest, run
-from textinv_ray.config.job import JobConfig
+from textinv_ray.config.job import JobConfig, ReviewConfig
 from textinv_ray.inversion import words
+from textinv_ray.inversion.families.compiled import CompiledDenoiser
 from textinv_ray.inversion.families.flow import FlowBackbone
+from textinv_ray.inversion.families.loading import load_backbone
 from textinv_ray.inversion.pack import Pack
+from textinv_ray.inversion.sampling import sample_images
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.util.errors import UserError
 
@@ -112,3 +115,29 @@ def test_words_are_saved_and_read(model: FlowBackbone, num_vectors: int) -> None
     token, read = words.load_learned_embeds(model, words.save_learned_embeds(model, "<x>", vectors))
     assert token == "<x>"
     assert torch.equal(read, vectors)
+
+
+def test_the_compiled_denoiser_predicts_the_same(model: FlowBackbone) -> None:
+    """For fewer samples than it is compiled for, too: what is filled up stays apart."""
+    ids = words.tokenize(model, ["a photo of <x>", "my <x>"], {"<x>": 1})
+    vectors = torch.randn(1, model.embedding_dim, dtype=torch.float64) * 0.1
+    noisy, levels = torch.randn(2, *tiny.LATENT_SHAPE, dtype=torch.float64), torch.tensor([0.2, 0.7])
+    condition = model.encode(ids, vectors.requires_grad_())
+    expected = model.predict(noisy, levels, condition)
+    model.compiled = CompiledDenoiser(model.denoiser, 3, backend="eager")
+    try:
+        found = model.predict(noisy, levels, condition)
+    finally:
+        model.compiled = None
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_half_precision(name: str, tmp_path: Path) -> None:
+    save, _ = FAMILIES[name]
+    backbone = load_backbone(str(save(tmp_path)), device="cpu", dtype="bfloat16")
+    assert {network.dtype for network in backbone.models} == {torch.bfloat16}
+    task = alone(CONCEPTS[1], backbone, CONFIG)
+    assert task.loss_history.isfinite().all()
+    config = ReviewConfig(num_inference_steps=2, sampler="euler")
+    assert sample_images(backbone, {"<c1>": task.vectors}, ["a <c1>"], [0], config).std() > 5

@@ -170,3 +170,78 @@ def test_rows_come_back_as_they_were_written(tmp_path: Path, rows: list[dict[str
     path = tmp_path / "m.parquet"
     pq.write_table(pa.Table.from_pylist(rows, schema(embed=False)), path, row_group_size=3)
     assert list(Manifest.open(str(path)).rows()) == rows
+
+
+def damaged(path: str, column: str) -> None:
+    """Overwrites the middle of a column's data in the file's first row group."""
+    chunk = next(
+        found
+        for index in range(pq.ParquetFile(path).metadata.num_columns)
+        if (found := pq.ParquetFile(path).metadata.row_group(0).column(index)).path_in_schema.startswith(
+            column
+        )
+    )
+    start = chunk.dictionary_page_offset or chunk.data_page_offset
+    with Path(path).open("r+b") as file:
+        file.seek(start + chunk.total_compressed_size // 3)
+        file.write(b"\xff" * (chunk.total_compressed_size // 2))
+
+
+@pytest.mark.parametrize("column", ["concept_id", "images", "initializer_token"])
+def test_a_damaged_page_is_named(write: Write, column: str) -> None:
+    path = write(**good(7, images=[[f"{number}/{'x' * 50}.png"] for number in range(7)]))
+    damaged(path, column)
+    with pytest.raises(UserError) as error:
+        list(checks.problems(Manifest.open(path), CONFIG))
+    assert re.match(rf".*m.parquet: (row \d, )?column '{column}'(:)? can't be read", str(error.value))
+    assert "\n" not in str(error.value)
+
+
+def test_a_damaged_page_of_image_bytes_is_found_by_validate(write: Write) -> None:
+    images = pa.array([[{"bytes": bytes(range(256)) * 40, "path": "a.png"}]] * 3)
+    path = write(**good(3, images=images))
+    damaged(path, "images.list.element.bytes")
+    opened = Manifest.open(path)
+    assert list(checks.problems(opened, CONFIG)) == []  # which doesn't read them
+    with pytest.raises(UserError, match="column 'images' can't be read in row group 0"):
+        list(checks.problems(opened, CONFIG, image_bytes=True))
+
+
+@pytest.mark.parametrize("column", ["concept_id", "initializer_token", "templates", "images"])
+@pytest.mark.parametrize("text", [b"caf\xe9", b"\xed\xa0\x80", b"\xff"])
+def test_text_that_is_not_utf8_is_named_by_row(write: Write, column: str, text: bytes) -> None:
+    texts = [b"a {}", text, b"c {}"]
+    is_list = column in ("templates", "images")
+    values = pa.array([[value] for value in texts] if is_list else texts)
+    kind = pa.list_(pa.string()) if is_list else pa.string()
+    flat = pa.Array.from_buffers(pa.string(), 3, pa.array(texts, pa.binary()).buffers())
+    array = pa.ListArray.from_arrays(values.offsets, flat) if is_list else flat
+    path = write(**good(3, **{column: array.cast(kind)}))
+    with pytest.raises(
+        UserError, match=rf"m.parquet: row 1, column '{column}': can't be read: a text isn't UTF-8"
+    ):
+        list(checks.problems(Manifest.open(path), CONFIG))
+
+
+def test_an_encrypted_column_is_a_message(tmp_path: Path) -> None:
+    encryption = pytest.importorskip("pyarrow.parquet.encryption")
+
+    class Keys(encryption.KmsClient):  # type: ignore[name-defined]
+        def wrap_key(self, key: bytes, name: str) -> bytes:
+            return key.hex().encode()
+
+        def unwrap_key(self, key: bytes, name: str) -> bytes:
+            return bytes.fromhex(key.decode())
+
+    config = encryption.EncryptionConfiguration(
+        footer_key="f", column_keys={"c": ["initializer_token"]}, plaintext_footer=True
+    )
+    properties = encryption.CryptoFactory(lambda _: Keys()).file_encryption_properties(
+        encryption.KmsConnectionConfig(), config
+    )
+    table = pa.table(good())
+    with pq.ParquetWriter(tmp_path / "m.parquet", table.schema, encryption_properties=properties) as writer:
+        writer.write_table(table)
+    with pytest.raises(UserError, match=r"m.parquet: .*can't be read") as error:
+        list(checks.problems(Manifest.open(str(tmp_path / "m.parquet")), CONFIG))
+    assert "\n" not in str(error.value)

@@ -253,3 +253,37 @@ def test_every_wrong_cell_is_reported_and_no_other(write: Write, data: st.DataOb
     opened = Manifest.open(write(**columns))
     found = {(problem.row, problem.column) for problem in checks.problems(opened, CONFIG)}
     assert found == cells
+
+
+IMAGES = pa.list_(pa.struct({"bytes": pa.binary(), "path": pa.string()}))
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (None, "an image is null"),
+        ({"bytes": None, "path": None}, "an image has neither bytes nor a path"),
+        ({"bytes": None, "path": ""}, "an image has neither bytes nor a path"),
+        ({"bytes": b"", "path": "a.png"}, "an image's bytes are empty"),
+        (
+            {"bytes": None, "path": "ftp://h/a.png"},
+            "'ftp://h/a.png': protocol not among data.allowed_protocols",
+        ),
+    ],
+)
+def test_embedded_images_that_are_not_there(write: Write, image: Any, message: str) -> None:
+    fine = {"bytes": b"x", "path": "ftp://the/name/alone"}
+    path = write(**good(images=pa.array([[fine], [fine, image], [fine]], IMAGES)))
+    (found,) = checks.problems(Manifest.open(path), CONFIG, image_bytes=True)
+    assert str(found).startswith(f"row 1 (c1), column 'images': {message}")
+    if image is None:  # which is known without the bytes
+        assert [str(found)] == problems(path)
+
+
+def test_paths_alone_in_structs(write: Write) -> None:
+    kind = pa.list_(pa.struct({"path": pa.string()}))
+    path = write(
+        **good(images=pa.array([[{"path": "a.png"}], [{"path": None}], [{"path": "ftp://x"}]], kind))
+    )
+    found = [str(problem) for problem in checks.problems(Manifest.open(path), CONFIG, image_bytes=True)]
+    assert [line.split(",")[0] for line in found] == ["row 1 (c1)", "row 2 (c2)"]

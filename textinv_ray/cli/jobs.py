@@ -160,7 +160,7 @@ def build_manifest(
         typer.Option("--embed", help="Store the images' bytes in the manifest, so that it can be moved."),
     ] = False,
 ) -> None:
-    """Make a manifest from DIR/<concept>/*.{png,jpg,jpeg,webp}.
+    """Make a manifest from DIR/<concept>/*.{jpg,png,webp,heic,...}.
 
     A concept.yaml in a concept's folder, or one concepts.yaml in DIR, may set every column but images:
     initializer_token, placeholder_token, learnable_property, steps, captions, ...
@@ -168,7 +168,7 @@ def build_manifest(
     from textinv_ray.manifest import build
 
     built = build.build(folder, out, embed=embed)
-    for title, lines in (("skipped", built.skipped), ("renamed", built.renamed)):
+    for title, lines in (("skipped", built.skipped), ("renamed", built.renamed), ("note", built.notes)):
         for line in lines[:SHOWN_FILES]:
             say(f"{title}: {line}")
         if len(lines) > SHOWN_FILES:
@@ -206,7 +206,7 @@ def validate(
     except UserError as error:
         tokenizers = []
         say(f"not checked against the model's vocabulary: {error}", err=True)
-    checks.check(opened, job, tokenizers)
+    checks.check(opened, job, tokenizers, image_bytes=True)
     say(
         f"{redact(manifest)}: {_count(opened.num_rows, 'concept')}, "
         f"{_count(opened.count_images(), 'image')}; nothing wrong (checked with the configuration "
@@ -239,12 +239,12 @@ def _check_images(manifest: Manifest, job: JobConfig) -> int:
                 found.append(str(error))
         return found
 
-    failed, rows = 0, enumerate(manifest.rows())
+    failed, rows = 0, manifest.placed_rows()
     with ThreadPoolExecutor(ROWS_AT_ONCE) as pool:
         while some := list(itertools.islice(rows, ROWS_AT_ONCE)):
-            for (number, row), wrong in zip(some, pool.map(errors, [row for _, row in some]), strict=True):
+            for (place, row), wrong in zip(some, pool.map(errors, [row for _, row in some]), strict=True):
                 for error in wrong:
-                    say(f"row {number} ({row['concept_id']}): {error}")
+                    say(f"{place} ({row['concept_id']}): {error}")
                 failed += bool(wrong)
     return failed
 

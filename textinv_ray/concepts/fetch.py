@@ -16,6 +16,7 @@ from textinv_ray.manifest.kinds import ImageSource
 from textinv_ray.manifest.uris import locate
 from textinv_ray.util import retries
 from textinv_ray.util.files import read_regular
+from textinv_ray.util.protocols import why_unusable
 from textinv_ray.util.redact import redact_text, shown
 
 MAX_IMAGE_BYTES = 256 * 2**20
@@ -197,7 +198,9 @@ def _why(error: Exception, protocol: str) -> str:
     if isinstance(error, IsADirectoryError):
         return "is a folder"
     if isinstance(error, ImportError):
-        return f"reading {protocol}:// needs another Python package: {error}"
+        return why_unusable(protocol, error)
+    if isinstance(error, ValueError) and str(error).startswith("Protocol not known"):
+        return why_unusable(protocol, error)
     if protocol in ("http", "https") and not isinstance(error, http.StatusError | http.RefusedError):
         return f"{type(error).__name__}: {error}"
     return str(error) or type(error).__name__

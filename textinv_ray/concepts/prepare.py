@@ -54,7 +54,7 @@ def make(
     values = dict(vars(settings))
     initial_vectors: dict[str, tuple[tuple[float, ...], ...]] = {}
     if is_file(settings.init_from):
-        word = _learned_word(settings.init_from, base, config)
+        word = _learned_word(settings.init_from, base, config, is_first_try)
         initial_vectors = {name: tuple(map(tuple, part.tolist())) for name, part in word.items()}
         # The file counts by its content, as images do.
         digest = hashlib.sha256(
@@ -91,12 +91,17 @@ def files(row: Row, config: JobConfig) -> list[ImageSource]:
     return [*row["images"], *([start] if is_file(start) else [])]
 
 
-def _learned_word(uri: str, base: str, config: JobConfig) -> word_files.Word:
-    """Reads another word from its safetensors file. Raises ValueError."""
+def _learned_word(uri: str, base: str, config: JobConfig, is_first_try: bool) -> word_files.Word:
+    """Reads another word from its safetensors file.
+
+    Raises ValueError; with `is_first_try` ImageError if another try may succeed.
+    """
     try:
-        data = fetch(uri, base=base, config=config.data)
+        data = fetch(uri, base=base, config=config.data, is_first_try=is_first_try)
         words = word_files.parse_words(data, redact(uri).rsplit("/", 1)[-1])
     except ImageError as error:
+        if is_first_try and error.is_transient:
+            raise
         raise ValueError(f"init_from {error.uri}: {error.reason}") from None
     except ValueError as error:
         raise ValueError(f"init_from {redact(uri)}: {error}") from None

@@ -12,7 +12,9 @@ from textinv_ray.util.files import read_regular
 from textinv_ray.util.redact import brief
 
 LearnableProperty = Literal["object", "style"]
-Prompt = Annotated[str, Field(pattern=r"\{\}")]
+MAX_PROMPT_LENGTH = 2000
+"""Characters of a prompt. Text encoders read some 77 tokens of it."""
+Prompt = Annotated[str, Field(pattern=r"\{\}", max_length=MAX_PROMPT_LENGTH)]
 MAX_TEMPLATES_BYTES = 2**20
 """Size of a file of templates."""
 INIT_FROM = ("auto", "vocabulary_mean")

@@ -10,8 +10,11 @@ import pyarrow.compute as pc
 class Batch:
     """Gives the columns of a record batch: dictionaries decoded, and strings as `string`."""
 
-    def __init__(self, batch: pa.RecordBatch) -> None:
+    def __init__(self, batch: pa.RecordBatch, *, image_bytes: bool = False) -> None:
+        """`image_bytes`: whether the bytes of embedded images were read as well."""
         self._batch = batch
+        self.has_image_bytes = image_bytes
+        """Whether images without `bytes` have none, and not only weren't read."""
         self.names: list[str] = batch.schema.names
         """Columns of the batch."""
         nothing = pa.nulls(len(batch), pa.string())

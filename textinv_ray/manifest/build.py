@@ -1,11 +1,12 @@
 """Makes a manifest from a folder that has one folder of images per concept.
 
     pets/
-      rex/      1.jpg 2.jpg 3.jpg concept.yaml
-      minka/    a.png b.png
+      rex/           1.jpg 1.txt 2.jpg 3.jpg concept.yaml
+      10_sks cat/    a.png b.heic metadata.jsonl
 
 `concept.yaml` sets columns of the manifest (`initializer_token: dog`, ...). Instead, one `concepts.yaml` beside the
-folders may set those of all: each folder's name, with its columns below it.
+folders may set those of all: each folder's name, with its columns below it. Captions beside images become `captions`.
+Nothing outside the folder is read, whatever links and settings in it say.
 """
 
 from __future__ import annotations
@@ -13,30 +14,32 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 
-from textinv_ray.config.training import read_templates
-from textinv_ray.manifest.columns import COLUMNS, schema
+from textinv_ray.manifest import captions, concept_settings, folder_names, image_files
+from textinv_ray.manifest.columns import schema
+from textinv_ray.manifest.concept_settings import Settings, leads_out
+from textinv_ray.manifest.folder_names import KohyaName, Named, readable
 from textinv_ray.manifest.kinds import ImageSource
+from textinv_ray.manifest.uris import locate
 from textinv_ray.util.errors import UserError
+from textinv_ray.util.files import read_regular
 from textinv_ray.util.redact import redact
 from textinv_ray.util.text import nearest
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-_SETTINGS = {name: column for name, column in COLUMNS.items() if column.kind.in_yaml}
 _ROW_GROUP_BYTES = 64 * 2**20
 _ROW_GROUP_ROWS = 10_000
-
-
-Settings = dict[str, object]
-"""Columns of a row and their values, as concept.yaml gives them."""
+_MAX_IMAGE_BYTES = 256 * 2**20  # a larger file is no training image
+_MASK = re.compile(r"(.+?)[-_.]?(?:masklabel|condlabel|mask)", re.IGNORECASE)
+_MASK_FOLDERS = ("mask", "masks", "masklabel")
+_NO_MASKS = "a mask, which the method has no use for yet"
 
 
 @dataclass
@@ -51,6 +54,8 @@ class Built:
     """Files and folders left out, each with the reason."""
     renamed: list[str] = field(default_factory=list)
     """Folders whose name can't be a concept_id, each with the id that was made of it."""
+    notes: list[str] = field(default_factory=list)
+    """What was made of files and names in the form of other programs."""
     without_initializer: list[str] = field(default_factory=list)
     """Ids of the concepts without an initializer_token."""
 
@@ -63,13 +68,26 @@ class _Concept:
     settings: Settings
 
     def row(self, base: Path, embed: bool) -> dict[str, object]:
-        """All columns; images with their bytes, or as paths from `base`."""
+        """All columns; images with their bytes, or as paths from `base`. Raises UserError."""
         images: list[ImageSource]
         if embed:
-            images = [{"bytes": path.read_bytes(), "path": path.name} for path in self.images]
+            images = [{"bytes": _image_bytes(path), "path": readable(path.name)} for path in self.images]
         else:
-            images = [Path(os.path.relpath(path, base)).as_posix() for path in self.images]
+            images = [_image_uri(path, base) for path in self.images]
         return {**self.settings, "images": images}
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """A folder of the root, before its images are looked at."""
+
+    path: Path
+    settings: Settings
+    kohya: KohyaName | None
+
+    @property
+    def shown(self) -> str:
+        return readable(self.path.name)
 
 
 def build(folder: str, out: str, *, embed: bool = False) -> Built:
@@ -82,14 +100,18 @@ def build(folder: str, out: str, *, embed: bool = False) -> Built:
     if not root.is_dir():
         what = "isn't a folder" if root.exists() else "doesn't exist"
         raise UserError(f"{folder}: {what}; give the folder that holds one folder of images per concept")
-    remote = "://" in out and not out.startswith("file://")
+    try:
+        protocol, place = locate(out, os.getcwd())
+    except ValueError as error:
+        raise UserError(f"{redact(out)}: {error}") from None
+    remote = protocol != "file"
     if remote and not embed:
         raise UserError(f"{redact(out)}: a manifest elsewhere can't point at local images; add --embed")
     built = Built()
     concepts = _concepts(root, built)
     first = next(concepts, None)
     if first is None:
-        raise UserError(_nothing(root))
+        raise UserError(_nothing(root, built))
     concepts = itertools.chain([first], concepts)
     if remote:
         import fsspec
@@ -97,7 +119,7 @@ def build(folder: str, out: str, *, embed: bool = False) -> Built:
         with fsspec.open(out, "wb") as file:
             _write(concepts, file, root, embed)
     else:
-        path = Path(out.removeprefix("file://"))
+        path = Path(place)
         partial = path.with_name(f".{path.name}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -117,50 +139,170 @@ def build(folder: str, out: str, *, embed: bool = False) -> Built:
 
 def _concepts(root: Path, built: Built) -> Iterator[_Concept]:
     """Reads the folders one by one and counts them in `built`. Raises UserError."""
-    common = _read_common(root)
-    unused = set(common)
-    for entry in sorted(root.iterdir(), key=_natural):
-        if not entry.is_dir() or entry.name.startswith("."):
-            if entry.name != "concepts.yaml":
-                built.skipped.append(f"{entry.name}: not a concept's folder")
-            continue
-        unused.discard(entry.name)
-        concept = _concept(entry, common.get(entry.name, {}), built)
+    folders = _folders(root, built)
+    given = {folder.path.name: folder.settings.get("concept_id") for folder in folders}
+    names = folder_names.named({name: None if value is None else str(value) for name, value in given.items()})
+    metadata_file = root / captions.METADATA
+    metadata = (
+        captions.read_metadata(metadata_file)
+        if metadata_file.is_file() and not leads_out(metadata_file, root)
+        else {}
+    )
+    for folder in folders:
+        concept = _concept(folder, names[folder.path.name], root, metadata, built)
         if not concept.images:
-            built.skipped.append(f"{entry.name}: has no images")
+            built.skipped.append(f"{folder.shown}: has no images")
             continue
-        if "concept_id" not in concept.settings:
-            concept_id = re.sub(r"[^A-Za-z0-9._-]+", "-", entry.name).strip("-") or "concept"
-            concept.settings["concept_id"] = concept_id
-            if concept_id != entry.name:
-                built.renamed.append(f"{entry.name!r} -> {concept_id}")
+        concept_id = str(concept.settings["concept_id"])
+        if "concept_id" not in folder.settings and concept_id != folder.path.name:
+            built.renamed.append(f"{folder.shown!r} -> {concept_id}")
+        if folder.kohya:
+            built.notes.append(
+                f"{folder.shown}: a folder of kohya's scripts: {folder.kohya.repeats} repeats are ignored, since "
+                f"`steps` says how long is learned; the placeholder is {concept.settings['placeholder_token']}, the "
+                f"initializer {concept.settings['initializer_token']}"
+            )
         if "initializer_token" not in concept.settings:
-            built.without_initializer.append(str(concept.settings["concept_id"]))
+            built.without_initializer.append(concept_id)
         built.concepts += 1
         built.images += len(concept.images)
         yield concept
+
+
+def _folders(root: Path, built: Built) -> list[_Folder]:
+    """The folders of concepts, with the settings of each. Raises UserError."""
+    common = concept_settings.read_all(root)
+    unused = set(common)
+    found: list[_Folder] = []
+    for entry in sorted(root.iterdir(), key=_natural):
+        shown = readable(entry.name)
+        if not entry.is_dir() or entry.name.startswith("."):
+            if entry.name not in (concept_settings.ALL, captions.METADATA):
+                built.skipped.append(f"{shown}: not a concept's folder")
+            continue
+        if leads_out(entry, root):
+            built.skipped.append(f"{shown}: a link to a folder outside {root}")
+            continue
+        key = unicodedata.normalize("NFC", entry.name)
+        unused.discard(key)
+        settings, own = dict(common.get(key, {})), entry / concept_settings.ONE
+        if own.is_symlink() or own.exists():
+            if key in common:
+                raise UserError(f"{own}: concepts.yaml describes this concept too; keep one of them")
+            settings = concept_settings.read_one(own, root)
+        kohya = folder_names.kohya_name(entry.name)
+        found.append(_Folder(entry, settings, kohya))
     if unused:
-        folders = [entry.name for entry in root.iterdir() if entry.is_dir()]
         name = min(unused)
-        raise UserError(f"{root / 'concepts.yaml'}: there is no folder {name!r}{nearest(name, folders)}")
+        near = nearest(name, [folder.path.name for folder in found])
+        raise UserError(f"{root / concept_settings.ALL}: there is no folder {name!r}{near}")
+    return found
 
 
-def _concept(folder: Path, common: Settings, built: Built) -> _Concept:
-    """The images and settings of one folder. `common`: its settings in concepts.yaml. Raises UserError."""
-    images, settings = [], dict(common)
-    for file in sorted(folder.iterdir(), key=_natural):
-        name = f"{folder.name}/{file.name}"
-        if file.name.startswith("."):
-            built.skipped.append(f"{name}: hidden")
-        elif file.name == "concept.yaml":
-            if common:
-                raise UserError(f"{file}: concepts.yaml describes this concept too; keep one of them")
-            settings = _settings(_load_yaml(file), str(file), folder)
-        elif file.is_file() and file.suffix.lower() in IMAGE_SUFFIXES:
+def _concept(
+    folder: _Folder, named: Named, root: Path, metadata: Mapping[str, str], built: Built
+) -> _Concept:
+    """The images and settings of one folder. `metadata`: captions by the image's path from `root`. Raises UserError."""
+    settings: Settings = {"concept_id": named.concept_id}
+    if named.placeholder_token:
+        settings["placeholder_token"] = named.placeholder_token
+    if folder.kohya:
+        settings["initializer_token"] = folder.kohya.class_word
+    settings |= folder.settings
+    files = {file.name: file for file in sorted(folder.path.iterdir(), key=_natural)}
+    images, others = [], []
+    for file in files.values():
+        why = _why_not(file, files, root)
+        if not why:
             images.append(file)
-        else:
-            built.skipped.append(f"{name}: {'a folder' if file.is_dir() else 'not an image'}")
+        elif file.name not in (concept_settings.ONE, captions.METADATA):
+            others.append((file, why))
+    prefix = f"{folder.path.name}/"
+    of_images = {
+        name.removeprefix(prefix): text for name, text in metadata.items() if name.startswith(prefix)
+    }
+    own_metadata = files.get(captions.METADATA)
+    if own_metadata is not None and not leads_out(own_metadata, root):
+        of_images |= captions.read_metadata(own_metadata)
+    inside = {name: file for name, file in files.items() if not leads_out(file, root)}
+    found = captions.beside(images, inside, of_images)
+    stems = {name for image in images for name in (image.stem, image.name)}
+    for file, why in others:
+        if not (file.suffix.lower() in captions.SUFFIXES and file.stem in stems and file.name in inside):
+            built.skipped.append(f"{folder.shown}/{readable(file.name)}: {why}")
+    built.skipped += [f"{folder.shown}/{line}" for line in found.ignored]
+    if found.of_image and "captions" in settings:
+        built.notes.append(
+            f"{folder.shown}: captions beside the images are ignored: concept.yaml gives others"
+        )
+    elif found.of_image:
+        # Captions count from the first image on.
+        images.sort(key=lambda image: image.name not in found.of_image)
+        settings["captions"] = _captions(
+            folder, settings, [found.of_image[i.name] for i in images if i.name in found.of_image], built
+        )
+    for image in images:
+        if not folder_names.is_text(str(image.relative_to(root))):
+            name = f"{folder.shown}/{readable(image.name)}"
+            built.notes.append(
+                f"{name}: its name isn't UTF-8; without --embed, the manifest has its absolute URI"
+            )
     return _Concept(images, settings)
+
+
+def _captions(folder: _Folder, settings: Settings, texts: list[str], built: Built) -> list[str]:
+    """The captions with `{}` for the word."""
+    triggers = [
+        str(settings.get("placeholder_token", "")),
+        folder.kohya.trigger if folder.kohya else folder.path.name,
+    ]
+    marked = [
+        captions.with_word(text, triggers, str(settings.get("initializer_token", ""))) for text in texts
+    ]
+    unnamed = sum(not names_word for _, names_word in marked)
+    note = f"{folder.shown}: {len(texts)} captions beside the images"
+    built.notes.append(
+        note + (f"; '{{}}, ' was put before {unnamed} that don't name the concept" if unnamed else "")
+    )
+    return [text for text, _ in marked]
+
+
+def _why_not(file: Path, files: Mapping[str, Path], root: Path) -> str:
+    """Why a file of a concept's folder is not one of its images; empty if it is."""
+    if file.name.startswith("."):
+        return "hidden"
+    if file.is_dir():
+        return f"a folder ({_NO_MASKS})" if file.name.lower() in _MASK_FOLDERS else "a folder"
+    if file.suffix.lower() not in image_files.SUFFIXES:
+        return "not an image"
+    try:
+        if leads_out(file, root):
+            return f"a link to a file outside {root}"
+        head = read_regular(file, image_files.HEAD_BYTES)
+    except OSError as error:
+        return error.strerror or str(error)
+    mask = _MASK.fullmatch(file.stem)
+    if mask and any(Path(other).stem == mask.group(1) for other in files if other != file.name):
+        return _NO_MASKS
+    return image_files.why_not_an_image(head)
+
+
+def _image_bytes(path: Path) -> bytes:
+    try:
+        data = read_regular(path, _MAX_IMAGE_BYTES + 1)
+    except OSError as error:
+        raise UserError(f"{readable(str(path))}: can't be read: {error.strerror or error}") from None
+    if len(data) > _MAX_IMAGE_BYTES:
+        raise UserError(f"{readable(str(path))}: is larger than {_MAX_IMAGE_BYTES // 2**20} MiB")
+    return data
+
+
+def _image_uri(path: Path, base: Path) -> str:
+    """The path from `base`; the absolute URI if the name isn't text."""
+    if not folder_names.is_text(str(path)):
+        return Path(os.path.abspath(path)).as_uri()
+    relative = Path(os.path.relpath(path, base)).as_posix()
+    return f"./{relative}" if re.match(r"[^/]*:|~", relative) else relative
 
 
 def _write(concepts: Iterator[_Concept], file: IO[bytes], base: Path, embed: bool) -> None:
@@ -174,58 +316,20 @@ def _write(concepts: Iterator[_Concept], file: IO[bytes], base: Path, embed: boo
             if embed:
                 size += sum(path.stat().st_size for path in concept.images)
             if size >= _ROW_GROUP_BYTES or len(pending) >= _ROW_GROUP_ROWS:
-                writer.write_table(pa.Table.from_pylist(pending, columns))
+                writer.write_table(_table(pending, columns))
                 pending, size = [], 0
         if pending:
-            writer.write_table(pa.Table.from_pylist(pending, columns))
+            writer.write_table(_table(pending, columns))
 
 
-def _read_common(root: Path) -> dict[str, Settings]:
-    """The settings in concepts.yaml by folder name; empty without such a file."""
-    path = root / "concepts.yaml"
-    if not path.is_file():
-        return {}
-    data = _load_yaml(path)
-    return {str(name): _settings(value, f"{path}: {name}", root) for name, value in data.items()}
-
-
-def _load_yaml(path: Path) -> dict[object, object]:
-    """The mapping in a YAML file; empty for an empty file. Raises UserError."""
+def _table(rows: list[dict[str, object]], columns: pa.Schema) -> pa.Table:
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {error}") from None
-    return _mapping(data, str(path))
-
-
-def _mapping(data: object, where: str) -> dict[object, object]:
-    if data is None:
-        return {}
-    if not isinstance(data, dict):
-        raise UserError(f"{where}: expected lines such as 'initializer_token: dog'")
-    return data
-
-
-def _settings(data: object, where: str, folder: Path) -> Settings:
-    """Checks the names and types of one concept's settings; ranges are checked with the manifest. Raises UserError.
-
-    `templates` may be the path, relative to `folder`, of a text file with one per line.
-    """
-    settings: Settings = {}
-    for key, value in _mapping(data, where).items():
-        name = str(key)
-        if name not in _SETTINGS:
-            near = nearest(name, list(_SETTINGS))
-            raise UserError(f"{where}: no such column {name!r}{near} (known: {', '.join(_SETTINGS)})")
-        if value is None:
-            continue
-        if name == "templates" and isinstance(value, str):
-            value = read_templates(str(folder / value))
-        kind = _SETTINGS[name].kind
-        if not kind.fits_yaml(value):
-            raise UserError(f"{where}: {name} must be {kind.in_yaml}, not {value!r}")
-        settings[name] = kind.plain(value)
-    return settings
+        return pa.Table.from_pylist(rows, columns)
+    except (pa.ArrowInvalid, pa.ArrowCapacityError):
+        ids = ", ".join(str(row["concept_id"]) for row in rows[-3:])
+        raise UserError(
+            f"{ids}: the images of a concept are larger than 2 GiB together; leave out --embed"
+        ) from None
 
 
 def _natural(path: Path) -> list[tuple[int, int, str]]:
@@ -234,10 +338,11 @@ def _natural(path: Path) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
 
 
-def _nothing(root: Path) -> str:
-    layout = f"expected {root}/<concept>/*.{{{','.join(suffix[1:] for suffix in IMAGE_SUFFIXES)}}}"
-    if any(path.suffix.lower() in IMAGE_SUFFIXES for path in root.iterdir()):
+def _nothing(root: Path, built: Built) -> str:
+    layout = f"expected {root}/<concept>/*.jpg (or .png, .webp, ...)"
+    if any(path.suffix.lower() in image_files.SUFFIXES for path in root.iterdir()):
         return f"{root}: images lie directly in it; put each concept's into a folder of its own ({layout})"
     folders = [path for path in root.iterdir() if path.is_dir()]
     what = f"none of its {len(folders)} folders has images" if folders else "has no folders of images"
-    return f"{root}: {what}; {layout}"
+    reasons = [line for line in built.skipped if "/" in line][:3]
+    return f"{root}: {what}; {layout}" + "".join(f"\n  {reason}" for reason in reasons)

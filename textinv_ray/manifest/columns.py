@@ -20,6 +20,7 @@ import pyarrow as pa
 from pydantic.fields import FieldInfo
 
 from textinv_ray.config.job import JobConfig
+from textinv_ray.config.training import MAX_PROMPT_LENGTH
 from textinv_ray.manifest.kinds import EMBEDDED_IMAGES, IMAGES, OF_TYPE, ImageSource, Kind
 
 ReadBy = Literal["learning", "review", "labels"]
@@ -50,6 +51,10 @@ class Meaning:
     """
     has_placeholder: bool = False
     """Whether the column's texts must say where the learned word goes: by `{}`, or by the row's placeholder_token."""
+    max_length: int = 1000
+    """The most characters of a text, of each text in a list, and of the value of a tag."""
+    max_count: int = 1000
+    """The most elements of a list, or tags."""
 
 
 class _RequiredColumns(TypedDict):
@@ -59,6 +64,7 @@ class _RequiredColumns(TypedDict):
             "Name of the concept, unique in the manifest, and of its folder in the output: letters, digits, `.`, `_` "
             "and `-`, at most 128.",
             read_by="labels",
+            max_length=128,
         ),
     ]
     images: Annotated[
@@ -67,6 +73,8 @@ class _RequiredColumns(TypedDict):
             "Training images; 3 to 5 are best. Paths relative to the manifest's folder, absolute paths, or URIs "
             "(`s3://`, `gs://`, `https://`, ...); or the images' bytes.",
             read_by="learning",
+            max_length=8192,
+            max_count=10_000,
         ),
     ]
 
@@ -81,6 +89,7 @@ class Row(_RequiredColumns, total=False):
             "manifest; case does not matter.",
             read_by="review",
             default="`<concept_id>`",
+            max_length=256,
         ),
     ]
     initializer_token: Annotated[
@@ -149,6 +158,7 @@ class Row(_RequiredColumns, total=False):
             overrides="training.templates",
             default="`training.templates`, or else those of the paper",
             has_placeholder=True,
+            max_length=MAX_PROMPT_LENGTH,
         ),
     ]
     captions: Annotated[
@@ -159,6 +169,8 @@ class Row(_RequiredColumns, total=False):
             read_by="learning",
             default="none",
             has_placeholder=True,
+            max_length=MAX_PROMPT_LENGTH,
+            max_count=10_000,
         ),
     ]
     prompts: Annotated[
@@ -168,11 +180,18 @@ class Row(_RequiredColumns, total=False):
             read_by="review",
             overrides="review.prompts",
             has_placeholder=True,
+            max_length=MAX_PROMPT_LENGTH,
         ),
     ]
     tags: Annotated[
         dict[str, str],
-        Meaning("Labels of your own. They become tags in MLflow.", read_by="labels", default="none"),
+        Meaning(
+            "Labels of your own. They become tags in MLflow.",
+            read_by="labels",
+            default="none",
+            max_length=5000,
+            max_count=100,
+        ),
     ]
     init_from: Annotated[
         str,
@@ -183,6 +202,7 @@ class Row(_RequiredColumns, total=False):
             overrides="training.init_from",
             default="`training.init_from`, if the row has no `initializer_token`",
             is_option=True,
+            max_length=8192,
         ),
     ]
     vectors_added_at: Annotated[
@@ -192,6 +212,7 @@ class Row(_RequiredColumns, total=False):
             read_by="learning",
             overrides="training.vectors_added_at",
             is_option=True,
+            max_count=64,
         ),
     ]
     regularization_weight: Annotated[
@@ -311,7 +332,7 @@ def plain_row(row: Mapping[str, object]) -> Row:
             continue
         try:
             plain[name] = column.kind.plain(value)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"{name} {error}") from None
     return cast(Row, plain)
 

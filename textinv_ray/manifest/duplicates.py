@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from textinv_ray.manifest.batch import Batch, short
-from textinv_ray.manifest.problem import Problem
+from textinv_ray.manifest.problem import Problem, place
 from textinv_ray.manifest.reader import Manifest
 
 _NULL = np.int64(np.iinfo(np.int64).min)
@@ -48,19 +48,19 @@ class Duplicates:
         if len(candidates) == 0:
             return
         columns = [name for name in manifest.sound_columns() if name in ("concept_id", "placeholder_token")]
-        seen: dict[str, tuple[int, str | None]] = {}
-        first = 0
-        for batch in map(Batch, manifest.batches(columns)):
+        seen: dict[str, tuple[str, str | None]] = {}
+        for part, first, records in manifest.placed_batches(columns):
+            batch = Batch(records)
             values = self._values(batch)
             for index in np.flatnonzero(np.isin(self._hash(batch), candidates)).tolist():
                 value, concept_id = values[index].as_py(), batch.ids[index].as_py()
-                row, same_id = seen.setdefault(value, (first + index, concept_id))
-                if row == first + index or (self._column != "concept_id" and concept_id == same_id):
+                here = place(part, first + index)
+                other, same_id = seen.setdefault(value, (here, concept_id))
+                if other == here or (self._column != "concept_id" and concept_id == same_id):
                     continue
                 original = batch.ids if self._column == "concept_id" else batch.placeholders
-                message = f"{short(original[index].as_py())} is used by row {row} already; {self._advice}"
-                yield Problem(first + index, concept_id, self._column, message)
-            first += len(batch)
+                message = f"{short(original[index].as_py())} is used by {other} already; {self._advice}"
+                yield Problem(first + index, concept_id, self._column, message, part)
 
     def _hash(self, batch: Batch) -> np.ndarray:
         """int64 (rows,)."""

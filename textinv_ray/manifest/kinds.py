@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import date
 from typing import Any, TypedDict
 
 import pyarrow as pa
@@ -96,8 +97,17 @@ def _tags(value: Any) -> dict[str, str]:
     return {str(key): str(item) for key, item in items if item is not None}
 
 
+def _images(values: Any) -> list[ImageSource]:
+    """The images; in place of null one without bytes and path, which fails its concept when it is fetched."""
+    return [{} if value is None else value for value in values]
+
+
 def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
+
+
+def _is_plain(value: object) -> bool:
+    return value is None or isinstance(value, str | int | float | date)
 
 
 def _is_all(is_element: Callable[[object], bool]) -> Callable[[object], bool]:
@@ -135,7 +145,7 @@ IMAGES = Kind(
     "list of strings (URIs) or list of {bytes, path} structs",
     pa.list_(pa.string()),
     _is_list_of(_is_image),
-    list,
+    _images,
     "",
     lambda value: False,
 )
@@ -145,7 +155,7 @@ TAGS = Kind(
     _is_tags,
     _tags,
     "names with a value each",
-    lambda value: isinstance(value, dict),
+    lambda value: isinstance(value, dict) and all(map(_is_plain, [*value, *value.values()])),
     empty_is_absent=True,
 )
 EMBEDDED_IMAGES = pa.list_(pa.struct({"bytes": pa.binary(), "path": pa.string()}))

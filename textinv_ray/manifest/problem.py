@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from textinv_ray.util.errors import UserError
 from textinv_ray.util.redact import redact
+from textinv_ray.util.text import one_line
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,17 @@ class Problem:
     """Name of the column."""
     message: str
     """What is wrong, and what to do."""
+    part: str = ""
+    """Name of the file with the row, if the table consists of several; the row's number counts in it."""
 
     def __str__(self) -> str:
-        if self.row is None:
-            return f"column {self.column!r}: {self.message}"
-        row = f"row {self.row}" + (f" ({self.concept_id})" if self.concept_id else "")
-        return f"{row}, column {self.column!r}: {self.message}"
+        row = place(self.part, self.row) + (f" ({one_line(self.concept_id, 128)})" if self.concept_id else "")
+        return ", ".join(filter(None, (row, f"column {self.column!r}: {self.message}")))
+
+
+def place(part: str, row: int | None) -> str:
+    """A row in words, such as "row 3", or "part-0.parquet, row 3"; empty for a column of a table in one file."""
+    return ", ".join(filter(None, (part, "" if row is None else f"row {row}")))
 
 
 SHOWN_PROBLEMS = 50
@@ -45,7 +51,14 @@ def raise_problems(uri: str, problems: Iterator[Problem], what: str = "the manif
     more = sum(1 for _ in problems)
     count = len(first) + more
     lines = [f"{redact(uri)}: {count} problem{'s' if count > 1 else ''} in {what}"]
-    lines += [f"  {problem}" for problem in sorted(first, key=lambda p: -1 if p.row is None else p.row)]
+    lines += [f"  {problem}" for problem in sorted(first, key=_order)]
     if more:
         lines.append(f"  ... and {more} more")
     raise UserError("\n".join(lines))
+
+
+def _order(problem: Problem) -> tuple[bool, str, int]:
+    """Those of whole columns first, then by file and row."""
+    if problem.row is None:
+        return False, "", 0
+    return True, problem.part, problem.row

@@ -196,7 +196,12 @@ def _images(batch: Batch, base: str, allowed: tuple[str, ...]) -> Found:
         return
     parents, values = elements
     if pa.types.is_struct(values.type):
-        return  # bytes are not read here; an image with neither bytes nor path later fails its concept
+        values, empty = _paths(values, batch.has_image_bytes)
+        for element, message in empty:
+            yield int(parents[element]), "images", message
+        for element, why in _unreachable(values, base, allowed):
+            yield int(parents[element]), "images", why
+        return
     if pa.types.is_null(values.type):
         values = values.cast(pa.string())
     nameless = pc.fill_null(pc.equal(values, ""), True)
@@ -204,6 +209,32 @@ def _images(batch: Batch, base: str, allowed: tuple[str, ...]) -> Found:
         yield int(parents[element]), "images", "an image has no URI"
     for element, why in _unreachable(values, base, allowed):
         yield int(parents[element]), "images", why
+
+
+def _paths(images: pa.Array, has_bytes: bool) -> tuple[pa.Array, list[tuple[int, str]]]:
+    """(the paths of {bytes, path} structs without bytes, null for others; (index, message) of those with neither).
+
+    `has_bytes`: whether the bytes were read. If not, only a null in place of the struct is known to have neither.
+    """
+    fields = {field.name for field in images.type}
+    absent = pa.nulls(len(images), pa.string())
+    path = pc.struct_field(images, "path") if "path" in fields else absent
+    path = path.dictionary_decode() if pa.types.is_dictionary(path.type) else path
+    path = absent if pa.types.is_null(path.type) else path.cast(pa.string())
+    null = pc.is_null(images)
+    problems = [(index, "an image is null") for index in _where(null)]
+    if not has_bytes:
+        return absent, problems
+    data = pc.struct_field(images, "bytes") if "bytes" in fields else pa.nulls(len(images))
+    without = pc.is_null(data)
+    nameless = pc.and_(pc.and_(without, pc.invert(null)), pc.equal(pc.fill_null(path, ""), ""))
+    problems += [(index, "an image has neither bytes nor a path") for index in _where(nameless)]
+    if not pa.types.is_null(data.type):
+        empty = pc.equal(pc.fill_null(pc.binary_length(data), 1), 0)
+        problems += [
+            (index, "an image's bytes are empty") for index in _where(pc.and_(empty, pc.invert(null)))
+        ]
+    return pc.if_else(without, path, absent), problems
 
 
 def _unreachable(uris: pa.Array, base: str, allowed: tuple[str, ...]) -> Iterator[tuple[int, str]]:

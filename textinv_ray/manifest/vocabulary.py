@@ -18,6 +18,8 @@ from textinv_ray.util.redact import message, redact
 if TYPE_CHECKING:
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+_LONGEST_TEXT = 10_000  # characters that are tokenized
+
 
 def load(model: ModelConfig) -> list[PreTrainedTokenizerBase]:
     """Loads the tokenizers of the model, one for each text encoder.
@@ -64,10 +66,24 @@ class Vocabulary:
         special = {token for tokenizer in tokenizers for token in tokenizer.all_special_tokens}
         self._words = pa.array(sorted({word.lower() for word in words | special if word}))
         self._known: dict[str, bool] = {}
+        self._counts: dict[str, int] = {}
+        self._clip = [tokenizer for tokenizer in tokenizers if _is_clip(tokenizer)]
+        self.room = min((int(tokenizer.model_max_length) for tokenizer in self._clip), default=10**9) - 2
+        """Tokens of a prompt that the model's CLIP text encoders read, without those for its begin and end."""
 
     def has(self, words: pa.Array) -> pa.Array:
         """Whether each word is one of a tokenizer's; case does not matter. bool (rows,)."""
         return pc.is_in(pc.utf8_lower(words), self._words)
+
+    def count(self, text: str) -> int:
+        """Number of a text's tokens for the CLIP text encoders, the most of them."""
+        text = text[:_LONGEST_TEXT]  # one that is far too long is far too long without its end
+        if text not in self._counts:
+            if len(self._counts) > 100_000:
+                self._counts.clear()
+            found = [tokenizer(text, add_special_tokens=False, verbose=False) for tokenizer in self._clip]
+            self._counts[text] = max((len(tokens.input_ids) for tokens in found), default=0)
+        return self._counts[text]
 
     def reads(self, text: str) -> bool:
         """Whether every tokenizer gives tokens for a text, other than the unknown token."""
@@ -78,8 +94,12 @@ class Vocabulary:
         return self._known[text]
 
 
+def _is_clip(tokenizer: PreTrainedTokenizerBase) -> bool:
+    return any(token.endswith("</w>") for token in tokenizer.get_vocab())
+
+
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    ids = tokenizer(text, add_special_tokens=False).input_ids
+    ids = tokenizer(text[:_LONGEST_TEXT], add_special_tokens=False, verbose=False).input_ids
     return [token for token in ids if token != tokenizer.unk_token_id]
 
 

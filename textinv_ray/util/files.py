@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
+from typing import BinaryIO
 
 
 class NotAFileError(OSError):
     """A path that leads to something else than a regular file: a folder, a pipe, a socket, a device."""
 
 
-def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
-    """The first `limit` bytes of a regular file; links are followed.
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Opens a regular file for reading; links are followed.
 
     Opens without waiting and looks at what was opened, so neither a pipe nor a device can hold the caller up. Raises
     OSError, and NotAFileError ("is a folder", "is not a regular file").
@@ -21,7 +22,13 @@ def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
             raise NotAFileError("is a folder" if stat.S_ISDIR(mode) else "is not a regular file")
-        with open(descriptor, "rb", closefd=False) as file:
-            return file.read(limit)
-    finally:
+        return open(descriptor, "rb")
+    except BaseException:
         os.close(descriptor)
+        raise
+
+
+def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
+    """The first `limit` bytes of a regular file. Raises as `open_regular`."""
+    with open_regular(path) as file:
+        return file.read(limit)

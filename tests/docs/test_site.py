@@ -68,7 +68,8 @@ def test_every_setting_is_in_the_table(hooks: ModuleType) -> None:
     assert table["training.steps"] == ("integer, 1 to 1,000,000", "`300`", "Optimizer steps per concept.")
     assert table["data.resolution"][0] == "integer, 8 to 4,096, a multiple of 8, or none"
     assert table["service.workers"][:2] == ("integer ≥ 1, or `auto`", "`auto`")
-    assert table["review.prompts.object"][:2] == ("list of text with `{}`", "`['a photo of {}']`")
+    assert table["review.prompts.object"][0] == "list of text with `{}`"
+    assert table["review.prompts.object"][1].startswith("`['a photo of {}', ")
     for name, field in fields(JobConfig):
         assert table[name][2].replace("\\|", "|").endswith(" ".join(str(field.description).split()))
 

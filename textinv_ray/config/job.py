@@ -106,9 +106,10 @@ class ReviewConfig(Strict):
     """The samples that people review, and the sampler of all images."""
 
     prompts: PromptsByProperty = PromptsByProperty(
-        object=("a photo of {}",), style=("a painting in the style of {}",)
+        object=("a photo of {}", "a photo of {} on the beach", "an oil painting of {}"),
+        style=("a painting in the style of {}", "a house in the style of {}", "a dog in the style of {}"),
     )
-    """Prompts of the review samples, for rows without `prompts`."""
+    """Prompts of the review samples, for rows without `prompts`: the word itself, then edits."""
     resolution: int | None = Field(None, ge=8, le=4096, multiple_of=8)
     """Side of all pictures in pixels; null: the model's resolution."""
     images_per_prompt: int = Field(2, ge=1, le=64)

@@ -109,6 +109,11 @@ def test_weights_by_signal_to_noise_ratio_are_refused(model: FlowBackbone) -> No
         alone(CONCEPTS[0], model, config)
 
 
+def test_a_sampler_that_the_family_has_not(model: FlowBackbone) -> None:
+    with pytest.raises(UserError, match="has no 'ddim'"):
+        model.sampler("ddim")
+
+
 @pytest.mark.parametrize("num_vectors", [1, 2])
 def test_words_are_saved_and_read(model: FlowBackbone, num_vectors: int) -> None:
     vectors = torch.randn(num_vectors, model.embedding_dim)

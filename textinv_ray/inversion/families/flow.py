@@ -54,7 +54,9 @@ class FlowBackbone(Backbone):
         return (1 - s) * latents + s * noise, noise - latents
 
     def sampler(self, name: str) -> SchedulerMixin:
-        """The scheduler of a value of `review.sampler`, with the model's shift."""
+        """The scheduler of a value of `review.sampler`, with the model's shift. Raises UserError for one it hasn't."""
+        if name not in self.family.samplers:
+            raise UserError(f"review.sampler: {self.family.name} has no {name!r}")
         config: dict[str, Any] = {**self.scheduler.config}
         # With dynamic shifting the pipeline gives the shift
         shift = 1.0 if config.get("use_dynamic_shifting") else self.shift((0, 0))

@@ -105,7 +105,15 @@ def plan(store: Store, preset: str, overrides: Sequence[str] = (), dino: str | N
     if job is None:
         raise UserError(f"{store.shown} has no job.json; give the output of `textinv invert`")
     config = job.config(store.shown).override(overrides)
-    return EvaluationPlan(preset, config, dino, sources.facts(config.model).identity)
+    facts = sources.facts(config.model)
+    facts.family.check(config)
+    made = EvaluationPlan(preset, config, dino, facts.identity)
+    if made.protocol.review.sampler not in facts.family.samplers:
+        raise UserError(
+            f"the preset {preset!r} samples with {made.protocol.review.sampler}, which {facts.family.name} hasn't: "
+            f"use another ({', '.join(name for name in evaluation.PRESETS if name != preset)})"
+        )
+    return made
 
 
 def evaluate(

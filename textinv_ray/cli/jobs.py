@@ -197,15 +197,19 @@ def validate(
 
     from textinv_ray.manifest import vocabulary
     from textinv_ray.manifest.reader import Manifest
+    from textinv_ray.model_files import places
 
     opened = Manifest.open(manifest, check_schema=False)
     try:
+        family = places.open_model(job.model).family
         tokenizers = vocabulary.load(job.model)
     except UnsupportedModelError:
         raise
     except UserError as error:
         tokenizers = []
         say(f"not checked against the model's vocabulary: {error}", err=True)
+    else:
+        family.check(job)
     checks.check(opened, job, tokenizers, image_bytes=True)
     say(
         f"{redact(manifest)}: {_count(opened.num_rows, 'concept')}, "

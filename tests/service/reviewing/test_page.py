@@ -269,6 +269,17 @@ def test_a_screen_reader_is_told(chromium: Browser, server: Served) -> None:
     page.context.close()
 
 
+def test_the_stopping_rules_evaluations_are_a_curve(chromium: Browser, server: Served, store: Store) -> None:
+    history = examples.history("c0", 4)
+    for step, score in ((1, 0.4), (2, 0.6), (3, 0.5)):
+        history.points[step].stopping_clip_image_similarity = score
+    store.write_concept("c0", "history.parquet", history.to_bytes())
+    page = opened(chromium, server)
+    points = page.locator("main polyline.rule").get_attribute("points")
+    assert len((points or "").split()) == 3
+    page.context.close()
+
+
 def test_thousands_cost_what_is_seen(chromium: Browser, tmp_path: Path) -> None:
     """Pictures and list entries are there for what can be seen, not for the whole list."""
     store = Store(str(tmp_path))

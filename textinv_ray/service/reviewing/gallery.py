@@ -95,6 +95,8 @@ class Point(Shown):
     step: int
     image: float | None
     text: float | None
+    rule: float | None
+    """What `stopping.rule: clip` measured."""
     loss: float | None
 
 
@@ -234,11 +236,17 @@ def _done(result: Result, near: tuple[str, float] | None, warnings: tuple[Warned
 def _points(history: History) -> Iterable[Point]:
     every = max(1, len(history.points) // _CURVE_POINTS)
     for index, point in enumerate(history.points):
-        has_score = point.clip_image_similarity is not None or point.clip_text_similarity is not None
+        scores = (
+            point.clip_image_similarity,
+            point.clip_text_similarity,
+            point.stopping_clip_image_similarity,
+        )
+        has_score = any(score is not None for score in scores)
         if has_score or index % every == 0:
             yield Point(
                 step=point.step,
                 image=point.clip_image_similarity,
                 text=point.clip_text_similarity,
+                rule=point.stopping_clip_image_similarity,
                 loss=point.loss,
             )

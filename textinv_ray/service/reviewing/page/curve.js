@@ -9,13 +9,14 @@ const EDGE = 6;
 /** A figure; none when there is nothing to draw. */
 export function curve(concept, points) {
   const scored = points.filter((point) => point.image !== null);
+  const rule = points.filter((point) => point.rule !== null);
   const losses = points.filter((point) => point.loss !== null);
   if (!scored.length && losses.length < 2) return null;
   const steps = Math.max(1, ...points.map((point) => point.step));
   const x = (step) => EDGE + (step / steps) * (WIDTH - 2 * EDGE);
   const svg = makeSvg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT + LOSS}`, role: "img", "aria-label": spoken(scored) });
   if (scored.length) {
-    const values = scored.flatMap((point) => [point.image, point.text]).filter((value) => value !== null);
+    const values = [...scored, ...rule].flatMap((point) => [point.image, point.text, point.rule]).filter((value) => value !== null);
     const [low, high] = [Math.min(0, ...values), Math.max(0.1, ...values)];
     const y = (value) => HEIGHT - EDGE - ((value - low) / (high - low)) * (HEIGHT - 2 * EDGE);
     svg.append(makeSvg("line", { class: "zero", x1: EDGE, x2: WIDTH - EDGE, y1: y(0), y2: y(0) }));
@@ -23,6 +24,7 @@ export function curve(concept, points) {
       const at = y(concept.image_before);
       svg.append(makeSvg("line", { class: "before", x1: EDGE, x2: WIDTH - EDGE, y1: at, y2: at }));
     }
+    if (rule.length) svg.append(line("rule", rule.map((point) => [x(point.step), y(point.rule)])));
     svg.append(line("text", scored.filter((point) => point.text !== null).map((point) => [x(point.step), y(point.text)])));
     svg.append(line("image", scored.map((point) => [x(point.step), y(point.image)])));
     for (const point of scored) {
@@ -52,6 +54,7 @@ export function curve(concept, points) {
       {},
       make("span", { className: "image" }, "image"),
       make("span", { className: "text" }, "text"),
+      rule.length ? make("span", { className: "image rule" }, "image, by the stopping rule") : null,
       make("span", { className: "loss" }, "loss (smoothed)"),
       `0 to ${steps} steps${best}`,
     ),

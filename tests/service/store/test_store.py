@@ -13,6 +13,7 @@ import fsspec
 import pytest
 
 from tests.support import examples
+from tests.support.network import free_ports
 from textinv_ray.service.store.files import StoreError
 from textinv_ray.service.store.store import Store, sample_name
 from textinv_ray.util.errors import UserError
@@ -168,9 +169,29 @@ def test_a_file_in_place_of_the_output_is_refused_at_once(tmp_path: Path) -> Non
     assert caught.value.is_permanent
 
 
-def test_an_unknown_protocol_is_a_message() -> None:
-    with pytest.raises(UserError, match="the output nosuch://a: Protocol not known: nosuch"):
-        Store("nosuch://a")
+@pytest.mark.parametrize(
+    ("uri", "why"),
+    [
+        ("nosuch://a", "the output nosuch://a: nosuch:// is no protocol that fsspec knows"),
+        ("gs://me:secret@b/x", "gs:// needs another Python package: pip install 'textinv_ray[gcs]'"),
+        ("  ", "the path of an output is empty: is a shell variable unset?"),
+    ],
+)
+def test_outputs_that_cannot_be_opened(uri: str, why: str) -> None:
+    with pytest.raises(UserError) as caught:
+        Store(uri)
+    assert why in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_server_that_refuses_connections_is_away() -> None:
+    """fsspec says that the file doesn't exist."""
+    (port,) = free_ports(1)
+    store = Store(f"http://127.0.0.1:{port}/out", patience_s=0)
+    for read in (lambda: store.read("job.json"), lambda: store.names("concepts")):
+        with pytest.raises(StoreError, match=r"127\.0\.0\.1") as caught:
+            read()
+        assert not caught.value.is_permanent
 
 
 def test_what_is_done_is_looked_at(store: Store) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
@@ -15,6 +14,7 @@ from textinv_ray.inversion.generation import Request
 from textinv_ray.manifest.problem import Problem, raise_problems
 from textinv_ray.service.library.lexicon import Lexicon
 from textinv_ray.service.store.store import Store
+from textinv_ray.util import parquet
 from textinv_ray.util.errors import UserError
 from textinv_ray.util.redact import brief, message, redact
 from textinv_ray.util.text import nearest
@@ -85,9 +85,7 @@ def _read(uri: str) -> pa.Table:
         with store.open(name) as file:
             if file is None:
                 raise UserError(f"{redact(uri)}: the table of prompts doesn't exist")
-            table = pq.read_table(file)
-            table.validate(full=True)  # texts that aren't UTF-8
-            return table
+            return parquet.read(file)
     except UserError:
         raise
     except pa.ArrowInvalid:

@@ -19,6 +19,7 @@ from textinv_ray.service.store import local_files
 from textinv_ray.service.store.places import checked_name, leads_out
 from textinv_ray.util import retries
 from textinv_ray.util.errors import UserError
+from textinv_ray.util.protocols import why_unusable
 from textinv_ray.util.redact import message, redact
 from textinv_ray.util.text import one_line
 
@@ -59,7 +60,10 @@ class Files:
         try:
             self.fs, root = fsspec.core.url_to_fs(str(uri))
         except (ValueError, ImportError) as error:
-            raise UserError(f"the output {redact(str(uri))}: {message(str(error))}") from None
+            protocol = one_line(str(uri).partition("://")[0], 100)
+            raise UserError(
+                f"the output {one_line(redact(str(uri)))}: {why_unusable(protocol, error)}"
+            ) from None
         self.root = root.rstrip("/")
         self.is_local = isinstance(self.fs, LocalFileSystem)
         self.uri = self.root if self.is_local else str(uri).rstrip("/")
@@ -118,7 +122,9 @@ class Files:
         def read() -> T | None:
             try:
                 return action()
-            except _ABSENT:
+            except _ABSENT as error:
+                if retries.is_transient(error):  # fsspec: a web server that refuses connections
+                    raise
                 return None
             except local_files.IrregularError as error:
                 self.ignore(name, str(error))
@@ -226,7 +232,9 @@ class Files:
             self.fs.invalidate_cache()
             try:
                 return list(self.fs.ls(path, detail=detail))
-            except (FileNotFoundError, NotADirectoryError):
+            except (FileNotFoundError, NotADirectoryError) as error:
+                if retries.is_transient(error):
+                    raise
                 return []
 
         return self._call(entries, folder) if self._readable(folder) else []

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from textinv_ray.util import parquet
 from textinv_ray.util.redact import message
 
 _LATEST_MS = 10**14  # after the year 5000
@@ -139,7 +140,7 @@ class History:
     def from_bytes(cls, data: bytes) -> History:
         """Raises ValueError for what isn't a history."""
         try:
-            table = pq.read_table(io.BytesIO(data))
+            table = parquet.read(io.BytesIO(data))
             metadata = table.schema.metadata or {}
             fingerprints = [metadata[name].decode() for name in (b"state_fingerprint", b"review_fingerprint")]
             known = [name for name in SCHEMA.names if name != _NEW or name in table.column_names]

@@ -18,6 +18,7 @@ from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.views.columns import ERROR, NEAREST, NEAREST_COSINE, OF_RESULT, VECTORS, schema
 from textinv_ray.service.views.similarity import StoredWords, most_alike
+from textinv_ray.util import parquet
 
 FILE = "results.parquet"
 ROWS_PER_GROUP = 1024
@@ -64,7 +65,7 @@ def columns(store: Store, names: Sequence[str]) -> list[tuple[Any, ...]]:
         with store.open(FILE) as file:
             if file is None:
                 return []
-            table = pq.read_table(file, columns=list(names))
+            table = parquet.read(file, names)
             return list(zip(*(table[name].to_pylist() for name in names), strict=True))
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:  # UnicodeDecodeError is a ValueError
         store.ignore(FILE, f"it can't be read: {error}")

@@ -55,6 +55,7 @@ def print_nothing_to_do(console: Console, plan: Plan, config: JobConfig, store: 
     """All is done. Returns the exit code."""
     console.print(f"nothing to do: all {_count(len(plan.done), 'concept')} are done")
     console.print(f"results: {store.shown}")
+    console.print(f"review: textinv review {store.shown}")
     if config.tracking.enabled:
         print_tracking(console, resolve_uri(config, store), True)
     return 0

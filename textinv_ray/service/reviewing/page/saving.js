@@ -2,6 +2,7 @@
 import { get, tell } from "./dom.js";
 import { state } from "./state.js";
 
+const AT_ONCE = 250; // decisions in a request
 const waiting = []; // groups of decisions that aren't stored yet, in order
 const pending = new Map(); // id -> how many of them are of this concept
 const known = new Map(); // id -> decided_at of the decision in the store that this page knows of
@@ -38,7 +39,7 @@ export function decide(changes, isUndo = false) {
   if (!isUndo) {
     undoable.push(group.map(({ id, before }) => ({ id, verdict: before?.verdict ?? "undecided", note: before?.note ?? "" })));
   }
-  waiting.push(group);
+  for (let first = 0; first < group.length; first += AT_ONCE) waiting.push(group.slice(first, first + AT_ONCE));
   onChange(group.map(({ id }) => id));
   send();
   return true;

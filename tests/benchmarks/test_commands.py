@@ -24,7 +24,9 @@ from benchmarks import (
     encoder_share,
     fewer_steps,
     measure,
+    memory,
     quality_vs_steps,
+    random_models,
     review,
     step,
 )
@@ -33,6 +35,7 @@ from tests.support import tiny
 from tests.support.commands import REPOSITORY, as_options
 from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion.families.loading import load_backbone
+from textinv_ray.inversion.families.sdxl import StableDiffusionXL
 from textinv_ray.inversion.task import ConceptTask
 
 SCRIPT = """
@@ -98,6 +101,28 @@ def command(name: str, *options: str) -> dict[str, Any]:
     return dict(json.loads(path.read_text()))
 
 
+@pytest.mark.parametrize(("name", "weights"), [("sd15", 859_520_964), ("sdxl", 2_567_463_684)])
+def test_random_models_have_the_real_sizes(name: str, weights: int) -> None:
+    with torch.device("meta"):
+        assert sum(weight.numel() for weight in random_models.unet(name).parameters()) == weights
+
+
+def test_a_random_model_is_written_in_diffusers_format(tmp_path: Path) -> None:
+    random_models.save("tiny-sdxl", tmp_path)
+    backbone = load_backbone(str(tmp_path), dtype="float32")
+    assert isinstance(backbone, StableDiffusionXL)
+    assert [encoder.table.shape for encoder in backbone.encoders] == [(49408, 32)] * 2
+
+
+def test_memory(figures: Callable[..., dict[str, Any]]) -> None:
+    """Checkpointing keeps less, smaller pictures keep less; more memory holds more."""
+    found = figures(memory, "--model=tiny-sdxl", "--sides=128,64")
+    sizes = {(row["side"], row["checkpointing"]): row["GB a sample"] for row in found["rows"]}
+    assert 0 < sizes[64, "on"] < sizes[64, "off"] < sizes[128, "off"]
+    assert sizes[128, "on"] < sizes[128, "off"]
+    assert all(row["samples in 16 GB"] < row["samples in 80 GB"] for row in found["rows"])
+
+
 @pytest.mark.slow
 def test_step(figures: Callable[..., dict[str, Any]]) -> None:
     found = figures(
@@ -110,7 +135,7 @@ def test_step(figures: Callable[..., dict[str, Any]]) -> None:
         ("bfloat16", 2),
     ]
     assert all(row["samples/s"] > 0 and 0 < row["share of peak"] < 1 for row in found["steps"])
-    found = figures(step, "--model=tiny", "--max-pack=1", "--seconds=0.01", "--checkpointing=off,on")
+    found = figures(step, "--model=tiny-sdxl", "--max-pack=1", "--seconds=0.01", "--checkpointing=off,on")
     assert [row["checkpointing"] for row in found["steps"]] == ["off", "on"]
     found = figures(
         step, "--model=tiny", "--max-pack=1", "--seconds=0.01", "--channels-last=on,off", "--dtypes=tf32"

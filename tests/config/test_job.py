@@ -8,10 +8,11 @@ import pytest
 from pydantic import BaseModel
 
 from textinv_ray.config.job import JobConfig, preset_names
+from textinv_ray.config.model_families import STABLE_DIFFUSION_XL
 from textinv_ray.util.errors import UserError
 from textinv_ray.util.redact import redact, redact_text
 
-PRESETS = ["bias", "mini", "paper", "quick", "sd15", "sd21"]
+PRESETS = ["bias", "mini", "paper", "quick", "sd15", "sd21", "sdxl", "sdxl-fast"]
 
 
 def test_presets_are_known_and_load() -> None:
@@ -38,6 +39,20 @@ def test_the_papers_settings() -> None:
         "ddim",
         50,
     )
+
+
+def test_sdxls_presets_are_their_sources() -> None:
+    """invoke-training's sample for words of SDXL; the command in diffusers' README_sdxl.md."""
+    base, fast = JobConfig.load("sdxl"), JobConfig.load("sdxl-fast")
+    for config, side, steps, batch_size, vectors in ((base, None, 2000, 1, 4), (fast, 768, 500, 4, 1)):
+        training = config.training
+        assert (config.data.resolution, training.steps, training.batch_size) == (side, steps, batch_size)
+        assert (training.learning_rate, training.num_vectors) == (2e-3, vectors)
+        assert config.model.path == "stabilityai/stable-diffusion-xl-base-1.0"
+        assert config.pack.size == "auto"
+        STABLE_DIFFUSION_XL.check(config)
+    assert (base.training.lr_schedule, base.training.lr_warmup_steps) == ("cosine", 200)
+    assert fast.training.lr_schedule == "constant"
 
 
 def test_yaml_round_trip(tmp_path: Path) -> None:
@@ -132,7 +147,7 @@ def test_everything_wrong_is_said_at_once() -> None:
     [
         (
             "sd115",
-            r"no configuration 'sd115'; did you mean 'sd15'\? \(presets: bias, mini, paper, quick, sd15, sd21; or",
+            r"no configuration 'sd115'; did you mean 'sd15'\? \(presets: bias, mini, paper, quick, sd15, sd21, sdxl, sdxl-fast; or",
         ),
         ("no/such.yaml", r"configuration file 'no/such.yaml' doesn't exist"),
     ],

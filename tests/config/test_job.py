@@ -12,7 +12,7 @@ from textinv_ray.config.model_families import STABLE_DIFFUSION_XL
 from textinv_ray.util.errors import UserError
 from textinv_ray.util.redact import redact, redact_text
 
-PRESETS = ["bias", "mini", "paper", "quick", "sd15", "sd21", "sdxl", "sdxl-fast"]
+PRESETS = ["bias", "flux", "mini", "paper", "quick", "sana", "sd15", "sd21", "sd35", "sdxl", "sdxl-fast"]
 
 
 def test_presets_are_known_and_load() -> None:
@@ -147,7 +147,7 @@ def test_everything_wrong_is_said_at_once() -> None:
     [
         (
             "sd115",
-            r"no configuration 'sd115'; did you mean 'sd15'\? \(presets: bias, mini, paper, quick, sd15, sd21, sdxl, sdxl-fast; or",
+            r"no configuration 'sd115'; did you mean 'sd15'\? \(presets: bias, flux, mini, .*; or",
         ),
         ("no/such.yaml", r"configuration file 'no/such.yaml' doesn't exist"),
     ],

@@ -97,7 +97,7 @@ def test_every_column_of_the_results_is_in_the_table(hooks: ModuleType) -> None:
 
 
 def test_every_preset_is_in_the_table(hooks: ModuleType) -> None:
-    assert re.findall(r"^\| `(\w+)` \|", hooks.presets_table(), re.MULTILINE) == preset_names()
+    assert re.findall(r"^\| `([\w-]+)` \|", hooks.presets_table(), re.MULTILINE) == preset_names()
 
 
 @pytest.mark.slow  # builds the site

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,8 @@ from diffusers import (
 
 import textinv_ray
 from tests.support import tiny
-from textinv_ray.concepts.word_files import Word, store_word
+from tests.support.commands import REPOSITORY
+from textinv_ray.concepts.word_files import Word, store_word, write_word
 from textinv_ray.config.job import ReviewConfig
 from textinv_ray.inversion import sample_images
 from textinv_ray.inversion.words import rows_of
@@ -53,6 +56,33 @@ def test_words_of_sdxl_draw_what_we_draw(tiny_sdxl: Path, tmp_path: Path) -> Non
     backbone = tiny.load_sdxl(tiny_sdxl)
     ours = sample_images(backbone, {"<x>": rows_of(backbone, SDXL)}, PROMPTS, [0, 1], REVIEW)
     assert np.abs(ours - pictures(pipeline, PROMPTS)).max() <= 1
+
+
+def test_the_documented_lines_without_us_do_the_same(
+    tiny_sdxl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docs/sdxl.md: two loads, and the line for the pooled prompt, without which pictures are others."""
+    files = write_word("diffusers", "<ada>", SDXL)
+    for suffix, data in files.items():
+        (tmp_path / f"ada{suffix}.safetensors").write_bytes(data)
+    text = (REPOSITORY / "docs" / "sdxl.md").read_text()
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "load_text" in block]
+    *loads, pooling = map(ast.unparse, ast.parse(code).body)
+    assert len(loads) == len(files) == 2
+    monkeypatch.chdir(tmp_path)
+
+    def drawn(*lines: str) -> np.ndarray:
+        pipeline = StableDiffusionXLPipeline.from_pretrained(tiny_sdxl)
+        for line in lines:
+            exec(line, {"pipeline": pipeline})
+        return pictures(pipeline, ["a photo of <ada>"])
+
+    with_us = StableDiffusionXLPipeline.from_pretrained(tiny_sdxl)
+    Path("both.safetensors").write_bytes(store_word("<ada>", SDXL))
+    textinv_ray.load_words(with_us, "both.safetensors")
+    expected = pictures(with_us, ["a photo of <ada>"])
+    assert np.array_equal(drawn(*loads, pooling), expected)
+    assert not np.array_equal(drawn(*loads), expected)
 
 
 def test_words_of_stable_diffusion_in_other_pipelines(tiny_sd: Path, tmp_path: Path) -> None:

@@ -102,10 +102,11 @@ def families_table() -> str:
             ", ".join(f"`{sampler}`" for sampler in family.samplers),
             f"multiples of {family.side_multiple} px",
             "with" if family.negative_prompts else "without",
+            family.run_with,
         )
         rows.append(f"| {family.name} | {' | '.join(cells)} |")
-    head = "| family | pipeline | vectors | predicts; levels | `review.sampler` | sides | negative prompts |"
-    return "\n".join([head, "|---|---|---|---|---|---|---|", *rows])
+    names = "family | pipeline | vectors | predicts; levels | `review.sampler` | sides | negative prompts | run with"
+    return "\n".join([f"| {names} |", "|---|---|---|---|---|---|---|---|", *rows])
 
 
 def record_table(record: type[Record]) -> str:

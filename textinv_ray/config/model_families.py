@@ -46,6 +46,8 @@ class ModelFamily:
     """Whether there is classifier-free guidance with negative prompts."""
     cuda_dtype: Literal["float16", "bfloat16"] = "float16"
     """`model.dtype: auto` on CUDA."""
+    run_with: str = "tiny random models"
+    """What its code was run with here, for the documentation."""
     addition: str | None = None
     """`addition_embed_type` in the configuration of its UNet."""
 
@@ -115,6 +117,7 @@ STABLE_DIFFUSION = ModelFamily(
     text_encoders=("text_encoder",),
     tokenizers=("tokenizer",),
     encoders=("clip_l", "clip_h"),
+    run_with="the bundled mini-sd, tiny random models",
 )
 STABLE_DIFFUSION_XL = ModelFamily(
     name="Stable Diffusion XL",

@@ -57,11 +57,18 @@ def test_fingerprints(store: Store) -> None:
         (["--preset", "slow"], "no preset 'slow' (known: quick, paper)"),
         (["--only", "aa"], "no concept 'aa'; did you mean 'a'?"),
         (["--set", "review.steps=3"], "review.steps: no such field"),
+        (["--dino", "{folder}/none"], "/none is no DINO model that can be loaded: "),
+        (["--dino", "{folder}"], " is no DINO model that can be loaded: "),
+        (
+            ["--dino", "memory://u:pw@none/dino"],
+            "error: memory://none/dino can't be copied",
+        ),
     ],
 )
 def test_mistakes(
     store: Store, capfd: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
+    arguments = [argument.format(folder=Path(store.root).parent) for argument in arguments]
     assert textinv("evaluate", store.uri, *arguments) == 2
     assert message in capfd.readouterr().err
 

@@ -39,6 +39,23 @@ def test_a_uri_is_the_same_model_and_is_copied_once(
     assert sources.resolve("memory://models/sd") == folder
 
 
+def test_a_model_that_was_replaced_is_copied_again(
+    tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Results would have the identity of the new one, and words that were learned for the old one."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    memory = fsspec.filesystem("memory")
+    memory.put(f"{tiny_sd}/", "/replaced/sd/", recursive=True)
+    first = sources.resolve("memory://replaced/sd")
+    assert sources.resolve("memory://replaced/sd") == first
+    memory.pipe_file("/replaced/sd/unet/config.json", b"{}")
+    second = sources.resolve("memory://replaced/sd")
+    assert second != first
+    assert (Path(second) / "unet" / "config.json").read_bytes() == b"{}"
+    assert facts(first) == facts(tiny_sd), "other workers may use it still"
+    memory.store.clear()
+
+
 def test_other_weights_are_another_model(tiny_sd: Path, tmp_path: Path) -> None:
     copy = tmp_path / "trained"
     shutil.copytree(tiny_sd, copy)

@@ -36,6 +36,8 @@ from textinv_ray.service.store.records import OfConcept, Result, Time
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.tracking.concept_runs import ConceptRuns
 from textinv_ray.util.errors import UserError
+from textinv_ray.util.redact import message, redact
+from textinv_ray.util.text import one_line
 
 DESCRIPTION = "description"
 """The tag (in the manifest's column `tags`) with a person's description of the concept."""
@@ -116,6 +118,21 @@ def plan(store: Store, preset: str, overrides: Sequence[str] = (), dino: str | N
     return made
 
 
+def _check_dino(dino: str) -> None:
+    """Raises UserError for what can't be a DINO model, before a Ray is started: by its configuration alone."""
+    from transformers import AutoConfig, AutoImageProcessor
+
+    try:
+        path = sources.resolve(dino)
+        AutoConfig.from_pretrained(path)
+        AutoImageProcessor.from_pretrained(path, backend="pil")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        why = message(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
+        raise UserError(
+            f"--dino {one_line(redact(dino), 300)} is no DINO model that can be loaded: {why}"
+        ) from None
+
+
 def evaluate(
     store: Store, todo: EvaluationPlan, console: Console, *, only: Collection[str] | None = None
 ) -> int:
@@ -148,7 +165,9 @@ def evaluate(
 def _evaluate_all(
     store: Store, todo: EvaluationPlan, fingerprints: Mapping[str, str], console: Console
 ) -> int:
-    """Evaluates the concepts of `fingerprints` (by concept_id). Returns how many failed."""
+    """Evaluates the concepts of `fingerprints` (by concept_id). Returns how many failed. Raises UserError."""
+    if todo.dino:
+        _check_dino(todo.dino)
     table = pa.table({"concept_id": list(fingerprints), "fingerprint": list(fingerprints.values())})
     arguments = {
         "config": todo.config.to_dict(),

@@ -140,13 +140,20 @@ def _counts(name: str, variant: str | None) -> bool:
 
 
 def _copy_once(uri: str) -> Path:
-    """Copies a folder or a single file to this node's cache, unless it is there. A lock makes other workers wait."""
-    single = is_single_file(uri)
-    name = hashlib.sha256(uri.rstrip("/").encode()).hexdigest()[:16]
-    target = cache_folder() / (f"{name}.safetensors" if single else name)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with open(f"{target}.lock", "w") as lock:
+    """Copies a folder or a single file to this node's cache, unless it is there. A lock makes other workers wait.
+
+    What was replaced at the same URI since is copied again, beside the old copy, which other workers may use.
+    """
+    ending = ".safetensors" if is_single_file(uri) else ""
+    name = cache_folder() / hashlib.sha256(uri.rstrip("/").encode()).hexdigest()[:16]
+    name.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        stamp = _stamp(uri)
+        copies = sorted(name.parent.glob(f"{name.name}-*[0-9a-f]{ending}"), key=os.path.getmtime)
+        if stamp is None and copies:  # the original can't be reached
+            return copies[-1]
+        target = Path(f"{name}-{stamp or 0}{ending}")
         if target.exists():
             return target
         partial = Path(f"{target}.partial")
@@ -155,7 +162,7 @@ def _copy_once(uri: str) -> Path:
             fs, root = fsspec.core.url_to_fs(uri)
             retries.call(
                 (lambda: fs.get_file(root, str(partial)))
-                if single
+                if ending
                 else (lambda: fs.get(root.rstrip("/") + "/", f"{partial}/", recursive=True)),
                 patience_s=_PATIENCE_S,
                 what=redact(uri),
@@ -164,3 +171,19 @@ def _copy_once(uri: str) -> Path:
             raise UserError(f"{redact(uri)} can't be copied: {message(str(error))}") from None
         partial.rename(target)
     return target
+
+
+def _stamp(uri: str) -> str | None:
+    """Digest of the names, sizes and versions of a model's files; None where they can't be listed."""
+    try:
+        fs, root = fsspec.core.url_to_fs(uri)
+        fs.invalidate_cache()
+        found = fs.find(root, detail=True)
+    except Exception:
+        return None
+    versions = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "updated", "created")
+    listed = [
+        (path, entry.get("size"), next((str(entry[key]) for key in versions if entry.get(key)), ""))
+        for path, entry in sorted(found.items())
+    ]
+    return hashlib.sha256(repr(listed).encode()).hexdigest()[:16] if listed else None

@@ -40,7 +40,10 @@ def training_grid(images: np.ndarray) -> bytes:
 
 def training_images(grid: bytes, count: int) -> np.ndarray:
     """The inverse of `training_grid`, at its size: uint8 (count, s, s, 3). Raises ValueError."""
-    pixels = np.asarray(opened(grid).convert("RGB"))
+    try:
+        pixels = np.asarray(opened(grid).convert("RGB"))
+    except ValueError as error:
+        raise ValueError(f"training.png can't be read: {error}") from None
     columns = min(count, TRAINING_COLUMNS)
     side, rows = pixels.shape[1] // max(1, columns), -(-count // max(1, columns))
     if not side or pixels.shape[:2] != (rows * side, columns * side):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from textinv_ray.config.job import JobConfig
 from textinv_ray.manifest import duplicates
 from textinv_ray.manifest.batch import Batch
+from textinv_ray.manifest.later_vectors import LaterVectors
 from textinv_ray.manifest.limit_checks import over_limits
 from textinv_ray.manifest.problem import Problem, raise_problems
 from textinv_ray.manifest.prompt_checks import PromptChecks
@@ -60,7 +61,10 @@ def row_problems(
     """Streams the problems of the rows batch by batch, and at the end those of duplicates."""
     columns = manifest.sound_columns()
     vocabulary = Vocabulary(tokenizers) if tokenizers else None
-    unique = duplicates.of_manifest()
+    unique: list[duplicates.Duplicates | LaterVectors] = [
+        *duplicates.of_manifest(),
+        LaterVectors(config.training),
+    ]
     prompts = PromptChecks(config, vocabulary) if vocabulary is not None else None
     unreadable = manifest.unsound_columns()
     for part, first, records in manifest.placed_batches(columns, image_bytes=image_bytes):

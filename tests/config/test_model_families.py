@@ -65,6 +65,10 @@ def test_settings_that_fit_a_family(family: ModelFamily) -> None:
             r"review\.sampler: Stable Diffusion 3 .* 'ddim'; set it to euler or dpmsolver\+\+",
         ),
         (
+            "model.prediction_type=epsilon",
+            r"model\.prediction_type: Stable Diffusion 3 .* learns a flow",
+        ),
+        (
             "training.loss_weight=min_snr",
             r"training\.loss_weight: 'min_snr' is for models that predict epsilon or v",
         ),

@@ -73,6 +73,8 @@ class ModelFamily:
             raise UserError(
                 f"review.sampler: {self.name} has no {review.sampler!r}; set it to {' or '.join(self.samplers)}"
             )
+        if self.flow and config.model.prediction_type is not None:
+            raise UserError(f"model.prediction_type: {self.name} learns a flow; leave it out")
         if self.flow and training.loss_weight != "none":
             raise UserError(
                 f"training.loss_weight: {training.loss_weight!r} is for models that predict epsilon or v; "

@@ -200,6 +200,7 @@ SETTINGS: Effects = {
     "training.loss_weight": LEARNING,
     "training.min_snr_gamma": LEARNING,
     "training.encoders": LEARNING,
+    "training.encoder_rates": LEARNING,
     "training.templates": LEARNING,
     "stopping.rule": RESULT,
     "stopping.min_steps": {(): NOTHING, ("stopping.rule=dvar",): RESULT, ("stopping.rule=clip",): RESULT},

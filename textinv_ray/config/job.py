@@ -299,6 +299,7 @@ _LATER_FIELDS = (
     ("training", "loss_weight"),
     ("training", "min_snr_gamma"),
     ("training", "encoders"),
+    ("training", "encoder_rates"),
 )
 """(section, field) of settings that came later: left out at their default, so that earlier fingerprints hold."""
 

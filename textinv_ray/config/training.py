@@ -133,6 +133,9 @@ class TrainingConfig(Strict):
     encoders: tuple[Annotated[str, Field(min_length=1)], ...] | None = Field(None, min_length=1)
     """Text encoders that words are learned for: `clip_l`, `clip_g`, `clip_h`, `t5xxl`, `gemma`. In the others a word
     keeps its initial vectors, and these encoders run once per prompt. null: all of the model's."""
+    encoder_rates: Literal["same", "by_norm"] = "same"
+    """Adam's step size for vectors of each text encoder. `by_norm`: `learning_rate` is that of the first; others have
+    it times the ratio of their tables' root mean squares: a step that suits one table is too small in a larger one."""
     templates: tuple[Prompt, ...] | None = Field(None, min_length=1)
     """Training prompts for rows without the column; null: the paper's. A list, or the path of a text file with one
     prompt per line."""

@@ -31,6 +31,7 @@ class Pack:
         self.stopping = config.stopping
         self.size = size
         self._learned_columns = backbone.learned_columns(config.training.encoders)
+        self._rate_factors = backbone.rate_factors(config.training.encoder_rates)
         self.tasks: list[ConceptTask] = []
         self._tensors: dict[str, Tensor] = {}
         self._steps_taken = 0
@@ -90,6 +91,7 @@ class Pack:
             rescaled=torch.where(absent[:, None], 0, self._rescaled),
             encoder_norms=self.backbone.encoder_norms,
             learned_columns=self._learned_columns,
+            rate_factors=self._rate_factors,
         )
         self._tensors["losses"][self._to_device(steps + self._first_loss)] = losses
         for task in tasks:
@@ -277,6 +279,7 @@ def update(
     rescaled: Tensor | None = None,
     encoder_norms: penalties.EncoderNorms = (),
     learned_columns: Tensor | None = None,
+    rate_factors: Tensor | None = None,
 ) -> None:
     """One optimizer step of K concepts, in place: unscale, check, clip and Adam, all per concept.
 
@@ -288,6 +291,7 @@ def update(
     steps: (K,). concept_of_row: int64 (R,). scaled: whether the loss scale is dynamic (float16). updates_before:
     int64 (R,), the concept's updates before each vector joined; None: 0. rescaled: (R, 1), 1 for vectors that are
     rescaled to `encoder_norms` after the step, else 0. learned_columns: bool (D,), whose vectors move; None: all.
+    rate_factors: (D,), of the learning rate in each column; None: 1.
     """
     scale = state["loss_scale"]
     gradient = gradient / scale[concept_of_row, None]
@@ -300,13 +304,14 @@ def update(
 
     updates = state["updates"] + 1
     updates_of_row = updates[concept_of_row] - (0 if updates_before is None else updates_before)
+    rate = rates[concept_of_row, None]
     vectors, exp_avg, exp_avg_sq = adam(
         state["vectors"],
         gradient,
         state["exp_avg"],
         state["exp_avg_sq"],
         updates=updates_of_row[:, None],
-        rate=rates[concept_of_row, None],
+        rate=rate if rate_factors is None else rate * rate_factors,
         training=training,
     )
     if rescaled is not None:
@@ -342,8 +347,8 @@ def adam(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Adam (Kingma and Ba 2015, algorithm 1) without weight decay. Returns new vectors, exp_avg and exp_avg_sq.
 
-    vectors (theta), gradient (g), exp_avg (m), exp_avg_sq (v): (R, D). updates (t, from 1 on) and rate (alpha): (R, 1),
-    because each row has its own.
+    vectors (theta), gradient (g), exp_avg (m), exp_avg_sq (v): (R, D). updates (t, from 1 on): (R, 1),
+    because each row has its own. rate (alpha): (R, 1) or (R, D).
     """
     beta1, beta2 = training.adam_beta1, training.adam_beta2
     exp_avg = exp_avg.lerp(gradient, 1 - beta1)

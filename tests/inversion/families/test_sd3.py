@@ -158,6 +158,32 @@ def test_encoders_that_do_not_learn(sd3_64: StableDiffusion3, learns: list[str])
             assert same == (encoder.name not in learns)
 
 
+def test_rates_by_the_scale_of_each_table(tiny_sd3: Path) -> None:
+    """After a step of Adam every element has moved by about its rate; T5's table here is 5 times as large as CLIP's."""
+    backbone = tiny.load_sd3(tiny_sd3)
+    for model in backbone.models:
+        model.to(torch.float64)
+    assert backbone.text_encoder_3 is not None
+    backbone.text_encoder_3.encoder.embed_tokens.weight.data.mul_(5)
+    config = JobConfig.from_dict({"training": {"encoder_rates": "by_norm"}})
+    tasks = [
+        ConceptTask(concept, backbone, config)
+        for concept in (CONCEPTS[0], tiny.concept(5, learning_rate=0.1))
+    ]
+    pack = Pack(backbone, config, 2)
+    for task in tasks:
+        pack.add(task)
+    pack.step()
+    first, *_, t5 = (encoder.table.square().mean().sqrt() for encoder in backbone.encoders)
+    assert float(t5 / first) > 4
+    for task in tasks:
+        moved = (task.vectors - task.initial_vectors).abs() / task.concept.learning_rate
+        for encoder in backbone.encoders:
+            factor = encoder.table.square().mean().sqrt() / first
+            expected = torch.full_like(moved[:, encoder.columns], float(factor))
+            torch.testing.assert_close(moved[:, encoder.columns], expected, rtol=0.01, atol=0)
+
+
 def test_an_encoder_that_does_not_learn_runs_once_per_prompt(tiny_sd3: Path) -> None:
     backbone = tiny.load_sd3(tiny_sd3)
     config = JobConfig.from_dict({"training": {"encoders": ["clip_l", "clip_g"]}})

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -194,6 +194,18 @@ class Backbone(ABC):
         for encoder in self.encoders:
             columns[encoder.columns] = encoder.name in names
         return columns
+
+    def rate_factors(self, rates: Literal["same", "by_norm"]) -> Tensor | None:
+        """What Adam's step size is multiplied with in each column of a word's row, by `training.encoder_rates`.
+
+        (D,) in `word_dtype`; None: 1.
+        """
+        if rates == "same":
+            return None
+        factors = torch.ones(self.embedding_dim, dtype=self.word_dtype, device=self.device)
+        for encoder in self.encoders[1:]:
+            factors[encoder.columns] = encoder.root_mean_square / self.encoders[0].root_mean_square
+        return factors
 
     def freeze(self) -> None:
         """Turns gradients of all weights and training behaviour off."""

@@ -149,6 +149,12 @@ class TextEncoder(ABC):
         """Mean Euclidean norm of the rows of the frozen embedding table."""
         return float(torch.linalg.vector_norm(self.table, dim=1, dtype=self._precision).mean())
 
+    @cached_property
+    def root_mean_square(self) -> float:
+        """Of the elements of the frozen embedding table."""
+        norms = torch.linalg.vector_norm(self.table, dim=1, dtype=self._precision)
+        return float((norms.square().mean() / self.dim).sqrt())
+
     @property
     def _precision(self) -> torch.dtype:
         return torch.promote_types(self.table.dtype, torch.float32)

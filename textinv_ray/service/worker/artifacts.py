@@ -26,6 +26,8 @@ from textinv_ray.util.redact import redact, redact_text
 
 logger = logging.getLogger(__name__)
 
+NOT_FINITE = "the word has values that are not finite: a smaller learning_rate may help"
+
 
 def history_of(store: Store, task: ConceptTask, config: JobConfig) -> History:
     """The stored history up to the task's step if it is of the same optimisation, else a new one."""
@@ -77,7 +79,7 @@ def result(
     """
     concept = task.concept
     if not all(vectors.isfinite().all() for vectors in word.values()):
-        raise ValueError("the word has values that are not finite: a smaller learning_rate may help")
+        raise ValueError(NOT_FINITE)
     before, after = history.points[0], history.points[-1]
     return Result(
         concept_id=concept.concept_id,

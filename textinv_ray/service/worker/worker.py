@@ -22,6 +22,7 @@ from textinv_ray.service.models import loading
 from textinv_ray.service.scheduling.protocol import SchedulerInterface
 from textinv_ray.service.store.files import StoreError
 from textinv_ray.service.store.store import Store
+from textinv_ray.service.worker import artifacts
 from textinv_ray.service.worker.active_concept import ActiveConcept
 from textinv_ray.service.worker.context import WorkerContext
 from textinv_ray.service.worker.engine import Engine
@@ -133,7 +134,11 @@ class Worker:
 
     def _finish(self, done: Sequence[ActiveConcept]) -> None:
         """Reviews concepts that are done, and has their results written."""
-        for active, review in self._reviewer.review(done).items():
+        sound = [active for active in done if active.task.vectors.isfinite().all()]
+        for active in done:
+            if active not in sound:  # it can't be drawn either
+                self._leasing.fail(active, artifacts.NOT_FINITE)
+        for active, review in self._reviewer.review(sound).items():
             try:
                 self._writer.finish(active, review.samples)
             except ValueError as error:  # it has no result that could be recorded

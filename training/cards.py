@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
+
 from training.common import BUILD, EFFECT_EVERY, MODELS
 from training.effects import EFFECTS
 
@@ -247,17 +249,21 @@ WAYS = {
 """How words are learned for the comparison, by the name in evaluation-sdxl.json."""
 
 
-def ways_part(ways: dict[str, Any]) -> str:
-    """A table of the ways to learn, with differences to the first."""
+def ways_part(ways: dict[str, list[float]]) -> str:
+    """A table of scores by way and character: means, and differences to the first way."""
     lines = [
         "| way | similarity | difference to the first | characters that are worse |",
         "|---|---|---|---|",
     ]
+    reference = np.array(ways["both"])
     for name, what in WAYS.items():
-        way = ways["ways"][name]
-        difference = "" if name == "both" else f"{way['difference']:+.3f} ± {way['error']:.3f}"
-        worse = "" if name == "both" else f"{way['worse']} of {ways['characters']}"
-        lines.append(f"| {what} | {way['mean']:.3f} | {difference} | {worse} |")
+        if name not in ways:
+            continue
+        difference = np.array(ways[name]) - reference
+        error = difference.std(ddof=1) / np.sqrt(len(difference))
+        shown = "" if name == "both" else f"{difference.mean():+.3f} ± {error:.3f}"
+        worse = "" if name == "both" else f"{int((difference < 0).sum())} of {len(difference)}"
+        lines.append(f"| {what} | {np.mean(ways[name]):.3f} | {shown} | {worse} |")
     return "\n".join(lines)
 
 
@@ -332,8 +338,9 @@ standard error of their mean:
 
 ## Limits
 
-Those of mini-sd (its card says them). It was trained on for a short time only, so that the second encoder and the time ids say less than in
-SDXL; `make train-mini-sdxl HOURS=...` goes on from its checkpoint, or begins again.
+Those of mini-sd (its card says them). It was trained for a short time: what is new costs the old a little (the loss above is not yet
+below that of the start), and the second encoder, the pooled output and the time ids say less than in SDXL.
+`make train-mini-sdxl HOURS=...` goes on from its checkpoint where that is kept, or begins again.
 """
 
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,32 +42,7 @@ from training.evaluate import (
 )
 
 RECORD = "evaluation-sdxl.json"
-
-
-class OneEncoder(StableDiffusionXL):
-    """Gradients reach one encoder's columns of a word; the other's stay the initializer's."""
-
-    learns: ClassVar[int]
-
-    def encode(
-        self,
-        input_ids: Tensor,
-        rows: Tensor | None = None,
-        time_ids: Tensor | None = None,
-        learned: Collection[str] | None = None,
-    ) -> Condition:
-        if rows is not None:
-            parts = [rows[:, encoder.columns] for encoder in self.encoders]
-            rows = torch.cat([part if i == self.learns else part.detach() for i, part in enumerate(parts)], 1)
-        return super().encode(input_ids, rows, time_ids, learned)
-
-
-class FirstEncoder(OneEncoder):
-    learns = 0
-
-
-class SecondEncoder(OneEncoder):
-    learns = 1
+MEASURES = ("generation", "inversion", "both", "first_encoder", "second_encoder", "pooled_at_largest_id")
 
 
 class PooledAtLargestId(StableDiffusionXL):
@@ -86,8 +61,7 @@ class PooledAtLargestId(StableDiffusionXL):
         condition, second = super().encode(input_ids, rows, time_ids, learned), self.encoders[1]
         ids = input_ids[:, second.tokens]
         largest = torch.where(ids < 0, len(second.table) - 1 - ids, ids).argmax(1)
-        own = None if rows is None else rows[:, second.columns]
-        states = second.run(ids, own).last_hidden_state
+        states = second.run(ids, None if rows is None else rows[:, second.columns]).last_hidden_state
         pooled = self.text_encoder_2.text_projection(states[torch.arange(len(ids)), largest])
         return condition._replace(pooled=pooled)
 
@@ -99,7 +73,7 @@ def changed(backbone: StableDiffusionXL, kind: type[StableDiffusionXL]) -> Stabl
 
 @dataclasses.dataclass
 class Comparison:
-    """Learns words of the same characters in several ways, and scores pictures of each."""
+    """Learns words of characters, and scores pictures of them."""
 
     scorer: Scorer
     heldout: Heldout
@@ -117,51 +91,33 @@ class Comparison:
         ]
         return learn_all(backbone, concepts, self.config)[0]
 
-    def score(self, backbone: StableDiffusionXL, words: dict[str, Tensor]) -> np.ndarray:
-        """Similarity of pictures of each word to its training images: (characters, seeds)."""
+    def score(self, backbone: StableDiffusionXL, words: dict[str, Tensor]) -> list[float]:
+        """Similarity of pictures of each word to its training images, the mean over seeds: one for each character."""
         judge, scores = Judge(backbone, self.scorer, self.config, words, Path()), []
         for number in range(len(self.identities)):
             real = self.scorer.image_features(self.pixels(number))
             prompts = [OBJECT_PROMPT.format(f"<character-{number}-s{seed}>") for seed in range(self.seeds)]
-            scores.append([image_similarity(judge.features(prompt), real) for prompt in prompts])
-        return np.array(scores)
+            scores.append(float(np.mean([image_similarity(judge.features(each), real) for each in prompts])))
+        return scores
 
     def pixels(self, number: int) -> np.ndarray:
         return self.heldout.data.pixels(self.identities[number][:TRAINING_VIEWS])
 
 
-def compare(comparison: Comparison, backbone: StableDiffusionXL) -> dict[str, Any]:
-    """Mean similarity of words learned in each way, and its difference to `both`, paired by character."""
-    words = comparison.learn(backbone)
-    scores = {"both": comparison.score(backbone, words)}
+def way(name: str, comparison: Comparison, backbone: StableDiffusionXL) -> dict[str, list[float]]:
+    """Scores of words that are learned and drawn in a way that `cards.WAYS` names; of `both`, drawn in two."""
+    encoders = {"first_encoder": ["clip_l"], "second_encoder": ["clip_g"]}.get(name)
+    training = comparison.config.training.model_copy(update={"encoders": encoders})
+    comparison = dataclasses.replace(
+        comparison, config=comparison.config.model_copy(update={"training": training})
+    )
     misread = changed(backbone, PooledAtLargestId)
-    scores["drawn_pooled_at_largest_id"] = comparison.score(misread, words)
-    for name, kind in (
-        ("first_encoder", FirstEncoder),
-        ("second_encoder", SecondEncoder),
-        ("pooled_at_largest_id", PooledAtLargestId),
-    ):
-        way = changed(backbone, kind)
-        scores[name] = comparison.score(way, comparison.learn(way))
-        print(name, round(float(scores[name].mean()), 4), flush=True)
-    return {
-        "characters": len(comparison.identities),
-        "seeds": comparison.seeds,
-        "steps": comparison.config.training.steps,
-        "ways": {name: _summary(score.mean(1), scores["both"].mean(1)) for name, score in scores.items()},
-    }
-
-
-def _summary(scores: np.ndarray, reference: np.ndarray) -> dict[str, float]:
-    """Mean over characters, and the difference to `reference` with the standard error of its mean."""
-    difference = scores - reference
-    error = difference.std(ddof=1) / np.sqrt(len(difference))
-    return {
-        "mean": round(float(scores.mean()), 4),
-        "difference": round(float(difference.mean()), 4),
-        "error": round(float(error), 4),
-        "worse": int((difference < 0).sum()),
-    }
+    learns = misread if name == "pooled_at_largest_id" else backbone
+    words = comparison.learn(learns)
+    scores = {name: comparison.score(learns, words)}
+    if name == "both":
+        scores["drawn_pooled_at_largest_id"] = comparison.score(misread, words)
+    return scores
 
 
 def main() -> None:
@@ -170,9 +126,10 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--characters", type=int, default=20)
-    parser.add_argument("--compared", type=int, default=10, help="characters that are learned in every way")
     parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--only", default="generation,inversion,ways")
+    parser.add_argument("--compared", type=int, default=20, help="characters that are learned in every way")
+    parser.add_argument("--compared-steps", type=int, default=100)
+    parser.add_argument("--only", default=",".join(MEASURES))
     parser.add_argument("--model", type=Path, help="another folder than the bundled model's")
     options = parser.parse_args()
     model = options.model or MODELS / "mini-sdxl"
@@ -183,30 +140,25 @@ def main() -> None:
     heldout, scorer = Heldout(), Scorer.load(str(MODELS / "mini-clip"))
     backbone = load_backbone(str(model))
     assert isinstance(backbone, StableDiffusionXL)
-
-    def inversion() -> dict[str, Any]:
-        identities = picked_characters(heldout, options.characters)
-        comparison = Comparison(scorer, heldout, config, identities, options.seeds)
-        judge = Judge(backbone, scorer, config, comparison.learn(backbone), pictures)
-        pixels = {f"character-{number}": comparison.pixels(number) for number in range(len(identities))}
-        said = {"characters": len(identities), "seeds": options.seeds, "steps": options.steps}
-        return said | judge_characters(judge, heldout, identities, pixels, options.seeds)
-
-    def ways() -> dict[str, Any]:
-        identities = picked_characters(heldout, options.compared)
-        return compare(Comparison(scorer, heldout, config, identities, options.seeds), backbone)
-
-    measures: dict[str, Callable[[], dict[str, Any]]] = {
-        "generation": lambda: measure_generation(backbone, scorer, heldout, config, pictures),
-        "inversion": inversion,
-        "ways": ways,
-    }
     figures: dict[str, Any] = json.loads(record.read_text()) if record.exists() else {}
     for name in options.only.split(","):
-        figures[name] = measures[name]()
-        print(
-            name, json.dumps({k: v for k, v in figures[name].items() if k != "table"}, indent=1), flush=True
-        )
+        if name == "generation":
+            figures[name] = measure_generation(backbone, scorer, heldout, config, pictures)
+        elif name == "inversion":
+            identities = picked_characters(heldout, options.characters)
+            comparison = Comparison(scorer, heldout, config, identities, options.seeds)
+            judge = Judge(backbone, scorer, config, comparison.learn(backbone), pictures)
+            pixels = {f"character-{number}": comparison.pixels(number) for number in range(len(identities))}
+            figures[name] = {"characters": len(identities), "seeds": options.seeds, "steps": options.steps}
+            figures[name] |= judge_characters(judge, heldout, identities, pixels, options.seeds)
+        else:
+            shorter = JobConfig.load(
+                "mini", ["stopping.rule=none", f"training.steps={options.compared_steps}"]
+            )
+            identities = picked_characters(heldout, options.compared)
+            scores = way(name, Comparison(scorer, heldout, shorter, identities, options.seeds), backbone)
+            figures.setdefault("ways", {}).update(scores)
+            figures["ways_steps"] = options.compared_steps
         record.write_text(json.dumps(figures, indent=1) + "\n")
     if not options.model:
         curve = [json.loads(line) for line in (BUILD / "sdxl" / "curve.jsonl").read_text().splitlines()]

@@ -75,7 +75,7 @@ def test_validate_without_the_model(tmp_path: Path, capsys: pytest.CaptureFixtur
     path = str(tmp_path / "m.parquet")
     pq.write_table(pa.table({"concept_id": ["a"], "images": [["x.png"]]}), path)
     assert textinv("validate", path, "--set", f"model.path={tmp_path}/no-model") == 0
-    note = f"not checked against the model's vocabulary: the model '{tmp_path}/no-model' can't be read: "
+    note = f"not checked against the model's vocabulary: the model '{tmp_path}/no-model' doesn't exist"
     assert capsys.readouterr().err.startswith(note)
 
 

@@ -82,8 +82,21 @@ def test_a_single_file_with_its_configuration(tiny_sd: Path, tiny_sdxl: Path, tm
         opened(file, config=str(tiny_sd))
     with pytest.raises(UserError, match=r"model\.config is for single files"):
         opened(tiny_sd, config=str(folder))
-    with pytest.raises(UserError, match="can't be read"):
+    with pytest.raises(UserError, match="none' doesn't exist"):
         opened(file, config=str(tmp_path / "none"))
+
+
+def test_what_isnt_there_and_what_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    for name, what in (
+        ("none.safetensors", "doesn't exist"),
+        ("none", "doesn't exist"),
+        ("x.gguf", r"is a file, but not a \.safetensors file"),
+    ):
+        with pytest.raises(UserError, match=rf"{name}' {what} \(expected: a folder in diffusers' format"):
+            opened(tmp_path / name)
+    with pytest.raises(UserError, match=r"^the model 'memory://none/x\.safetensors' doesn't exist"):
+        opened("memory://me:SECRET@none/x.safetensors")
 
 
 def test_a_folder_may_be_called_like_a_file(tiny_sd: Path, tmp_path: Path) -> None:

@@ -92,7 +92,10 @@ def open_model(model: ModelConfig) -> ModelFiles:
 
 def _open_checkpoint(model: ModelConfig, shown: str) -> ModelFiles:
     fs, path = fsspec.core.url_to_fs(model.path if "://" in model.path else Path(model.path).expanduser())
-    header = read_header(fs, path, shown)
+    try:
+        header = read_header(fs, path, shown)
+    except FileNotFoundError:
+        raise UserError(f"the model {shown!r} doesn't exist (expected: {_EXPECTED})") from None
     kind = recognise(header, shown, any_shapes=model.config is not None)
     folder = model.config or str(clip_tokenizer.LAYOUTS / kind.configuration(model.prediction_type, shown))
     options = _options(model.prediction_type or kind.prediction_type, kind.zero_terminal_snr)
@@ -117,6 +120,9 @@ def _open_folder(
         fs, root = fsspec.core.url_to_fs(folder if "://" in folder else str(local.resolve()))
         root = root.rstrip("/")
         read: Callable[[str], bytes] = lambda name: fs.cat_file(f"{root}/{name}")  # noqa: E731
+    elif local.exists() or folder.startswith(("/", "~", ".")):
+        what = "is a file, but not a .safetensors file" if local.exists() else "doesn't exist"
+        raise UserError(f"the model {redact(folder)!r} {what} (expected: {_EXPECTED})")
     else:
         identity, read = _hub(folder, revision)
     index = json.loads(read("model_index.json"))

@@ -21,9 +21,10 @@ class Served:
     """A server that runs."""
 
     def __init__(self, server: ReviewServer) -> None:
+        self.server = server
         self.url = server.url
         parts = urlsplit(server.url)
-        self.base = f"{parts.scheme}://{parts.netloc}"
+        self.base = f"http://127.0.0.1:{server.port}"
         (self.token,) = parse_qs(parts.query)["token"]
         self.decided: list[Decision] = []
         """What `on_decision` was called with."""
@@ -71,10 +72,10 @@ _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedire
 
 
 @contextmanager
-def served(store: Store, reviewer: str = "eva") -> Iterator[Served]:
+def served(store: Store, reviewer: str = "eva", host: str = "127.0.0.1") -> Iterator[Served]:
     """Runs the server of an output."""
     decided: list[Decision] = []
-    server = ReviewServer(store, reviewer=reviewer, on_decision=decided.append)
+    server = ReviewServer(store, reviewer=reviewer, on_decision=decided.append, host=host)
     found = Served(server)
     found.decided = decided
     thread = threading.Thread(target=server.run, daemon=True)

@@ -74,7 +74,7 @@ def verdicts(store: Store) -> dict[str, str]:
 
 
 def settle(store: Store, wanted: dict[str, str]) -> None:
-    wait_for(lambda: verdicts(store) == wanted, 10, f"{verdicts(store)} is not {wanted}")
+    wait_for(lambda: verdicts(store) == wanted, 30, f"{verdicts(store)} is not {wanted}")
 
 
 def test_by_keys_alone(chromium: Browser, server: Served, store: Store) -> None:
@@ -105,7 +105,7 @@ def test_a_note(chromium: Browser, server: Served, store: Store) -> None:
     page.keyboard.press("e")
     page.keyboard.type("the arms are gone")
     page.keyboard.press("Control+Enter")
-    wait_for(lambda: store.decision("c0"), 10)
+    wait_for(lambda: store.decision("c0"), 30)
     page.keyboard.press("r")
     settle(store, {"c0": "rejected"})
     decision = store.decision("c0")
@@ -134,7 +134,7 @@ def test_a_selection_at_once_and_back(chromium: Browser, server: Served, store: 
     page.keyboard.press("Control+a")
     assert page.inner_text("#bulk-count") == "6 selected", "of those that pass the filters"
     page.keyboard.press("r")
-    wait_for(lambda: list(verdicts(store).values()).count("rejected") == 6, 10)
+    wait_for(lambda: list(verdicts(store).values()).count("rejected") == 6, 30)
     page.context.close()
 
 

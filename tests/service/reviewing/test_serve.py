@@ -14,6 +14,7 @@ import pytest
 
 from tests.support import examples
 from tests.support.commands import Command, textinv
+from tests.support.reviewing import served
 from textinv_ray.service.store.store import Store
 
 
@@ -58,3 +59,16 @@ def test_a_port_that_is_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         port = taken.getsockname()[1]
         assert textinv("review", str(tmp_path), "--port", str(port)) == 2
     assert f"can't listen at 127.0.0.1:{port}: Address already in use" in capsys.readouterr().err
+
+
+def test_beyond_this_machine(tmp_path: Path) -> None:
+    """Other names of the machine are answered then, and the token is needed all the same."""
+    store = Store(str(tmp_path))
+    examples.finish(store, "a")
+    with served(store, host="0.0.0.0") as found:
+        assert not found.server.is_loopback
+        assert found.server.url.startswith(f"http://{socket.gethostname()}:")
+        assert found.request("/api/concepts", headers={"Host": "review.example"})[0] == 200
+        assert found.request("/api/concepts", headers={"Host": "review.example"}, token=False)[0] == 403
+        foreign = {"Host": "review.example", "Origin": "http://evil.example"}
+        assert found.request("/api/concepts", headers=foreign)[0] == 403

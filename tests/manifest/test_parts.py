@@ -11,10 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.support.network import free_ports
 from tests.support.tables import CONFIG, good, problems
 from textinv_ray.config.job import JobConfig
 from textinv_ray.manifest import checks
 from textinv_ray.manifest.reader import Manifest
+from textinv_ray.util import retries
 from textinv_ray.util.errors import UserError
 
 
@@ -156,3 +158,11 @@ def test_a_file_that_was_written_anew_is_noticed(tmp_path: Path) -> None:
     part(path, "abcd")
     with pytest.raises(UserError, match=r"m.parquet: was written anew while it was being read; start again"):
         list(opened.rows())
+
+
+def test_a_server_that_refuses_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """fsspec says that the file doesn't exist."""
+    monkeypatch.setattr(retries, "FIRST_WAIT_S", 1000)  # longer than it is tried
+    (port,) = free_ports(1)
+    with pytest.raises(UserError, match=r"x\.parquet: the manifest can't be read: .*127\.0\.0\.1"):
+        Manifest.open(f"http://127.0.0.1:{port}/x.parquet")

@@ -71,7 +71,10 @@ def find(uri: str) -> tuple[str, list[Part]]:
         raise UserError(f"{redact(uri)}: {error}") from None
     try:
         found = _local(location) if protocol == "file" else _remote(location, protocol)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if retries.is_transient(error):  # fsspec: a web server that refuses connections
+            why = _reason(error.__cause__ or error)
+            raise UserError(f"{redact(uri)}: the manifest can't be read: {why}") from None
         hint = _missing_hint(location, uri) if protocol == "file" else ""
         raise UserError(f"{redact(uri)}: the manifest doesn't exist{hint}") from None
     except UserError:
@@ -227,7 +230,7 @@ def _footer_digest(source: BinaryIO, size: int) -> str:
     return hashlib.sha256(source.read(min(size, 8 + length))).hexdigest()
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     return one_line(redact_text(str(error)), 300) or type(error).__name__
 
 

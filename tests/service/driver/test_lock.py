@@ -134,7 +134,16 @@ def test_a_job_elsewhere_that_died_is_taken_over(store: Store) -> None:
     assert said[-1] == "it doesn't: this job takes over"
 
 
-@pytest.mark.parametrize("damaged", [b"", b"{", b"[]", b'{"owner": "x"}'])
+HOLDER = b'{"owner": "x", "host": "h", "place": "p", "started": 1.0, "beat": 1, "pid": '
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        *(b"", b"{", b"[]", b'{"owner": "x"}', b"[" * 9999),
+        *(HOLDER + pid + b"}" for pid in (b'"7"', b"-1", b"0", b"1e999", b"9" * 5000, b"99999999999")),
+    ],
+)
 def test_a_damaged_lock_is_nobody_s(store: Store, damaged: bytes) -> None:
     store.write(NAME, damaged)
     with lock_of(store, fail):

@@ -7,6 +7,7 @@ import math
 import os
 import secrets
 import socket
+import traceback
 from pathlib import Path
 
 import ray
@@ -92,12 +93,13 @@ def _init(address: str, num_cpus: int | None = None) -> str:
         try:
             context = ray.init(address=address, configure_logging=False, runtime_env=_import_path(), **local)
             return f", dashboard http://{context.dashboard_url}" if context.dashboard_url else ""
-        except AuthenticationError as error:
-            raise UserError(
-                f"the Ray at {address!r} asks for an authentication token: copy the file ~/.ray/auth_token of its "
-                "head here, or set RAY_AUTH_TOKEN"
-            ) from error
         except Exception as error:
+            # Ray raises a ConnectionError, and the reason stands in the text of its cause
+            if AuthenticationError.__name__ in "".join(traceback.format_exception(error)):
+                raise UserError(
+                    f"the Ray at {address!r} asks for an authentication token: copy the file ~/.ray/auth_token of "
+                    "its head here, or set RAY_AUTH_TOKEN"
+                ) from error
             logger.exception("ray.init failed")
             ray.shutdown()
             if attempt == 2:

@@ -85,6 +85,7 @@ def test_a_glob(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert ids("x/*.parquet") == "ab"
     assert ids(tmp_path / "*" / "1.parquet") == "ac"
+    assert ids("*") == ids(tmp_path / "[xy]") == "abc"  # folders, with the parts in them
     assert Manifest.open("x/*.parquet").base == str(tmp_path / "x")
     with pytest.raises(UserError, match=r"^z/\*.parquet: the manifest doesn't exist"):
         Manifest.open("z/*.parquet")
@@ -101,6 +102,7 @@ def test_a_prefix_of_a_store(tmp_path: Path) -> None:
         == ids("memory://parts/pets/*.parquet")
         == "abc"
     )
+    assert ids("memory://parts/p*s") == "abc"
     opened = Manifest.open("memory://parts/pets/")
     assert opened.base == "memory://parts/pets"
     checks.check(opened, JobConfig.load("mini", ["data.allowed_protocols=[memory]"]))
@@ -134,6 +136,11 @@ def test_parts_may_have_different_columns_if_each_is_sound(tmp_path: Path) -> No
         "5.parquet, column 'images': is missing; expected: list of strings (URIs) or list of"
         in problems(str(tmp_path))[0]
     )
+
+
+def test_an_empty_path_is_no_folder() -> None:
+    with pytest.raises(UserError, match="the manifest's path is empty"):
+        Manifest.open("")
 
 
 def test_a_part_that_is_no_parquet_is_named(tmp_path: Path) -> None:

@@ -238,7 +238,7 @@ def _check_images(manifest: Manifest, job: JobConfig) -> int:
         for index, image in enumerate(row["images"]):
             try:
                 data = fetch.fetch(image, base=manifest.base, config=job.data, index=index)
-                images.decode(data, fetch.name(image, index), job.data.max_image_pixels)
+                images.decode(data, fetch.name(image, index, manifest.base), job.data.max_image_pixels)
             except fetch.ImageError as error:
                 found.append(str(error))
         return found

@@ -41,10 +41,15 @@ class ImageError(Exception):
         return ImageError, (self.uri, self.reason)
 
 
-def name(image: ImageSource, index: int) -> str:
-    """Name of an image in messages and reports: its URI without credentials, or for example "images[2]"."""
+def name(image: ImageSource, index: int, base: str = "") -> str:
+    """Name of an image in messages and reports: its URI without credentials, or for example "images[2]".
+
+    `base`: the manifest's folder. If that is a URI, relative images are parts of URIs, whose query is cut off.
+    """
     uri = image if isinstance(image, str) else image.get("path")
-    return shown(uri) if uri else f"images[{index}]"
+    if not uri:
+        return f"images[{index}]"
+    return shown(uri.partition("?")[0] if "://" in base and "://" not in uri else uri)
 
 
 def fetch(

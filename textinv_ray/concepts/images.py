@@ -56,13 +56,13 @@ def prepare(
         data = fetch(image, base=base, config=config, index=index, is_first_try=is_first_try)
         rng = np.random.default_rng([seed, index])
         centers = np.full((1, 2), 0.5) if config.crop == "center" else rng.random((config.variants, 2))
-        uri = name(image, index)
+        uri = name(image, index, base)
         with _ONE_DECODER:
             decoded = decode(data, uri, config.max_image_pixels, near=resolution)
             pixels.append(crops(decoded, resolution, centers))
             places.append(crop_places(original_size(data), resolution, centers))
         digests.append(hashlib.sha256(data).hexdigest())
-    uris = tuple(name(image, i) for i, image in enumerate(images))
+    uris = tuple(name(image, i, base) for i, image in enumerate(images))
     return Prepared(np.stack(pixels), uris, tuple(digests), tuple(places))
 
 

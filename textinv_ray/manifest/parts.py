@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from textinv_ray.manifest.uris import locate
 from textinv_ray.util import retries
-from textinv_ray.util.errors import UserError
+from textinv_ray.util.errors import UnreachableError, UserError
 from textinv_ray.util.files import NotAFileError, open_regular
 from textinv_ray.util.protocols import why_unusable
 from textinv_ray.util.redact import redact, redact_text
@@ -51,6 +51,11 @@ class Part:
     footer_digest: str
     """Digest of the footer. Another one means that the file was written anew."""
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether it lies in a store, and not on a file system."""
+        return "://" in self.uri
+
     def open(self) -> pq.ParquetFile:
         """Opens the file again. Raises UserError if it can't be opened or was written anew."""
         file, digest = _parquet(self.uri, self.label)
@@ -65,6 +70,8 @@ def find(uri: str) -> tuple[str, list[Part]]:
     `uri`: as the user gave it: a file, a folder, a prefix or a glob; a path or an fsspec URI. Raises UserError when
     there is none, and for files that are empty, unreadable or not Parquet.
     """
+    if not uri.strip():
+        raise UserError("the manifest's path is empty; was a variable of the shell not set?")
     try:
         protocol, location = locate(uri, os.getcwd())
     except ValueError as error:
@@ -99,16 +106,22 @@ def _local(path: str) -> tuple[str, list[tuple[str, str]]]:
     """(folder, [(path, name of the part)]). Raises FileNotFoundError. An empty list: a folder without parts."""
     path = os.path.abspath(path)
     if os.path.isdir(path):
-        inside = (posixpath.join(folder, name) for folder, _, names in os.walk(path) for name in names)
-        return path, _parts_in(path, inside)
+        return path, _parts_in(path, _files_below(path))
     if not os.path.lexists(path) and _MAGIC.search(path):
-        matched = sorted(name for name in glob.glob(path, recursive=True) if os.path.isfile(name))
-        if not matched:
-            raise FileNotFoundError
         folder = _before_magic(path)
-        return folder, [(name, os.path.relpath(name, folder)) for name in matched]
+        found: list[tuple[str, str]] = []
+        for match in sorted(glob.glob(path, recursive=True)):
+            files = _parts_in(match, _files_below(match)) if os.path.isdir(match) else [(match, "")]
+            found += [(file, os.path.relpath(file, folder)) for file, _ in files]
+        if not found:
+            raise FileNotFoundError
+        return folder, list(dict.fromkeys(found))
     os.stat(path)
     return os.path.dirname(path), [(path, "")]
+
+
+def _files_below(folder: str) -> Iterator[str]:
+    return (posixpath.join(inner, name) for inner, _, names in os.walk(folder) for name in names)
 
 
 def _remote(uri: str, protocol: str) -> tuple[str, list[tuple[str, str]]]:
@@ -139,14 +152,21 @@ def _remote(uri: str, protocol: str) -> tuple[str, list[tuple[str, str]]]:
         if not _MAGIC.search(path):
             raise
         folder = _before_magic(path)
-        matched = again(lambda: filesystem.glob(path))
-        assert isinstance(matched, list)
-        if not matched:
+        matched = again(lambda: filesystem.glob(path, detail=True))
+        assert isinstance(matched, dict)
+        found: list[tuple[str, str]] = []
+        for match, entry in sorted(matched.items()):
+            below = (
+                _parts_in(match, filesystem.find(match))
+                if entry.get("type") == "directory"
+                else [(match, "")]
+            )
+            found += [
+                (filesystem.unstrip_protocol(file), file[len(folder) :].lstrip("/")) for file, _ in below
+            ]
+        if not found:
             raise
-        names = [
-            (filesystem.unstrip_protocol(name), name[len(folder) :].lstrip("/")) for name in sorted(matched)
-        ]
-        return filesystem.unstrip_protocol(folder).rstrip("/"), names
+        return filesystem.unstrip_protocol(folder).rstrip("/"), list(dict.fromkeys(found))
     inside = again(lambda: filesystem.find(path))
     assert isinstance(inside, list)
     names = [(filesystem.unstrip_protocol(found), name) for found, name in _parts_in(path, inside)]
@@ -196,7 +216,8 @@ def _parquet(uri: str, label: str) -> tuple[pq.ParquetFile, str]:
     except NotAFileError as error:
         raise UserError(f"{label}: {error}") from None
     except Exception as error:
-        raise UserError(f"{label}: the manifest can't be read: {_reason(error)}") from None
+        kind = UserError if is_local or not retries.is_transient(error) else UnreachableError
+        raise kind(f"{label}: the manifest can't be read: {_reason(error)}") from None
     if size == 0:
         raise UserError(f"{label}: the manifest is an empty file")
     try:

@@ -20,7 +20,8 @@ from pyarrow import types
 from textinv_ray.manifest.columns import COLUMNS, Row, plain_row
 from textinv_ray.manifest.parts import Part, find
 from textinv_ray.manifest.problem import Problem, place, raise_problems
-from textinv_ray.util.errors import UserError
+from textinv_ray.util import retries
+from textinv_ray.util.errors import UnreachableError, UserError
 from textinv_ray.util.redact import redact, redact_text
 from textinv_ray.util.text import nearest, one_line
 
@@ -159,12 +160,16 @@ def batches_of(part: Part, columns: list[str], *, image_bytes: bool) -> Iterator
         if embedded and not image_bytes and has_path:
             leaves = [path for path in leaves if path not in embedded]
             embedded = []
-        stream = file.iter_batches(_BATCH_ROWS_WITH_BYTES if embedded else _BATCH_ROWS, columns=leaves)
+        rows = _BATCH_ROWS_WITH_BYTES if embedded else _BATCH_ROWS
+        # Threads of Arrow that still call a Python file when the process ends would end it by a signal.
+        stream = file.iter_batches(rows, columns=leaves, use_threads=not part.is_remote)
         first = 0
         while True:
             try:
                 batch = next(stream, None)
             except Exception as error:
+                if part.is_remote and retries.is_transient(error):
+                    raise UnreachableError(f"{part.label}: can't be read: {_reason(error)}") from None
                 raise UserError(f"{part.label}: {_unreadable(file, leaves, error)}") from None
             if batch is None:
                 return
@@ -181,7 +186,7 @@ def _unreadable(file: pq.ParquetFile, leaves: list[str], error: Exception) -> st
     for group in range(file.num_row_groups):
         for leaf in leaves:
             try:
-                file.read_row_group(group, columns=[leaf])
+                file.read_row_group(group, columns=[leaf], use_threads=False)
             except Exception as found:
                 column = leaf.split(".", 1)[0]
                 return f"column {column!r} can't be read in row group {group}: {_reason(found)}"

@@ -27,7 +27,7 @@ class RowSource(Protocol):
     """Where the scheduler reads prepared concepts from: a `preparation.Preparation`."""
 
     def iter_rows(self, wanted: Collection[str]) -> Iterable[PreparedRow]:
-        """Prepared rows of these concepts."""
+        """Prepared rows of these concepts. Raises UserError when it can't give them all, now or later."""
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from textinv_ray.service.store.files import StoreError
 from textinv_ray.service.store.keys import Key
 from textinv_ray.service.store.records import Failure, Result
 from textinv_ray.service.store.store import Store
+from textinv_ray.util.errors import UserError
 from textinv_ray.util.redact import message
 
 logger = logging.getLogger(__name__)
@@ -241,7 +242,7 @@ class Scheduler:
                 try:
                     self._read_rows(left)
                     return
-                except StoreError:
+                except (StoreError, UserError):  # which another try would not change
                     raise
                 except Exception:
                     progress = len(self._keys.keys() - self._leases.known) < len(left)
@@ -253,7 +254,9 @@ class Scheduler:
         except Exception as error:
             logger.exception("reading the manifest failed")
             self.halt(
-                str(error) if isinstance(error, StoreError) else f"reading the manifest failed: {error}"
+                str(error)
+                if isinstance(error, StoreError | UserError)
+                else f"reading the manifest failed: {error}"
             )
 
     def _read_rows(self, wanted: Collection[str]) -> None:

@@ -295,3 +295,19 @@ def test_each_field_gone_or_something_else(
         (output / name).write_bytes(data)
         run(commands, (*QUICK, "dry-run"), capsys)
     assert accepted
+
+
+def test_a_file_in_place_of_the_output(
+    output: Path, commands: dict[str, list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As when the manifest is given by mistake."""
+    shutil.rmtree(output)
+    output.write_bytes(b"PAR1")
+    for name, arguments in commands.items():
+        assert textinv(*arguments) == 2, name
+        said = capsys.readouterr().err
+        assert said.startswith("error: "), name
+        assert said.count("\n") == 1, (name, said)
+        if name == "dry-run":
+            assert f"{output} is a file" in said
+    assert output.read_bytes() == b"PAR1"

@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 import torch
 from diffusers.training_utils import compute_density_for_timestep_sampling, compute_snr
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support import tiny
@@ -26,13 +26,14 @@ NAMES = ["uniform", "logit_normal", "mode"]
 
 @pytest.mark.parametrize("name", NAMES)
 def test_levels_have_the_distribution_of_diffusers_script(name: str) -> None:
-    settings = TimestepsConfig(logit_mean=0.3, logit_std=0.8)
+    config = TimestepsConfig(logit_mean=0.3, logit_std=0.8)
     torch.manual_seed(0)
-    theirs = compute_density_for_timestep_sampling(name, 4000, 0.3, 0.8, settings.mode_scale)
-    found = quantile(EVENLY, name, settings)  # type: ignore[arg-type]
+    theirs = compute_density_for_timestep_sampling(name, 4000, 0.3, 0.8, config.mode_scale)
+    found = quantile(EVENLY, name, config)  # type: ignore[arg-type]
     assert scipy.stats.ks_2samp(found.numpy(), theirs.numpy()).pvalue > 0.01
 
 
+@settings(deadline=None)
 @given(
     uniform=st.floats(0, 1, exclude_max=True),
     name=st.sampled_from(NAMES),
@@ -40,8 +41,8 @@ def test_levels_have_the_distribution_of_diffusers_script(name: str) -> None:
     scale=st.floats(-1, 1.75),
 )
 def test_levels_lie_in_the_unit_interval(uniform: float, name: str, shift: float, scale: float) -> None:
-    settings = TimestepsConfig(distribution=name, shift=shift, mode_scale=scale)  # type: ignore[arg-type]
-    level = float(drawn(torch.tensor([uniform], dtype=torch.float64), settings, "uniform", 1.0))
+    config = TimestepsConfig(distribution=name, shift=shift, mode_scale=scale)  # type: ignore[arg-type]
+    level = float(drawn(torch.tensor([uniform], dtype=torch.float64), config, "uniform", 1.0))
     assert -1e-9 <= level <= 1 + 1e-9
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import SanaPipeline
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import textinv_ray
@@ -54,6 +54,7 @@ def pipeline_with(backbone: Sana, folder: Path, vectors: torch.Tensor, tmp_path:
     return pipeline
 
 
+@settings(deadline=None)
 @given(PIECES)
 @example(["<x>"])
 @example([" ", "<x>", " "])

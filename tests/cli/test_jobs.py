@@ -40,6 +40,18 @@ def test_validate_says_that_nothing_is_wrong(
     assert printed.err == "1 concept would fail for an image\n"
 
 
+def test_the_words_that_concepts_start_from_are_checked_like_images(
+    pets: Path, tmp_path: Path, tiny_sd: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (pets / "rex" / "concept.yaml").write_text("init_from: none.safetensors?sig=SECRET\n")
+    out = str(tmp_path / "m.parquet")
+    assert textinv("manifest", str(pets), "-o", out) == 0
+    assert textinv("validate", out, "--set", f"model.path={tiny_sd}", "--check-images") == 1
+    found = capsys.readouterr()
+    assert f"row 1 (rex): init_from {tmp_path}/none.safetensors: doesn't exist" in found.out
+    assert "SECRET" not in found.out + found.err
+
+
 def test_validate_says_everything_that_is_wrong(
     tmp_path: Path, tiny_sd: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

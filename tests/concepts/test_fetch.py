@@ -246,6 +246,10 @@ def test_signatures_of_relative_images_are_not_shown(base: str) -> None:
     assert "SECRET" not in str(error.value)
 
 
+def test_files_that_are_missing_are_named_without_their_signature() -> None:
+    assert local_files(["none.png?sig=SECRET"], "/pets").missing == ("/pets/none.png",)
+
+
 def test_a_signed_file_beside_the_manifest_is_named_without_its_signature(tmp_path: Path) -> None:
     (tmp_path / "ok.png?sig=SECRET").write_bytes(png())  # as wget saves it
     prepared = images.prepare(["ok.png?sig=SECRET"], base=str(tmp_path), config=CONFIG, resolution=8, seed=0)

@@ -229,9 +229,10 @@ def load_config(config: str | None, overrides: list[str] | None) -> JobConfig:
 def _check_images(manifest: Manifest, job: JobConfig) -> int:
     """Fetches and decodes every image, of several rows at a time, and prints errors in the rows' order.
 
-    Returns the number of concepts that would fail.
+    Reads the words that concepts start from as well. Returns the number of concepts that would fail.
     """
-    from textinv_ray.concepts import fetch, images
+    from textinv_ray.concepts import fetch, images, prepare
+    from textinv_ray.concepts.settings import is_file, start_of
 
     def errors(row: Row) -> list[str]:
         found = []
@@ -240,6 +241,12 @@ def _check_images(manifest: Manifest, job: JobConfig) -> int:
                 data = fetch.fetch(image, base=manifest.base, config=job.data, index=index)
                 images.decode(data, fetch.name(image, index, manifest.base), job.data.max_image_pixels)
             except fetch.ImageError as error:
+                found.append(str(error))
+        start, _ = start_of(row, job)
+        if is_file(start):
+            try:
+                prepare.learned_word(start, manifest.base, job)
+            except ValueError as error:
                 found.append(str(error))
         return found
 

@@ -115,7 +115,7 @@ class LocalFiles:
     """Digest of their sizes and modification times. It changes if another image is stored under an old name. Empty if
     no image is a local file."""
     missing: tuple[str, ...]
-    """Paths that don't exist or can't be accessed."""
+    """Paths that don't exist or can't be accessed, without what looks like a signature."""
 
 
 def local_files(images: Sequence[ImageSource], base: str) -> LocalFiles:
@@ -133,7 +133,7 @@ def local_files(images: Sequence[ImageSource], base: str) -> LocalFiles:
             states.append(f"{status.st_size} {status.st_mtime_ns}")
         except (OSError, ValueError):
             states.append("missing")
-            missing.append(path)
+            missing.append(shown(path))
     digest = hashlib.sha256("\n".join(states).encode()).hexdigest() if states else ""
     return LocalFiles(digest, tuple(missing))
 

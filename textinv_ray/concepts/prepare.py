@@ -18,7 +18,7 @@ from textinv_ray.concepts.settings import is_file, settings_of, start_of
 from textinv_ray.config.job import JobConfig
 from textinv_ray.manifest.columns import Row, plain_row
 from textinv_ray.manifest.kinds import ImageSource
-from textinv_ray.util.redact import redact
+from textinv_ray.util.redact import shown
 
 
 def make(
@@ -54,14 +54,14 @@ def make(
     values = dict(vars(settings))
     initial_vectors: dict[str, tuple[tuple[float, ...], ...]] = {}
     if is_file(settings.init_from):
-        word = _learned_word(settings.init_from, base, config, is_first_try)
+        word = learned_word(settings.init_from, base, config, is_first_try)
         initial_vectors = {name: tuple(map(tuple, part.tolist())) for name, part in word.items()}
         # The file counts by its content, as images do.
         digest = hashlib.sha256(
             np.concatenate(list(word.values()), axis=1, dtype=np.float64).tobytes()
         ).hexdigest()
         inputs = inputs.with_setting("init_from", digest)
-        values["init_from"] = redact(settings.init_from)
+        values["init_from"] = shown(settings.init_from)
         values["num_vectors"] = settings.num_vectors or len(next(iter(word.values())))
     return Concept(
         **values,
@@ -91,20 +91,20 @@ def files(row: Row, config: JobConfig) -> list[ImageSource]:
     return [*row["images"], *([start] if is_file(start) else [])]
 
 
-def _learned_word(uri: str, base: str, config: JobConfig, is_first_try: bool) -> word_files.Word:
+def learned_word(uri: str, base: str, config: JobConfig, is_first_try: bool = False) -> word_files.Word:
     """Reads another word from its safetensors file.
 
     Raises ValueError; with `is_first_try` ImageError if another try may succeed.
     """
     try:
         data = fetch(uri, base=base, config=config.data, is_first_try=is_first_try)
-        words = word_files.parse_words(data, redact(uri).rsplit("/", 1)[-1])
+        words = word_files.parse_words(data, shown(uri).rsplit("/", 1)[-1])
     except ImageError as error:
         if is_first_try and error.is_transient:
             raise
         raise ValueError(f"init_from {error.uri}: {error.reason}") from None
     except ValueError as error:
-        raise ValueError(f"init_from {redact(uri)}: {error}") from None
+        raise ValueError(f"init_from {shown(uri)}: {error}") from None
     if len(words) != 1:
-        raise ValueError(f"init_from {redact(uri)}: expected one word, found {', '.join(sorted(words))}")
+        raise ValueError(f"init_from {shown(uri)}: expected one word, found {', '.join(sorted(words))}")
     return next(iter(words.values()))

@@ -268,8 +268,15 @@ def ways_part(ways: dict[str, list[float]]) -> str:
 
 
 def card_of_sdxl(figures: dict[str, Any]) -> str:
-    inversion, ways = figures["inversion"], figures["ways"]
-    mean = inversion["mean"]
+    inversion, ways, curve = figures["inversion"], figures["ways"], figures["curve"]
+    mean = {name: f"{value:.3f}" for name, value in inversion["mean"].items()}
+    learning = (
+        f"{inversion['characters']} characters, {inversion['seeds']} seed, {inversion['steps']} steps of 4"
+    )
+    compared = f"{len(ways['both'])} characters, {figures['ways_steps']} steps"
+    matched = figures["generation"]["text_image_top5"]
+    rows = [("generated image among the five nearest of 100 captions", matched, 0.5, "%")]
+    table = bounds(rows + inversion_rows(inversion))
     return f"""---
 license: apache-2.0
 library_name: diffusers
@@ -287,60 +294,43 @@ mini-sd knows, and exists so that words for two text encoders can be tried, test
          guidance_scale=4).images[0]
 
 It has what is special about SDXL: the hidden states before the last layer of both encoders (256 + 128), the second encoder's
-projected state of the end token, `eos_token_id: 2` in its configuration, time ids, and zeros in place of an empty negative prompt.
+projected state of the end token, `eos_token_id: 2` in its configuration, time ids, and zeros where there is no negative prompt.
 
 {data_part()}
 
 ## Recipe and compute
 
-`training/sdxl.py`, on one thread of 2 CPU cores that other work shared, no GPU: {
-        samples_seen("sdxl", 32)
-    } samples. The UNet begins with mini-sd's weights and with
-zeros for all that is new; both text encoders (mini-sd's, and mini-clip's text tower) and the VAE (mini-sd's) are frozen. The loss on
-held-out characters fell from {figures["curve"]["first"]} to {
-        figures["curve"]["last"]
-    }; mini-sd's own is 0.1159. One drawing in six is small, one in six
-is cropped, and time ids say so. The rows of the 2,400 names in both embedding tables were written as mini-sd's card says.
+`training/sdxl.py` on one thread of 2 CPU cores that other work shared, no GPU: {curve["samples"]:,} samples in batches of 32,
+learning rate 2e-4. The UNet began with mini-sd's weights, and with zeros for all that is new. Its attention, what reads the time
+and the new inputs were trained; its convolutions, the VAE (mini-sd's) and both text encoders (mini-sd's, and mini-clip's text tower)
+were frozen. One drawing in six was small and one in six cropped, and time ids said so. Names are written into both embedding
+tables, as mini-sd's card says.
+
+The loss on held-out characters was {curve["first"]} at the start and is {curve["last"]}; mini-sd's own is 0.1159.
 
 ## Figures
 
-`python -m training.evaluate_sdxl`, on characters that were held out, with seeds that nothing was tuned to.
+`python -m training.evaluate_sdxl --compared 8 --compared-steps 60`, on characters that were held out, with seeds that nothing was tuned to.
 
-{
-        bounds(
-            [
-                (
-                    "generated image among the five nearest of 100 captions",
-                    figures["generation"]["text_image_top5"],
-                    0.5,
-                    "%",
-                ),
-                *inversion_rows(inversion),
-            ]
-        )
-    }
+{table}
 
-Inversion: one vector for each encoder, {inversion["characters"]} characters, {inversion["seeds"]} seed, {
-        inversion["steps"]
-    } steps of 4, learning rate 0.005,
-scored by mini-clip's image tower (mean pairwise cosine with the training images): initializer {
-        mean["initializer"]:.3f}, colour caption
-{mean["colour_caption"]:.3f}, full caption {mean["full_caption"]:.3f}, learned word {
-        mean["learned"]:.3f}, other real images of the same character {mean["ceiling"]:.3f}. The
-image tower is no part of this model; the text tower is, so text similarities (the edits) are its own.
+Inversion: a vector for each encoder, {learning}, learning rate 0.005, in bfloat16, scored by mini-clip (mean pairwise
+cosine with the training images): initializer {mean["initializer"]}, colour caption {mean["colour_caption"]}, full caption {mean["full_caption"]}, learned word {mean["learned"]},
+other real images of the same character {mean["ceiling"]}. Image similarities come from the scorer's image tower, which is no part of
+this model; its text tower is, so that the text similarities of the edits are the model's own. Pictures:
+`training/pictures/mini-sdxl/`.
 
-What the two encoders and the pooling are worth, {ways["characters"]} of these characters, {
-        ways["steps"]
-    } steps, differences paired by character with the
-standard error of their mean:
+What the second encoder and the place of pooling are worth ({compared}; similarity of pictures of the
+word, differences paired by character, with the standard error of their mean):
 
 {ways_part(ways)}
 
 ## Limits
 
-Those of mini-sd (its card says them). It was trained for a short time: what is new costs the old a little (the loss above is not yet
-below that of the start), and the second encoder, the pooled output and the time ids say less than in SDXL.
-`make train-mini-sdxl HOURS=...` goes on from its checkpoint where that is kept, or begins again.
+Those of mini-sd (its card says them). It was trained for a short time: what is new still costs the old a little (the loss is not yet
+below that of the start). On these weights, pooling at the wrong token costs nothing that this many characters show, and neither does
+leaving the second encoder's vectors as they are: the first encoder's states carry nearly all. So it shows that learning for SDXL
+works, not what either is worth on SDXL itself. `make train-mini-sdxl HOURS=...` goes on from its checkpoint, or begins again.
 """
 
 

@@ -162,7 +162,11 @@ def main() -> None:
         record.write_text(json.dumps(figures, indent=1) + "\n")
     if not options.model:
         curve = [json.loads(line) for line in (BUILD / "sdxl" / "curve.jsonl").read_text().splitlines()]
-        figures["curve"] = {"first": curve[0]["heldout"], "last": curve[-1]["heldout"]}
+        figures["curve"] = {
+            "samples": curve[-1]["samples"],
+            "first": curve[0]["heldout"],
+            "last": curve[-1]["heldout"],
+        }
         record.write_text(json.dumps(figures, indent=1) + "\n")
         cards.write_sdxl(figures)
 

@@ -12,7 +12,20 @@ from textinv_ray.config.model_families import STABLE_DIFFUSION_XL
 from textinv_ray.util.errors import UserError
 from textinv_ray.util.redact import redact, redact_text
 
-PRESETS = ["bias", "flux", "mini", "paper", "quick", "sana", "sd15", "sd21", "sd35", "sdxl", "sdxl-fast"]
+PRESETS = [
+    "bias",
+    "flux",
+    "mini",
+    "mini-sdxl",
+    "paper",
+    "quick",
+    "sana",
+    "sd15",
+    "sd21",
+    "sd35",
+    "sdxl",
+    "sdxl-fast",
+]
 
 
 def test_presets_are_known_and_load() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from PIL import Image
 from transformers import CLIPModel
 
@@ -21,7 +21,7 @@ from textinv_ray.service.models import sources
 from training.captions import NAME_COUNT
 from training.world import names
 
-SD, CLIP = Path(sources.resolve("mini-sd")), Path(sources.resolve("mini-clip"))
+SD, SDXL, CLIP = (Path(sources.resolve(name)) for name in ("mini-sd", "mini-sdxl", "mini-clip"))
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +37,40 @@ def test_small_safe_and_documented() -> None:
     assert {path.suffix for path in files} <= {".safetensors", ".json", ".txt", ".md"}
     assert (SD / "README.md").is_file()
     assert (CLIP / "README.md").is_file()
+
+
+def test_mini_sdxl_is_small_safe_and_documented() -> None:
+    files = [path for path in SDXL.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 40e6
+    assert {path.suffix for path in files} <= {".safetensors", ".json", ".txt", ".md"}
+    assert (SDXL / "README.md").is_file()
+    for part in ("vae/diffusion_pytorch_model.safetensors", "tokenizer/tokenizer.json"):
+        assert (SDXL / part).read_bytes() == (SD / part).read_bytes(), "the repository stores it once"
+
+
+def test_mini_sdxl_has_what_is_special_about_sdxl() -> None:
+    loaded = StableDiffusionXLPipeline.from_pretrained(SDXL)
+    loaded.set_progress_bar_config(disable=True)
+    assert loaded.config.force_zeros_for_empty_prompt
+    assert loaded.text_encoder_2.config.eos_token_id == 2
+    assert loaded.text_encoder_2.config.eos_token_id != loaded.tokenizer_2.eos_token_id
+    first, second = loaded.text_encoder.config.hidden_size, loaded.text_encoder_2.config.hidden_size
+    assert loaded.unet.config.cross_attention_dim == first + second
+    assert loaded.unet.config.addition_embed_type == "text_time"
+    assert loaded.tokenizer.get_vocab() == loaded.tokenizer_2.get_vocab()
+    images = [
+        loaded(
+            "a smiling person with ginger hair",
+            generator=torch.Generator().manual_seed(3),
+            num_inference_steps=4,
+            output_type="np",
+            **size,
+        ).images
+        for size in ({}, {"crops_coords_top_left": (24, 24)}, {"original_size": (24, 24)})
+    ]
+    assert images[0].shape == (1, 64, 64, 3)
+    assert abs(images[0] - images[1]).max() > 0.02
+    assert abs(images[0] - images[2]).max() > 0.02
 
 
 def test_is_a_stable_diffusion_of_its_own_size(pipeline: StableDiffusionPipeline) -> None:

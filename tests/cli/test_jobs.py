@@ -9,6 +9,7 @@ import types
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,6 +17,7 @@ import pytest
 import textinv_ray
 from tests.support.commands import REPOSITORY, script, textinv
 from textinv_ray.cli import jobs
+from textinv_ray.concepts.word_files import store_word
 from textinv_ray.config.job import JobConfig, preset_names
 
 
@@ -50,6 +52,21 @@ def test_the_words_that_concepts_start_from_are_checked_like_images(
     found = capsys.readouterr()
     assert f"row 1 (rex): init_from {tmp_path}/none.safetensors: doesn't exist" in found.out
     assert "SECRET" not in found.out + found.err
+
+
+@pytest.mark.parametrize(("dim", "code"), [(32, 0), (40, 1)])
+def test_validate_knows_a_word_of_another_model(
+    pets: Path, tmp_path: Path, tiny_sd: Path, capsys: pytest.CaptureFixture[str], dim: int, code: int
+) -> None:
+    word = {"clip_l": np.ones((1, dim), np.float32)}
+    (tmp_path / "other.safetensors").write_bytes(store_word("<x>", word))
+    (pets / "rex" / "concept.yaml").write_text("init_from: other.safetensors\n")
+    out = str(tmp_path / "m.parquet")
+    textinv("manifest", str(pets), "-o", out)
+    model = f"model.path={tiny_sd}"
+    assert textinv("validate", out, "--set", model, "--check-images") == code
+    said = "the word was learned for another model: its vectors have 40 numbers, the model's 32"
+    assert (said in capsys.readouterr().out) == bool(code)
 
 
 def test_validate_says_everything_that_is_wrong(

@@ -233,6 +233,7 @@ def _check_images(manifest: Manifest, job: JobConfig) -> int:
     """
     from textinv_ray.concepts import fetch, images, prepare
     from textinv_ray.concepts.settings import is_file, start_of
+    from textinv_ray.model_files import places
 
     def errors(row: Row) -> list[str]:
         found = []
@@ -245,11 +246,20 @@ def _check_images(manifest: Manifest, job: JobConfig) -> int:
         start, _ = start_of(row, job)
         if is_file(start):
             try:
-                prepare.learned_word(start, manifest.base, job)
+                word = prepare.learned_word(start, manifest.base, job)
+                if dims and (sizes := tuple(part.shape[1] for part in word.values())) != dims:
+                    found.append(
+                        f"init_from {redact(start)}: the word was learned for another model: its vectors have "
+                        f"{_numbers(sizes)} numbers, the model's {_numbers(dims)}"
+                    )
             except ValueError as error:
                 found.append(str(error))
         return found
 
+    try:
+        dims = places.open_model(job.model).embedding_dims
+    except (UserError, OSError, KeyError, ValueError):
+        dims = ()  # what is wrong with the model was said before
     failed, rows = 0, manifest.placed_rows()
     with ThreadPoolExecutor(ROWS_AT_ONCE) as pool:
         while some := list(itertools.islice(rows, ROWS_AT_ONCE)):
@@ -262,6 +272,10 @@ def _check_images(manifest: Manifest, job: JobConfig) -> int:
 
 words.add_to(app)
 review.add_to(app)
+
+
+def _numbers(sizes: Sequence[int]) -> str:
+    return " and ".join(map(str, sizes))
 
 
 def _count(number: int, noun: str) -> str:

@@ -137,9 +137,10 @@ def parse_words(data: bytes, name: str, second: bytes | None = None) -> dict[str
         raise ValueError(f"{name!r} has no word in it")
     if len(tensors) > 1 and set(tensors) <= {*_ENCODERS, *_SYNONYMS}:
         parts = _ordered({_SYNONYMS.get(key, key): vectors for key, vectors in tensors.items()})
-        lengths = {len(vectors) for vectors in parts.values()}
-        if len(lengths) > 1 or len(parts) < len(tensors):
-            raise ValueError(f"{name!r}: the encoders {', '.join(tensors)} have different numbers of vectors")
+        if len(parts) < len(tensors):
+            raise ValueError(f"{name!r} has vectors for one encoder twice: {', '.join(sorted(tensors))}")
+        if len({len(vectors) for vectors in parts.values()}) > 1:
+            raise ValueError(f"{name!r}: the encoders {', '.join(parts)} have different numbers of vectors")
         return {_token_in(metadata) or f"<{Path(name).stem}>": parts}
     if len(tensors) > 1 and any(key in _NAMELESS for key in tensors):
         raise ValueError(f"{name!r} has several nameless tensors: {', '.join(sorted(tensors))}")

@@ -58,6 +58,16 @@ class ModelFiles:
     checkpoint: Checkpoint | None
     """The single file, if it is one."""
 
+    @property
+    def embedding_dims(self) -> tuple[int, ...]:
+        """Numbers in a token embedding of each text encoder, by their configurations."""
+        configs = (
+            json.loads(self.read(f"{part}/config.json"))
+            for part in self.family.text_encoders
+            if part in self.parts
+        )
+        return tuple(int(config.get("hidden_size") or config["d_model"]) for config in configs)
+
 
 def is_bundled(path: str) -> bool:
     """Whether this is the name of a model in this package."""

@@ -42,7 +42,7 @@ Parts = list[tuple[str, Any, str]]
 STEP: Parts = [
     ("random draws", ConceptTask, "draw"),
     ("text encoder, forward", StableDiffusion, "encode"),
-    ("UNet, forward", StableDiffusion, "predict"),
+    ("UNet, forward", Backbone, "predict"),
     ("Adam, clipping and checks", packs, "update"),
     ("penalties", Pack, "_penalty_gradient"),
     ("concepts that leave", Pack, "_leavers"),

@@ -60,7 +60,8 @@ def _own_token() -> None:
     Otherwise Ray writes one into the home folder and takes it for clusters, too: a later `ray start --head` asks for
     it, and `ray start --address` and `ray job submit` don't send it.
     """
-    if not token_is_known():
+    uses_tokens = os.environ.get("RAY_AUTH_MODE", "token").lower() == "token"
+    if uses_tokens and not token_is_known():
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
@@ -87,7 +88,7 @@ def _init(address: str, num_cpus: int | None = None) -> str:
     `num_cpus`: of a local Ray. Returns where the dashboard is, as the end of a line; empty without one.
     """
     if num_cpus is None:
-        use_token_if_known()
+        use_token_if_known()  # unless RAY_AUTH_MODE says otherwise
     local = {} if num_cpus is None else {"num_cpus": num_cpus, "include_dashboard": False}
     for attempt in (1, 2):
         try:

@@ -31,6 +31,7 @@ from benchmarks import measure
 from benchmarks.step import WARM_UP_STEPS, filled, load, run
 from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion import pack as packs
+from textinv_ray.inversion.families.backbone import Backbone
 from textinv_ray.inversion.families.condition import Condition
 from textinv_ray.inversion.families.loading import load_backbone
 from textinv_ray.inversion.families.stable_diffusion import StableDiffusion

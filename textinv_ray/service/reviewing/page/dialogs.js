@@ -4,8 +4,19 @@ import { pictures } from "./concept.js";
 
 let zoomed = 0;
 
+/** Closes a dialog. Its field would keep the focus, and swallow keys, until the page is drawn next. */
+function close(dialog) {
+  dialog.close();
+  leave(dialog);
+}
+
+function leave(dialog) {
+  if (dialog.contains(document.activeElement)) document.activeElement.blur();
+}
+
 for (const dialog of document.querySelectorAll("dialog")) {
-  dialog.querySelector(".close").addEventListener("click", () => dialog.close());
+  dialog.addEventListener("close", () => leave(dialog)); // also by Escape
+  dialog.querySelector(".close").addEventListener("click", () => close(dialog));
 }
 
 export const isOpen = () => Boolean(document.querySelector("dialog[open]"));
@@ -19,7 +30,7 @@ export function note(id, text, keep) {
   get("note-title").textContent = `Note on ${id}`;
   get("note-text").value = text;
   const save = () => {
-    get("note-dialog").close();
+    close(get("note-dialog"));
     keep(get("note-text").value.trim());
   };
   get("note-save").onclick = save;
@@ -44,7 +55,7 @@ export function zoom(index) {
 get("zoom-dialog").addEventListener("keydown", (event) => {
   if (["ArrowRight", "ArrowDown", "n"].includes(event.key)) zoom(zoomed + 1);
   else if (["ArrowLeft", "ArrowUp", "p"].includes(event.key)) zoom(zoomed - 1);
-  else if (event.key === "z") get("zoom-dialog").close();
+  else if (event.key === "z") close(get("zoom-dialog"));
   else return;
   event.preventDefault();
 });

@@ -27,6 +27,7 @@ from benchmarks import (
     memory,
     quality_vs_steps,
     random_models,
+    real_size,
     review,
     step,
 )
@@ -37,6 +38,7 @@ from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion.families.loading import load_backbone
 from textinv_ray.inversion.families.sdxl import StableDiffusionXL
 from textinv_ray.inversion.task import ConceptTask
+from textinv_ray.manifest.reader import Manifest
 
 SCRIPT = """
 import sys, time
@@ -355,3 +357,9 @@ def test_noise_of_a_batch_is_shared_or_mirrored(tiny_sd: Path, size: int) -> Non
     half = size // 2
     assert torch.equal(antithetic.noise[1, size - half :], -plain.noise[1, :half])
     assert torch.equal(antithetic.noise[1, : size - half], plain.noise[1, : size - half])
+
+
+def test_the_job_of_real_size_is_a_valid_one(tmp_path: Path) -> None:
+    config = JobConfig.load(None, real_size.settings(tmp_path, 64, 2))
+    assert (config.training.steps, config.review.resolution, config.service.workers) == (2, 64, 1)
+    assert Manifest.open(str(real_size.write_manifest(tmp_path, 64))).num_rows == 1

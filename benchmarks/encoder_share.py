@@ -1,17 +1,19 @@
 """What share of a training step the text encoders take, by FLOP, at the real sizes of the flow-matching families.
 
-    python benchmarks/encoder_share.py [--resolution 1024] [--batch-size 4] [--models NAME,...] [--json PATH]
+    python benchmarks/encoder_share.py [--resolution 1024] [--batch-size 4] [--models NAME,...] [--measure]
 
-Models are built without values (torch's meta device), so no weights are needed. Counted are the forward pass and the
-backward pass to the word's vectors, without activation checkpointing; the VAE runs once per image and isn't counted.
-Columns: all prompts through the encoders; equal prompts of a step once (27 templates); only CLIP learns, so that T5's
-states are kept.
+Models are built without values (torch's meta device), so no weights are needed; with --measure they are filled with
+one value in bfloat16, and each part is timed once for one sample on the CPU, after a pass to warm up. Counted are the
+forward pass and the backward pass to the word's vectors, without activation checkpointing; the VAE runs once per image
+and isn't counted. Columns: all prompts through the encoders; equal prompts of a step once (27 templates); only CLIP
+learns, so that T5's states are kept.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,8 +161,12 @@ MODELS = (
 )
 
 
-def flop(run: Callable[[], tuple[Tensor, list[Tensor]]]) -> int:
-    """Floating-point operations of a forward pass and of the backward pass to what it returns second."""
+Run = Callable[[], tuple[Tensor, list[Tensor]]]
+"""A forward pass: its output, and what the backward pass goes to."""
+
+
+def flop(run: Run) -> int:
+    """Floating-point operations of a forward and a backward pass."""
     counter = FlopCounterMode(display=False)
     with counter:
         output, wanted = run()
@@ -168,12 +174,29 @@ def flop(run: Callable[[], tuple[Tensor, list[Tensor]]]) -> int:
     return int(counter.get_total_flops())
 
 
-def of_encoder(part: Part) -> int:
-    """FLOP of one prompt."""
-    model = part.model().requires_grad_(False)
+def seconds(run: Run) -> float:
+    """Of a forward and a backward pass, after one to warm up."""
+    for _ in range(2):
+        start = time.perf_counter()
+        output, wanted = run()
+        torch.autograd.grad(output.float().sum(), wanted)
+    return time.perf_counter() - start
+
+
+def filled(model: Any) -> Any:
+    """A model of the meta device in bfloat16 on the CPU, every weight 0.01."""
+    made = model.to(torch.bfloat16).to_empty(device="cpu")
+    for tensor in (*made.parameters(), *made.buffers()):
+        tensor.data.fill_(0 if tensor.dtype == torch.long else 0.01)
+    return made
+
+
+def of_encoder(model: PreTrainedModel, tokens: int) -> Run:
+    """One prompt."""
+    model.requires_grad_(False)
 
     def run() -> tuple[Tensor, list[Tensor]]:
-        ids = torch.zeros(1, part.tokens, dtype=torch.long)
+        ids = torch.zeros(1, tokens, dtype=torch.long)
         embedding = (
             model.encoder.embed_tokens if isinstance(model, T5EncoderModel) else model.get_input_embeddings()
         )
@@ -188,27 +211,26 @@ def of_encoder(part: Part) -> int:
         hook.remove()
         return output, found
 
-    return flop(run)
+    return run
 
 
-def of_denoiser(model: Model, count: int, side: int) -> int:
-    """FLOP of a batch."""
-    denoiser = model.denoiser().requires_grad_(False)
-    inputs = model.inputs(count, side)
+def of_denoiser(denoiser: torch.nn.Module, inputs: dict[str, Any]) -> Run:
+    """A batch."""
+    denoiser.requires_grad_(False)
 
     def run() -> tuple[Tensor, list[Tensor]]:
         wanted = [value for value in inputs.values() if value.requires_grad]
         given = {name: value * 1 if value.requires_grad else value for name, value in inputs.items()}
         return denoiser(**given, return_dict=False)[0], wanted
 
-    return flop(run)
+    return run
 
 
 def shares(model: Model, count: int, side: int) -> dict[str, Any]:
     """Shares of a step of `count` samples that the encoders take."""
     with torch.device("meta"):
-        denoiser = of_denoiser(model, count, side)
-        by_encoder = {part.name: of_encoder(part) for part in model.encoders}
+        denoiser = flop(of_denoiser(model.denoiser(), model.inputs(count, side)))
+        by_encoder = {part.name: flop(of_encoder(part.model(), part.tokens)) for part in model.encoders}
     prompts = TEMPLATES * (1 - (1 - 1 / TEMPLATES) ** count)
     clip_cost = sum(cost for name, cost in by_encoder.items() if name.startswith("clip")) * count
     large = sum(cost for name, cost in by_encoder.items() if not name.startswith("clip"))
@@ -225,6 +247,26 @@ def shares(model: Model, count: int, side: int) -> dict[str, Any]:
     }
 
 
+def measured(model: Model, side: int) -> dict[str, Any]:
+    """Seconds of each part for one sample on this CPU, and the encoders' share of them."""
+    found: dict[str, float] = {}
+    for part in model.encoders:
+        with torch.device("meta"):
+            encoder = part.model()
+        found[part.name] = seconds(of_encoder(filled(encoder), part.tokens))
+        del encoder
+    with torch.device("meta"):
+        denoiser = model.denoiser()
+    inputs = {
+        name: torch.full_like(value, 0.01, dtype=torch.bfloat16).requires_grad_(value.requires_grad)
+        for name, value in model.inputs(1, side).items()
+    }
+    found["denoiser"] = seconds(of_denoiser(filled(denoiser), inputs))
+    encoders = sum(found.values()) - found["denoiser"]
+    rounded = {name: round(value, 2) for name, value in found.items()}
+    return {"model": model.name, **rounded, "encoders' share": round(encoders / sum(found.values()), 4)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -233,14 +275,17 @@ def main() -> None:
     parser.add_argument("--resolution", type=int, default=1024)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--models", default=",".join(names), help="some of them, with commas")
+    parser.add_argument("--measure", action="store_true", help="time the models on this CPU, too")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     chosen = [model for model in MODELS if model.name in options.models.split(",")]
     rows = [shares(model, options.batch_size, options.resolution) for model in chosen]
     print(measure.table(rows))
-    measure.write_json(
-        options.json, {"resolution": options.resolution, "batch_size": options.batch_size, "shares": rows}
-    )
+    timed = [measured(model, options.resolution) for model in chosen] if options.measure else []
+    for row in timed:
+        print(measure.table([row]))
+    figures = {"resolution": options.resolution, "batch_size": options.batch_size}
+    measure.write_json(options.json, {**figures, "shares": rows, "measured": timed})
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ class TestStory:
         assert runs["c0"].info.status == "FINISHED"
         assert runs["c5"].info.status == "FAILED"
         losses = client.get_metric_history(runs["c0"].info.run_id, "loss")
-        assert [point.step for point in losses] == list(range(1, STEPS + 1))
+        assert [point.step for point in losses] == list(range(2, STEPS + 1, 2)), "at most 200 of 300"
         files = {entry.path for entry in client.list_artifacts(runs["out"].info.run_id)}
         assert files >= {"results.parquet", "report.html", "results.json"}
 

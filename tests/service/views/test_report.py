@@ -71,6 +71,17 @@ def test_text_of_a_manifest_is_text(store: Store) -> None:
     page = written(store)
     assert evil not in page
     assert page.count("<script") == 1
+    assert page.count("clip_g: &lt;script&gt;") == 1
+
+
+def test_the_nearest_words_are_shown(store: Store) -> None:
+    """By text encoder where there are several."""
+    examples.finish(store, "a", nearest_words={"clip_l": ["cat", "dog"]})
+    both = {"clip_l": ["cat", "dog"], "clip_g": ["cow"]}
+    examples.finish(store, "b", embedding_dims=dict.fromkeys(both, 4), nearest_words=both)
+    page = written(store)
+    assert "near: cat, dog<" in page
+    assert "near: clip_l: cat, dog; clip_g: cow<" in page
 
 
 def test_many_concepts_are_linked(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,7 +77,7 @@ class Summary(Shown):
     vectors: int = 0
     nearest: str = ""
     nearest_cosine: float | None = None
-    nearest_words: dict[str, tuple[str, ...]] = {}
+    nearest_words: str = ""
     warnings: tuple[Warned, ...] = ()
     fingerprint: str = ""
     training: int = 0
@@ -223,7 +223,7 @@ def _done(result: Result, near: tuple[str, float] | None, warnings: tuple[Warned
         vectors=result.num_vectors,
         nearest=near[0] if near else "",
         nearest_cosine=near[1] if near else None,
-        nearest_words=result.nearest_words,
+        nearest_words=result.nearest_text,
         warnings=warnings,
         fingerprint=result.fingerprint,
         training=result.images,

@@ -163,6 +163,16 @@ class Result(OfConcept):
         return sum(self.embedding_dims.values())
 
     @property
+    def nearest_text(self) -> str:
+        """`nearest_words` in a line; those of several text encoders by their names."""
+        lines = {name: ", ".join(words) for name, words in self.nearest_words.items()}
+        return (
+            "; ".join(f"{name}: {line}" for name, line in lines.items())
+            if len(lines) > 1
+            else "".join(lines.values())
+        )
+
+    @property
     def clip_image_similarity_gain(self) -> float | None:
         """`clip_image_similarity` over that of the initializer; none where one of them wasn't computed."""
         before, after = self.clip_image_similarity_initializer, self.clip_image_similarity

@@ -35,9 +35,7 @@ def of_result(result: Result) -> str:
         before, after = getattr(result, f"{name}_initializer"), getattr(result, name)
         cells = ("" if value is None else f"{value:.3f}" for value in (before, after))
         lines.append(f"| {name.replace('_', ' ')} | {' | '.join(cells)} |")
-    for name, words in result.nearest_words.items():
-        encoder = f" in {name}" if len(result.nearest_words) > 1 else ""
-        lines += ["", f"Nearest words{encoder}: " + ", ".join(words)]
+    lines += ["", f"Nearest words: {result.nearest_text}"]
     return "\n".join(lines)
 
 

@@ -150,7 +150,7 @@ function scores(concept) {
     { className: "scores" },
     make("table", {}, make("thead", {}, make("tr", {}, heads)), make("tbody", {}, row("image", concept.image_before, concept.image), row("text", concept.text_before, concept.text))),
     make("p", {}, `${concept.steps} steps${stopped}${best}; norm ${number(concept.norm, 2)}; ${concept.vectors} vector${concept.vectors === 1 ? "" : "s"}`),
-    make("p", {}, `nearest words: ${Object.values(concept.nearest_words).map((words) => words.join(", ")).join("; ")}`),
+    make("p", {}, `nearest words: ${concept.nearest_words}`),
   );
 }
 

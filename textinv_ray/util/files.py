@@ -28,7 +28,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
         raise
 
 
-def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
-    """The first `limit` bytes of a regular file. Raises as `open_regular`."""
+def read_regular(path: str | os.PathLike[str], limit: int = -1) -> bytes:
+    """The first `limit` bytes of a regular file; -1: all. Raises as `open_regular`."""
     with open_regular(path) as file:
         return file.read(limit)

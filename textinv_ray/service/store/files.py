@@ -19,6 +19,7 @@ from textinv_ray.service.store import local_files
 from textinv_ray.service.store.places import checked_name, leads_out
 from textinv_ray.util import retries
 from textinv_ray.util.errors import UserError
+from textinv_ray.util.files import NotAFileError, open_regular, read_regular
 from textinv_ray.util.protocols import why_unusable
 from textinv_ray.util.redact import message, redact
 from textinv_ray.util.text import one_line
@@ -103,7 +104,7 @@ class Files:
         path = self.path(name)
         # A third of the time that fsspec takes, which counts for 100,000 files
         return self._if_there(
-            lambda: local_files.read(path) if self.is_local else bytes(self.fs.cat_file(path)), name
+            lambda: read_regular(path) if self.is_local else bytes(self.fs.cat_file(path)), name
         )
 
     @contextlib.contextmanager
@@ -111,7 +112,7 @@ class Files:
         """A file to read parts of; none when it doesn't exist. Raises StoreError."""
         path = self.path(name)
         file: BinaryIO | None = self._if_there(
-            lambda: local_files.open_regular(path) if self.is_local else self.fs.open(path, "rb"), name
+            lambda: open_regular(path) if self.is_local else self.fs.open(path, "rb"), name
         )
         with contextlib.nullcontext() if file is None else file:
             yield file
@@ -126,8 +127,8 @@ class Files:
                 if retries.is_transient(error):  # fsspec: a web server that refuses connections
                     raise
                 return None
-            except local_files.IrregularError as error:
-                self.ignore(name, str(error))
+            except NotAFileError as error:
+                self.ignore(name, f"it {error}")
                 return None
 
         return self._call(read, name) if self._readable(name) else None

@@ -5,33 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import stat
 import uuid
 from collections.abc import Iterator
-from typing import BinaryIO
-
-
-class IrregularError(Exception):
-    """A pipe, a socket or a device in place of a file: reading it may wait for ever, or never end."""
-
-
-def read(path: str) -> bytes:
-    """A file's bytes. Raises IrregularError, and OSError as `open` does."""
-    with open_regular(path) as file:
-        return file.read()
-
-
-def open_regular(path: str) -> BinaryIO:
-    """Opens a file to read. Raises IrregularError for what isn't a file, and OSError as `open` does."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
-    file: BinaryIO = os.fdopen(descriptor, "rb", buffering=0)
-    kind = os.fstat(descriptor).st_mode
-    if stat.S_ISREG(kind):
-        return file
-    file.close()
-    if stat.S_ISDIR(kind):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-    raise IrregularError("it is not a regular file")
 
 
 def write(path: str, data: bytes) -> None:

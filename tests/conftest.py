@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tests.support import tiny
+from tests.support import tiny, tiny_flow
 from tests.support.tables import Write
 
 
@@ -43,19 +43,19 @@ def tiny_sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_sd3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Stable Diffusion 3 folder with random weights and T5, 16 pixels."""
-    return tiny.save_stable_diffusion_3(tmp_path_factory.mktemp("tiny-sd3"))
+    return tiny_flow.save_stable_diffusion_3(tmp_path_factory.mktemp("tiny-sd3"))
 
 
 @pytest.fixture(scope="session")
 def tiny_flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Flux.1 folder with random weights and guidance as an input (dev), 16 pixels."""
-    return tiny.save_flux(tmp_path_factory.mktemp("tiny-flux"))
+    return tiny_flow.save_flux(tmp_path_factory.mktemp("tiny-flux"))
 
 
 @pytest.fixture(scope="session")
 def tiny_sana(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Sana folder with random weights, 32 pixels."""
-    return tiny.save_sana(tmp_path_factory.mktemp("tiny-sana"))
+    return tiny_flow.save_sana(tmp_path_factory.mktemp("tiny-sana"))
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from transformers import CLIPTokenizer
 
-from tests.support import single_files, tiny
+from tests.support import single_files, tiny, tiny_flow
 from textinv_ray.config.model import ModelConfig
 from textinv_ray.manifest import vocabulary
 from textinv_ray.manifest.vocabulary import Vocabulary
@@ -68,10 +68,10 @@ def test_all_tokenizers_of_a_family(tiny_sdxl: Path) -> None:
 @pytest.mark.parametrize("family", ["sd3", "sd3_without_t5", "flux", "sana"])
 def test_tokenizers_of_language_models(family: str, tmp_path: Path) -> None:
     save = {
-        "sd3": tiny.save_stable_diffusion_3,
-        "sd3_without_t5": lambda folder: tiny.save_stable_diffusion_3(folder, with_t5=False),
-        "flux": tiny.save_flux,
-        "sana": tiny.save_sana,
+        "sd3": tiny_flow.save_stable_diffusion_3,
+        "sd3_without_t5": lambda folder: tiny_flow.save_stable_diffusion_3(folder, with_t5=False),
+        "flux": tiny_flow.save_flux,
+        "sana": tiny_flow.save_sana,
     }[family]
     tokenizers = vocabulary.load(ModelConfig(path=str(save(tmp_path))))
     assert len(tokenizers) == {"sd3": 3, "sd3_without_t5": 2, "flux": 2, "sana": 1}[family]

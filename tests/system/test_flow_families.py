@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support import examples, jobs, tiny
+from tests.support import examples, jobs, tiny_flow
 from tests.support.commands import as_options, textinv
 from tests.support.jobs import Job
 from tests.support.nodes import Nodes
@@ -30,12 +30,12 @@ class Case:
 
 CASES = {
     "sd3": Case(
-        tiny.save_stable_diffusion_3,
+        tiny_flow.save_stable_diffusion_3,
         ("training.encoders=[clip_l, clip_g]", "review.sampler=euler"),
         {"clip_l": 32, "clip_g": 40, "t5xxl": 80},
     ),
-    "flux": Case(tiny.save_flux, ("review.sampler=euler",), {"clip_l": 32, "t5xxl": 24}),
-    "sana": Case(tiny.save_sana, (), {"gemma": 24}),
+    "flux": Case(tiny_flow.save_flux, ("review.sampler=euler",), {"clip_l": 32, "t5xxl": 24}),
+    "sana": Case(tiny_flow.save_sana, (), {"gemma": 24}),
 }
 
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support import tiny
+from tests.support import tiny, tiny_flow
 from tests.support.learning import alone, assert_same, digest, run
 from textinv_ray.config.job import JobConfig, ReviewConfig
 from textinv_ray.inversion import words
@@ -29,9 +29,9 @@ CONCEPTS = [
     tiny.concept(2, steps=4, batch_size=2, norm_control="regularize", regularization_weight=0.01),
 ]
 FAMILIES: dict[str, tuple[Callable[[Path], Path], Callable[[Path], FlowBackbone]]] = {
-    "sd3": (tiny.save_stable_diffusion_3, tiny.load_sd3),
-    "flux": (tiny.save_flux, tiny.load_flux),
-    "sana": (tiny.save_sana, tiny.load_sana),
+    "sd3": (tiny_flow.save_stable_diffusion_3, tiny_flow.load_sd3),
+    "flux": (tiny_flow.save_flux, tiny_flow.load_flux),
+    "sana": (tiny_flow.save_sana, tiny_flow.load_sana),
 }
 
 

@@ -11,7 +11,7 @@ import torch
 from diffusers import FluxPipeline
 
 import textinv_ray
-from tests.support import tiny
+from tests.support import tiny, tiny_flow
 from textinv_ray.config.job import JobConfig, ReviewConfig
 from textinv_ray.config.training import TimestepsConfig
 from textinv_ray.inversion import words
@@ -27,12 +27,12 @@ CONFIG = JobConfig()
 
 @pytest.fixture(scope="module")
 def flux(tiny_flux: Path) -> Flux:
-    return tiny.load_flux(tiny_flux)
+    return tiny_flow.load_flux(tiny_flux)
 
 
 @pytest.fixture(scope="module")
 def schnell(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.save_flux(tmp_path_factory.mktemp("schnell"), guided=False)
+    return tiny_flow.save_flux(tmp_path_factory.mktemp("schnell"), guided=False)
 
 
 def rows(count: int) -> torch.Tensor:
@@ -79,7 +79,7 @@ def test_a_step_is_that_of_a_plain_loop_with_diffusers_own_calls(
 ) -> None:
     """Losses and gradient of one step, with larger embedding tables and the transformer called as diffusers does."""
     folder = tiny_flux if is_guided else schnell
-    flux = tiny.load_flux(folder)
+    flux = tiny_flow.load_flux(folder)
     task = ConceptTask(tiny.concept(0, steps=3, batch_size=1), flux, CONFIG)
     packed = Pack(flux, CONFIG, 1)
     packed.add(task)
@@ -126,7 +126,7 @@ def test_pictures_equal_those_of_a_plain_script(
     tiny_flux: Path, schnell: Path, tmp_path: Path, is_guided: bool
 ) -> None:
     folder = tiny_flux if is_guided else schnell
-    flux, vectors = tiny.load_flux(folder), rows(2)
+    flux, vectors = tiny_flow.load_flux(folder), rows(2)
     pipeline = pipeline_with(flux, folder, vectors, tmp_path)
     plain = [
         pipeline(
@@ -167,8 +167,8 @@ def test_tokens_and_latents() -> None:
 
 def test_prompts_of_schnell_are_shorter(schnell: Path) -> None:
     lengths = []
-    for folder in (tiny.save_flux(schnell.parent / "long"), schnell):
-        backbone = tiny.load_flux(folder)
+    for folder in (tiny_flow.save_flux(schnell.parent / "long"), schnell):
+        backbone = tiny_flow.load_flux(folder)
         backbone.tokenizer_2.model_max_length = 1000
         lengths.append(backbone.encoders[1].max_tokens)
     assert lengths == [512, 256]

@@ -9,14 +9,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
-from tests.support import tiny
+from tests.support import tiny, tiny_flow
 from textinv_ray.inversion.families.language_encoder import STAND_IN, T5Encoder
 
-TOKENS = tiny.t5_tokenizer()
-BARE = tiny.t5_tokenizer()
+TOKENS = tiny_flow.t5_tokenizer()
+BARE = tiny_flow.t5_tokenizer()
 PLAIN: PreTrainedTokenizerBase = copy.deepcopy(TOKENS)
 PLAIN.add_tokens(["<x>", "<cat>"])
-T5 = T5Encoder("t5xxl", TOKENS, tiny.t5(TOKENS, 8), length=tiny.MAX_TOKENS)
+T5 = T5Encoder("t5xxl", TOKENS, tiny_flow.t5(TOKENS, 8), length=tiny.MAX_TOKENS)
 TEXTS = st.text("a cat,.! <>xyé\n\t'", max_size=8) | st.sampled_from(
     ["a photo of", " the ", "on my house", " "]
 )

@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import textinv_ray
-from tests.support import tiny
+from tests.support import tiny, tiny_flow
 from textinv_ray.config.job import JobConfig, ReviewConfig
 from textinv_ray.inversion import words
 from textinv_ray.inversion.families.language_encoder import GemmaEncoder
@@ -25,10 +25,10 @@ from textinv_ray.inversion.task import ConceptTask
 PROMPTS = ["a photo of <X>", " <x> and <x>, My <x>! ", "a cat"]
 CONFIG = JobConfig()
 LINES = INSTRUCTION.split("\n")
-TOKENS = tiny.gemma_tokenizer()
+TOKENS = tiny_flow.gemma_tokenizer()
 PLAIN = copy.deepcopy(TOKENS)
 PLAIN.add_tokens(["<x>"])
-GEMMA = GemmaEncoder("gemma", TOKENS, tiny.gemma(TOKENS, 16), instruction="User Prompt: ", length=20)
+GEMMA = GemmaEncoder("gemma", TOKENS, tiny_flow.gemma(TOKENS, 16), instruction="User Prompt: ", length=20)
 PIECES = st.lists(
     st.sampled_from(["<x>", "A cat", " the ", "on My house,", "é", " "]) | st.text("ab c,.\n'", max_size=5),
     max_size=5,
@@ -37,7 +37,7 @@ PIECES = st.lists(
 
 @pytest.fixture(scope="module")
 def sana(tiny_sana: Path) -> Sana:
-    return tiny.load_sana(tiny_sana)
+    return tiny_flow.load_sana(tiny_sana)
 
 
 def rows(count: int) -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 
 import textinv_ray
-from tests.support import tiny
+from tests.support import tiny, tiny_flow
 from tests.support.learning import alone, assert_same, run
 from textinv_ray.concepts.word_files import read_words, store_word, write_word
 from textinv_ray.config.job import JobConfig, ReviewConfig
@@ -32,12 +32,12 @@ CONCEPTS = [
 
 @pytest.fixture(scope="module")
 def sd3(tiny_sd3: Path) -> StableDiffusion3:
-    return tiny.load_sd3(tiny_sd3)
+    return tiny_flow.load_sd3(tiny_sd3)
 
 
 @pytest.fixture(scope="module")
 def sd3_64(tiny_sd3: Path) -> StableDiffusion3:
-    backbone = tiny.load_sd3(tiny_sd3)
+    backbone = tiny_flow.load_sd3(tiny_sd3)
     for model in backbone.models:
         model.to(torch.float64)
     return backbone
@@ -160,7 +160,7 @@ def test_encoders_that_do_not_learn(sd3_64: StableDiffusion3, learns: list[str])
 
 def test_rates_by_the_scale_of_each_table(tiny_sd3: Path) -> None:
     """After a step of Adam every element has moved by about its rate; T5's table here is 5 times as large as CLIP's."""
-    backbone = tiny.load_sd3(tiny_sd3)
+    backbone = tiny_flow.load_sd3(tiny_sd3)
     for model in backbone.models:
         model.to(torch.float64)
     assert backbone.text_encoder_3 is not None
@@ -185,7 +185,7 @@ def test_rates_by_the_scale_of_each_table(tiny_sd3: Path) -> None:
 
 
 def test_an_encoder_that_does_not_learn_runs_once_per_prompt(tiny_sd3: Path) -> None:
-    backbone = tiny.load_sd3(tiny_sd3)
+    backbone = tiny_flow.load_sd3(tiny_sd3)
     config = JobConfig.from_dict({"training": {"encoders": ["clip_l", "clip_g"]}})
     encoded: list[int] = []
     assert backbone.text_encoder_3 is not None
@@ -199,7 +199,7 @@ def test_an_encoder_that_does_not_learn_runs_once_per_prompt(tiny_sd3: Path) -> 
 
 
 def test_large_encoders_run_once_for_equal_prompts_of_a_step(tiny_sd3: Path) -> None:
-    backbone = tiny.load_sd3(tiny_sd3)
+    backbone = tiny_flow.load_sd3(tiny_sd3)
     encoded: list[int] = []
     assert backbone.text_encoder_3 is not None
     backbone.text_encoder_3.register_forward_hook(
@@ -246,8 +246,8 @@ def test_pictures_equal_those_of_a_plain_script(
 
 def test_without_t5(tmp_path: Path) -> None:
     """The sequence has zeros in T5's place, and words have no vectors for it."""
-    folder = tiny.save_stable_diffusion_3(tmp_path / "sd3", with_t5=False)
-    backbone = tiny.load_sd3(folder)
+    folder = tiny_flow.save_stable_diffusion_3(tmp_path / "sd3", with_t5=False)
+    backbone = tiny_flow.load_sd3(folder)
     assert [encoder.name for encoder in backbone.encoders] == ["clip_l", "clip_g"]
     pipeline = pipeline_with(backbone, folder, rows(2, 72), tmp_path)
     expected, _, pooled, _ = pipeline.encode_prompt(PROMPTS, None, None, do_classifier_free_guidance=False)

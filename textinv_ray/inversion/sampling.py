@@ -56,11 +56,13 @@ def sample_ids(
     side = side or config.resolution or backbone.resolution
     rows = None if rows is None else rows.to(backbone.device, backbone.word_dtype)
     size = _batch_size(side)
+    if negative_ids is None:
+        unconditional = backbone.unconditional(min(size, len(input_ids)))
     batches = []
     for start in range(0, len(input_ids), size):
         ids = input_ids[start : start + size].to(backbone.device)
         if negative_ids is None:
-            negative = backbone.unconditional(len(ids))
+            negative = unconditional.first(len(ids))
         else:
             negative = backbone.encode(negative_ids[start : start + size].to(backbone.device), rows)
         latents = backbone.sample_latents(

@@ -26,3 +26,7 @@ class Condition(NamedTuple):
         return Condition(
             function(self.hidden_states), *(None if part is None else function(part) for part in self[1:])
         )
+
+    def first(self, count: int) -> Condition:
+        """That of the first prompts."""
+        return self.map(lambda part: part[:count])

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from diffusers import AutoencoderDC, AutoencoderKL, ModelMixin
+from diffusers import AutoencoderDC, AutoencoderKL, DiffusionPipeline, ModelMixin
 from diffusers.image_processor import VaeImageProcessor
-from pydantic import JsonValue
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -24,43 +22,13 @@ from textinv_ray.config.training import TimestepsConfig, TrainingConfig
 from textinv_ray.inversion import noise_levels
 from textinv_ray.inversion.families.compiled import CompiledDenoiser
 from textinv_ray.inversion.families.condition import Condition
+from textinv_ray.inversion.families.source import Source
 from textinv_ray.inversion.families.state_cache import Encoded
 from textinv_ray.inversion.families.text_encoder import TextEncoder
 from textinv_ray.util.errors import UserError
 
 DECODED_PIXELS = 8 * 512**2
 """Pixels that the VAE encodes or decodes at once: its activations at full resolution need the most memory of all."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a model is loaded from, and how."""
-
-    path: str
-    """A folder in diffusers' format or a Hub id."""
-    revision: str | None
-    variant: str | None
-    """Of weights files, such as `fp16`."""
-    device: torch.device
-    dtype: torch.dtype
-    vae_dtype: str
-    """A name of `precision.DTYPES`, or "auto"."""
-    file: str | None = None
-    """A checkpoint in one file, which has the weights; then `path` has the configuration and the tokenizers."""
-    scheduler_options: Mapping[str, JsonValue] = field(default_factory=dict)
-    """What differs from the configuration of the scheduler."""
-
-    def part(self, name: str) -> dict[str, str | None]:
-        """Arguments of `from_pretrained` for a part of the pipeline without weights."""
-        return {
-            "pretrained_model_name_or_path": self.path,
-            "subfolder": name,
-            "revision": self.revision,
-        }
-
-    def weights(self, name: str) -> dict[str, str | bool | None]:
-        """Arguments of `from_pretrained` for a part with weights. Only safetensors files are read."""
-        return {**self.part(name), "variant": self.variant, "use_safetensors": True}
 
 
 class Backbone(ABC):
@@ -133,6 +101,22 @@ class Backbone(ABC):
         """Calls the denoiser, or its compiled form, as the family calls it. Shapes as of `predict`."""
 
     @abstractmethod
+    def pipeline(self, sampler: str) -> DiffusionPipeline:
+        """diffusers' own pipeline around this model. sampler: a value of `review.sampler` that the family has."""
+
+    def pipeline_inputs(self, condition: Condition, negative: Condition) -> dict[str, object]:
+        """Conditions as arguments of the pipeline."""
+        inputs: dict[str, object] = {
+            "prompt_embeds": condition.hidden_states,
+            "negative_prompt_embeds": negative.hidden_states,
+        }
+        if condition.pooled is not None:
+            inputs |= {
+                "pooled_prompt_embeds": condition.pooled,
+                "negative_pooled_prompt_embeds": negative.pooled,
+            }
+        return inputs
+
     def sample_latents(
         self,
         condition: Condition,
@@ -145,10 +129,24 @@ class Backbone(ABC):
 
         generators: one for each image, on the CPU. side: of the images in pixels.
         """
+        pipeline = self.pipeline(config.sampler)
+        pipeline.set_progress_bar_config(disable=True)
+        latents: Tensor = pipeline(
+            **self.pipeline_inputs(condition, negative),
+            height=side,
+            width=side,
+            generator=list(generators),
+            num_inference_steps=config.num_inference_steps,
+            guidance_scale=config.guidance_scale,
+            output_type="latent",
+        ).images
+        return latents
 
-    @abstractmethod
     def unconditional(self, count: int) -> Condition:
-        """What classifier-free guidance takes where there is no negative prompt, `count` times."""
+        """What classifier-free guidance takes where there is no negative prompt, `count` times: the empty prompt."""
+        ids = [id_ for encoder in self.encoders for id_ in encoder.tokenize("", [], {}, negative=True)]
+        empty = self.encode(torch.tensor([ids], device=self.device))
+        return empty.map(lambda part: part.expand(count, *part.shape[1:]))
 
     def levels(
         self,

@@ -23,8 +23,9 @@ from textinv_ray.config import model_families
 from textinv_ray.config.model_families import ModelFamily
 from textinv_ray.config.training import TrainingConfig
 from textinv_ray.inversion.families import single_file
-from textinv_ray.inversion.families.backbone import Backbone, Source
+from textinv_ray.inversion.families.backbone import Backbone
 from textinv_ray.inversion.families.condition import Condition
+from textinv_ray.inversion.families.source import Source
 from textinv_ray.inversion.noise_levels import snr_weights
 from textinv_ray.model_files import clip_tokenizer
 

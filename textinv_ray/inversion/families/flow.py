@@ -6,7 +6,12 @@ import math
 from typing import Any
 
 import torch
-from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, SchedulerMixin
+from diffusers import (
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    ModelMixin,
+    SchedulerMixin,
+)
 from torch import Tensor
 
 from textinv_ray.config.training import TrainingConfig
@@ -20,8 +25,14 @@ TIMESTEPS = 1000
 class FlowBackbone(Backbone):
     """A backbone with the straight paths of Liu et al. 2023 (rectified flow) and Lipman et al. 2023 (flow matching)."""
 
+    transformer: ModelMixin
     scheduler: SchedulerMixin
     """As the model's folder has it: samplers and the shift of noise levels come from its configuration."""
+
+    @property
+    def denoiser(self) -> ModelMixin:
+        """The transformer."""
+        return self.transformer
 
     @property
     def patch(self) -> int:

@@ -21,13 +21,14 @@ from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokeniz
 
 from textinv_ray.config.job import ReviewConfig
 from textinv_ray.config.model_families import FLUX
-from textinv_ray.inversion.families.backbone import Backbone, Source
+from textinv_ray.inversion.families.backbone import Backbone
 from textinv_ray.inversion.families.compiled import CompiledDenoiser
 from textinv_ray.inversion.families.condition import Condition
 from textinv_ray.inversion.families.diffusion_unet import load_text_encoder, load_vae
 from textinv_ray.inversion.families.flow import FlowBackbone
 from textinv_ray.inversion.families.language_encoder import T5Encoder
 from textinv_ray.inversion.families.precision import choose_vae_dtype
+from textinv_ray.inversion.families.source import Source
 from textinv_ray.inversion.families.text_encoder import CLIPEncoder, in_order
 
 T5_TOKENS = {True: 512, False: 256}
@@ -80,11 +81,6 @@ class Flux(FlowBackbone):
         )
 
     @property
-    def denoiser(self) -> FluxTransformer2DModel:
-        """The transformer."""
-        return self.transformer
-
-    @property
     def is_guided(self) -> bool:
         """Whether the guidance scale is an input."""
         return bool(self.transformer.config.guidance_embeds)
@@ -131,6 +127,22 @@ class Flux(FlowBackbone):
         )[0]
         return unpack(predicted, height, width)
 
+    def pipeline(self, sampler: str) -> FluxPipeline:
+        """See `Backbone.pipeline`."""
+        return FluxPipeline(
+            transformer=self.transformer,
+            scheduler=self.sampler(sampler),
+            vae=self.vae,
+            text_encoder=self.text_encoder,
+            tokenizer=self.tokenizer,
+            text_encoder_2=self.text_encoder_2,
+            tokenizer_2=self.tokenizer_2,
+        )
+
+    def pipeline_inputs(self, condition: Condition, negative: Condition) -> dict[str, object]:
+        """Without `negative`."""
+        return {"prompt_embeds": condition.hidden_states, "pooled_prompt_embeds": condition.pooled}
+
     def sample_latents(
         self,
         condition: Condition,
@@ -139,27 +151,8 @@ class Flux(FlowBackbone):
         config: ReviewConfig,
         side: int,
     ) -> Tensor:
-        """See `Backbone.sample_latents`. `negative` isn't read."""
-        pipeline = FluxPipeline(
-            transformer=self.transformer,
-            scheduler=self.sampler(config.sampler),
-            vae=self.vae,
-            text_encoder=self.text_encoder,
-            tokenizer=self.tokenizer,
-            text_encoder_2=self.text_encoder_2,
-            tokenizer_2=self.tokenizer_2,
-        )
-        pipeline.set_progress_bar_config(disable=True)
-        latents: Tensor = pipeline(
-            prompt_embeds=condition.hidden_states,
-            pooled_prompt_embeds=condition.pooled,
-            height=side,
-            width=side,
-            generator=list(generators),
-            num_inference_steps=config.num_inference_steps,
-            guidance_scale=config.guidance_scale,
-            output_type="latent",
-        ).images
+        """See `Backbone.sample_latents`: unpacked."""
+        latents = super().sample_latents(condition, negative, generators, config, side)
         return unpack(latents, side // self.vae_factor, side // self.vae_factor)
 
 

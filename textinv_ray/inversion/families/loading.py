@@ -8,7 +8,7 @@ from diffusers import DiffusionPipeline
 from pydantic import JsonValue
 
 from textinv_ray.config.model_families import ModelFamily, family_of
-from textinv_ray.inversion.families.backbone import Backbone, Source
+from textinv_ray.inversion.families.backbone import Backbone
 from textinv_ray.inversion.families.flux import Flux
 from textinv_ray.inversion.families.precision import (
     DTYPES,
@@ -20,6 +20,7 @@ from textinv_ray.inversion.families.precision import (
 from textinv_ray.inversion.families.sana import Sana
 from textinv_ray.inversion.families.sd3 import StableDiffusion3
 from textinv_ray.inversion.families.sdxl import StableDiffusionXL
+from textinv_ray.inversion.families.source import Source
 from textinv_ray.inversion.families.stable_diffusion import StableDiffusion
 from textinv_ray.util.errors import UserError
 

@@ -6,22 +6,21 @@ Xie et al. 2024, "SANA: Efficient High-Resolution Image Synthesis with Linear Di
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-import torch
 from diffusers import AutoencoderDC, DPMSolverMultistepScheduler, SanaPipeline, SanaTransformer2DModel
 from torch import Tensor
 from transformers import Gemma2Model, GemmaTokenizerFast
 
-from textinv_ray.config.job import ReviewConfig
 from textinv_ray.config.model_families import SANA
-from textinv_ray.inversion.families.backbone import Backbone, Source
+from textinv_ray.inversion.families.backbone import Backbone
 from textinv_ray.inversion.families.compiled import CompiledDenoiser
 from textinv_ray.inversion.families.condition import Condition
 from textinv_ray.inversion.families.flow import FlowBackbone, timesteps_of
 from textinv_ray.inversion.families.language_encoder import GemmaEncoder
 from textinv_ray.inversion.families.precision import choose_vae_dtype
+from textinv_ray.inversion.families.source import Source
 from textinv_ray.inversion.families.text_encoder import in_order
 
 INSTRUCTION = "\n".join(
@@ -66,11 +65,6 @@ class Sana(FlowBackbone):
             scheduler=DPMSolverMultistepScheduler.from_config(config),
         )
 
-    @property
-    def denoiser(self) -> SanaTransformer2DModel:
-        """The transformer."""
-        return self.transformer
-
     def encode(
         self,
         input_ids: Tensor,
@@ -81,11 +75,6 @@ class Sana(FlowBackbone):
         """Gemma's last states, and which of them are of tokens."""
         (gemma,) = self.encoded(input_ids, rows, learned)
         return Condition(gemma.hidden_states, mask=gemma.mask)
-
-    def unconditional(self, count: int) -> Condition:
-        """The empty prompt, without the instruction."""
-        ids = torch.tensor([self.encoders[0].tokenize("", [], {}, negative=True)], device=self.device)
-        return self.encode(ids).map(lambda part: part.expand(count, *part.shape[1:]))
 
     def denoise(
         self, model: Callable[..., tuple[Tensor, ...]], noisy: Tensor, levels: Tensor, condition: Condition
@@ -99,35 +88,22 @@ class Sana(FlowBackbone):
             return_dict=False,
         )[0]
 
-    def sample_latents(
-        self,
-        condition: Condition,
-        negative: Condition,
-        generators: Sequence[torch.Generator],
-        config: ReviewConfig,
-        side: int,
-    ) -> Tensor:
-        """See `Backbone.sample_latents`."""
-        pipeline = SanaPipeline(
+    def pipeline(self, sampler: str) -> SanaPipeline:
+        """See `Backbone.pipeline`."""
+        return SanaPipeline(
             tokenizer=self.tokenizer,
             text_encoder=self.text_encoder,
             vae=self.vae,
             transformer=self.transformer,
-            scheduler=self.sampler(config.sampler),
+            scheduler=self.sampler(sampler),
         )
-        pipeline.set_progress_bar_config(disable=True)
-        latents: Tensor = pipeline(
-            prompt_embeds=condition.hidden_states,
-            prompt_attention_mask=condition.mask,
-            negative_prompt=None,
-            negative_prompt_embeds=negative.hidden_states,
-            negative_prompt_attention_mask=negative.mask,
-            height=side,
-            width=side,
-            generator=list(generators),
-            num_inference_steps=config.num_inference_steps,
-            guidance_scale=config.guidance_scale,
-            use_resolution_binning=False,
-            output_type="latent",
-        ).images
-        return latents
+
+    def pipeline_inputs(self, condition: Condition, negative: Condition) -> dict[str, object]:
+        """With masks. Sides stay as they are asked for."""
+        return {
+            **super().pipeline_inputs(condition, negative),
+            "prompt_attention_mask": condition.mask,
+            "negative_prompt": None,
+            "negative_prompt_attention_mask": negative.mask,
+            "use_resolution_binning": False,
+        }

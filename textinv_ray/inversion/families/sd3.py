@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -16,15 +16,15 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
-from textinv_ray.config.job import ReviewConfig
 from textinv_ray.config.model_families import STABLE_DIFFUSION_3, lacks
-from textinv_ray.inversion.families.backbone import Backbone, Source
+from textinv_ray.inversion.families.backbone import Backbone
 from textinv_ray.inversion.families.compiled import CompiledDenoiser
 from textinv_ray.inversion.families.condition import Condition
 from textinv_ray.inversion.families.diffusion_unet import load_text_encoder, load_vae
 from textinv_ray.inversion.families.flow import FlowBackbone, timesteps_of
 from textinv_ray.inversion.families.language_encoder import T5Encoder
 from textinv_ray.inversion.families.precision import choose_vae_dtype
+from textinv_ray.inversion.families.source import Source
 from textinv_ray.inversion.families.text_encoder import CLIPEncoder, TextEncoder, in_order
 
 T5_TOKENS = 256
@@ -82,11 +82,6 @@ class StableDiffusion3(FlowBackbone):
             scheduler=FlowMatchEulerDiscreteScheduler.from_pretrained(**source.part("scheduler")),
         )
 
-    @property
-    def denoiser(self) -> SD3Transformer2DModel:
-        """The transformer."""
-        return self.transformer
-
     def encode(
         self,
         input_ids: Tensor,
@@ -105,12 +100,6 @@ class StableDiffusion3(FlowBackbone):
         assert second.pooled is not None
         return Condition(torch.cat([clip, t5], dim=1), torch.cat([first.pooled, second.pooled], dim=-1))
 
-    def unconditional(self, count: int) -> Condition:
-        """The empty prompt."""
-        ids = [id_ for encoder in self.encoders for id_ in encoder.tokenize("", [], {}, negative=True)]
-        empty = self.encode(torch.tensor([ids], device=self.device))
-        return empty.map(lambda part: part.expand(count, *part.shape[1:]))
-
     def denoise(
         self, model: Callable[..., tuple[Tensor, ...]], noisy: Tensor, levels: Tensor, condition: Condition
     ) -> Tensor:
@@ -123,18 +112,11 @@ class StableDiffusion3(FlowBackbone):
             return_dict=False,
         )[0]
 
-    def sample_latents(
-        self,
-        condition: Condition,
-        negative: Condition,
-        generators: Sequence[torch.Generator],
-        config: ReviewConfig,
-        side: int,
-    ) -> Tensor:
-        """See `Backbone.sample_latents`."""
-        pipeline = StableDiffusion3Pipeline(
+    def pipeline(self, sampler: str) -> StableDiffusion3Pipeline:
+        """See `Backbone.pipeline`."""
+        return StableDiffusion3Pipeline(
             transformer=self.transformer,
-            scheduler=self.sampler(config.sampler),
+            scheduler=self.sampler(sampler),
             vae=self.vae,
             text_encoder=self.text_encoder,
             tokenizer=self.tokenizer,
@@ -143,17 +125,3 @@ class StableDiffusion3(FlowBackbone):
             text_encoder_3=self.text_encoder_3,
             tokenizer_3=self.tokenizer_3,
         )
-        pipeline.set_progress_bar_config(disable=True)
-        latents: Tensor = pipeline(
-            prompt_embeds=condition.hidden_states,
-            pooled_prompt_embeds=condition.pooled,
-            negative_prompt_embeds=negative.hidden_states,
-            negative_pooled_prompt_embeds=negative.pooled,
-            height=side,
-            width=side,
-            generator=list(generators),
-            num_inference_steps=config.num_inference_steps,
-            guidance_scale=config.guidance_scale,
-            output_type="latent",
-        ).images
-        return latents

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -10,9 +10,8 @@ from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionXLPipeline, U
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from textinv_ray.config.job import ReviewConfig
 from textinv_ray.config.model_families import STABLE_DIFFUSION_XL
-from textinv_ray.inversion.families.backbone import Backbone, Source
+from textinv_ray.inversion.families.backbone import Backbone
 from textinv_ray.inversion.families.compiled import CompiledDenoiser
 from textinv_ray.inversion.families.condition import Condition
 from textinv_ray.inversion.families.diffusion_unet import (
@@ -24,6 +23,7 @@ from textinv_ray.inversion.families.diffusion_unet import (
     load_tokenizer,
 )
 from textinv_ray.inversion.families.precision import choose_vae_dtype
+from textinv_ray.inversion.families.source import Source
 from textinv_ray.inversion.families.text_encoder import CLIPEncoder, in_order
 
 
@@ -88,13 +88,13 @@ class StableDiffusionXL(UNetBackbone):
 
     def unconditional(self, count: int) -> Condition:
         """Zeros, or the empty prompt (`force_zeros_for_empty_prompt`)."""
-        ids = [id_ for encoder in self.encoders for id_ in encoder.tokenize("", [], {})]
-        empty = self.encode(torch.tensor([ids], device=self.device))
-        if self.force_zeros_for_empty_prompt:
-            assert empty.pooled is not None
-            zeros = torch.zeros_like
-            empty = Condition(zeros(empty.hidden_states), zeros(empty.pooled), empty.time_ids)
-        return empty.map(lambda part: part.expand(count, *part.shape[1:]))
+        empty = super().unconditional(count)
+        if not self.force_zeros_for_empty_prompt:
+            return empty
+        assert empty.pooled is not None
+        return empty._replace(
+            hidden_states=torch.zeros_like(empty.hidden_states), pooled=torch.zeros_like(empty.pooled)
+        )
 
     def denoise(
         self, model: Callable[..., tuple[Tensor, ...]], noisy: Tensor, levels: Tensor, condition: Condition
@@ -103,36 +103,15 @@ class StableDiffusionXL(UNetBackbone):
         added = {"text_embeds": condition.pooled, "time_ids": condition.time_ids}
         return model(noisy, levels, condition.hidden_states, added_cond_kwargs=added, return_dict=False)[0]
 
-    def sample_latents(
-        self,
-        condition: Condition,
-        negative: Condition,
-        generators: Sequence[torch.Generator],
-        config: ReviewConfig,
-        side: int,
-    ) -> Tensor:
-        """See `Backbone.sample_latents`. The time ids say: a whole image of this size."""
-        pipeline = StableDiffusionXLPipeline(
+    def pipeline(self, sampler: str) -> StableDiffusionXLPipeline:
+        """See `Backbone.pipeline`."""
+        return StableDiffusionXLPipeline(
             vae=self.vae,
             text_encoder=self.text_encoder,
             text_encoder_2=self.text_encoder_2,
             tokenizer=self.tokenizer,
             tokenizer_2=self.tokenizer_2,
             unet=self.unet,
-            scheduler=SAMPLERS[config.sampler].from_config(self.scheduler.config),
+            scheduler=SAMPLERS[sampler].from_config(self.scheduler.config),
             add_watermarker=False,
         )
-        pipeline.set_progress_bar_config(disable=True)
-        latents: Tensor = pipeline(
-            prompt_embeds=condition.hidden_states,
-            pooled_prompt_embeds=condition.pooled,
-            negative_prompt_embeds=negative.hidden_states,
-            negative_pooled_prompt_embeds=negative.pooled,
-            height=side,
-            width=side,
-            generator=list(generators),
-            num_inference_steps=config.num_inference_steps,
-            guidance_scale=config.guidance_scale,
-            output_type="latent",
-        ).images
-        return latents

@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, ModelMixin
 from transformers import PreTrainedModel
 
-from textinv_ray.inversion.families.backbone import Source
+from textinv_ray.inversion.families.source import Source
 
 
 def load(

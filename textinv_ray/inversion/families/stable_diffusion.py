@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
-import torch
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from textinv_ray.config.job import ReviewConfig
 from textinv_ray.config.model_families import STABLE_DIFFUSION
-from textinv_ray.inversion.families.backbone import Backbone, Source
+from textinv_ray.inversion.families.backbone import Backbone
 from textinv_ray.inversion.families.compiled import CompiledDenoiser
 from textinv_ray.inversion.families.condition import Condition
 from textinv_ray.inversion.families.diffusion_unet import (
@@ -24,6 +22,7 @@ from textinv_ray.inversion.families.diffusion_unet import (
     load_tokenizer,
 )
 from textinv_ray.inversion.families.precision import choose_vae_dtype
+from textinv_ray.inversion.families.source import Source
 from textinv_ray.inversion.families.text_encoder import CLIPEncoder, in_order
 
 SD2_DIM = 1024
@@ -70,39 +69,15 @@ class StableDiffusion(UNetBackbone):
         (encoded,) = self.encoded(input_ids, rows, learned)
         return Condition(encoded.hidden_states)
 
-    def unconditional(self, count: int) -> Condition:
-        """The empty prompt."""
-        ids = torch.tensor([self.encoders[0].tokenize("", [], {})], device=self.device)
-        return self.encode(ids).map(lambda part: part.expand(count, -1, -1))
-
-    def sample_latents(
-        self,
-        condition: Condition,
-        negative: Condition,
-        generators: Sequence[torch.Generator],
-        config: ReviewConfig,
-        side: int,
-    ) -> Tensor:
-        """See `Backbone.sample_latents`."""
-        pipeline = StableDiffusionPipeline(
+    def pipeline(self, sampler: str) -> StableDiffusionPipeline:
+        """See `Backbone.pipeline`."""
+        return StableDiffusionPipeline(
             vae=self.vae,
             text_encoder=self.text_encoder,
             tokenizer=self.tokenizer,
             unet=self.unet,
-            scheduler=SAMPLERS[config.sampler].from_config(self.scheduler.config),
+            scheduler=SAMPLERS[sampler].from_config(self.scheduler.config),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
         )
-        pipeline.set_progress_bar_config(disable=True)
-        latents: Tensor = pipeline(
-            prompt_embeds=condition.hidden_states,
-            negative_prompt_embeds=negative.hidden_states,
-            height=side,
-            width=side,
-            generator=list(generators),
-            num_inference_steps=config.num_inference_steps,
-            guidance_scale=config.guidance_scale,
-            output_type="latent",
-        ).images
-        return latents

@@ -59,21 +59,22 @@ def sample_ids(
     if negative_ids is None:
         unconditional = backbone.unconditional(min(size, len(input_ids)))
     batches = []
-    for start in range(0, len(input_ids), size):
-        ids = input_ids[start : start + size].to(backbone.device)
-        if negative_ids is None:
-            negative = unconditional.first(len(ids))
-        else:
-            negative = backbone.encode(negative_ids[start : start + size].to(backbone.device), rows)
-        latents = backbone.sample_latents(
-            backbone.encode(ids, rows),
-            negative,
-            # One generator per image, on the CPU: the initial noise depends on the seed alone, on any device
-            [torch.Generator().manual_seed(seed) for seed in seeds[start : start + size]],
-            config,
-            side,
-        )
-        batches.append(backbone.decode(latents))
+    with backbone.vae_on_device():  # diffusers takes the device of a pipeline from its first part
+        for start in range(0, len(input_ids), size):
+            ids = input_ids[start : start + size].to(backbone.device)
+            if negative_ids is None:
+                negative = unconditional.first(len(ids))
+            else:
+                negative = backbone.encode(negative_ids[start : start + size].to(backbone.device), rows)
+            latents = backbone.sample_latents(
+                backbone.encode(ids, rows),
+                negative,
+                # One generator per image, on the CPU: the initial noise depends on the seed alone, on any device
+                [torch.Generator().manual_seed(seed) for seed in seeds[start : start + size]],
+                config,
+                side,
+            )
+            batches.append(backbone.decode(latents))
     return np.concatenate(batches) if batches else np.zeros((0, side, side, 3), np.uint8)
 
 

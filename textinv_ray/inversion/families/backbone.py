@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from diffusers import AutoencoderDC, AutoencoderKL, DiffusionPipeline, ModelMixin
-from diffusers.image_processor import VaeImageProcessor
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -20,15 +20,13 @@ from textinv_ray.config.job import ReviewConfig
 from textinv_ray.config.model_families import ModelFamily, vae_factor
 from textinv_ray.config.training import TimestepsConfig, TrainingConfig
 from textinv_ray.inversion import noise_levels
+from textinv_ray.inversion.families import vae_codec
 from textinv_ray.inversion.families.compiled import CompiledDenoiser
 from textinv_ray.inversion.families.condition import Condition
 from textinv_ray.inversion.families.source import Source
 from textinv_ray.inversion.families.state_cache import Encoded
 from textinv_ray.inversion.families.text_encoder import TextEncoder
 from textinv_ray.util.errors import UserError
-
-DECODED_PIXELS = 8 * 512**2
-"""Pixels that the VAE encodes or decodes at once: its activations at full resolution need the most memory of all."""
 
 
 class Backbone(ABC):
@@ -236,6 +234,18 @@ class Backbone(ABC):
             partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
         )
 
+    @contextmanager
+    def vae_on_device(self) -> Iterator[None]:
+        """The VAE on the model's device. Between uses it stays there, or goes to the host where memory is short: where
+        activations are checkpointed.
+        """
+        self.vae.to(self.device)
+        try:
+            yield
+        finally:
+            if self.checkpoints_activations:
+                self.vae.to("cpu")
+
     @property
     def device(self) -> torch.device:
         """The device that holds the model."""
@@ -340,51 +350,16 @@ class Backbone(ABC):
         images: uint8 (N, S, S, 3). Returns two tensors (N, C, h, w) in `word_dtype` on the model's device.
         Raises ValueError when the VAE gives values that aren't finite.
         """
-        means, stds = [], []
-        batch_size = min(16, self._vae_batch_size(images.shape[1]))
-        for start in range(0, len(images), batch_size):
-            pixels = torch.tensor(images[start : start + batch_size], device=self.device)
-            pixels = (pixels.permute(0, 3, 1, 2).to(self.word_dtype) / 127.5 - 1).to(self.vae.dtype)
-            mean, std = self._posterior(pixels)
-            means.append(mean.to(self.word_dtype))
-            stds.append(std.to(self.word_dtype))
-        mean, std = torch.cat(means), torch.cat(stds)
-        if not (mean.isfinite().all() and std.isfinite().all()):
-            precision = str(self.vae.dtype).removeprefix("torch.")
-            raise ValueError(f"the VAE overflows in {precision}: set model.vae_dtype to bfloat16 or float32")
-        shift, scale = self._latent_shift_and_scale(mean)
-        return (mean - shift) * scale, std * scale
+        with self.vae_on_device():
+            return vae_codec.latent_moments(self.vae, images, self.word_dtype)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> np.ndarray:
-        """Pictures of latents that are scaled as the denoiser sees them: (n, C, h, w) -> uint8 (n, H, W, 3)."""
-        latents = latents.to(self.vae.dtype)
-        shift, scale = self._latent_shift_and_scale(latents)
-        latents = latents / scale + shift
-        parts = latents.split(self._vae_batch_size(latents.shape[-1] * self.vae_factor))
-        pixels = torch.cat([self.vae.decode(part, return_dict=False)[0] for part in parts])
-        images = VaeImageProcessor(vae_scale_factor=self.vae_factor).postprocess(pixels, output_type="np")
-        return (images * 255).round().astype(np.uint8)
+        """Pictures of latents that are scaled as the denoiser sees them: (n, C, h, w) -> uint8 (n, H, W, 3).
 
-    def _posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of q(z | x). pixels: (B, 3, S, S) in [-1, 1]."""
-        encoded = self.vae.encode(pixels)
-        if isinstance(self.vae, AutoencoderDC):  # not variational
-            return encoded.latent, torch.zeros_like(encoded.latent)
-        return encoded.latent_dist.mean, encoded.latent_dist.std
-
-    def _latent_shift_and_scale(self, latents: Tensor) -> tuple[Tensor | float, Tensor | float]:
-        """What the denoiser sees is (z - shift) * scale: numbers, or one per channel (C, 1, 1)."""
-        config = self.vae.config
-        means, stds = config.get("latents_mean"), config.get("latents_std")
-        if means is None or stds is None:
-            return config.get("shift_factor") or 0.0, config.scaling_factor
-        mean, std = (latents.new_tensor(values)[:, None, None] for values in (means, stds))
-        return mean, config.scaling_factor / std
-
-    @staticmethod
-    def _vae_batch_size(side: int) -> int:
-        return max(1, DECODED_PIXELS // side**2)
+        Within `vae_on_device`.
+        """
+        return vae_codec.decode(self.vae, latents)
 
 
 def _listed(sizes: Mapping[str, int]) -> str:

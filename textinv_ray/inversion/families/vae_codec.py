@@ -1,0 +1,67 @@
+"""Images to latents and back, by a model's VAE. What the denoiser sees is (z - shift) * scale."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from diffusers import AutoencoderDC, ModelMixin
+from diffusers.image_processor import VaeImageProcessor
+from torch import Tensor
+
+from textinv_ray.config.model_families import vae_factor
+
+PIXELS_AT_ONCE = 8 * 512**2
+"""That the VAE encodes or decodes: its activations at full resolution need the most memory of all."""
+_MOST_IMAGES = 16  # that are encoded at once
+
+
+def latent_moments(vae: ModelMixin, images: np.ndarray, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """See `Backbone.latent_moments`. dtype: of what is returned."""
+    means, stds = [], []
+    batch_size = min(_MOST_IMAGES, _batch_size(images.shape[1]))
+    for start in range(0, len(images), batch_size):
+        pixels = torch.tensor(images[start : start + batch_size], device=vae.device)
+        pixels = (pixels.permute(0, 3, 1, 2).to(dtype) / 127.5 - 1).to(vae.dtype)
+        mean, std = _posterior(vae, pixels)
+        means.append(mean.to(dtype))
+        stds.append(std.to(dtype))
+    mean, std = torch.cat(means), torch.cat(stds)
+    if not (mean.isfinite().all() and std.isfinite().all()):
+        precision = str(vae.dtype).removeprefix("torch.")
+        raise ValueError(f"the VAE overflows in {precision}: set model.vae_dtype to bfloat16 or float32")
+    shift, scale = _shift_and_scale(vae, mean)
+    return (mean - shift) * scale, std * scale
+
+
+def decode(vae: ModelMixin, latents: Tensor) -> np.ndarray:
+    """See `Backbone.decode`."""
+    latents = latents.to(vae.dtype)
+    shift, scale = _shift_and_scale(vae, latents)
+    latents = latents / scale + shift
+    factor = vae_factor(vae.config)
+    parts = latents.split(_batch_size(latents.shape[-1] * factor))
+    pixels = torch.cat([vae.decode(part, return_dict=False)[0] for part in parts])
+    images = VaeImageProcessor(vae_scale_factor=factor).postprocess(pixels, output_type="np")
+    return (images * 255).round().astype(np.uint8)
+
+
+def _posterior(vae: ModelMixin, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of q(z | x). pixels: (B, 3, S, S) in [-1, 1]."""
+    encoded = vae.encode(pixels)
+    if isinstance(vae, AutoencoderDC):  # not variational
+        return encoded.latent, torch.zeros_like(encoded.latent)
+    return encoded.latent_dist.mean, encoded.latent_dist.std
+
+
+def _shift_and_scale(vae: ModelMixin, latents: Tensor) -> tuple[Tensor | float, Tensor | float]:
+    """Numbers, or one per channel (C, 1, 1)."""
+    config = vae.config
+    means, stds = config.get("latents_mean"), config.get("latents_std")
+    if means is None or stds is None:
+        return config.get("shift_factor") or 0.0, config.scaling_factor
+    mean, std = (latents.new_tensor(values)[:, None, None] for values in (means, stds))
+    return mean, config.scaling_factor / std
+
+
+def _batch_size(side: int) -> int:
+    return max(1, PIXELS_AT_ONCE // side**2)

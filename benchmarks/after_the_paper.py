@@ -85,8 +85,8 @@ class LayerSlice:
 class PerLayerBackbone(StableDiffusion):
     """A model in which a word has a vector for each cross-attention layer: Voynov et al. 2023, "P+".
 
-    Such a word is one of `layers` vectors everywhere else. Here the prompt that layer l reads has only vector l
-    of each word in it, so that a word takes one token, and prompts are encoded once per layer.
+    Such a word is one of `layers` vectors everywhere else. Here the prompt that layer l reads has only vector l of each
+    word in it: a word takes one token, and prompts are encoded once per layer.
     """
 
     layers: int = 1
@@ -95,9 +95,8 @@ class PerLayerBackbone(StableDiffusion):
     @classmethod
     def of(cls, backbone: Backbone) -> PerLayerBackbone:
         """Takes the model over: give one that nothing else uses."""
-        made = cls(
-            **{field.name: getattr(backbone, field.name) for field in dataclasses.fields(StableDiffusion)}
-        )
+        names = [field.name for field in dataclasses.fields(StableDiffusion)]
+        made = cls(**{name: getattr(backbone, name) for name in names})
         processors = made.unet.attn_processors
         cross = [name for name in processors if ".attn2." in name]
         slices = {n: LayerSlice(processors[n], layer, len(cross)) for layer, n in enumerate(cross)}
@@ -114,8 +113,7 @@ class PerLayerBackbone(StableDiffusion):
     ) -> Condition:
         """(B, layers * L, D). In `input_ids` words have all their vectors, and `rows` starts with a word's first."""
         by_layer = torch.cat([self.read_by(layer, input_ids) for layer in range(self.layers)])
-        states = super().encode(by_layer, rows).hidden_states
-        return Condition(torch.cat(states.chunk(self.layers), dim=1))
+        return Condition(torch.cat(super().encode(by_layer, rows).hidden_states.chunk(self.layers), dim=1))
 
     def read_by(self, layer: int, input_ids: Tensor) -> Tensor:
         """The prompts that a layer reads: int64 (B, L), the words' other vectors left out and padding behind."""

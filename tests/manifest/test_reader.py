@@ -187,6 +187,19 @@ def damaged(path: str, column: str) -> None:
         file.write(b"\xff" * (chunk.total_compressed_size // 2))
 
 
+@pytest.mark.parametrize("column", ["concept_id", "initializer_token"])
+def test_a_text_that_its_dictionary_has_not(write: Write, column: str) -> None:
+    """Arrow writes indices beyond a dictionary without a word."""
+    indices = pa.array([0, 7], pa.int32())
+    beyond = pa.DictionaryArray.from_arrays(indices, pa.array(["a"]), safe=False)
+    columns = {"concept_id": ["a", "b"], "images": [["x.png"]] * 2, "initializer_token": ["cat"] * 2}
+    manifest = Manifest.open(write(**{**columns, column: beyond}))
+    with pytest.raises(
+        UserError, match=rf"row 1, column '{column}': can't be read: Dictionary indices invalid"
+    ):
+        list(manifest.rows())
+
+
 @pytest.mark.parametrize("column", ["concept_id", "images", "initializer_token"])
 def test_a_damaged_page_is_named(write: Write, column: str) -> None:
     path = write(**good(7, images=[[f"{number}/{'x' * 50}.png"] for number in range(7)]))

@@ -68,6 +68,17 @@ def test_everything_a_job_keeps(store: Store, s3: S3Server) -> None:
     assert "checkpoint.safetensors" not in store.names("concepts/a")
 
 
+def test_a_dry_run_finds_out_whether_it_can_be_written(store: Store, s3: S3Server) -> None:
+    store.check_writable()
+    assert store.fs.find(store.root) == [], "nothing stays behind"
+    s3.fail("denied", only=("PUT", "POST"))
+    with pytest.raises(StoreError, match=r"Access ?Denied"):
+        store.check_writable()
+    s3.heal()
+    with pytest.raises(StoreError, match="bucket"):
+        Store("s3://no-such-bucket/out").check_writable()
+
+
 @pytest.mark.parametrize("mode", ["slow down", "broken"])
 def test_a_server_that_is_busy_is_asked_again(store: Store, s3: S3Server, mode: str) -> None:
     s3.fail(mode, times=8)

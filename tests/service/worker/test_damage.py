@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from tests.support import tiny
 from tests.support.bench import Bench, over
+from textinv_ray.inversion.families.loading import load_backbone
 from textinv_ray.inversion.pack import Pack
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.service.store.history import Point
@@ -80,3 +82,18 @@ def test_scores_that_are_no_numbers_are_null(score: float) -> None:
     point = Point(0, 0, 0.0)
     artifacts.review(point, score, 0.5)
     assert (point.clip_image_similarity, point.clip_text_similarity) == (None, 0.5)
+
+
+def test_a_vae_that_overflows_fails_its_concept_alone(bench: Bench, tiny_sd: Path) -> None:
+    """In float16 its first layer gives infinity for white pictures, and none for grey ones."""
+    bench.backbone = load_backbone(str(tiny_sd), device="cpu", dtype="float32")
+    bench.backbone.vae.to(torch.float16).encoder.conv_in.weight.data.fill_(5e4)
+    shape = (3, 1, tiny.RESOLUTION, tiny.RESOLUTION, 3)
+    white, grey = (
+        tiny.concept(index, images=np.full(shape, value, np.uint8)) for index, value in enumerate((255, 127))
+    )
+    status = bench.learn([white, grey])
+    assert (status.done, status.failed) == (1, 1)
+    failure = bench.store.failure(white.concept_id)
+    assert failure is not None
+    assert failure.error == "the VAE overflows in float16: set model.vae_dtype to bfloat16 or float32"

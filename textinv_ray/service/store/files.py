@@ -7,6 +7,7 @@ import errno
 import logging
 import os
 import tempfile
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -151,8 +152,14 @@ class Files:
         return path
 
     def check_writable(self) -> None:
-        """Raises StoreError for a local store in which nothing can be written, without writing. Others aren't asked."""
+        """Raises StoreError for a store in which nothing can be written.
+
+        Of a local one the permissions are looked at. Others can't be asked: a file is written and removed.
+        """
         if not self.is_local:
+            name = f"write-test-{uuid.uuid4().hex}.tmp"
+            self.write(name, b"")
+            self.remove(name)
             return
         folder = next(path for path in (Path(self.root), *Path(self.root).parents) if path.exists())
         if not folder.is_dir():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,17 +12,17 @@ from torch.nn import functional as F
 from transformers import AutoImageProcessor, AutoModel, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
+from textinv_ray.inversion.encoders import BATCH_SIZE, loading
 from textinv_ray.inversion.families.precision import choose_device, choose_dtype
-from textinv_ray.inversion.scoring import BATCH_SIZE
-from textinv_ray.util.errors import UserError
 
 
 @dataclass(eq=False, repr=False)
 class Dino:
-    """A vision transformer with a class token, such as `facebook/dino-vits16` or `facebook/dinov2-base`."""
+    """A vision transformer with a class token: ViT, DINO, DINOv2, DINOv3 (`facebook/dino-vits16` and others)."""
 
     model: PreTrainedModel
     processor: BaseImageProcessor
+    reads_text = False
 
     def __post_init__(self) -> None:
         self.model.requires_grad_(False).eval()
@@ -30,13 +31,10 @@ class Dino:
     def load(cls, path: str, *, device: str = "auto", dtype: str = "auto") -> Dino:
         """Loads a folder or Hub id of a ViT or DINO model with its image processor. Raises UserError."""
         place = choose_device(device)
-        try:
+        with loading("DINO model", path):
             model = AutoModel.from_pretrained(path, use_safetensors=True, dtype=choose_dtype(dtype, place))
             # The Pillow backend, so that scores don't depend on whether torchvision is installed
             processor = AutoImageProcessor.from_pretrained(path, backend="pil")
-        except (OSError, ValueError) as error:
-            message = str(error).strip().splitlines()[0]
-            raise UserError(f"the DINO model {path!r} can't be loaded: {message}") from error
         return cls(model.to(place), processor)
 
     @torch.no_grad()
@@ -49,3 +47,7 @@ class Dino:
             pixels = pixels["pixel_values"].to(self.model.device, self.model.dtype)
             batches.append(self.model(pixels).last_hidden_state[:, 0])
         return F.normalize(torch.cat(batches).float(), dim=-1)
+
+    def text_features(self, texts: Sequence[str]) -> Tensor:
+        """Raises ValueError: the model reads no text."""
+        raise ValueError("the model reads no text")

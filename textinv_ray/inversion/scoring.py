@@ -11,11 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
+from textinv_ray.inversion.encoders import BATCH_SIZE, loading
 from textinv_ray.inversion.families.precision import choose_device, choose_dtype
-from textinv_ray.util.errors import UserError
-
-BATCH_SIZE = 64
-"""Images per forward pass."""
 
 
 @dataclass(eq=False, repr=False)
@@ -26,6 +23,7 @@ class Scorer:
     tokenizer: CLIPTokenizer
     processor: CLIPImageProcessorPil
     """The Pillow backend, so that scores don't depend on whether torchvision is installed."""
+    reads_text = True
 
     def __post_init__(self) -> None:
         self.model.requires_grad_(False).eval()
@@ -37,13 +35,10 @@ class Scorer:
         `device` "auto": CUDA when there is one. `dtype` "auto": float16 on CUDA, float32 elsewhere.
         """
         place = choose_device(device)
-        try:
+        with loading("scoring model", path):
             model = CLIPModel.from_pretrained(path, use_safetensors=True, dtype=choose_dtype(dtype, place))
             tokenizer = CLIPTokenizer.from_pretrained(path)
             processor = CLIPImageProcessorPil.from_pretrained(path)
-        except (OSError, ValueError) as error:
-            message = str(error).strip().splitlines()[0]
-            raise UserError(f"the scoring model {path!r} can't be loaded: {message}") from error
         return cls(model.to(place), tokenizer, processor)
 
     @torch.no_grad()

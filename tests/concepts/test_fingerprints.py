@@ -192,6 +192,8 @@ SETTINGS: Effects = {
     "training.per_image_probability": LEARNING,
     "training.norm_control": LEARNING,
     "training.norm_weight": LEARNING,
+    "training.optimizer": LEARNING,
+    "training.direction_prior": LEARNING,
     "training.timesteps.distribution": LEARNING,
     "training.timesteps.logit_mean": LEARNING,
     "training.timesteps.logit_std": LEARNING,
@@ -239,7 +241,13 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
 }
 """Values in place of those that a field's type allows: what needs no files, large images or other fields."""
 CONFIG = JobConfig().override(["training.initializer_token=character"])
-FULL = {**ROWS["full"], "templates": ["a {}"]}  # none that says the placeholder itself
+FULL = {
+    **ROWS["full"],
+    "templates": ["a {}"],  # none that says the placeholder itself
+    # Later than the digests that are written down
+    "optimizer": "directional",
+    "direction_prior": 0.5,
+}
 
 
 def made(row: dict[str, Any], config: JobConfig) -> Concept:

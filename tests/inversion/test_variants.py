@@ -30,6 +30,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "per image": {"per_image_probability": 0.5},
     "rescaled": {"norm_control": "rescale", "num_vectors": 2},
     "norm": {"norm_control": "regularize", "norm_weight": 0.3},
+    "directional": {"optimizer": "directional", "learning_rate": 0.04, "num_vectors": 2},
+    "direction prior": {
+        "optimizer": "directional",
+        "learning_rate": 0.2,
+        "direction_prior": 0.3,
+        "vectors_added_at": (2,),
+    },
     "captions": {"captions": ("a red {}", "a {} on the beach")},
     "mean": {"init_from": "vocabulary_mean", "initializer_token": ""},
     "neighbour": {"init_from": "a.safetensors", "initializer_token": "", "initial_vectors": NEIGHBOUR},

@@ -177,6 +177,8 @@ def test_local_files_can_be_forbidden(write: Write) -> None:
         ("per_image_probability", 1.5, "1.5 is out of range; give a number >= 0 and <= 1"),
         ("norm_weight", float("nan"), "nan is out of range; give a number >= 0"),
         ("norm_control", "off", "'off' is none of 'none', 'rescale', 'regularize'"),
+        ("optimizer", "sgd", "'sgd' is neither 'adam' nor 'directional'"),
+        ("direction_prior", -1.0, "-1.0 is out of range; give a number >= 0"),
         (
             "init_from",
             " ",
@@ -203,6 +205,8 @@ def test_variants_that_are_fine(write: Write) -> None:
         "per_image_probability": [0.25, 1, None],
         "norm_control": ["none", "rescale", "regularize"],
         "norm_weight": [None, 2.0, 0.0],
+        "optimizer": ["adam", "directional", None],
+        "direction_prior": [None, 1e-4, 0.0],
         "init_from": ["auto", "../out/concepts/a/learned_embeds.safetensors", "s3://b/a.safetensors"],
     }
     path = write(**good(**columns))

@@ -59,6 +59,10 @@ class ConceptSettings:
     """ "none", "rescale" or "regularize"."""
     norm_weight: float = 0.01
     """Weight of (||v|| - mean norm)^2 in the loss, with norm_control "regularize"."""
+    optimizer: str = "adam"
+    """ "adam" or "directional"."""
+    direction_prior: float = 0.0
+    """Weight of the distance from the initial direction in the loss, with optimizer "directional"."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

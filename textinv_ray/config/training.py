@@ -85,6 +85,13 @@ class TrainingConfig(Strict):
     """After the warm-up: constant, or decay to 0 at the last step."""
     lr_warmup_steps: int = Field(0, ge=0)
     """Steps of linear warm-up from 0."""
+    optimizer: Literal["adam", "directional"] = "adam"
+    """`adam`: Adam on the vectors. `directional`: directional textual inversion (Kim et al. 2025): the norm of each
+    vector is the vocabulary's mean, and each step turns it by atan(`learning_rate`) radians; published for SDXL: 0.04,
+    with direction_prior 1e-4. `encoder_rates` and `max_grad_norm` don't apply to it."""
+    direction_prior: float = Field(0.0, ge=0, le=1e6)
+    """Weight k of -k <mu, v> in the loss of `optimizer: directional`: keeps the direction v near the initial one mu. A
+    higher k edits better and resembles less."""
     adam_beta1: float = Field(0.9, ge=0, lt=1)
     """Decay rate of the running mean of gradients."""
     adam_beta2: float = Field(0.999, ge=0, lt=1)

@@ -58,6 +58,7 @@ class Columns(TypedDict, total=False):
     regularization_weight: float
     per_image_probability: float
     norm_control: str
+    optimizer: str
     learning_rate: float
     init_from: str
     prompts: list[str]
@@ -83,6 +84,7 @@ VARIANTS: dict[str, Callable[[int, float], Columns]] = {
     "auto": lambda steps, rate: {"init_from": "auto"},
     "norm-rescaled": lambda steps, rate: {"norm_control": "rescale"},
     "norm-regularized": lambda steps, rate: {"norm_control": "regularize"},
+    "directional": lambda steps, rate: {"optimizer": "directional", "learning_rate": 0.04},
 }
 """Name of a variant -> the columns that it sets, given the row's steps and learning rate.
 
@@ -94,6 +96,7 @@ _PLAIN: Columns = {
     "regularization_weight": 0.0,
     "per_image_probability": 0.0,
     "norm_control": "none",
+    "optimizer": "adam",
 }
 
 

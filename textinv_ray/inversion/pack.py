@@ -12,7 +12,7 @@ from torch import Tensor
 
 from textinv_ray.config.job import JobConfig
 from textinv_ray.config.training import TrainingConfig
-from textinv_ray.inversion import penalties, words
+from textinv_ray.inversion import directional, penalties, words
 from textinv_ray.inversion.families.backbone import Backbone
 from textinv_ray.inversion.task import ConceptTask, learning_rate
 
@@ -92,6 +92,7 @@ class Pack:
             encoder_norms=self.backbone.encoder_norms,
             learned_columns=self._learned_columns,
             rate_factors=self._rate_factors,
+            turning=self._turning(absent),
         )
         self._tensors["losses"][self._to_device(steps + self._first_loss)] = losses
         for task in tasks:
@@ -199,6 +200,12 @@ class Pack:
         scale = self._tensors["loss_scale"][self._concept_of_row]
         return torch.where(absent, 0, scale)[:, None] * gradient
 
+    def _turning(self, absent: Tensor) -> directional.Rows | None:
+        """The vectors that take directional steps now; None when no concept here has that optimizer."""
+        if all(task.concept.optimizer == "adam" for task in self.tasks):
+            return None
+        return directional.Rows((self._directional > 0) & ~absent[:, None], self._direction_prior)
+
     def _leavers(self) -> list[ConceptTask]:
         """Removes and returns the concepts that are done or have failed."""
         if self._steps_taken % FAILURE_CHECK_INTERVAL and not any(task.done for task in self.tasks):
@@ -256,6 +263,8 @@ class Pack:
             [concept.norm_weight * (concept.norm_control == "regularize") for concept in options]
         )
         self._rescaled = of_rows([float(concept.norm_control == "rescale") for concept in options])
+        self._directional = of_rows([float(concept.optimizer == "directional") for concept in options])
+        self._direction_prior = of_rows([concept.direction_prior for concept in options])
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         """Copies to the model's device without waiting for the copy."""
@@ -280,8 +289,9 @@ def update(
     encoder_norms: penalties.EncoderNorms = (),
     learned_columns: Tensor | None = None,
     rate_factors: Tensor | None = None,
+    turning: directional.Rows | None = None,
 ) -> None:
-    """One optimizer step of K concepts, in place: unscale, check, clip and Adam, all per concept.
+    """One optimizer step of K concepts, in place: unscale, check, clip and step, all per concept.
 
     A concept whose loss or gradient isn't finite skips this step. With a dynamic loss scale (Micikevicius et al. 2018,
     section 3.2), a gradient that overflows halves the concept's scale, and LOSS_SCALE_GROWTH_STEPS finite steps in a
@@ -291,7 +301,8 @@ def update(
     steps: (K,). concept_of_row: int64 (R,). scaled: whether the loss scale is dynamic (float16). updates_before:
     int64 (R,), the concept's updates before each vector joined; None: 0. rescaled: (R, 1), 1 for vectors that are
     rescaled to `encoder_norms` after the step, else 0. learned_columns: bool (D,), whose vectors move; None: all.
-    rate_factors: (D,), of the learning rate in each column; None: 1.
+    rate_factors: (D,), of the learning rate in each column; None: 1. turning: vectors that take a
+    `directional.step` in place of Adam's; None: none.
     """
     scale = state["loss_scale"]
     gradient = gradient / scale[concept_of_row, None]
@@ -314,6 +325,11 @@ def update(
         rate=rate if rate_factors is None else rate * rate_factors,
         training=training,
     )
+    if turning is not None:
+        turned = directional.step(
+            state["vectors"], gradient, state["initial"], rate=rate, prior=turning.prior, norms=encoder_norms
+        )
+        vectors = torch.where(turning.which, turned, vectors)
     if rescaled is not None:
         vectors = penalties.rescaled(vectors, rescaled, encoder_norms)
     if learned_columns is not None:

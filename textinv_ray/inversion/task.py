@@ -297,7 +297,7 @@ def _initial_state(concept: Concept, backbone: Backbone, rule: StoppingConfig) -
     own, images = concept.num_vectors + len(concept.vectors_added_at), _image_words(concept)
     vectors = initialization.initial_vectors(backbone, concept, own)
     vectors = torch.cat([vectors, backbone.vocabulary_mean.expand(images, -1)])
-    if concept.norm_control == "rescale":
+    if concept.norm_control == "rescale" or concept.optimizer == "directional":
         vectors = penalties.rescaled(vectors, torch.ones_like(vectors[:, :1]), backbone.encoder_norms)
     # float16 gradients underflow without a loss scale; bfloat16 has the exponents of float32.
     scale = INITIAL_LOSS_SCALE if backbone.dtype == torch.float16 else 1.0

@@ -252,6 +252,24 @@ class Row(_RequiredColumns, total=False):
             is_option=True,
         ),
     ]
+    optimizer: Annotated[
+        str,
+        Meaning(
+            "How the vectors move: by Adam, or on a sphere of the vocabulary's mean norm (`directional`).",
+            read_by="learning",
+            overrides="training.optimizer",
+            is_option=True,
+        ),
+    ]
+    direction_prior: Annotated[
+        float,
+        Meaning(
+            "Weight in the loss of `optimizer: directional` that keeps the direction near the initial one.",
+            read_by="learning",
+            overrides="training.direction_prior",
+            is_option=True,
+        ),
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -197,6 +197,7 @@ def finish(
     word = np.asarray(vectors if vectors is not None else [[1, 2, 3, 4]], np.float32)
     files = {
         "learned_embeds.safetensors": safetensors.numpy.save({made.placeholder_token: word}),
+        "initial_embeds.safetensors": safetensors.numpy.save({made.placeholder_token: word[:, ::-1].copy()}),
         "state.safetensors": b"state",
         "history.parquet": history(concept_id, made.steps).to_bytes(),
     }

@@ -153,6 +153,14 @@ def export(
     prefix: Annotated[
         str | None, typer.Option(help="Prefix of file names. Default: ti- for a1111, otherwise none.")
     ] = None,
+    towards_initializer: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="How far to move each word back to what it started from: it then edits better and resembles less.",
+        ),
+    ] = 0.0,
     tracking_uri: TrackingOption = None,
 ) -> None:
     """Write the learned words as files for another program, and words.csv with what each is called there."""
@@ -168,6 +176,7 @@ def export(
         only=ids(only),
         approved=approved_words(store, tracking_uri) if approved else None,
         prefix=prefix,
+        towards_initializer=towards_initializer,
     )
     for word in exported[:SHOWN_WORDS]:
         say(f"{word.file}: write {word.in_prompt}")

@@ -38,6 +38,8 @@ SUFFIXES = (".safetensors", ".pt", ".bin", ".ckpt", ".pth")
 """Suffixes of files of words. Only safetensors files are read; the others are pickles."""
 STORED = "learned_embeds.safetensors"
 """Name of the file of a concept's word in an output."""
+INITIAL = "initial_embeds.safetensors"
+"""Name of the file of what the word was before its first step, beside it and in the same format."""
 _ENCODER_OF_SIZE = {768: "clip_l", 1024: "clip_h", 1280: "clip_g", 2304: "gemma", 4096: "t5xxl"}
 _ENCODERS = ("clip_l", "clip_g", "clip_h", "t5xxl", "gemma")  # in the order of `Word`
 _SYNONYMS = {"t5": "t5xxl"}

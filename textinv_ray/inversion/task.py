@@ -140,6 +140,11 @@ class ConceptTask:
         return self._word(self.tensors["initial"], stage=0)
 
     @property
+    def initial_word(self) -> Tensor:
+        """What each vector of the word as it is now was at its start: float32 (V, D) on the CPU, a copy."""
+        return self._word(self.tensors["initial"], self.stage)
+
+    @property
     def start(self) -> Tensor | None:
         """What reviews compare the word with: `initial_vectors`, or None when that is the initializer as plain text."""
         return None if self.concept.initializer_token else self.initial_vectors

@@ -10,8 +10,11 @@ import pytest
 
 from tests.support import examples
 from tests.support.commands import textinv
+from textinv_ray.concepts.interpolation import between
 from textinv_ray.concepts.word_files import FORMATS, read_words, store_word
+from textinv_ray.service.library.export import export
 from textinv_ray.service.store.store import Store
+from textinv_ray.util.errors import UserError
 
 
 @pytest.fixture
@@ -63,6 +66,17 @@ def test_words_for_two_encoders(output: Store, tmp_path: Path, format_name: str,
     assert list(found) == ["clip_l", "clip_g"]
     for name, vectors in word.items():
         assert np.array_equal(found[name], vectors)
+
+
+def test_words_moved_back_to_their_initializers(output: Store, tmp_path: Path) -> None:
+    out = Store(str(tmp_path / "export"))
+    export(output, "comfyui", out, only=["cat"], towards_initializer=0.25)
+    (found,) = read_words(tmp_path / "export" / "cat.safetensors").values()
+    expected = between({"clip_l": np.eye(4)[3:]}, {"clip_l": np.eye(4)[:1]}, 0.75)
+    np.testing.assert_allclose(found["clip_l"], expected["clip_l"], atol=1e-7)
+    output.remove("concepts/cat/initial_embeds.safetensors")
+    with pytest.raises(UserError, match="the initial vectors of '<cat>' are not known"):
+        export(output, "comfyui", out, only=["cat"], towards_initializer=0.25)
 
 
 def test_only_some(output: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import fsspec
@@ -40,6 +41,55 @@ def test_unknown_words_name_the_nearest(output: Store) -> None:
         lexicon.words_in("a photo of <cart>")
     with pytest.raises(UserError, match=r"no learned word '<zebra>' \(known: <cat>, <ink>, sks\)"):
         lexicon.words_in("<zebra>")
+
+
+def test_mixtures(output: Store) -> None:
+    """examples.finish stores a word's vectors reversed as its initial ones."""
+    lexicon = Lexicon([output.uri])
+    assert lexicon.words_in("a <Cat:0.5>, <cat:.5:SKS> and <CAT>, <cat:0.5>") == (
+        "<cat:0.5>",
+        "<cat:.5:sks>",
+        "<cat>",
+    )
+    half = np.sqrt(0.5)
+    np.testing.assert_allclose(lexicon.word("<cat:0.5>")["clip_l"], [[half, 0, 0, half]], atol=1e-6)
+    np.testing.assert_allclose(lexicon.word("<cat:.5:sks>")["clip_l"], [[half, 0, 0, half]], atol=1e-6)
+    assert lexicon.word("<cat:1>")["clip_l"].tolist() == [[1, 0, 0, 0]]
+    assert lexicon.word("<ink:0>")["clip_l"].tolist() == [[0, 0, 1, 0], [0, 1, 0, 0]]
+
+
+def test_a_word_may_be_called_as_a_mixture(output: Store) -> None:
+    examples.finish(output, "odd", [[2, 2, 2, 2]], placeholder_token="<cat:0.5>")
+    lexicon = Lexicon([output.uri])
+    assert lexicon.words_in("<cat:0.5>") == ("<cat:0.5>",)
+    assert lexicon.word("<cat:0.5>")["clip_l"].tolist() == [[2, 2, 2, 2]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<cart:0.5>", "no learned word '<cart>'; did you mean '<cat>'"),
+        ("<cat:0.5:inq>", "no learned word '<inq>'; did you mean '<ink>'"),
+        ("<cat:1.5>", "<cat:1.5>: 1.5 is not between 0 and 1"),
+        ("<cat:-1>", "<cat:-1>: -1.0 is not between 0 and 1"),
+        ("<cat:0.5:ink>", "words of other sizes can't be mixed: clip_l 2 x 4 and clip_l 1 x 4"),
+        ("<owl:0.5>", "the initial vectors of '<owl>' are not known: give its output, not its file"),
+    ],
+)
+def test_mixtures_that_cannot_be_made(output: Store, tmp_path: Path, text: str, message: str) -> None:
+    owl = write_word("a1111", "", {"clip_l": np.ones((2, 4), np.float32)})
+    (tmp_path / "owl.safetensors").write_bytes(owl[""])
+    with pytest.raises(UserError, match=re.escape(message)):
+        Lexicon([output.uri, str(tmp_path / "owl.safetensors")]).words_in(text)
+
+
+def test_initial_vectors_that_are_missing_or_damaged(output: Store) -> None:
+    output.write_concept("cat", "initial_embeds.safetensors", b"torn")
+    with pytest.raises(UserError, match=r"cat: 'initial_embeds.safetensors' is not a safetensors file"):
+        Lexicon([output.uri]).word("<cat:0.5>")
+    output.remove("concepts/cat/initial_embeds.safetensors")
+    with pytest.raises(UserError, match=r"'<cat>' are not known: .* was written before they were stored"):
+        Lexicon([output.uri]).word("<cat:0.5>")
 
 
 @pytest.mark.parametrize("place", ["local", "memory"])

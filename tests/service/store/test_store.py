@@ -46,6 +46,7 @@ def test_finish_and_read_back(store: Store) -> None:
     assert store.names("concepts") == ["a"]
     assert store.names("concepts/a") == [
         "history.parquet",
+        "initial_embeds.safetensors",
         "learned_embeds.safetensors",
         "result.json",
         "samples",

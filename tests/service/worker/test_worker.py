@@ -14,6 +14,7 @@ import torch
 from tests.support import tiny
 from tests.support.bench import Bench, Crash, crashing, over
 from tests.support.waiting import wait_for
+from textinv_ray.inversion import words
 from textinv_ray.inversion.families.loading import load_backbone
 from textinv_ray.inversion.pack import Pack
 from textinv_ray.inversion.task import ConceptTask
@@ -72,6 +73,9 @@ def test_everything_that_is_kept(bench: Bench) -> None:
         assert -1 <= result.clip_text_similarity_initializer <= 1
         assert 0 < result.review_seconds < result.seconds
         np.testing.assert_allclose(bench.vectors(concept.concept_id), bench.alone(concept), atol=1e-6)
+        start = words.initial_vectors(bench.backbone, concept.initializer_token, concept.num_vectors)
+        initial = bench.store.read_concept(concept.concept_id, "initial_embeds.safetensors") or b""
+        torch.testing.assert_close(words.load_learned_embeds(bench.backbone, initial)[1], start.float().cpu())
         history = bench.history(concept.concept_id)
         assert [point.step for point in history.points] == list(range(concept.steps + 1))
         assert all(point.loss is not None for point in history.points[1:])

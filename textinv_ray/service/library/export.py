@@ -7,8 +7,8 @@ import io
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from textinv_ray.concepts import word_files
-from textinv_ray.service.library.lexicon import named_words, pick
+from textinv_ray.concepts import interpolation, word_files
+from textinv_ray.service.library.lexicon import initial_word, named_words, pick
 from textinv_ray.service.store.store import Store
 from textinv_ray.util.errors import UserError
 
@@ -38,13 +38,15 @@ def export(
     only: Collection[str] | None = None,
     approved: Collection[str] | None = None,
     prefix: str | None = None,
+    towards_initializer: float = 0.0,
 ) -> list[Exported]:
     """Writes `<prefix><concept_id>.safetensors` for each chosen concept, and words.csv with all of them.
 
     Words for two text encoders become two files for diffusers, which loads each by itself: the second's name ends in
     `_2`, as diffusers' own SDXL script has it.
     only: concept ids; None: all finished concepts. approved: ids that reviewers have approved; None: approval isn't
-    needed. prefix: None: that of PREFIXES.
+    needed. prefix: None: that of PREFIXES. towards_initializer: in [0, 1], how far each word is moved back to what it
+    was before its first step, see `interpolation.between`.
     Raises UserError for an unknown format, for ids that the output doesn't have, when no word is left, and for a word
     that can't be read.
     """
@@ -74,6 +76,12 @@ def export(
             ((token, word),) = word_files.parse_words(data or b"", word_files.STORED).items()
         except ValueError as error:
             raise UserError(f"the word of {concept_id!r} can't be read: {error}") from None
+        if towards_initializer:
+            start = initial_word(store, concept_id, token)
+            try:
+                word = interpolation.between(start, word, 1 - towards_initializer)
+            except ValueError as error:
+                raise UserError(f"{concept_id!r}: {error}") from None
         stem = f"{prefix}{concept_id}"
         for suffix, content in word_files.write_word(format_name, token, word).items():
             out.write(f"{stem}{suffix}.safetensors", content)

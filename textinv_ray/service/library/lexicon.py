@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from textinv_ray.concepts import word_files
+from textinv_ray.concepts import interpolation, word_files
 from textinv_ray.concepts.word_files import Word
 from textinv_ray.config.job import JobConfig
 from textinv_ray.service.store.store import Store
@@ -16,6 +16,7 @@ from textinv_ray.util.redact import redact
 from textinv_ray.util.text import nearest
 
 _BRACKETS = re.compile(r"<[^<>\s]+>")
+_MIXTURE = re.compile(r"<(?P<word>[^<>\s]+?):(?P<share>-?\d*\.?\d+)(:(?P<rest>[^<>\s]+))?>")
 
 
 @dataclass(frozen=True)
@@ -70,23 +71,61 @@ class Lexicon:
     def words_in(self, text: str) -> tuple[str, ...]:
         """The placeholder tokens of the learned words in a text, each once, in the spelling of the source.
 
-        Everything in angle brackets must be a learned word. Tokens without brackets match whole words of the text.
+        Everything in angle brackets must be a learned word or a mixture: `<cat:0.6>` is 0.6 of the word and the rest
+        of what it was learned from, `<cat:0.6:dog>` has the rest of another word; see `interpolation.between`. Tokens
+        without brackets match whole words of the text.
         Raises UserError for an unknown word, with the nearest known one, and for a word that several sources have.
         """
-        found = [self._entry(token).token for token in _BRACKETS.findall(text)]
-        lower = text.lower()
+        found, rest = [], text.lower()
+        for token in _BRACKETS.findall(text):
+            if self._is_mixture(token):
+                self._mixed(token)
+                found.append(token.lower())
+                rest = rest.replace(token.lower(), " ")
+            else:
+                found.append(self._entry(token).token)
         for key, entries in self._entries.items():
             is_bare = not _BRACKETS.fullmatch(key)
-            if is_bare and key in lower and re.search(rf"(?<!\w){re.escape(key)}(?!\w)", lower):
+            if is_bare and key in rest and re.search(rf"(?<!\w){re.escape(key)}(?!\w)", rest):
                 found.append(self._one(entries).token)
         return tuple(dict.fromkeys(found))
 
     def word(self, token: str) -> Word:
-        """The vectors of a word by text encoder. Raises UserError when its file is missing or damaged."""
+        """The vectors of a word, or of a mixture, by text encoder. Raises UserError as `words_in`, and when a file is
+        missing or damaged.
+        """
         key = token.lower()
         if key not in self._words:
-            self._words[key] = self._read(self._entry(token))
+            self._words[key] = (
+                self._mixed(token) if self._is_mixture(token) else self._read(self._entry(token))
+            )
         return self._words[key]
+
+    def _is_mixture(self, token: str) -> bool:
+        return token.lower() not in self._entries and _MIXTURE.fullmatch(token) is not None
+
+    def _mixed(self, token: str) -> Word:
+        """The word of a mixture."""
+        parts = _MIXTURE.fullmatch(token)
+        assert parts is not None
+        end = self._entry_of(parts["word"])
+        if parts["rest"]:
+            start = self.word(self._entry_of(parts["rest"]).token)
+        elif end.concept_id:
+            start = initial_word(end.store, end.concept_id, end.token)
+        else:
+            raise UserError(
+                f"the initial vectors of {end.token!r} are not known: give its output, not its file"
+            )
+        try:
+            return interpolation.between(start, self.word(end.token), float(parts["share"]))
+        except ValueError as error:
+            raise UserError(f"{token}: {error}") from None
+
+    def _entry_of(self, name: str) -> WordFile:
+        """Of a name in a mixture, where brackets are left out."""
+        bare = name.lower() in self._entries and f"<{name.lower()}>" not in self._entries
+        return self._entry(name if bare else f"<{name}>")
 
     def _entry(self, token: str) -> WordFile:
         if token.lower() not in self._entries:
@@ -143,6 +182,20 @@ class Lexicon:
         entries = self._entries.setdefault(entry.token.lower(), [])
         if all((other.store.uri, other.name) != (entry.store.uri, entry.name) for other in entries):
             entries.append(entry)
+
+
+def initial_word(store: Store, concept_id: str, token: str) -> Word:
+    """What a word of an output was before its first step. Raises UserError when that isn't stored, or damaged."""
+    data = store.read_concept(concept_id, word_files.INITIAL)
+    if data is None:
+        raise UserError(
+            f"the initial vectors of {token!r} are not known: {store.shown} was written before they were stored"
+        )
+    try:
+        (word,) = word_files.parse_words(data, word_files.INITIAL).values()
+    except ValueError as error:
+        raise UserError(f"{store.shown}, {concept_id}: {error}") from None
+    return word
 
 
 def _parse(store: Store, name: str, data: bytes) -> dict[str, Word]:

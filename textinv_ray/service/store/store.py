@@ -6,6 +6,7 @@
         checkpoint.safetensors       while it runs: the task's whole state
         state.safetensors            when it is done: the same, to continue from with more steps
         learned_embeds.safetensors   what diffusers' load_textual_inversion reads
+        initial_embeds.safetensors   what the word was before its first step
         history.parquet              a row per step: see history.py
         training.png, samples/step_<step>.png
         result.json                  written last: this is what "done" means

@@ -107,10 +107,11 @@ class Writer:
         result = artifacts.result(
             task, active.history, word, nearest_words, samples, active.images_mtime_digest
         )
+        token, initial = task.concept.placeholder_token, context.engine.split(task.initial_word)
         files = {
-            word_files.STORED: word_files.store_word(
-                task.concept.placeholder_token, {name: part.numpy() for name, part in word.items()}
-            ),
+            name: word_files.store_word(token, {encoder: part.numpy() for encoder, part in vectors.items()})
+            for name, vectors in ((word_files.STORED, word), (word_files.INITIAL, initial))
+        } | {
             "state.safetensors": task.to_bytes(),
             "history.parquet": active.history.to_bytes(),
         }

@@ -162,6 +162,7 @@ SETTINGS: Effects = {
     "data.crop": LEARNING,
     "data.crops_per_image": LEARNING,
     "data.flip_probability": LEARNING,
+    "data.holdout": LEARNING,
     "data.allowed_protocols": NOTHING,
     "data.max_image_pixels": NOTHING,
     "data.refuse_private_addresses": NOTHING,
@@ -216,6 +217,7 @@ SETTINGS: Effects = {
     },
     "review.prompts.object": {(): RESULT, ("training.learnable_property=style",): NOTHING},
     "review.prompts.style": {(): NOTHING, ("training.learnable_property=style",): RESULT},
+    "scoring.judge": RESULT,
     "review.resolution": RESULT,
     "review.images_per_prompt": RESULT,
     "review.sampler": RESULT,
@@ -235,6 +237,7 @@ FIELDS = dict(leaves())
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "data.resolution": st.sampled_from([8, 24, 32]),  # the model's own is 16
     "data.max_image_pixels": st.integers(100, 10**8),
+    "data.holdout": st.integers(0, 1),  # fewer than the row has images
     "training.init_from": st.sampled_from(INIT_FROM),
     "review.resolution": st.sampled_from([None, 8, 16, 512]),  # a multiple of 8
     "service.heartbeat_s": st.floats(0.1, 10),  # at most half of lease_timeout_s
@@ -281,7 +284,8 @@ def test_settings_change_the_fingerprints_of_what_they_change(name: str, data: s
     except UserError:  # of two fields that must fit each other
         assume(False)
     assume(value_of(configs[0], name) != value_of(configs[1], name))
-    assert changed(*(made(ROWS["minimal"], config) for config in configs)) == expected
+    row = {**ROWS["minimal"], "images": IMAGES} if name == "data.holdout" else ROWS["minimal"]
+    assert changed(*(made(row, config) for config in configs)) == expected
 
 
 @pytest.mark.parametrize("column", COLUMNS.values(), ids=list(COLUMNS))

@@ -23,7 +23,7 @@ from textinv_ray.config.job import JobConfig
 CONFIG = JobConfig.load("mini")
 
 
-def png(color: str) -> bytes:
+def png(color: str | tuple[int, int, int]) -> bytes:
     buffer = BytesIO()
     Image.new("RGB", (20, 30), color).save(buffer, "PNG")
     return buffer.getvalue()
@@ -291,3 +291,46 @@ def test_words_that_nothing_can_start_from(tmp_path: Path, content: bytes | None
         (tmp_path / "x.safetensors").write_bytes(content)
     with pytest.raises(ValueError, match=message):
         make(init_from="x.safetensors", base=str(tmp_path))
+
+
+def numbered(count: int) -> list[dict[str, bytes]]:
+    """Images that differ."""
+    return [{"bytes": png((index, 0, 0))} for index in range(count)]
+
+
+def levels(images: np.ndarray | None) -> list[int]:
+    """The numbers of `numbered` images, of their first pixels."""
+    assert images is not None
+    return images[:, 0, 0, 0, 0].tolist()
+
+
+@pytest.mark.parametrize("holdout", [1, 4, 6])
+def test_images_are_held_out_by_the_seed(holdout: int) -> None:
+    captions = [f"{index} {{}}" for index in range(5)]
+    row = {**ROW, "images": numbered(7), "captions": captions, "seed": 3}
+    whole, part = make(row), make(row, [f"data.holdout={holdout}"])
+    assert whole.heldout is None
+    assert whole.reference_images is whole.images
+    learned, held = levels(part.images), levels(part.heldout)
+    assert sorted(learned + held) == list(range(7))
+    assert (learned, held) == (sorted(learned), sorted(held))
+    assert len(held) == holdout
+    assert part.captions == tuple(captions[index] for index in learned if index < 5), (
+        "each image keeps its own"
+    )
+    assert part.image_uris == tuple(whole.image_uris[index] for index in learned)
+    assert len(part.crops) == len(learned)
+    assert levels(part.reference_images) == held
+    assert levels(make(row, [f"data.holdout={holdout}"]).heldout) == held
+    others = {
+        tuple(levels(make({**row, "seed": seed}, [f"data.holdout={holdout}"]).heldout)) for seed in range(9)
+    }
+    assert len(others) > 1
+    again = Concept.from_bytes(part.to_bytes())
+    assert (levels(again.images), levels(again.heldout)) == (learned, held)
+
+
+@pytest.mark.parametrize("holdout", [3, 4])
+def test_an_image_must_be_left_to_learn_from(holdout: int) -> None:
+    with pytest.raises(ValueError, match=rf"data.holdout={holdout} leaves no image to learn from: rex has 3"):
+        make({**ROW, "images": numbered(3)}, [f"data.holdout={holdout}"])

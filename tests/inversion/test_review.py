@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support import tiny
+from tests.support import tiny, tiny_encoders
 from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion import review as review_module
 from textinv_ray.inversion import scoring
+from textinv_ray.inversion.dino import Dino
 from textinv_ray.inversion.families.stable_diffusion import StableDiffusion
 from textinv_ray.inversion.review import Review, Subject, evaluate_words, review
 from textinv_ray.inversion.sampling import sample_images
@@ -163,3 +164,33 @@ def test_evaluations_are_the_image_similarity_of_other_pictures(
     reference = scorer.image_features(concept.images[:, 0])
     expected = scoring.image_similarity(scorer.image_features(pictures), reference)
     assert found[0] == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_judge_scores_the_same_pictures(
+    backbone: StableDiffusion, scorer: Scorer, tmp_path: Path
+) -> None:
+    """Beside the scorer; against held-out images where there are any, as the scorer's own score."""
+    judge = Dino.load(str(tiny_encoders.save_vit(tmp_path)), device="cpu")
+    concept = tiny.concept(0)
+    held = tiny.concept(5).images[:2]
+    subjects = [Subject(tiny.concept(0, heldout=images), vectors(1, 0)) for images in (None, held)]
+    plain, against_held = review(backbone, scorer, subjects, CONFIG, judge=judge)
+    drawn = {"<c0>": vectors(1, 0)}
+    samples = sample_images(backbone, drawn, ["a photo of <c0>"] * 3, [0, 1, 2], CONFIG.review)
+    for found, images in ((plain, concept.images), (against_held, held)):
+        for encoder, score in ((judge, found.judge_similarity), (scorer, found.clip_image_similarity)):
+            pictured, views = encoder.image_features(samples), encoder.image_features(images[:, 0])
+            assert score == pytest.approx(float((pictured @ views.T).mean()), abs=1e-3)
+        assert found.features is not None
+        views = judge.image_features(images[:, 0])
+        np.testing.assert_allclose(found.features.views, views.numpy().mean(0), atol=1e-5)
+        assert found.features.pictures.shape == (3, 16)
+    (alone,) = review(backbone, scorer, subjects[:1], CONFIG)
+    assert alone.judge_similarity is None
+    assert alone.clip_image_similarity == pytest.approx(plain.clip_image_similarity, abs=1e-3)
+    assert alone.features is not None, "without a judge, retrieval goes by the scorer"
+    np.testing.assert_allclose(
+        alone.features.views, scorer.image_features(concept.images[:, 0]).numpy().mean(0), atol=1e-5
+    )
+    chosen = evaluate_words(backbone, scorer, subjects, CONFIG)
+    assert chosen[0] == pytest.approx(chosen[1], abs=1e-3), "what words are chosen by are training images"

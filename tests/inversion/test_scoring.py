@@ -84,7 +84,7 @@ def test_similarity_between_images_is_the_mean_over_pairs_of_different_images(cr
 def test_crop_features_are_the_features_of_each_crop(scorer: Scorer) -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16, 3), dtype=np.uint8)
     expected = torch.stack([scorer.image_features(of_image) for of_image in images])
-    torch.testing.assert_close(scorer.crop_features(images), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(scoring.crop_features(scorer, images), expected, atol=1e-5, rtol=0)
 
 
 def test_text_similarity_is_the_mean_over_samples() -> None:

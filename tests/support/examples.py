@@ -122,6 +122,8 @@ def result(concept_id: str, **changes: Any) -> Result:
         "clip_image_similarity": 0.75,
         "clip_text_similarity_initializer": 0.25,
         "clip_text_similarity": 0.2,
+        "judge_similarity_initializer": 0.4,
+        "judge_similarity": 0.6,
         "final_loss": 0.1,
         "norms": {"clip_l": [1.0]},
         "nearest_words": {"clip_l": ["cat", "dog"]},

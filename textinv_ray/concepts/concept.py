@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -73,6 +74,8 @@ class Concept(ConceptSettings):
     """uint8 (N, A, S, S, 3): N images, A crops of each, S the resolution."""
     image_uris: tuple[str, ...]
     """Where the N images came from, without credentials."""
+    heldout: np.ndarray | None = None
+    """uint8 (M, A, S, S, 3): images that nothing is learned from; None unless `data.holdout` is set."""
     fingerprint: str
     """Digest of everything the result depends on, including the images' bytes. Equal fingerprints: equal results."""
     row_fingerprint: str
@@ -87,6 +90,11 @@ class Concept(ConceptSettings):
     crops: tuple[tuple[tuple[int, int, int, int], ...], ...] = ()
     """(N, A, 4): of each image and crop the original height and width, and the crop's top and left, in pixels of the
     image that was resized so that its shorter side is S. Empty: images that were of size S x S."""
+
+    @property
+    def reference_images(self) -> np.ndarray:
+        """What pictures of the word are scored against: the held-out images if there are any, else `images`."""
+        return self.images if self.heldout is None else self.heldout
 
     def time_ids(self, flips: bool) -> np.ndarray:
         """Original height and width, crop top and left, target height and width of every image and crop.
@@ -107,21 +115,26 @@ class Concept(ConceptSettings):
 
     def to_bytes(self) -> bytes:
         """The concept as bytes: the length of a JSON header, the header with all other fields, and the images."""
-        header = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "images"}
-        text = json.dumps({**header, _SHAPE: self.images.shape}).encode()
-        images = np.ascontiguousarray(self.images, dtype=np.uint8).tobytes()
-        return len(text).to_bytes(8, "little") + text + images
+        header = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in _PIXELS}
+        given = {name: getattr(self, name) for name in _PIXELS if getattr(self, name) is not None}
+        arrays = {name: np.ascontiguousarray(pixels, dtype=np.uint8) for name, pixels in given.items()}
+        text = json.dumps({**header, _SHAPES: {name: one.shape for name, one in arrays.items()}}).encode()
+        return b"".join([len(text).to_bytes(8, "little"), text, *(one.tobytes() for one in arrays.values())])
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Concept:
         """The inverse of `to_bytes`. The images are a read-only view of `data`."""
         end = 8 + int.from_bytes(data[:8], "little")
         header = {name: _frozen(value) for name, value in json.loads(data[8:end]).items()}
-        shape = header.pop(_SHAPE)
-        return cls(images=np.frombuffer(data, dtype=np.uint8, offset=end).reshape(shape), **header)
+        arrays: dict[str, Any] = {}
+        for name, shape in header.pop(_SHAPES).items():
+            count = math.prod(shape)
+            arrays[name] = np.frombuffer(data, np.uint8, count, end).reshape(shape)
+            end += count
+        return cls(**arrays, **header)
 
 
-_SHAPE = "images_shape"
+_PIXELS, _SHAPES = ("images", "heldout"), "shapes"
 
 
 def _frozen(value: Any) -> Any:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from textinv_ray.concepts import images, word_files
-from textinv_ray.concepts.concept import Concept
+from textinv_ray.concepts.concept import Concept, ConceptSettings
 from textinv_ray.concepts.fetch import ImageError, fetch
 from textinv_ray.concepts.fingerprints import image_keys, inputs_of
 from textinv_ray.concepts.settings import is_file, settings_of, start_of
@@ -19,6 +19,8 @@ from textinv_ray.config.job import JobConfig
 from textinv_ray.manifest.columns import Row, plain_row
 from textinv_ray.manifest.kinds import ImageSource
 from textinv_ray.util.redact import shown
+
+_HOLDOUT_STREAM = 0x401D  # keeps these draws apart from others with the concept's seed
 
 
 def make(
@@ -52,6 +54,10 @@ def make(
     inputs = inputs_of(settings, config, resolution=size, model_identity=model_identity)
     row_fingerprint = inputs.digest(image_keys(plain["images"]))
     values = dict(vars(settings))
+    learned, held = split_images(len(prepared.pixels), config.data.holdout, settings)
+    values["captions"] = tuple(
+        settings.captions[index] for index in learned if index < len(settings.captions)
+    )
     initial_vectors: dict[str, tuple[tuple[float, ...], ...]] = {}
     if is_file(settings.init_from):
         word = learned_word(settings.init_from, base, config, is_first_try)
@@ -66,13 +72,29 @@ def make(
     return Concept(
         **values,
         initial_vectors=initial_vectors,
-        images=prepared.pixels,
-        crops=prepared.crops,
-        image_uris=prepared.uris,
+        images=prepared.pixels[learned],
+        heldout=prepared.pixels[held] if held else None,
+        crops=tuple(prepared.crops[index] for index in learned),
+        image_uris=tuple(prepared.uris[index] for index in learned),
         fingerprint=inputs.digest(prepared.digests),
         row_fingerprint=row_fingerprint,
         state_fingerprint=inputs.state_digest(prepared.digests),
     )
+
+
+def split_images(count: int, holdout: int, settings: ConceptSettings) -> tuple[list[int], list[int]]:
+    """Indices, ascending, of the images to learn from and of those that are held out, of `count` images.
+
+    Which are held out depends on the concept's seed and the number of images alone. Raises ValueError when none
+    would be left to learn from.
+    """
+    if holdout >= count:
+        raise ValueError(
+            f"data.holdout={holdout} leaves no image to learn from: {settings.concept_id} has {count}; add images, "
+            "or hold out fewer"
+        )
+    order = np.random.default_rng([_HOLDOUT_STREAM, settings.seed]).permutation(count)
+    return sorted(order[holdout:].tolist()), sorted(order[:holdout].tolist())
 
 
 def row_fingerprint(

@@ -43,6 +43,9 @@ class DataConfig(Strict):
     """With `crop: random`: crops of each image. They are drawn from the seed once, and their latents cached."""
     flip_probability: Fraction = 0.5
     """Probability that a training image is mirrored. Use 0 for concepts with text or with a left and a right."""
+    holdout: int = Field(0, ge=0, le=1000)
+    """Images of each concept that nothing is learned from, drawn by the concept's seed. Scores then compare pictures
+    with these; 0: with the training images. A concept without an image more than this fails."""
     allowed_protocols: tuple[str, ...] = ("file", "http", "https", "s3", "gs", "gcs", "abfs", "az", "hf")
     """fsspec protocols that image URIs may use. Without `file`, a manifest can't read local files."""
     max_image_pixels: int = Field(80_000_000, ge=1, le=170_000_000)
@@ -130,6 +133,9 @@ class ScoringConfig(Strict):
 
     model: str = Field("mini-clip", min_length=1)
     """A bundled name (`mini-clip`), a folder, an fsspec URI or a Hub id of a CLIPModel with its processor."""
+    judge: Annotated[str, Field(min_length=1)] | None = None
+    """A second image encoder, which has no part in the choice of a word and whose scores are reported beside: a bundled
+    name (`mini-judge`), or a folder, URI or Hub id of a DINO, DINOv2, DINOv3, ViT, CLIP or SigLIP model. null: none."""
     image_prompt: PromptByProperty = PromptByProperty(
         object="a photo of {}", style="a painting in the style of {}"
     )
@@ -294,7 +300,9 @@ _LATER_FIELDS = (
     ("model", "config"),
     ("model", "prediction_type"),
     ("model", "vae_dtype"),
+    ("data", "holdout"),
     ("review", "resolution"),
+    ("scoring", "judge"),
     ("training", "timesteps"),
     ("training", "loss_weight"),
     ("training", "min_snr_gamma"),

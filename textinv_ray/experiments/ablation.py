@@ -265,7 +265,7 @@ def references(concepts: Sequence[Concept], config: JobConfig) -> list[Score]:
 
     found = []
     for concept in concepts:
-        training = scorer.crop_features(concept.images)
+        training = scoring.crop_features(scorer, concept.images)
         crops = training.flatten(0, 1)
         edits = [scoring.without_word(prompt) for prompt in concept.edit_prompts]
         texts = scorer.text_features(edits)

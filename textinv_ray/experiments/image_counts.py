@@ -169,7 +169,7 @@ class ReferenceImages:
     def __init__(self, concept: Concept, largest: int, scorer: Scorer) -> None:
         """`concept`: with all its images, of which runs have learned from the first `largest` at most."""
         self._scorer = scorer
-        images = scorer.crop_features(concept.images)
+        images = scoring.crop_features(scorer, concept.images)
         learned, unseen = images[:largest].flatten(0, 1), images[largest:].flatten(0, 1)
         self.features: Tensor = unseen if len(unseen) else learned
         """(images * crops, d) of length 1."""

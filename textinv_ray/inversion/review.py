@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from textinv_ray.concepts.concept import Concept
+from textinv_ray.concepts.retrieval import Features
 from textinv_ray.config.job import JobConfig, ReviewConfig
 from textinv_ray.inversion import scoring, words
+from textinv_ray.inversion.encoders import Encoder
 from textinv_ray.inversion.families.backbone import Backbone
 from textinv_ray.inversion.sampling import sample_ids
 from textinv_ray.inversion.scoring import Scorer
@@ -33,11 +35,15 @@ class Review:
     samples: dict[str, np.ndarray]
     """Review prompt (with `{}`) -> uint8 (images_per_prompt, H, W, 3), with seeds 0, 1, ..."""
     clip_image_similarity: float | None
-    """Samples of `scoring.image_prompt` compared with all crops of the training images, in [-1, 1]; None without a
-    scorer."""
+    """Samples of `scoring.image_prompt` compared with all crops of the reference images (the held-out ones, without
+    them the training images), in [-1, 1]; None without a scorer."""
     clip_text_similarity: float | None
     """Mean over editing prompts of the samples' similarity with the prompt without the word, in [-1, 1]; None without
     a scorer or without editing prompts."""
+    judge_similarity: float | None = None
+    """As clip_image_similarity, by the encoder that had no part in the choice of the word; None without one."""
+    features: Features | None = None
+    """What identity retrieval goes by: the judge's, without one the scorer's; None without a scorer."""
 
 
 Pictures = dict[tuple[int, str, int], np.ndarray]
@@ -56,12 +62,13 @@ def review(
     subjects: Sequence[Subject],
     config: JobConfig,
     initializers: Pictures | None = None,
+    judge: Encoder | None = None,
 ) -> list[Review]:
     """Renders and scores all subjects together, in shared batches. An image needed twice is rendered once.
 
     scorer: None for samples without scores. initializers: keeps the last KEPT_PICTURES images without learned words
     between calls (changed in place), because the concepts of a catalogue share a few initializers, and such an image
-    depends on its text and seed alone.
+    depends on its text and seed alone. judge: scores the same pictures, where there is a scorer.
     Raises ValueError for a prompt that is so long that a word is cut off.
     """
     samples = [_seeds(subject.concept.prompts, config.review.images_per_prompt) for subject in subjects]
@@ -94,8 +101,10 @@ def review(
             _by_prompt((prompt, pictures[_key(index, subject, prompt, seed)]) for prompt, seed in part[index])
             for part in (samples, scored)
         )
-        scores = _scores(scorer, subject.concept, to_score, config) if scorer else (None, None)
-        reviews.append(Review(by_prompt, *scores))
+        if scorer:
+            reviews.append(_scored(scorer, judge, subject.concept, by_prompt, to_score, config))
+        else:
+            reviews.append(Review(by_prompt, None, None))
     return reviews
 
 
@@ -119,14 +128,12 @@ def evaluate_words(
     ]
     rendered = _render(backbone, subjects, wanted, settings)
     return [
-        scoring.image_similarity(scorer.image_features(pictures), _reference(scorer, subject.concept))
+        scoring.image_similarity(
+            scorer.image_features(pictures),
+            scoring.crop_features(scorer, subject.concept.images).flatten(0, 1),
+        )
         for subject, pictures in zip(subjects, np.split(rendered, len(subjects)), strict=True)
     ]
-
-
-def _reference(scorer: Scorer, concept: Concept) -> Tensor:
-    """(N * A, d): all crops of the training images."""
-    return scorer.crop_features(concept.images).flatten(0, 1)
 
 
 def _key(index: int, subject: Subject, prompt: str, seed: int) -> tuple[int, str, int]:
@@ -183,18 +190,32 @@ def _by_prompt(pairs: Iterable[tuple[str, np.ndarray]]) -> dict[str, np.ndarray]
     return {prompt: np.stack(pictures) for prompt, pictures in grouped.items()}
 
 
-def _scores(
-    scorer: Scorer, concept: Concept, pictures: dict[str, np.ndarray], config: JobConfig
-) -> tuple[float, float | None]:
-    """(clip_image_similarity, clip_text_similarity); the latter None without editing prompts."""
-    features = {prompt: scorer.image_features(images) for prompt, images in pictures.items()}
-    images = features[_image_prompt(concept, config)]
-    image_score = scoring.image_similarity(images, _reference(scorer, concept))
-    if not concept.edit_prompts:
-        return image_score, None
-    texts = scorer.text_features([scoring.without_word(prompt) for prompt in concept.edit_prompts])
-    text_scores = [
-        scoring.text_similarity(features[prompt], text)
-        for prompt, text in zip(concept.edit_prompts, texts, strict=True)
-    ]
-    return image_score, sum(text_scores) / len(text_scores)
+def _scored(
+    scorer: Scorer,
+    judge: Encoder | None,
+    concept: Concept,
+    samples: dict[str, np.ndarray],
+    pictures: dict[str, np.ndarray],
+    config: JobConfig,
+) -> Review:
+    """The review of a subject by its pictures, prompt -> uint8 (n, H, W, 3)."""
+    prompt, crops = _image_prompt(concept, config), concept.reference_images
+    features = {text: scorer.image_features(images) for text, images in pictures.items()}
+    views = scoring.crop_features(scorer, crops).flatten(0, 1)
+    image_score, text_score, judge_score = scoring.image_similarity(features[prompt], views), None, None
+    pictured = features[prompt]
+    if concept.edit_prompts:
+        texts = scorer.text_features([scoring.without_word(text) for text in concept.edit_prompts])
+        text_scores = [
+            scoring.text_similarity(features[edit], text)
+            for edit, text in zip(concept.edit_prompts, texts, strict=True)
+        ]
+        text_score = sum(text_scores) / len(text_scores)
+    if judge:
+        pictured, views = (
+            judge.image_features(pictures[prompt]),
+            scoring.crop_features(judge, crops).flatten(0, 1),
+        )
+        judge_score = scoring.image_similarity(pictured, views)
+    found = Features.of(pictured.cpu().numpy(), views.cpu().numpy())
+    return Review(samples, image_score, text_score, judge_score, found)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
-from textinv_ray.inversion.encoders import BATCH_SIZE, loading
+from textinv_ray.inversion.encoders import BATCH_SIZE, Encoder, loading
 from textinv_ray.inversion.families.precision import choose_device, choose_dtype
 
 
@@ -52,10 +52,6 @@ class Scorer:
             batches.append(self.model.get_image_features(pixels).pooler_output)
         return F.normalize(torch.cat(batches).float(), dim=-1)
 
-    def crop_features(self, images: np.ndarray) -> Tensor:
-        """Features of a concept's training images: uint8 (N, A, S, S, 3) -> float32 (N, A, d) of length 1."""
-        return self.image_features(images.reshape(-1, *images.shape[2:])).reshape(*images.shape[:2], -1)
-
     @torch.no_grad()
     def text_features(self, texts: Sequence[str]) -> Tensor:
         """Text embeddings: float32 (n, d) of Euclidean length 1. Texts beyond the model's length are truncated."""
@@ -64,6 +60,11 @@ class Scorer:
             list(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt"
         ).to(self.model.device)
         return F.normalize(self.model.get_text_features(**tokens).pooler_output.float(), dim=-1)
+
+
+def crop_features(encoder: Encoder, images: np.ndarray) -> Tensor:
+    """Features of a concept's images: uint8 (N, A, S, S, 3) -> float32 (N, A, d) of length 1."""
+    return encoder.image_features(images.reshape(-1, *images.shape[2:])).reshape(*images.shape[:2], -1)
 
 
 def image_similarity(samples: Tensor, reference: Tensor) -> float:

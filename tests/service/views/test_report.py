@@ -33,7 +33,7 @@ def test_failed_first_then_the_worst(store: Store) -> None:
     examples.fail(store, "broken", "image x.png: doesn't exist")
     page = written(store)
     assert rows(page) == [("failed", "broken"), ("done", "bad"), ("done", "fair"), ("done", "good")]
-    assert "3 done, 1 failed; mean CLIP image similarity 0.600" in page
+    assert "3 done, 1 failed; mean CLIP image similarity 0.600 [0.300, 0.900]" in page
     assert "image x.png: doesn&#39;t exist" in page
 
 

@@ -13,6 +13,8 @@ import pytest
 
 from tests.support import examples
 from textinv_ray.concepts import word_files
+from textinv_ray.concepts.retrieval import Features
+from textinv_ray.service.store import features
 from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.views import results_table
@@ -130,3 +132,33 @@ def test_many_groups_on_a_remote_store(monkeypatch: pytest.MonkeyPatch) -> None:
         assert pq.read_table(file)["concept_id"].to_pylist() == [f"c{index}" for index in range(5)]
         assert pq.ParquetFile(file).num_row_groups == 3
     fsspec.filesystem("memory").store.clear()
+
+
+def picture(store: Store, index: int, shown: int, encoder: str = "mini-judge") -> None:
+    """Gives the concept c<index> views in a direction of its own and two pictures, one of them of c<shown>."""
+    views = np.eye(16, dtype=np.float32)
+    made = Features(views[[index, shown]], views[index])
+    store.write_concept(f"c{index}", features.FILE, features.to_bytes(made, encoder))
+
+
+def test_retrieval_in_outputs_of_ten_concepts_and_more(store: Store) -> None:
+    for index in range(9):
+        examples.finish(store, f"c{index}")
+        picture(store, index, index if index % 2 else 0)
+    results_table.write(store, StoredResults.read(store))
+    assert read(store)["retrieval_top1"].to_pylist() == [None] * 9, "of fewer it says little"
+    assert results_table.retrieval(store) == {}
+    examples.finish(store, "c9")
+    picture(store, 9, 9)
+    results_table.write(store, StoredResults.read(store))
+    expected = {f"c{index}": 1.0 if index % 2 or not index else 0.5 for index in range(10)}
+    assert results_table.retrieval(store) == expected
+
+
+def test_retrieval_leaves_out_what_cant_be_compared(store: Store) -> None:
+    for index in range(12):
+        examples.finish(store, f"c{index}")
+        picture(store, index, index, "another" if index == 3 else "mini-judge")
+    store.write_concept("c5", features.FILE, b"damaged")
+    results_table.write(store, StoredResults.read(store))
+    assert set(results_table.retrieval(store)) == {f"c{index}" for index in range(12)} - {"c3", "c5"}

@@ -74,6 +74,18 @@ def test_a_job_that_runs(store: Store, capsys: pytest.CaptureFixture[str]) -> No
     assert len(text.splitlines()) < 40
 
 
+def test_means_have_intervals(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    for index in range(3):
+        finish(store, f"c{index}", clip_image_similarity=0.5 + index / 10)
+    found = status.read(store.uri)
+    low, high = found.intervals["clip_image_similarity"]
+    assert 0.5 <= low < 0.6 < high <= 0.7
+    assert "retrieval_top1" not in found.scores
+    text = as_text(capsys, store)
+    assert f"mean CLIP image similarity: 0.500 -> 0.600 [{low:.3f}, {high:.3f}]" in text
+    assert "mean judge similarity: 0.400 -> 0.600 [0.600, 0.600]" in text
+
+
 def test_a_job_that_ended(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     for index in range(ROWS - 1):
         finish(store, f"c{index}")

@@ -13,6 +13,7 @@ from tests.support import tiny
 from tests.support.bench import Bench, over
 from textinv_ray.inversion.families.loading import load_backbone
 from textinv_ray.inversion.pack import Pack
+from textinv_ray.inversion.review import Review
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.service.store.history import Point
 from textinv_ray.service.worker import artifacts
@@ -80,8 +81,9 @@ def test_infinite_words_fail_alone(bench: Bench) -> None:
 @pytest.mark.parametrize("score", [math.nan, math.inf])
 def test_scores_that_are_no_numbers_are_null(score: float) -> None:
     point = Point(0, 0, 0.0)
-    artifacts.review(point, score, 0.5)
+    artifacts.review(point, Review({}, score, 0.5, score))
     assert (point.clip_image_similarity, point.clip_text_similarity) == (None, 0.5)
+    assert point.judge_similarity is None
 
 
 def test_a_vae_that_overflows_fails_its_concept_alone(bench: Bench, tiny_sd: Path) -> None:

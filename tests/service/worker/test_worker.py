@@ -18,6 +18,7 @@ from textinv_ray.inversion import words
 from textinv_ray.inversion.families.loading import load_backbone
 from textinv_ray.inversion.pack import Pack
 from textinv_ray.inversion.task import ConceptTask
+from textinv_ray.service.store import features
 from textinv_ray.service.store.files import StoreError
 from textinv_ray.service.store.store import Store
 
@@ -57,7 +58,8 @@ class HeldStore(Store):
 
 
 def test_everything_that_is_kept(bench: Bench) -> None:
-    concepts = [tiny.concept(index, steps=3 + index) for index in range(5)]
+    concepts = [tiny.concept(index, steps=3 + index) for index in range(4)]
+    concepts.append(tiny.concept(4, steps=7, heldout=tiny.concept(9).images[:2]))
     status = bench.learn(concepts)
     assert (status.done, status.failed, status.steps_computed) == (5, 0, sum(c.steps for c in concepts))
     for concept in concepts:
@@ -82,6 +84,13 @@ def test_everything_that_is_kept(bench: Bench) -> None:
         assert bench.store.read_concept(concept.concept_id, "checkpoint.safetensors") is None
         assert bench.store.read_concept(concept.concept_id, "training.png") is not None
         assert len(bench.store.names(f"concepts/{concept.concept_id}/samples")) == len(result.sample_steps)
+        data = bench.store.read_concept(concept.concept_id, features.FILE)
+        assert data is not None
+        assert features.from_bytes(data)[1].pictures.shape == (bench.config.scoring.num_images, 16)
+        held = bench.store.read_concept(concept.concept_id, "heldout.png")
+        assert (held is not None, result.heldout_images) == (
+            (True, 2) if concept is concepts[4] else (False, 0)
+        )
 
 
 def test_steps_since_the_last_heartbeat_count(bench: Bench) -> None:

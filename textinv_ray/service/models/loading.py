@@ -5,6 +5,8 @@ from __future__ import annotations
 from pydantic import JsonValue
 
 from textinv_ray.config.job import JobConfig
+from textinv_ray.inversion.encoder_loading import load_encoder
+from textinv_ray.inversion.encoders import Encoder
 from textinv_ray.inversion.families.backbone import Backbone
 from textinv_ray.inversion.families.loading import load_backbone
 from textinv_ray.inversion.scoring import Scorer
@@ -33,6 +35,12 @@ def backbone(config: JobConfig) -> Backbone:
         dtype=model.dtype,
         vae_dtype=model.vae_dtype,
     )
+
+
+def judge(config: JobConfig) -> Encoder | None:
+    """The encoder of `scoring.judge`; None when there is none. Raises UserError when it can't be loaded."""
+    path = config.scoring.judge
+    return load_encoder(sources.resolve(path), device=config.model.device) if path else None
 
 
 def scorer(config: JobConfig) -> Scorer:

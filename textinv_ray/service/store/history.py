@@ -28,6 +28,7 @@ SCHEMA = pa.schema(
         ("loss", pa.float32()),  # of the last of these steps; null at step 0
         ("clip_image_similarity", pa.float64()),  # null where it wasn't evaluated
         ("clip_text_similarity", pa.float64()),
+        ("judge_similarity", pa.float64()),  # null where it wasn't evaluated, or there is no judge
         (
             "stopping_clip_image_similarity",
             pa.float64(),
@@ -35,7 +36,10 @@ SCHEMA = pa.schema(
         ("sampled", pa.bool_()),  # samples/step_<step>.png is there
     ]
 )
-_NEW = "stopping_clip_image_similarity"  # histories that were written before don't have it
+_NEW = (
+    "stopping_clip_image_similarity",
+    "judge_similarity",
+)  # histories that were written before don't have them
 
 
 @dataclass
@@ -48,6 +52,7 @@ class Point:
     loss: float | None = None
     clip_image_similarity: float | None = None
     clip_text_similarity: float | None = None
+    judge_similarity: float | None = None
     sampled: bool = False
     review_seconds: float = 0.0
     stopping_seconds: float = 0.0
@@ -106,7 +111,7 @@ class History:
     def forget_reviews(self) -> None:
         """Removes samples and scores, which were made with other settings."""
         for point in self.points:
-            point.clip_image_similarity = point.clip_text_similarity = None
+            point.clip_image_similarity = point.clip_text_similarity = point.judge_similarity = None
             point.sampled = False
 
     def cut(self, step: int) -> None:
@@ -143,7 +148,7 @@ class History:
             table = parquet.read(io.BytesIO(data))
             metadata = table.schema.metadata or {}
             fingerprints = [metadata[name].decode() for name in (b"state_fingerprint", b"review_fingerprint")]
-            known = [name for name in SCHEMA.names if name != _NEW or name in table.column_names]
+            known = [name for name in SCHEMA.names if name not in _NEW or name in table.column_names]
             schema = pa.schema([SCHEMA.field(name) for name in known])
             points = [Point(**row) for row in table.select(known).cast(schema).to_pylist()]
             planned = int(metadata.get(b"planned_steps", b"0"))
@@ -162,7 +167,7 @@ class History:
 def _is_sound(point: Point, last: int) -> bool:
     """Whether a point can follow one of step `last`: no value is missing that each has, and all are finite."""
     times = (point.seconds, point.review_seconds, point.stopping_seconds)
-    scores = (point.loss, point.clip_image_similarity, point.clip_text_similarity)
+    scores = (point.loss, point.clip_image_similarity, point.clip_text_similarity, point.judge_similarity)
     return (
         None not in (point.step, point.time_ms, point.sampled, *times)
         and last < point.step

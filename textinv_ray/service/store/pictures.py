@@ -11,6 +11,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
+TRAINING, HELDOUT = "training.png", "heldout.png"
+"""Files of a concept with the images that it is learned from, and with those that are held out (`data.holdout`)."""
 TRAINING_COLUMNS = 3
 """Of the grid in training.png: MLflow shows pictures in a narrow box, in which a long strip is hard to see."""
 _TRAINING_SIDE = 256  # pixels; larger training images are shown smaller
@@ -38,16 +40,16 @@ def training_grid(images: np.ndarray) -> bytes:
     return png(np.asarray(grid))
 
 
-def training_images(grid: bytes, count: int) -> np.ndarray:
-    """The inverse of `training_grid`, at its size: uint8 (count, s, s, 3). Raises ValueError."""
+def training_images(grid: bytes, count: int, name: str = TRAINING) -> np.ndarray:
+    """The inverse of `training_grid`, at its size: uint8 (count, s, s, 3). Raises ValueError, which names `name`."""
     try:
         pixels = np.asarray(opened(grid).convert("RGB"))
     except ValueError as error:
-        raise ValueError(f"training.png can't be read: {error}") from None
+        raise ValueError(f"{name} can't be read: {error}") from None
     columns = min(count, TRAINING_COLUMNS)
     side, rows = pixels.shape[1] // max(1, columns), -(-count // max(1, columns))
     if not side or pixels.shape[:2] != (rows * side, columns * side):
-        raise ValueError(f"training.png is no grid of {count} images")
+        raise ValueError(f"{name} is no grid of {count} images")
     tiles = pixels.reshape(-1, side, columns, side, 3).transpose(0, 2, 1, 3, 4).reshape(-1, side, side, 3)
     return np.ascontiguousarray(tiles[:count])
 

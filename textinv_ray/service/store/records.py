@@ -21,6 +21,7 @@ from textinv_ray.config.training import LearnableProperty
 from textinv_ray.service.store.keys import Key
 from textinv_ray.service.store.places import checked_id
 from textinv_ray.util.redact import message
+from textinv_ray.util.statistics import Mean, mean_of
 from textinv_ray.util.text import one_line
 
 Integer = Annotated[int, Field(ge=-(2**63), lt=2**63)]
@@ -106,6 +107,8 @@ class Result(OfConcept):
     """Seed of all random draws of training."""
     images: Count
     """Number of training images."""
+    heldout_images: Count = 0
+    """Number of images that nothing was learned from, and that scores compare pictures with (`data.holdout`)."""
     templates: Count
     """Number of training prompts."""
     captions: Count
@@ -118,12 +121,17 @@ class Result(OfConcept):
     clip_image_similarity_initializer: Annotated[Cosine | None, Use.COLUMN, Use.METRIC, Use.SCORE]
     """`clip_image_similarity` of the initializer, before learning."""
     clip_image_similarity: Annotated[Cosine | None, Use.COLUMN, Use.SCORE]
-    """Mean CLIP cosine between samples of `scoring.image_prompt` and the training images; null without samples."""
+    """Mean CLIP cosine between samples of `scoring.image_prompt` and the training images, or the held-out images where
+    there are any; null without samples."""
     clip_text_similarity_initializer: Annotated[Cosine | None, Use.COLUMN, Use.METRIC, Use.SCORE]
     """`clip_text_similarity` of the initializer, before learning."""
     clip_text_similarity: Annotated[Cosine | None, Use.COLUMN, Use.SCORE]
     """Mean CLIP cosine between samples of each editing prompt and that prompt without the word; null without
     editing prompts."""
+    judge_similarity_initializer: Annotated[Cosine | None, Use.COLUMN, Use.METRIC, Use.SCORE] = None
+    """`judge_similarity` of the initializer, before learning."""
+    judge_similarity: Annotated[Cosine | None, Use.COLUMN, Use.SCORE] = None
+    """As `clip_image_similarity`, by `scoring.judge`, which has no part in the choice of the word; null without one."""
     final_loss: Annotated[Loss | None, Use.COLUMN]
     """Mean denoising loss of the last tenth of the steps; null when no step had a finite loss."""
     norms: Annotated[dict[str, tuple[Annotated[float, Field(ge=0)], ...]], Use.COLUMN]
@@ -317,22 +325,23 @@ def _inner_metadata(annotation: object) -> list[object]:
 
 
 SCORES = fields_for(Use.SCORE)
-"""The CLIP scores of a result, each with its value for the initializer before it."""
+"""The scores of a result, each with its value for the initializer before it."""
 _COLUMNS, _PARAMS, _METRICS = fields_for(Use.COLUMN), fields_for(Use.PARAM), fields_for(Use.METRIC)
 
 
 def scores_of(result: Result) -> dict[str, float | None]:
-    """The CLIP scores of a result by name, in the order of SCORES."""
+    """The scores of a result by name, in the order of SCORES."""
     return {name: getattr(result, name) for name in SCORES}
 
 
-def mean_scores(results: Collection[Result]) -> dict[str, float]:
-    """Mean of each score over the results that have it; scores that none has are left out."""
+def mean_scores(results: Collection[Result]) -> dict[str, Mean]:
+    """Mean of each score, with its confidence interval, over the results that have it; scores that none has are
+    left out."""
     means = {}
     for name in SCORES:
         values = [score for result in results if (score := getattr(result, name)) is not None]
         if values:
-            means[name] = sum(values) / len(values)
+            means[name] = mean_of(values)
     return means
 
 

@@ -8,7 +8,8 @@
         learned_embeds.safetensors   what diffusers' load_textual_inversion reads
         initial_embeds.safetensors   what the word was before its first step
         history.parquet              a row per step: see history.py
-        training.png, samples/step_<step>.png
+        training.png, heldout.png, samples/step_<step>.png
+        features.safetensors         what identity retrieval needs of its pictures: see features.py
         result.json                  written last: this is what "done" means
       failed/<concept_id>.json       why a concept was given up
       reviews/<concept_id>.json      what reviewers decided about its word

@@ -19,11 +19,12 @@ import yaml
 
 from textinv_ray.service.store import records
 from textinv_ray.service.store.history import History
-from textinv_ray.service.store.records import Failure, JobRecord, Result, mean_scores
+from textinv_ray.service.store.records import Failure, JobRecord, Result
 from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.tracking import decision_tags, refusals, shown, tags, texts
 from textinv_ray.service.tracking.look_writer import LookWriter
+from textinv_ray.service.views import results_table
 from textinv_ray.util.redact import redact
 from textinv_ray.util.text import one_line
 
@@ -218,7 +219,7 @@ class MLflowMirror:
             "steps": sum(result.steps for result in results),
             "seconds": sum(result.seconds for result in results),
         }
-        totals |= {f"mean_{name}": mean for name, mean in mean_scores(results).items()}
+        totals |= shown.means(results, results_table.retrieval(self._store))
         now = max([int(1000 * result.finished_at) for result in results], default=0)
         self._log(self.parent_id, [(name, value, now, 0) for name, value in totals.items()], {}, {})
         thumbnails: Mapping[str, str] = {}

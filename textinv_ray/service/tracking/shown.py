@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from textinv_ray.service.store import records
 from textinv_ray.service.store.history import History, Point
 from textinv_ray.service.store.records import JobRecord, Result
+from textinv_ray.util.statistics import mean_of
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
@@ -17,7 +18,12 @@ Metric = tuple[str, float, int, int]
 """Name, value, milliseconds since the epoch, step."""
 VIEW = "mlflow.sharedViewState."
 """Prefix of the experiment's tags with table views, which an address names (read from the interface of MLflow 3.17)."""
-_SCORES = ("clip_image_similarity", "clip_text_similarity", "stopping_clip_image_similarity")
+_SCORES = (
+    "clip_image_similarity",
+    "clip_text_similarity",
+    "judge_similarity",
+    "stopping_clip_image_similarity",
+)
 _PARAMS = ("model.path", "model.revision", "stopping.rule")
 
 
@@ -45,6 +51,22 @@ def of_history(history: History, after: int, config_steps: int, loss_points: int
 def _scores(point: Point) -> list[Metric]:
     found = ((name, getattr(point, name)) for name in _SCORES)
     return [(name, value, point.time_ms, point.step) for name, value in found if value is not None]
+
+
+def means(results: Collection[Result], retrieval: Mapping[str, float]) -> dict[str, float]:
+    """Means of scores over a job's concepts, with their 95 % confidence intervals as `..._low` and `..._high`.
+
+    retrieval: concept_id -> retrieval_top1.
+    """
+    found = {f"mean_{name}": mean for name, mean in records.mean_scores(results).items()}
+    if retrieval:
+        found["retrieval_top1"] = mean_of(list(retrieval.values()))
+    values: dict[str, float] = {}
+    for name, mean in found.items():
+        values[name] = mean.mean
+        if mean.values > 1:
+            values |= {f"{name}_low": mean.low, f"{name}_high": mean.high}
+    return values
 
 
 def of_result(result: Result) -> list[Metric]:

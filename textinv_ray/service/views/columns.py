@@ -25,6 +25,7 @@ class TableColumn:
 
 OF_RESULT = fields_for(Use.COLUMN)
 VECTORS, NEAREST, NEAREST_COSINE, ERROR = "vectors", "nearest_concept", "nearest_concept_cosine", "error"
+RETRIEVAL = "retrieval_top1"
 _OF_TABLE = {
     VECTORS: TableColumn(
         pa.list_(pa.list_(pa.float32())), "The word's embedding vectors: V lists of D float32 each."
@@ -33,6 +34,13 @@ _OF_TABLE = {
         pa.string(), "The concept whose word is most similar, by the cosine of the means of their vectors."
     ),
     NEAREST_COSINE: TableColumn(pa.float64(), "The cosine of the two.", "cosine, in [-1, 1]"),
+    RETRIEVAL: TableColumn(
+        pa.float64(),
+        "Share of the word's pictures that are nearest to images of its own concept among those of all concepts of the "
+        "output, by the features of `scoring.judge`, or without one of `scoring.model`; null in an output with fewer "
+        "than 10 concepts.",
+        "in [0, 1]",
+    ),
     ERROR: TableColumn(pa.string(), "Why a failed concept was given up; null for the others."),
 }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 
@@ -16,10 +16,11 @@ from jinja2 import Environment
 from PIL import Image
 
 from textinv_ray.service.store.pictures import TRAINING_COLUMNS, opened
-from textinv_ray.service.store.records import Decision, Result, worse_than_initializer
+from textinv_ray.service.store.records import Decision, Result, mean_scores, worse_than_initializer
 from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store, sample_name
 from textinv_ray.service.views import results_table
+from textinv_ray.util.statistics import mean_of
 
 EMBEDDED = 500
 """With more concepts than this, pictures are linked (they lie beside the page) instead of embedded."""
@@ -68,7 +69,8 @@ class ConceptRow:
 def write(store: Store, stored: StoredResults) -> None:
     """Writes report.html: failed concepts first, then the others by rising image similarity.
 
-    With pictures of one concept at a time in memory. After results.parquet, which it takes similar words from.
+    With pictures of one concept at a time in memory. After results.parquet, which it takes similar words and
+    retrieval from.
     """
     results = sorted(stored.results, key=lambda result: result.clip_image_similarity or 0.0)
     embed = len(results) <= EMBEDDED
@@ -77,11 +79,14 @@ def write(store: Store, stored: StoredResults) -> None:
     page = environment.from_string(
         resources.files("textinv_ray.service.views").joinpath("report.html").read_text(encoding="utf-8")
     )
+    found = results_table.retrieval(store)
     decisions = {decision.concept_id: decision for decision in store.decisions()}
     stream = page.stream(
         title=store.shown,
         worse=worse_than_initializer(stored.results),
-        summary=_summary(stored),
+        summary=_summary(stored, found),
+        judged=any(result.judge_similarity is not None for result in results),
+        retrieval=found,
         note="" if embed else _LINKED,
         alike=results_table.alike(store, _PAIRS),
         failures=stored.without_result,
@@ -103,10 +108,16 @@ def _current(result: Result, decision: Decision | None) -> Decision | None:
     return decision if decision and decision.verdict_on(result) != "undecided" else None
 
 
-def _summary(stored: StoredResults) -> str:
-    scores = [score for result in stored.results if (score := result.clip_image_similarity) is not None]
-    text = f"{len(stored.results)} done, {len(stored.without_result)} failed"
-    return text + (f"; mean CLIP image similarity {sum(scores) / len(scores):.3f}" if scores else "")
+def _summary(stored: StoredResults, retrieval: Mapping[str, float]) -> str:
+    """Counts, and means with their 95 % confidence intervals."""
+    means = mean_scores(stored.results)
+    parts = [f"{len(stored.results)} done, {len(stored.without_result)} failed"]
+    for name in ("clip_image_similarity", "clip_text_similarity", "judge_similarity"):
+        if name in means:
+            parts.append(f"mean {name.replace('clip', 'CLIP').replace('_', ' ')} {means[name]}")
+    if retrieval:
+        parts.append(f"retrieval top 1 {mean_of(list(retrieval.values()))}")
+    return "; ".join(parts)
 
 
 def _pictures(store: Store, result: Result, embed: bool) -> Iterator[Pictures]:

@@ -13,10 +13,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from textinv_ray.concepts import word_files
+from textinv_ray.concepts.retrieval import MAX_CONCEPTS, MIN_CONCEPTS, Features, retrieval_top1
+from textinv_ray.service.store import features
 from textinv_ray.service.store.records import Failure, Result
 from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store
-from textinv_ray.service.views.columns import ERROR, NEAREST, NEAREST_COSINE, OF_RESULT, VECTORS, schema
+from textinv_ray.service.views.columns import (
+    ERROR,
+    NEAREST,
+    NEAREST_COSINE,
+    OF_RESULT,
+    RETRIEVAL,
+    VECTORS,
+    schema,
+)
 from textinv_ray.service.views.similarity import StoredWords, most_alike
 from textinv_ray.util import parquet
 
@@ -37,11 +47,11 @@ def write(store: Store, stored: StoredResults) -> int:
             word = _word(data)
             if word is not None:
                 words.add(row, word)
-        pairs = words.nearest()
+        pairs, found = words.nearest(), _retrieval(store, stored.results)
         with pq.ParquetWriter(path, table, compression="zstd") as writer:
             for first in range(0, len(stored.results), ROWS_PER_GROUP):
                 rows = range(first, min(first + ROWS_PER_GROUP, len(stored.results)))
-                writer.write_table(_done(stored.results, rows, words, pairs, table))
+                writer.write_table(_done(stored.results, rows, words, pairs, found, table))
             if stored.without_result:
                 writer.write_table(_failed(stored.without_result, table))
     return len(stored.results) + len(stored.without_result)
@@ -59,6 +69,12 @@ def nearest(store: Store) -> dict[str, tuple[str, float]]:
     return {row[0]: (row[1], row[2]) for row in rows if _is_pair(row)}
 
 
+def retrieval(store: Store) -> dict[str, float]:
+    """concept_id -> retrieval_top1, from results.parquet; empty when there is none."""
+    rows = columns(store, ("concept_id", RETRIEVAL))
+    return {row[0]: row[1] for row in rows if isinstance(row[0], str) and isinstance(row[1], float)}
+
+
 def columns(store: Store, names: Sequence[str]) -> list[tuple[Any, ...]]:
     """Columns of results.parquet, row by row. Empty, with a warning, when the file is damaged or another table."""
     try:
@@ -72,6 +88,31 @@ def columns(store: Store, names: Sequence[str]) -> list[tuple[Any, ...]]:
         return []
 
 
+def _retrieval(store: Store, results: Sequence[Result]) -> dict[int, float]:
+    """Place in `results` -> retrieval_top1. Only concepts whose features are of one encoder are compared.
+
+    Empty with less than MIN_CONCEPTS or more than MAX_CONCEPTS of them.
+    """
+    if not MIN_CONCEPTS <= len(results) <= MAX_CONCEPTS:
+        return {}
+    by_encoder: dict[tuple[str, int], list[tuple[int, Features]]] = {}
+    names = [f"concepts/{result.concept_id}/{features.FILE}" for result in results]
+    for row, (name, data) in enumerate(store.read_many(names)):
+        try:
+            encoder, found = features.from_bytes(data) if data is not None else (None, None)
+        except ValueError as error:
+            store.ignore(name, str(error))
+            continue
+        if encoder is not None and found is not None:
+            by_encoder.setdefault((encoder, len(found.views)), []).append((row, found))
+    shares: dict[int, float] = {}
+    for group in by_encoder.values():
+        if len(group) >= MIN_CONCEPTS:
+            top1 = retrieval_top1([found for _, found in group])
+            shares |= {row: share for (row, _), share in zip(group, top1, strict=True)}
+    return shares
+
+
 def _is_pair(row: tuple[Any, ...]) -> bool:
     one, other, cosine = row
     return isinstance(one, str) and isinstance(other, str) and isinstance(cosine, float)
@@ -82,6 +123,7 @@ def _done(
     rows: range,
     words: StoredWords,
     nearest: Mapping[int, tuple[int, float]],
+    retrieval: Mapping[int, float],
     columns: pa.Schema,
 ) -> pa.Table:
     """The part of the table with these rows, which are places in `results`."""
@@ -93,6 +135,7 @@ def _done(
     values[NEAREST] = [results[pair[0]].concept_id if pair else None for pair in pairs]
     values[NEAREST_COSINE] = [pair[1] if pair else None for pair in pairs]
     values[VECTORS] = _vectors_column([words.vectors(row) for row in rows], columns.field(VECTORS).type)
+    values[RETRIEVAL] = [retrieval.get(row) for row in rows]
     values[ERROR] = [None] * len(found)
     arrays = [_array(values[field.name], field.type) for field in columns]
     return pa.Table.from_arrays(arrays, schema=columns)

@@ -27,11 +27,20 @@ from textinv_ray.service.store.records import (
 )
 from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store
+from textinv_ray.service.views import results_table
+from textinv_ray.service.views.columns import RETRIEVAL
 from textinv_ray.util.errors import UserError
 from textinv_ray.util.redact import redact
+from textinv_ray.util.statistics import mean_of
 from textinv_ray.util.text import duration, one_line
 
 _RATE_OVER_S = 3600.0  # The rate is that of the last hour, so that it follows a fleet that grows or shrinks.
+_SHOWN_SCORES = {
+    "clip_image_similarity": "CLIP image similarity",
+    "clip_text_similarity": "CLIP text similarity",
+    "judge_similarity": "judge similarity",
+    RETRIEVAL: "retrieval top 1",
+}
 _SHOWN_RUNNING = 12
 _SHOWN_ERRORS = 8
 _SHOWN_IDS = 4
@@ -98,7 +107,9 @@ class Status(Record):
     steps_per_worker_second: float | None
     """Optimizer steps of all results per second of a worker's time; null without a result."""
     scores: dict[str, float]
-    """Mean of each score over the results that have it."""
+    """Mean of each score over the results that have it; `retrieval_top1` since the last run that wrote it."""
+    intervals: dict[str, tuple[float, float]]
+    """95 % confidence intervals of `scores`, by bootstrap over concepts; scores of a single concept have none."""
     worse_than_initializer: tuple[str, ...]
     """Concepts whose word is less similar to the training images than its initializer, the worst first."""
     errors: tuple[ErrorKind, ...]
@@ -130,6 +141,9 @@ def read(output: str) -> Status:
         elif failure is None:
             idle.append(concept)
     done = list(results.values())
+    means = mean_scores(done)
+    if shares := list(results_table.retrieval(store).values()):
+        means[RETRIEVAL] = mean_of(shares)
     stale = _count_stale(job, done)
     quarantined = sum(failure.quarantined for failure in failures.values())
     rows = job.manifest_rows
@@ -162,7 +176,8 @@ def read(output: str) -> Status:
         seconds_left=3600 * left / rate if rate and left and job.ended_at is None else None,
         worker_seconds_per_concept=seconds / len(done) if done else None,
         steps_per_worker_second=sum(result.steps for result in done) / seconds if seconds else None,
-        scores=mean_scores(done),
+        scores={name: found.mean for name, found in means.items()},
+        intervals={name: (found.low, found.high) for name, found in means.items() if found.values > 1},
         worse_than_initializer=tuple(result.concept_id for result in worse_than_initializer(done)),
         errors=_error_kinds(failures.values()),
         mlflow_is_behind=job.mlflow_is_behind and job.ended_at is not None,
@@ -309,12 +324,13 @@ def _figures(status: Status) -> list[str]:
             f"a worker: {status.worker_seconds_per_concept:.1f} s per concept"
             + (f", {steps:.2f} steps per second" if steps else "")
         )
-    for name in ("clip_image_similarity", "clip_text_similarity"):
+    for name, what in _SHOWN_SCORES.items():
         if name in status.scores:
             before = status.scores.get(f"{name}_initializer")
             start = f"{before:.3f} -> " if before is not None else ""
-            what = name.replace("clip", "CLIP").replace("_", " ")
-            lines.append(f"mean {what}: {start}{status.scores[name]:.3f}")
+            low, high = status.intervals.get(name, (None, None))
+            interval = "" if low is None else f" [{low:.3f}, {high:.3f}]"
+            lines.append(f"mean {what}: {start}{status.scores[name]:.3f}{interval}")
     worse = status.worse_than_initializer
     if worse:
         ids = ", ".join(worse[:_SHOWN_IDS]) + (", ..." if len(worse) > _SHOWN_IDS else "")

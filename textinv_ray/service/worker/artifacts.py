@@ -16,6 +16,7 @@ import torch
 
 from textinv_ray.concepts.concept import Concept
 from textinv_ray.config.job import JobConfig
+from textinv_ray.inversion.review import Review
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.manifest.columns import COLUMNS
 from textinv_ray.service.store import pictures
@@ -95,6 +96,7 @@ def result(
         batch_size=concept.batch_size,
         seed=concept.seed,
         images=len(concept.images),
+        heldout_images=0 if concept.heldout is None else len(concept.heldout),
         templates=len(concept.templates),
         captions=len(concept.captions),
         options=options(concept),
@@ -103,6 +105,8 @@ def result(
         clip_image_similarity=after.clip_image_similarity,
         clip_text_similarity_initializer=before.clip_text_similarity,
         clip_text_similarity=after.clip_text_similarity,
+        judge_similarity_initializer=before.judge_similarity,
+        judge_similarity=after.judge_similarity,
         final_loss=final_loss(history),
         norms={
             name: tuple(round(float(norm), 6) for norm in vectors.double().norm(dim=1))
@@ -159,13 +163,13 @@ def review_fingerprint(concept: Concept, config: JobConfig) -> str:
     return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
 
 
-def review(point: Point, image_similarity: float | None, text_similarity: float | None) -> None:
+def review(point: Point, found: Review) -> None:
     """Notes samples, and scores if there are any, at a point of the history."""
     point.sampled = True
-    if image_similarity is not None:
-        point.clip_image_similarity, point.clip_text_similarity = map(
-            _finite, (image_similarity, text_similarity)
-        )
+    if found.clip_image_similarity is not None:
+        point.clip_image_similarity = _finite(found.clip_image_similarity)
+        point.clip_text_similarity = _finite(found.clip_text_similarity)
+        point.judge_similarity = _finite(found.judge_similarity)
 
 
 def _finite(score: float | None) -> float | None:

@@ -8,6 +8,7 @@ import torch
 
 from textinv_ray.concepts.concept import Concept
 from textinv_ray.config.job import JobConfig
+from textinv_ray.inversion.encoders import Encoder
 from textinv_ray.inversion.families.backbone import Backbone
 from textinv_ray.inversion.pack import Pack
 from textinv_ray.inversion.review import Pictures, Review, Subject, evaluate_words, review
@@ -25,11 +26,17 @@ class Engine:
     """What the service needs of `textinv_ray.inversion`, for one model and one configuration."""
 
     def __init__(
-        self, backbone: Backbone, scorer: Scorer, config: JobConfig, compiler: str = "inductor"
+        self,
+        backbone: Backbone,
+        scorer: Scorer,
+        config: JobConfig,
+        compiler: str = "inductor",
+        judge: Encoder | None = None,
     ) -> None:
-        """`compiler`: backend of torch.compile, used if `pack.compile` is set."""
+        """`compiler`: backend of torch.compile, used if `pack.compile` is set. `judge`: of `scoring.judge`."""
         self._backbone = backbone
         self._scorer = scorer
+        self._judge = judge
         self._config = config
         self._compiler = compiler
         self._initializer_pictures: Pictures = {}
@@ -63,7 +70,8 @@ class Engine:
     def review(self, subjects: Sequence[Subject], *, scored: bool) -> list[Review]:
         """Samples, and scores if `scored`. Raises ValueError for a prompt that is too long."""
         scorer = self._scorer if scored else None
-        return review(self._backbone, scorer, subjects, self._config, self._initializer_pictures)
+        kept = self._initializer_pictures
+        return review(self._backbone, scorer, subjects, self._config, kept, self._judge)
 
     def evaluate(self, subjects: Sequence[Subject]) -> list[float]:
         """What `stopping.rule: clip` goes by: CLIP image similarity in [-1, 1]. Raises ValueError as `review` does."""

@@ -61,7 +61,7 @@ class Reviewer:
     def _keep(self, active: ActiveConcept, place: int, found: Review) -> None:
         """Notes a review at a point of the history, and writes its samples."""
         point = active.history.points[place]
-        artifacts.review(point, found.clip_image_similarity, found.clip_text_similarity)
+        artifacts.review(point, found)
         self._writer.samples(active, point.step, found.samples)
 
     def _render(

@@ -45,7 +45,7 @@ def learn(setup: dict[str, Any]) -> None:
     config = JobConfig.from_dict(setup["config"])
     torch.set_num_threads(max(1, round(config.service.cpus_per_worker)))
     try:
-        engine = Engine(loading.backbone(config), loading.scorer(config), config)
+        engine = Engine(loading.backbone(config), loading.scorer(config), config, judge=loading.judge(config))
     except Exception as error:
         logger.exception("this worker can't start")
         setup["scheduler"].failed_to_start(str(error))
@@ -140,6 +140,6 @@ class Worker:
                 self._leasing.fail(active, artifacts.NOT_FINITE)
         for active, review in self._reviewer.review(sound).items():
             try:
-                self._writer.finish(active, review.samples)
+                self._writer.finish(active, review)
             except ValueError as error:  # it has no result that could be recorded
                 self._leasing.fail(active, str(error))

@@ -9,7 +9,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from textinv_ray.concepts import word_files
-from textinv_ray.service.store.pictures import sample_grid, training_grid
+from textinv_ray.inversion.review import Review
+from textinv_ray.service.store import features
+from textinv_ray.service.store.pictures import HELDOUT, TRAINING, sample_grid, training_grid
 from textinv_ray.service.store.store import sample_name
 from textinv_ray.service.worker import artifacts
 from textinv_ray.service.worker.active_concept import ActiveConcept
@@ -56,10 +58,12 @@ class Writer:
         return write
 
     def training_images(self, active: ActiveConcept) -> None:
-        """Writes training.png."""
-        images = active.task.concept.images
+        """Writes training.png, and heldout.png where images are held out."""
+        concept = active.task.concept
         store, concept_id = self._context.store, active.concept_id
-        self.then(lambda: store.write_concept(concept_id, "training.png", training_grid(images)))
+        self.then(lambda: store.write_concept(concept_id, TRAINING, training_grid(concept.images)))
+        if (heldout := concept.heldout) is not None:
+            self.then(lambda: store.write_concept(concept_id, HELDOUT, training_grid(heldout)))
 
     def samples(self, active: ActiveConcept, step: int, samples: Mapping[str, np.ndarray]) -> None:
         """Writes the samples of a step. samples: prompt -> uint8 (n, H, W, 3)."""
@@ -95,8 +99,8 @@ class Writer:
 
         return write
 
-    def finish(self, active: ActiveConcept, samples: Mapping[str, np.ndarray]) -> None:
-        """Writes the result of a concept that is done. `samples`: of its last step.
+    def finish(self, active: ActiveConcept, review: Review) -> None:
+        """Writes the result of a concept that is done. `review`: of its last step.
 
         The result is as good when the lease was lost meanwhile and even when the worker has a new one: then the
         scheduler tells the worker to drop that.
@@ -105,7 +109,7 @@ class Writer:
         active.history.set_losses(task.loss_history.tolist())
         word, nearest_words = context.engine.split(task.vectors), context.engine.nearest_words(task.vectors)
         result = artifacts.result(
-            task, active.history, word, nearest_words, samples, active.images_mtime_digest
+            task, active.history, word, nearest_words, review.samples, active.images_mtime_digest
         )
         token, initial = task.concept.placeholder_token, context.engine.split(task.initial_word)
         files = {
@@ -115,6 +119,9 @@ class Writer:
             "state.safetensors": task.to_bytes(),
             "history.parquet": active.history.to_bytes(),
         }
+        if review.features:
+            scoring = context.config.scoring
+            files[features.FILE] = features.to_bytes(review.features, scoring.judge or scoring.model)
 
         def write() -> None:
             if context.scheduler.may_write(context.name, concept_id):

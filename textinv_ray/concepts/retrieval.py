@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 
 MIN_CONCEPTS = 10
 """With fewer concepts in an output, retrieval says little and isn't computed."""
+MAX_CONCEPTS = 20_000
+"""With more it isn't computed either: the work grows with the square of their number."""
 _TILE = 2048  # concepts whose views are compared at once
 
 
@@ -23,9 +24,9 @@ class Features:
     """float32 (d,): the mean over real images of the concept (held-out ones where there are any) of length 1 each."""
 
     @classmethod
-    def of(cls, pictures: Tensor, views: Tensor) -> Features:
-        """pictures: (n, d), views: (m, d), both of length 1."""
-        return cls(pictures.float().cpu().numpy(), views.float().mean(dim=0).cpu().numpy())
+    def of(cls, pictures: np.ndarray, views: np.ndarray) -> Features:
+        """pictures: float32 (n, d), views: float32 (m, d), both of length 1."""
+        return cls(pictures, views.mean(axis=0))
 
 
 def retrieval_top1(concepts: Sequence[Features]) -> list[float]:

@@ -2,10 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
-from textinv_ray.inversion import retrieval
-from textinv_ray.inversion.retrieval import Features, retrieval_top1
+from textinv_ray.concepts import retrieval
+from textinv_ray.concepts.retrieval import Features, retrieval_top1
 
 
 def unit(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -32,12 +31,7 @@ def test_by_the_mean_cosine_with_each_concepts_views(tile: int, monkeypatch: pyt
             others = [mean for other, mean in enumerate(means) if other != index]
             hits.append(means[index] > max(others))
         expected.append(float(np.mean(hits)))
-    found = retrieval_top1(
-        [
-            Features.of(torch.tensor(one), torch.tensor(other))
-            for one, other in zip(pictures, views, strict=True)
-        ]
-    )
+    found = retrieval_top1([Features.of(one, other) for one, other in zip(pictures, views, strict=True)])
     assert found == pytest.approx(expected)
     assert 0 < np.mean(found) < 1
 
@@ -52,7 +46,7 @@ def test_the_views_themselves_find_their_concept_and_a_duplicate_is_not_found() 
 
 
 def test_features_are_means_of_views() -> None:
-    views = torch.nn.functional.normalize(torch.randn(3, 4), dim=1)
-    made = Features.of(torch.ones(2, 4) / 2, views)
-    np.testing.assert_allclose(made.views, views.mean(0).numpy())
+    views = unit(np.random.default_rng(7), 3, 4)
+    made = Features.of(np.full((2, 4), 0.5, np.float32), views)
+    np.testing.assert_allclose(made.views, views.mean(0))
     assert made.pictures.shape == (2, 4)

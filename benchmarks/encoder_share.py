@@ -22,7 +22,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from diffusers import FluxTransformer2DModel, SanaTransformer2DModel, SD3Transformer2DModel
+from diffusers import (
+    Flux2Transformer2DModel,
+    FluxTransformer2DModel,
+    SanaTransformer2DModel,
+    SD3Transformer2DModel,
+)
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
@@ -31,6 +36,8 @@ from transformers import (
     Gemma2Config,
     Gemma2Model,
     PreTrainedModel,
+    Qwen3Config,
+    Qwen3Model,
     T5Config,
     T5EncoderModel,
 )
@@ -84,6 +91,20 @@ def gemma_2b() -> PreTrainedModel:
             num_attention_heads=8,
             num_key_value_heads=4,
             head_dim=256,
+        )
+    )
+
+
+def qwen(width: int, inner: int) -> PreTrainedModel:
+    """The 27 layers of Qwen 3 that Flux.2 Klein reads states of."""
+    return Qwen3Model(
+        Qwen3Config(
+            hidden_size=width,
+            intermediate_size=inner,
+            num_hidden_layers=27,
+            num_attention_heads=32,
+            num_key_value_heads=8,
+            head_dim=128,
         )
     )
 
@@ -147,6 +168,30 @@ def sana_inputs(count: int, side: int) -> dict[str, Any]:
     }
 
 
+def klein(layers: int, single_layers: int, heads: int, text: int) -> Callable[[], torch.nn.Module]:
+    return lambda: Flux2Transformer2DModel(
+        num_layers=layers,
+        num_single_layers=single_layers,
+        num_attention_heads=heads,
+        joint_attention_dim=text,
+        guidance_embeds=False,
+    )
+
+
+def klein_inputs(text: int) -> Callable[[int, int], dict[str, Any]]:
+    def inputs(count: int, side: int) -> dict[str, Any]:
+        tokens = (side // 16) ** 2
+        return {
+            "hidden_states": torch.empty(count, tokens, 128),
+            "encoder_hidden_states": torch.empty(count, 512, text, requires_grad=True),
+            "timestep": torch.empty(count),
+            "txt_ids": torch.empty(512, 4),
+            "img_ids": torch.empty(tokens, 4),
+        }
+
+    return inputs
+
+
 MODELS = (
     Model("SD 3.5 medium", (CLIP_L, CLIP_G, Part("t5xxl", t5_xxl, 256)), sd3(1536, 24, 13), sd3_inputs),
     Model("SD 3.5 large", (CLIP_L, CLIP_G, Part("t5xxl", t5_xxl, 256)), sd3(2432, 38, 0), sd3_inputs),
@@ -158,6 +203,18 @@ MODELS = (
     ),
     # The instruction is about 230 tokens of Gemma's
     Model("Sana 1.6B", (Part("gemma", gemma_2b, 530),), SanaTransformer2DModel, sana_inputs),
+    Model(
+        "Flux.2 Klein 4B",
+        (Part("qwen3_4b", lambda: qwen(2560, 9728), 512),),
+        klein(5, 20, 24, 7680),
+        klein_inputs(7680),
+    ),
+    Model(
+        "Flux.2 Klein 9B",
+        (Part("qwen3_8b", lambda: qwen(4096, 12288), 512),),
+        klein(8, 24, 32, 12288),
+        klein_inputs(12288),
+    ),
 )
 
 

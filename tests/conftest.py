@@ -59,6 +59,12 @@ def tiny_sana(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_flux2_klein(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Flux.2 Klein folder (base) with random weights, 32 pixels."""
+    return tiny_flow.save_flux2_klein(tmp_path_factory.mktemp("tiny-flux2-klein"))
+
+
+@pytest.fixture(scope="session")
 def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CLIPModel folder with its processor and random weights."""
     return tiny.save_clip(tmp_path_factory.mktemp("tiny-clip"))

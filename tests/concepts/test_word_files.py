@@ -28,7 +28,7 @@ def random_word(count: int, sizes: Mapping[str, int], seed: int = 0) -> dict[str
 
 
 def encoder_of(dim: int) -> str:
-    return "clip_h" if dim == 1024 else "clip_l"
+    return {1024: "clip_h", 2560: "qwen3_4b"}.get(dim, "clip_l")
 
 
 def assert_equal(found: Word, expected: Mapping[str, np.ndarray]) -> None:
@@ -95,6 +95,7 @@ def test_the_user_interfaces_find_all_vectors(shape: tuple[int, int], format_nam
         ("a1111", 768, "emb_params"),
         ("comfyui", 768, "clip_l"),
         ("comfyui", 1024, "clip_h"),
+        ("comfyui", 2560, "qwen3_4b"),
         ("comfyui", 8, "emb_params"),
     ],
 )
@@ -145,7 +146,15 @@ def test_words_without_a_name_have_the_files(tmp_path: Path, key: str, rows: int
 
 
 @pytest.mark.parametrize(
-    ("dim", "encoder"), [(768, "clip_l"), (1024, "clip_h"), (1280, "clip_g"), (4096, "t5xxl"), (32, "clip_l")]
+    ("dim", "encoder"),
+    [
+        (768, "clip_l"),
+        (1024, "clip_h"),
+        (1280, "clip_g"),
+        (2560, "qwen3_4b"),
+        (4096, "t5xxl"),
+        (32, "clip_l"),
+    ],
 )
 @pytest.mark.parametrize("key", ["<x>", "emb_params"])
 def test_the_size_tells_the_encoder_where_the_key_does_not(dim: int, encoder: str, key: str) -> None:
@@ -153,7 +162,9 @@ def test_the_size_tells_the_encoder_where_the_key_does_not(dim: int, encoder: st
     assert list(found) == [encoder]
 
 
-@pytest.mark.parametrize("key", ["clip_l", "clip_h", "clip_g", "t5xxl", "t5"])
+@pytest.mark.parametrize(
+    "key", ["clip_l", "clip_h", "clip_g", "t5xxl", "t5", "gemma", "qwen3_4b", "qwen3_8b"]
+)
 def test_the_key_tells_the_encoder_whatever_the_size(key: str) -> None:
     (found,) = word_files.parse_words(stored({key: torch.ones(2, 768)}), "x.safetensors").values()
     assert list(found) == ["t5xxl" if key == "t5" else key]
@@ -282,8 +293,15 @@ def test_a_stored_word_comes_back(token: str, count: int, dim: int) -> None:
     assert torch.equal(safetensors.torch.load(data)[token], torch.tensor(word[encoder_of(dim)]))
 
 
-@given(token=tokens, count=st.integers(1, 3), sizes=st.sampled_from([SDXL, {"clip_l": 4, "clip_g": 6}]))
-def test_a_stored_word_of_two_encoders_comes_back(token: str, count: int, sizes: dict[str, int]) -> None:
+@given(
+    token=tokens,
+    count=st.integers(1, 3),
+    sizes=st.sampled_from([SDXL, {"clip_l": 4, "clip_g": 6}, {"qwen3_8b": 4096}]),
+)
+def test_a_stored_word_with_names_of_encoders_comes_back(
+    token: str, count: int, sizes: dict[str, int]
+) -> None:
+    """Of several encoders, and of Qwen 3 8B, whose vectors have the size of T5's."""
     word = random_word(count, sizes)
     data = word_files.store_word(token, word)
     assert word_files.store_word(token, word) == data

@@ -15,6 +15,7 @@ from textinv_ray.util.redact import redact, redact_text
 PRESETS = [
     "bias",
     "flux",
+    "klein",
     "mini",
     "mini-sdxl",
     "paper",
@@ -160,7 +161,7 @@ def test_everything_wrong_is_said_at_once() -> None:
     [
         (
             "sd115",
-            r"no configuration 'sd115'; did you mean 'sd15'\? \(presets: bias, flux, mini, .*; or",
+            r"no configuration 'sd115'; did you mean 'sd15'\? \(presets: bias, flux, klein, mini, .*; or",
         ),
         ("no/such.yaml", r"configuration file 'no/such.yaml' doesn't exist"),
     ],

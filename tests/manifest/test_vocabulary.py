@@ -65,16 +65,17 @@ def test_all_tokenizers_of_a_family(tiny_sdxl: Path) -> None:
     assert (first.pad_token, second.pad_token) == ("<|endoftext|>", "!")
 
 
-@pytest.mark.parametrize("family", ["sd3", "sd3_without_t5", "flux", "sana"])
+@pytest.mark.parametrize("family", ["sd3", "sd3_without_t5", "flux", "sana", "klein"])
 def test_tokenizers_of_language_models(family: str, tmp_path: Path) -> None:
     save = {
         "sd3": tiny_flow.save_stable_diffusion_3,
         "sd3_without_t5": lambda folder: tiny_flow.save_stable_diffusion_3(folder, with_t5=False),
         "flux": tiny_flow.save_flux,
         "sana": tiny_flow.save_sana,
+        "klein": tiny_flow.save_flux2_klein,
     }[family]
     tokenizers = vocabulary.load(ModelConfig(path=str(save(tmp_path))))
-    assert len(tokenizers) == {"sd3": 3, "sd3_without_t5": 2, "flux": 2, "sana": 1}[family]
+    assert len(tokenizers) == {"sd3": 3, "sd3_without_t5": 2, "flux": 2, "sana": 1, "klein": 1}[family]
     known = Vocabulary(tokenizers)
     assert known.has(pa.array(["cat", "Cat", "<x>"])).to_pylist() == [True, True, False]
     assert known.reads("red house")

@@ -45,15 +45,20 @@ def load_sd(folder: Path) -> StableDiffusion:
     return backbone
 
 
-def tokenizer() -> CLIPTokenizer:
-    """Knows WORDS as one token each, everything else by bytes."""
+def bytes_as_letters() -> list[str]:
+    """The letters that stand for bytes in byte-level vocabularies."""
     printable = [
         *range(ord("!"), ord("~") + 1),
         *range(ord("¡"), ord("¬") + 1),
         *range(ord("®"), ord("ÿ") + 1),
     ]
     others = [byte for byte in range(256) if byte not in printable]
-    letters = [chr(byte) for byte in printable] + [chr(256 + index) for index in range(len(others))]
+    return [chr(byte) for byte in printable] + [chr(256 + index) for index in range(len(others))]
+
+
+def tokenizer() -> CLIPTokenizer:
+    """Knows WORDS as one token each, everything else by bytes."""
+    letters = bytes_as_letters()
     vocabulary = dict.fromkeys([*letters, *(letter + "</w>" for letter in letters)])
     merges: dict[tuple[str, str], None] = {}
     for word in WORDS:

@@ -1,4 +1,5 @@
-"""Tiny models of flow matching: Stable Diffusion 3, Flux.1 and Sana, of the real classes with random weights."""
+"""Tiny models of flow matching: Stable Diffusion 3, Flux.1, Sana and Flux.2 Klein, of the real classes with random
+weights."""
 
 from __future__ import annotations
 
@@ -8,8 +9,11 @@ import torch
 from diffusers import (
     AutoencoderDC,
     AutoencoderKL,
+    AutoencoderKLFlux2,
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Transformer2DModel,
     FluxPipeline,
     FluxTransformer2DModel,
     SanaPipeline,
@@ -25,13 +29,17 @@ from transformers import (
     Gemma2Config,
     Gemma2Model,
     GemmaTokenizer,
+    Qwen2TokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
     T5Config,
     T5EncoderModel,
     T5TokenizerFast,
 )
 
-from tests.support.tiny import MAX_TOKENS, RESOLUTION, WORDS, text_config, tokenizer
+from tests.support.tiny import MAX_TOKENS, RESOLUTION, WORDS, bytes_as_letters, text_config, tokenizer
 from textinv_ray.inversion.families.flux import Flux
+from textinv_ray.inversion.families.flux2_klein import LAYERS, Flux2Klein
 from textinv_ray.inversion.families.loading import load_backbone
 from textinv_ray.inversion.families.sana import INSTRUCTION, Sana
 from textinv_ray.inversion.families.sd3 import StableDiffusion3
@@ -237,6 +245,100 @@ def save_sana(folder: Path) -> Path:
         ),
     ).save_pretrained(folder)
     return folder
+
+
+CHAT = """{%- for message in messages -%}
+<|im_start|>{{ message.role }}
+{{ message.content }}<|im_end|>
+{% endfor -%}
+{%- if add_generation_prompt -%}
+<|im_start|>assistant
+{% if not enable_thinking %}<think>
+
+</think>
+
+{% endif %}{%- endif -%}"""
+"""What Qwen 3's template makes of what a user says."""
+QWEN_TOKENS = 64
+"""That a prompt may have with the chat around it."""
+
+
+def qwen_tokenizer() -> Qwen2TokenizerFast:
+    """Knows WORDS as one token each behind a space, the chat's words, all else by bytes."""
+    vocabulary = list(bytes_as_letters())
+    merges: dict[tuple[str, str], None] = {}
+    for word in [f"Ġ{word}" for word in WORDS] + ["user", "assistant", "think", "ĊĊ"]:
+        built = word[0]
+        for letter in word[1:]:
+            merges[built, letter] = None
+            built += letter
+            vocabulary.append(built)
+    ids = {token: index for index, token in enumerate(dict.fromkeys(vocabulary))}
+    tokens = Qwen2TokenizerFast(vocab=ids, merges=list(merges), model_max_length=QWEN_TOKENS)
+    tokens.add_tokens(["<|im_start|>", "<|im_end|>", "<think>", "</think>"], special_tokens=True)
+    tokens.chat_template = CHAT
+    return tokens
+
+
+def qwen(tokens: Qwen2TokenizerFast, dim: int) -> Qwen3ForCausalLM:
+    """With two layers more than are read, and a table that is larger than the vocabulary."""
+    config = Qwen3Config(
+        vocab_size=len(tokens) + 8,
+        hidden_size=dim,
+        intermediate_size=dim,
+        num_hidden_layers=LAYERS[-1] + 2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=4,
+        pad_token_id=tokens.pad_token_id,
+        eos_token_id=tokens.eos_token_id,
+    )
+    model = Qwen3ForCausalLM(config)
+    model.get_input_embeddings().weight.data.normal_(std=0.1)
+    return model
+
+
+def save_flux2_klein(folder: Path, *, distilled: bool = False) -> Path:
+    """A Flux2KleinPipeline folder: 32 x 32 pixels, 8 x 8 latents of 4 channels as the transformer sees them."""
+    torch.manual_seed(0)
+    tokens = qwen_tokenizer()
+    transformer = Flux2Transformer2DModel(
+        in_channels=4,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=3 * 16,
+        timestep_guidance_channels=16,
+        axes_dims_rope=(2, 2, 2, 2),
+        guidance_embeds=False,
+    )
+    vae = AutoencoderKLFlux2(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=1,
+        norm_num_groups=4,
+        sample_size=2 * RESOLUTION,
+    )
+    vae.bn.running_mean.normal_(std=0.3)
+    vae.bn.running_var.uniform_(0.5, 2)
+    Flux2KleinPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        vae=vae,
+        text_encoder=qwen(tokens, 16),
+        tokenizer=tokens,
+        transformer=spread_out(transformer),
+        is_distilled=distilled,
+    ).save_pretrained(folder)
+    return folder
+
+
+def load_flux2_klein(folder: Path) -> Flux2Klein:
+    """The Flux.2 Klein model of a folder in float32 on the CPU."""
+    backbone = load_backbone(str(folder), device="cpu", dtype="float32")
+    assert isinstance(backbone, Flux2Klein)
+    return backbone
 
 
 def load_flux(folder: Path) -> Flux:

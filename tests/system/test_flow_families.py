@@ -36,6 +36,7 @@ CASES = {
     ),
     "flux": Case(tiny_flow.save_flux, ("review.sampler=euler",), {"clip_l": 32, "t5xxl": 24}),
     "sana": Case(tiny_flow.save_sana, (), {"gemma": 24}),
+    "klein": Case(tiny_flow.save_flux2_klein, ("review.sampler=euler",), {"qwen3_4b": 16}),
 }
 
 

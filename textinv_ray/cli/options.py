@@ -20,8 +20,8 @@ ConfigOption = Annotated[
         "--config",
         "-c",
         metavar="NAME|PATH",
-        help="Preset (mini, mini-sdxl, sd15, sd21, sdxl, sdxl-fast, sd35, flux, sana, paper, quick, bias) or YAML "
-        "file. Default: mini, for the bundled model.",
+        help="Preset (mini, mini-sdxl, sd15, sd21, sdxl, sdxl-fast, sd35, flux, sana, klein, paper, quick, bias) or "
+        "YAML file. Default: mini, for the bundled model.",
     ),
 ]
 SetOption = Annotated[

@@ -9,7 +9,8 @@ the word's name in prompts:
     comfyui    the encoders' names: clip_l (SD 1), clip_h     embedding:NAME, the file's name
                (SD 2), clip_l and clip_g (SDXL), these and
                t5xxl (SD 3), clip_l and t5xxl (Flux.1),
-               gemma (Sana)
+               gemma (Sana), qwen3_4b or qwen3_8b
+               (Flux.2 Klein 4B and 9B)
 
 OneTrainer and diffusers call t5xxl `t5`; ComfyUI drops that key.
 
@@ -40,8 +41,15 @@ STORED = "learned_embeds.safetensors"
 """Name of the file of a concept's word in an output."""
 INITIAL = "initial_embeds.safetensors"
 """Name of the file of what the word was before its first step, beside it and in the same format."""
-_ENCODER_OF_SIZE = {768: "clip_l", 1024: "clip_h", 1280: "clip_g", 2304: "gemma", 4096: "t5xxl"}
-_ENCODERS = ("clip_l", "clip_g", "clip_h", "t5xxl", "gemma")  # in the order of `Word`
+_ENCODER_OF_SIZE = {
+    768: "clip_l",
+    1024: "clip_h",
+    1280: "clip_g",
+    2304: "gemma",
+    2560: "qwen3_4b",
+    4096: "t5xxl",
+}
+_ENCODERS = ("clip_l", "clip_g", "clip_h", "t5xxl", "gemma", "qwen3_4b", "qwen3_8b")  # in the order of `Word`
 _SYNONYMS = {"t5": "t5xxl"}
 """Keys that other programs write -> ComfyUI's."""
 _NAMELESS = ("emb_params", "emp_params", "*", *_ENCODERS, *_SYNONYMS)
@@ -55,9 +63,10 @@ def store_word(placeholder_token: str, word: Word) -> bytes:
     """The bytes of a concept's learned_embeds.safetensors.
 
     With one encoder: a float32 tensor (V, D) whose key is the placeholder token, which diffusers, A1111 and ComfyUI
-    read. With several: a tensor for each encoder under its name, and the token in the metadata.
+    read. With several, and with one that the vectors' size doesn't say (Qwen 3 8B has T5's): a tensor for each encoder
+    under its name, and the token in the metadata.
     """
-    if len(word) == 1:
+    if len(word) == 1 and "qwen3_8b" not in word:
         return _file({placeholder_token: next(iter(word.values()))}, {"format": "pt"})
     # The metadata is one entry, because safetensors writes several in random order.
     return _file(word, {_METADATA: json.dumps({"placeholder_token": placeholder_token})})
@@ -91,6 +100,8 @@ _MODEL_OF = {
     ("clip_l", "t5xxl"): "Flux.1",
     ("clip_h",): "Stable Diffusion 2",
     ("gemma",): "Sana",
+    ("qwen3_4b",): "Flux.2 Klein 4B",
+    ("qwen3_8b",): "Flux.2 Klein 9B",
 }
 
 
@@ -149,7 +160,7 @@ def parse_words(data: bytes, name: str, second: bytes | None = None) -> dict[str
     beside = _tensors(second, second_file(name))[0] if second else {}
     words: dict[str, Word] = {}
     for key, vectors in tensors.items():
-        token = f"<{Path(name).stem}>" if key in _NAMELESS else key
+        token = (_token_in(metadata) or f"<{Path(name).stem}>") if key in _NAMELESS else key
         parts = {_encoder_of(key, vectors): vectors}
         other = beside.get(key)
         if other is not None and len(other) == len(vectors) and _encoder_of(key, other) not in parts:

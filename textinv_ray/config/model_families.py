@@ -62,7 +62,7 @@ class ModelFamily:
 
     def resolution(self, denoiser: Mapping[str, Any], vae: Mapping[str, Any]) -> int:
         """Side of the model's square images in pixels, by its configurations."""
-        if "sample_size" not in denoiser:  # Flux.1's transformer has no size of its own
+        if "sample_size" not in denoiser:  # Flux's transformers have no size of their own
             return int(vae["sample_size"])
         return int(denoiser["sample_size"]) * vae_factor(vae)
 
@@ -107,9 +107,14 @@ def lacks(model_index: Mapping[str, Any], part: str) -> bool:
 
 
 def vae_factor(vae: Mapping[str, Any]) -> int:
-    """Pixels per latent along a side, by a VAE's configuration."""
+    """Pixels along a side of a latent, as the denoiser sees them, by a VAE's configuration."""
     blocks = vae.get("block_out_channels") or vae["encoder_block_out_channels"]
-    return int(2 ** (len(blocks) - 1))
+    return int(2 ** (len(blocks) - 1)) * patch_size(vae)
+
+
+def patch_size(vae: Mapping[str, Any]) -> int:
+    """Latents of the VAE along a side of one that the denoiser sees: 2 of Flux.2, else 1."""
+    return int((vae.get("patch_size") or (1,))[0])
 
 
 STABLE_DIFFUSION = ModelFamily(
@@ -172,7 +177,20 @@ SANA = ModelFamily(
     side_multiple=32,
     cuda_dtype="bfloat16",
 )
-FAMILIES = (STABLE_DIFFUSION, STABLE_DIFFUSION_XL, STABLE_DIFFUSION_3, FLUX, SANA)
+FLUX_2_KLEIN = ModelFamily(
+    name="Flux.2 Klein",
+    pipelines=("Flux2KleinPipeline",),
+    denoiser="transformer",
+    text_encoders=("text_encoder",),
+    tokenizers=("tokenizer",),
+    encoders=("qwen3_4b", "qwen3_8b"),
+    timesteps="logit_normal",
+    flow=True,
+    samplers=("euler",),
+    side_multiple=16,
+    cuda_dtype="bfloat16",
+)
+FAMILIES = (STABLE_DIFFUSION, STABLE_DIFFUSION_XL, STABLE_DIFFUSION_3, FLUX, SANA, FLUX_2_KLEIN)
 
 
 def family_of(model_index: object, shown: str) -> ModelFamily:

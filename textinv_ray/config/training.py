@@ -138,8 +138,9 @@ class TrainingConfig(Strict):
     min_snr_gamma: float = Field(5.0, gt=0, le=1e6)
     """gamma of `min_snr`."""
     encoders: tuple[Annotated[str, Field(min_length=1)], ...] | None = Field(None, min_length=1)
-    """Text encoders that words are learned for: `clip_l`, `clip_g`, `clip_h`, `t5xxl`, `gemma`. In the others a word
-    keeps its initial vectors, and these encoders run once per prompt. null: all of the model's."""
+    """Text encoders that words are learned for: `clip_l`, `clip_g`, `clip_h`, `t5xxl`, `gemma`, `qwen3_4b`,
+    `qwen3_8b`. In the others a word keeps its initial vectors, and these encoders run once per prompt. null: all of the
+    model's."""
     encoder_rates: Literal["same", "by_norm"] = "same"
     """Adam's step size for vectors of each text encoder. `by_norm`: `learning_rate` is that of the first; others have
     it times the ratio of their tables' root mean squares: a step that suits one table is too small in a larger one."""

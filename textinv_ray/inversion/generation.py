@@ -53,8 +53,8 @@ def generate(
     for request in requests:
         if wrong := backbone.family.wrong_side(request.size):
             raise ValueError(f"size: {wrong}")
-        if request.negative_prompt and not backbone.family.negative_prompts:
-            raise ValueError(f"negative prompts: {backbone.family.name} has none")
+        if request.negative_prompt and not backbone.takes_negative_prompts:
+            raise ValueError(f"negative prompts: this {backbone.family.name} model takes none")
     first_row, count = {}, 0
     for token, vectors in vectors_by_token.items():
         first_row[token] = count

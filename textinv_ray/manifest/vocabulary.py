@@ -107,4 +107,4 @@ def _word(token: str) -> str | None:
     """The whole word that a token is: CLIP's end in </w>, those of language models begin behind a space."""
     if token.endswith("</w>"):
         return token.removesuffix("</w>")
-    return token.removeprefix("▁") if token.startswith("▁") else None
+    return token[1:] if token.startswith(("▁", "Ġ")) else None

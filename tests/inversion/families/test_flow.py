@@ -32,6 +32,7 @@ FAMILIES: dict[str, tuple[Callable[[Path], Path], Callable[[Path], FlowBackbone]
     "sd3": (tiny_flow.save_stable_diffusion_3, tiny_flow.load_sd3),
     "flux": (tiny_flow.save_flux, tiny_flow.load_flux),
     "sana": (tiny_flow.save_sana, tiny_flow.load_sana),
+    "klein": (tiny_flow.save_flux2_klein, tiny_flow.load_flux2_klein),
 }
 
 

@@ -176,7 +176,7 @@ def test_prompts_of_schnell_are_shorter(schnell: Path) -> None:
 
 def test_what_flux_does_not_have(flux: Flux) -> None:
     config = ReviewConfig(num_inference_steps=1, sampler="euler")
-    with pytest.raises(ValueError, match=r"negative prompts: Flux\.1 has none"):
+    with pytest.raises(ValueError, match=r"negative prompts: this Flux\.1 model takes none"):
         generate(flux, {}, [Request("a cat", negative_prompt="a dog")], config)
     with pytest.raises(ValueError, match=r"size: images of Flux\.1 have sides of a multiple of 16, not 24"):
         generate(flux, {}, [Request("a cat", size=24)], config)

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from diffusers import AutoencoderDC, AutoencoderKL, DiffusionPipeline, ModelMixin
+from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderKLFlux2, DiffusionPipeline, ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -41,7 +41,7 @@ class Backbone(ABC):
     """What is known of the family before a model is loaded."""
 
     encoders: tuple[TextEncoder, ...]
-    vae: AutoencoderKL | AutoencoderDC
+    vae: AutoencoderKL | AutoencoderKLFlux2 | AutoencoderDC
     compiled: CompiledDenoiser | None
     """Predicts in place of `denoiser` where gradients are needed."""
 
@@ -260,6 +260,11 @@ class Backbone(ABC):
     def word_dtype(self) -> torch.dtype:
         """Precision of words, optimizer state, latents and losses: that of the model, but at least float32."""
         return torch.promote_types(self.dtype, torch.float32)
+
+    @property
+    def takes_negative_prompts(self) -> bool:
+        """Whether there is classifier-free guidance with negative prompts."""
+        return self.family.negative_prompts
 
     @property
     def resolution(self) -> int:

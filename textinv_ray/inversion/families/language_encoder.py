@@ -1,8 +1,8 @@
-"""Text encoders of language models, T5 and Gemma 2, whose tokenizers merge across spaces and punctuation."""
+"""Text encoders of language models, T5, Gemma 2 and Qwen 3, whose tokenizers merge across spaces and punctuation."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,12 +37,18 @@ class LanguageEncoder(TextEncoder):
         return int(min(self.length, self.tokenizer.model_max_length))
 
     def whole(
-        self, text: str, prompt: str, pieces: Iterable[str], ids_of: Mapping[str, Sequence[int]], room: int
+        self,
+        prompt: str,
+        pieces: Iterable[str],
+        ids_of: Mapping[str, Sequence[int]],
+        room: int,
+        around: Callable[[str], str] = str,
     ) -> list[int]:
-        """The first `room` ids of `text` and a prompt behind it, without special tokens. Other arguments: see
-        `TextEncoder.tokenize`.
+        """The first `room` ids of a prompt, without special tokens.
+
+        around: puts the model's own text around a prompt. Other arguments: see `TextEncoder.tokenize`.
         """
-        found = []
+        text, found = "", []
         for piece in pieces:
             if piece.lower() in ids_of:
                 found.append(piece)
@@ -51,7 +57,7 @@ class LanguageEncoder(TextEncoder):
                 text += piece.replace(STAND_IN, "\ufffd")
         ids: list[int] = []
         words = iter(found)
-        for id_ in self.tokenizer(text, add_special_tokens=False).input_ids:
+        for id_ in self.tokenizer(around(text), add_special_tokens=False).input_ids:
             if id_ != self._stand_in:
                 ids.append(id_)
                 continue
@@ -92,7 +98,7 @@ class T5Encoder(LanguageEncoder):
         negative: bool = False,
     ) -> list[int]:
         """See `TextEncoder.tokenize`."""
-        ids = self.whole("", prompt, pieces, ids_of, self.max_tokens - 1)
+        ids = self.whole(prompt, pieces, ids_of, self.max_tokens - 1)
         return self.padded([*ids, self.tokenizer.eos_token_id])
 
     def output(self, ids: Tensor, rows: Tensor | None) -> Encoded:
@@ -136,8 +142,8 @@ class GemmaEncoder(LanguageEncoder):
     ) -> list[int]:
         """See `TextEncoder.tokenize`."""
         room = (self.length if negative else self.max_tokens) - len(self._begin)
-        pieces = self._trimmed(pieces)
-        ids = self.whole("" if negative else self.instruction, prompt, pieces, ids_of, room)
+        before = "" if negative else self.instruction
+        ids = self.whole(prompt, self._trimmed(pieces), ids_of, room, lambda text: before + text)
         return self.padded([*self._begin, *ids])
 
     def output(self, ids: Tensor, rows: Tensor | None) -> Encoded:
@@ -170,3 +176,59 @@ class GemmaEncoder(LanguageEncoder):
     def token_ids(self, text: str) -> list[int]:
         """Ids of a text's tokens within a prompt, behind a space, in lower case."""
         return super().token_ids(text.lower())
+
+
+@dataclass(eq=False, repr=False)
+class QwenEncoder(LanguageEncoder):
+    """Qwen 3 as Flux.2 Klein uses it: a prompt is what a user says in a chat, and states of several layers are read.
+
+    Padding is masked in the encoder. Its states go on to the denoiser like all others.
+    """
+
+    layers: tuple[int, ...] = ()
+    """After so many layers the states are read."""
+
+    def tokenize(
+        self,
+        prompt: str,
+        pieces: Iterable[str],
+        ids_of: Mapping[str, Sequence[int]],
+        *,
+        negative: bool = False,
+    ) -> list[int]:
+        """See `TextEncoder.tokenize`."""
+        ids = self.whole(prompt, pieces, ids_of, self.max_tokens, self._said)
+        if self.tokenizer.padding_side == "right":
+            return self.padded(ids)
+        return [self.tokenizer.pad_token_id] * (self.max_tokens - len(ids)) + ids
+
+    def _said(self, prompt: str) -> str:
+        """The chat in which a user says a prompt, up to where the answer begins, by the tokenizer's own template."""
+        chat = [{"role": "user", "content": prompt}]
+        return str(
+            self.tokenizer.apply_chat_template(
+                chat, tokenize=False, add_generation_prompt=True, enable_thinking=False
+            )
+        )
+
+    def output(self, ids: Tensor, rows: Tensor | None) -> Encoded:
+        """States of the layers, side by side: (B, L, layers D)."""
+        found = self.run(ids, rows, all_hidden_states=True, attention_mask=self.mask(ids))
+        return Encoded(torch.cat([found.hidden_states[layer] for layer in self.layers], dim=-1))
+
+    def mask(self, ids: Tensor) -> Tensor:
+        """1 for tokens, 0 for padding: (B, L)."""
+        # The token of padding may stand in a prompt, but a chat neither begins nor ends with it
+        mask = (ids != self.tokenizer.pad_token_id).long()
+        if self.tokenizer.padding_side == "left":
+            return mask.cummax(dim=1).values
+        return mask.flip(1).cummax(dim=1).values.flip(1)
+
+    def spellings(self, text: str) -> tuple[str, ...]:
+        """As it is, and behind a space."""
+        return text, f"Ġ{text}"
+
+    def word_of(self, token: str) -> str | None:
+        """Words begin behind a space. Letters beyond ASCII are bytes here."""
+        word = token.removeprefix("Ġ")
+        return word if token.startswith("Ġ") and word.isascii() and word.isalpha() else None

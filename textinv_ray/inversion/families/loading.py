@@ -10,6 +10,7 @@ from pydantic import JsonValue
 from textinv_ray.config.model_families import ModelFamily, family_of
 from textinv_ray.inversion.families.backbone import Backbone
 from textinv_ray.inversion.families.flux import Flux
+from textinv_ray.inversion.families.flux2_klein import Flux2Klein
 from textinv_ray.inversion.families.precision import (
     DTYPES,
     choose_device,
@@ -26,7 +27,7 @@ from textinv_ray.util.errors import UserError
 
 BACKBONES: dict[ModelFamily, type[Backbone]] = {
     backbone.family: backbone
-    for backbone in (StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, Sana)
+    for backbone in (StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, Sana, Flux2Klein)
 }
 
 

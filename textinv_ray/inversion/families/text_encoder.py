@@ -31,7 +31,8 @@ class TextEncoder(ABC):
     """
 
     name: str
-    """Its key in files of words, as ComfyUI calls it: `clip_l`, `clip_g`, `clip_h`, `t5xxl`, `gemma`."""
+    """Its key in files of words, as ComfyUI calls it: `clip_l`, `clip_g`, `clip_h`, `t5xxl`, `gemma`,
+    `qwen3_4b`, `qwen3_8b`."""
     tokenizer: PreTrainedTokenizerBase
     model: PreTrainedModel
     columns: slice = field(default_factory=partial(slice, 0))
@@ -162,10 +163,12 @@ class TextEncoder(ABC):
     def known_as(self, text: str) -> bool:
         """Whether a text is one token of the vocabulary."""
         tokenizer = self.tokenizer
-        # convert_tokens_to_ids gives unknown tokens the id of the unknown token
+        tokens = self.spellings(text)
+        # Unknown tokens get the id of the unknown token, or None where there is none
+        ids = (tokenizer.convert_tokens_to_ids(token) for token in tokens)
         return any(
-            tokenizer.convert_ids_to_tokens(tokenizer.convert_tokens_to_ids(token)) == token
-            for token in self.spellings(text)
+            id_ is not None and tokenizer.convert_ids_to_tokens(id_) == token
+            for token, id_ in zip(tokens, ids, strict=True)
         )
 
     def cut_off(self, prompt: str, placeholder_token: str, room: int) -> ValueError:

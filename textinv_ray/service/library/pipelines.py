@@ -23,6 +23,7 @@ Result = TypeVar("Result")
 
 _CLIP_L, _CLIP_G = ("clip_l", "tokenizer", "text_encoder"), ("clip_g", "tokenizer_2", "text_encoder_2")
 _ENCODERS = {
+    "Flux2Klein": (("", "tokenizer", "text_encoder"),),
     "Flux": (_CLIP_L, ("t5xxl", "tokenizer_2", "text_encoder_2")),
     "Sana": (("", "tokenizer", "text_encoder"),),
     "StableDiffusion3": (_CLIP_L, _CLIP_G, ("t5xxl", "tokenizer_3", "text_encoder_3")),
@@ -30,7 +31,7 @@ _ENCODERS = {
     "StableDiffusion": (("", "tokenizer", "text_encoder"),),
 }
 """How the name of a pipeline's class begins -> (name in files of words, tokenizer, model) of each text encoder."""
-KNOWN = "Stable Diffusion 1.x, 2.x, XL, 3 and 3.5, Flux.1 and Sana"
+KNOWN = "Stable Diffusion 1.x, 2.x, XL, 3 and 3.5, Flux.1, Flux.2 Klein and Sana"
 
 
 def load_words(pipeline: DiffusionPipeline, *sources: str) -> list[str]:
@@ -38,7 +39,8 @@ def load_words(pipeline: DiffusionPipeline, *sources: str) -> list[str]:
 
     Afterwards prompts of the pipeline may contain the tokens, also those of image-to-image, inpainting and ControlNet
     pipelines of these families. A word of V vectors becomes the tokens `<x>`, `<x>_1`, ..., to which `<x>` is expanded
-    in prompts: by diffusers, or where it has no loader of words (Stable Diffusion 3, Sana) by this function.
+    in prompts: by diffusers, or where it has no loader of words (Stable Diffusion 3, Sana, Flux.2 Klein) by this
+    function.
 
     With SDXL, Stable Diffusion 3 and Flux.1 this also mends the pooled prompt: published configurations say
     `eos_token_id: 2`, for which transformers takes the token with the largest id for the end of a prompt, and that is

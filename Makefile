@@ -7,6 +7,9 @@ INSTALLED := $(VENV)/.installed
 # One training process per core; with a GPU, one in all.
 TEAM = $(BIN)/torchrun --standalone --nproc-per-node $$($(BIN)/python -c "import os, torch; print(1 if torch.cuda.is_available() else os.cpu_count())")
 
+# Tests run in as many processes as there are cores, at most four: each has models of its own in memory.
+PYTEST = $(BIN)/python -m pytest tests --numprocesses logical --maxprocesses 4 --dist loadgroup
+
 export RAY_USAGE_STATS_ENABLED = 0
 export TOKENIZERS_PARALLELISM = false
 
@@ -29,13 +32,13 @@ demo: install    ## learn the eight example concepts with the bundled model
 	$(BIN)/python jobs/invert_many.py examples/manifest.parquet --output outputs/demo
 
 test: install lint   ## everything that must pass
-	$(BIN)/python -m pytest tests -m 'not faults'
+	$(PYTEST) -m 'not faults'
 
 test-faults: install ## nodes and processes that come, go, die or hang, on a Ray of several nodes
 	$(BIN)/python -m pytest tests -m faults
 
 test-quick: install  ## what is worth running after every change
-	$(BIN)/python -m pytest tests -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 lint: install    ## style, types, layering
 	$(BIN)/ruff check .

@@ -21,6 +21,24 @@ from PIL import Image
 from tests.support import tiny, tiny_flow
 from tests.support.tables import Write
 
+_START_RAY = ("benchmarks", "cli", "experiments", "service", "system")
+"""Folders whose slow tests start a Ray of their own."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Shares tests out between the processes of pytest-xdist (`--dist loadgroup`).
+
+    Tests that start a Ray take all cores, so they run in one process, one after the other; of the others, each file is
+    run by one process.
+    """
+    for item in items:
+        folder, *rest = item.path.relative_to(Path(__file__).parent).parts
+        starts_ray = folder in _START_RAY and item.get_closest_marker("slow") is not None
+        uses_ray = "local_ray" in getattr(item, "fixturenames", ())
+        group = "ray" if starts_ray or uses_ray else "/".join((folder, *rest))
+        item.add_marker(pytest.mark.xdist_group(group))
+
 
 @pytest.fixture(scope="session")
 def tiny_sd(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -29,7 +29,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $(INSTALLED)
 
 demo: install    ## learn the eight example concepts with the bundled model
-	$(BIN)/python jobs/invert_many.py examples/manifest.parquet --output outputs/demo
+	$(BIN)/textinv demo
 
 test: install lint   ## everything that must pass
 	$(PYTEST) -m 'not faults'

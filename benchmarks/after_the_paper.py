@@ -275,7 +275,7 @@ def _seconds(action: Callable[[], Any]) -> float:
 
 
 def read_concepts(uri: str, config: JobConfig, seeds: int, limit: int | None) -> dict[Run, Concept]:
-    """Every concept of a manifest with every seed, as jobs/ablate.py has them. Captions are left out."""
+    """Every concept of a manifest with every seed, as `textinv ablate` has them. Captions are left out."""
     source, facts = Manifest.open(uri), sources.facts(config.model)
     checks.check(source, config)
     found = {}

@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from typer.main import get_command
 
-from textinv_ray.config.job import JobConfig, preset_names
+from textinv_ray.cli.jobs import app
+from textinv_ray.config.job import JobConfig
 from textinv_ray.config.model_families import FAMILIES
+from textinv_ray.config.presets import preset_names, purpose
 from textinv_ray.manifest import columns
 from textinv_ray.service.store import records
 from textinv_ray.service.store.records import Decision, Failure, JobRecord, Record, Result
@@ -76,12 +79,10 @@ def presets_table() -> str:
     """Every preset with the model that it is for and what it changes."""
     rows = []
     for name in preset_names():
-        text = (ROOT / "configs" / f"{name}.yaml").read_text(encoding="utf-8")
-        comment = " ".join(line[1:].strip() for line in _leading_comments(text))
         config = JobConfig.load(name)
         learned = config.training
         training = f"{learned.steps} steps x {learned.batch_size}, rate {learned.learning_rate:g}"
-        rows.append(f"| `{name}` | `{config.model.path}` | {training} | {_one_line(comment)} |")
+        rows.append(f"| `{name}` | `{config.model.path}` | {training} | {_one_line(purpose(name))} |")
     return "\n".join(["| preset | model | training | |", "|---|---|---|---|", *rows])
 
 
@@ -122,6 +123,33 @@ def record_table(record: type[Record]) -> str:
     return "\n".join(["| field | type | unit or range | |", "|---|---|---|---|", *rows])
 
 
+def commands_table() -> str:
+    """Every command of `textinv` with its arguments and options, from its own help."""
+    parts = []
+    for name, command in sorted(get_command(app).commands.items()):  # type: ignore[attr-defined]
+        about = "\n\n".join(_one_line(part) for part in command.help.split("\n\n"))
+        rows = [f"| {_names(option)} | {_one_line(_meaning(option))} |" for option in command.params]
+        parts.append("\n".join([f"### textinv {name}\n", f"{about}\n", "| | |\n|---|---|", *rows]))
+    return "\n\n".join(parts)
+
+
+def _names(option: Any) -> str:
+    """How an argument or option is written, such as `-o`, `--output` `URI`."""
+    if option.param_type_name == "argument":
+        return f"`{option.metavar}`"
+    names = ", ".join(f"`{name}`" for name in sorted(option.opts, key=len))
+    return names if option.is_flag else f"{names} `{option.metavar or option.type.name.upper()}`"
+
+
+def _meaning(option: Any) -> str:
+    text = (option.help or "").replace("<", "&lt;")
+    if option.required and option.param_type_name == "option":
+        return f"{text} Required."
+    if option.show_default and option.default not in (None, False):
+        return f"{text} Default: `{option.default}`."
+    return text
+
+
 RECORDS: Mapping[str, type[Record]] = {
     "result-fields": Result,
     "failure-fields": Failure,
@@ -133,6 +161,7 @@ RECORDS: Mapping[str, type[Record]] = {
 }
 """Marker -> the record whose fields are its table."""
 TABLES: Mapping[str, Callable[[], str]] = {
+    "commands": commands_table,
     "manifest-columns": columns_table,
     "settings": settings_table,
     "presets": presets_table,
@@ -141,13 +170,6 @@ TABLES: Mapping[str, Callable[[], str]] = {
     **{name: partial(record_table, record) for name, record in RECORDS.items()},
 }
 """Marker -> what makes its table."""
-
-
-def _leading_comments(text: str) -> Iterator[str]:
-    for line in text.splitlines():
-        if not line.startswith("#"):
-            return
-        yield line
 
 
 def _fields(

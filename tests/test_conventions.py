@@ -10,6 +10,7 @@ TESTED_IN = {
     "cli/options": "cli/test_jobs",
     "cli/outputs": "service/library/test_export",
     "cli/review": "service/reviewing/test_serve",
+    "cli/studies": "experiments/test_ablation",
     "cli/words": "service/library/test_export",
     "concepts/settings": "concepts/test_fingerprints",
     "config/model": "config/test_job",

@@ -5,7 +5,7 @@
 The images are those that `training.build` made, and lie in the manifest; characters are taken evenly from all
 styles, and with another --first others. Of a character there are eight; more views are drawn (which needs Node.js, as
 `training.build` says). Each image has a caption, and each concept a person's description as its tag `description`:
-all that jobs/ablate.py and jobs/evaluate_many.py can use.
+all that `textinv ablate` and `textinv evaluate` can use.
 """
 
 from __future__ import annotations

@@ -16,9 +16,10 @@ import pytest
 
 import textinv_ray
 from tests.support.commands import REPOSITORY, script, textinv
-from textinv_ray.cli import jobs
+from textinv_ray.cli.options import load_config
 from textinv_ray.concepts.word_files import store_word
-from textinv_ray.config.job import JobConfig, preset_names
+from textinv_ray.config.job import JobConfig
+from textinv_ray.config.presets import preset_names
 
 
 def test_validate_says_that_nothing_is_wrong(
@@ -169,7 +170,7 @@ def test_invert_hands_over_to_the_service(monkeypatch: pytest.MonkeyPatch, code:
 
 def test_settings_of_the_cluster_and_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEXTINV_SET", "service.workers=16 training.steps=7")
-    job = jobs.load_config(None, ["training.steps=9"])
+    job = load_config(None, ["training.steps=9"])
     assert (job.service.workers, job.training.steps) == (16, 9)
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from textinv_ray.config.job import JobConfig, preset_names
+from textinv_ray.config.job import JobConfig
 from textinv_ray.config.model_families import STABLE_DIFFUSION_XL
+from textinv_ray.config.presets import preset_names
 from textinv_ray.util.errors import UserError
 from textinv_ray.util.redact import redact, redact_text
 

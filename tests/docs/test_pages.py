@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import pkgutil
 import re
 from collections.abc import Sequence
@@ -10,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
@@ -21,7 +19,12 @@ from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion import Backbone, load_backbone, save_learned_embeds
 from textinv_ray.service.batch.prompts_table import PromptRow
 
-JOBS = {"invert_many": "invert", "generate_many": "generate-many", "evaluate_many": "evaluate"}
+JOBS = {
+    "ablate": "ablate",
+    "evaluate_many": "evaluate",
+    "generate_many": "generate-many",
+    "invert_many": "invert",
+}
 """Scripts in jobs/ and the commands that they are."""
 TOP = (
     "textinv_ray|tests|jobs|benchmarks|configs|docs|examples|training"
@@ -76,6 +79,32 @@ def test_every_room_is_described() -> None:
         assert set(re.findall(r"^\| `(\w+)/`", table, re.MULTILINE)) == rooms
 
 
+def test_the_page_on_commands_is_the_program_s_help() -> None:
+    text = (ROOT / "docs" / "commands.md").read_text().replace("&lt;", "<")
+    listed = dict(re.findall(r"^\| `textinv ([\w-]+)` \| (.+) \|$", text, re.MULTILINE))
+    group = get_command(app)
+    assert isinstance(group, TyperGroup)
+    helps = {name: (command.help or "").split("\n\n")[0] for name, command in group.commands.items()}
+    assert listed == {name: " ".join(text.split()) for name, text in helps.items()}
+
+
+def test_what_commands_write_goes_where_output_says() -> None:
+    """One option, -o/--output URI, in all commands that write files; its help begins the same way."""
+    group = get_command(app)
+    assert isinstance(group, TyperGroup)
+    options = {
+        name: option
+        for name, command in group.commands.items()
+        for option in command.params
+        if option.name in ("output", "out") and option.param_type_name == "option"
+    }
+    assert set(options) == {"ablate", "demo", "export", "generate", "generate-many", "invert", "manifest"}
+    assert {tuple(sorted(option.opts)) for option in options.values()} == {("--output", "-o")}
+    for name, option in options.items():
+        what = "File" if name == "manifest" else "Folder"
+        assert re.fullmatch(rf"{what} or URI \(s3://\.\.\.\) for the .+\. Default: .+\.", option.help), name  # type: ignore[attr-defined]
+
+
 def test_the_list_of_benchmarks_is_complete() -> None:
     text = (ROOT / "benchmarks" / "README.md").read_text()
     files = {path.name for path in (ROOT / "benchmarks").glob("[!_]*.py")}
@@ -119,14 +148,12 @@ def test_messages_in_troubleshooting_are_the_program_s() -> None:
 
 def _command_of(words: Sequence[str]) -> tuple[TyperCommand, list[str]] | None:
     """The command that a line runs, and its arguments; none for programs of others."""
-    if words[0] == "textinv":
+    if words[0] == "textinv" and not words[1].startswith("--"):
         return _subcommand(words[1]), list(words[2:])
     if words[0].endswith("python") and len(words) > 1 and words[1].startswith("jobs/"):
         script = Path(words[1])
         assert (ROOT / script).is_file()
-        if script.stem in JOBS:
-            return _subcommand(JOBS[script.stem]), list(words[2:])
-        return _script(script), list(words[2:])
+        return _subcommand(JOBS[script.stem]), list(words[2:])
     return None
 
 
@@ -134,19 +161,6 @@ def _subcommand(name: str) -> TyperCommand:
     group = get_command(app)
     assert isinstance(group, TyperGroup)
     command = group.commands[name]
-    assert isinstance(command, TyperCommand)
-    return command
-
-
-def _script(path: Path) -> TyperCommand:
-    spec = importlib.util.spec_from_file_location(path.stem, ROOT / path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    job = typer.Typer()
-    job.command()(getattr(module, path.stem))
-    command = get_command(job)
     assert isinstance(command, TyperCommand)
     return command
 

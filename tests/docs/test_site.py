@@ -18,7 +18,8 @@ import pytest
 from pydantic import BaseModel
 
 from tests.support.pages import ROOT
-from textinv_ray.config.job import JobConfig, preset_names
+from textinv_ray.config.job import JobConfig
+from textinv_ray.config.presets import preset_names
 from textinv_ray.manifest.columns import COLUMNS
 from textinv_ray.service.store.records import Failure, JobRecord, Result
 from textinv_ray.service.views import results_table

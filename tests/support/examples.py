@@ -216,5 +216,5 @@ def begin(store: Store, config: JobConfig, folder: Path, count: int = 3) -> None
 def ablate(
     manifest: str, folder: Path, settings: Sequence[str], *options: str
 ) -> subprocess.CompletedProcess[str]:
-    """jobs/ablate.py on a Ray of its own, in `folder`, into its "out"."""
+    """`textinv ablate` on a Ray of its own, in `folder`, into its "out"."""
     return finished([*script("ablate", manifest, "-o", "out"), *as_options(settings), *options], folder)

@@ -124,7 +124,7 @@ def test_two_words_in_one_prompt_by_command(tmp_path: Path, capsys: pytest.Captu
         path.write_bytes(write_word("comfyui", f"<{name}>", word)[""])
         sources += ["--words", str(path)]
     out = tmp_path / "pictures"
-    options = ["-n", "2", "--steps", "2", "--out", str(out), *sources]
+    options = ["-n", "2", "--steps", "2", "--output", str(out), *sources]
     assert textinv("generate", "a <fox> person as a <ink>", *options) == 0
     assert sorted(path.name for path in out.iterdir()) == ["0.png", "1.png", "grid.png"]
     with Image.open(out / "grid.png") as grid:

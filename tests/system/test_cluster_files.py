@@ -14,7 +14,9 @@ import yaml
 
 from tests.support.commands import REPOSITORY
 from textinv_ray.cli import jobs
-from textinv_ray.config.job import JobConfig, preset_names
+from textinv_ray.cli.options import load_config
+from textinv_ray.config.job import JobConfig
+from textinv_ray.config.presets import preset_names
 from textinv_ray.util.errors import UserError
 
 tomllib = pytest.importorskip("tomllib")  # Python 3.11
@@ -112,7 +114,7 @@ def test_what_the_clusters_machines_set(aws: dict[str, Any], monkeypatch: pytest
     given = dict(option[1].split("=", 1) for option in options if option[0] == "--env")
     assert given["RAY_USAGE_STATS_ENABLED"] == "0"
     monkeypatch.setenv("TEXTINV_SET", given["TEXTINV_SET"])
-    job = jobs.load_config("sd15", None)
+    job = load_config("sd15", None)
     assert job.service.workers == aws["max_workers"]
     assert job.service.gpus_per_worker == 1
     assert job.service.output.startswith("s3://")

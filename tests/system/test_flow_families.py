@@ -77,10 +77,12 @@ def test_a_whole_job(
         for concept_id, rows in jobs.words(tmp_path, settings).items():
             joined = np.concatenate(list(lexicon.word(f"<{concept_id}>").values()), axis=1)
             np.testing.assert_allclose(joined, rows, atol=1e-4)
-        assert textinv("export", job.store.uri, "--format", "comfyui", "--out", str(tmp_path / "words")) == 0
+        assert (
+            textinv("export", job.store.uri, "--format", "comfyui", "--output", str(tmp_path / "words")) == 0
+        )
         (read,) = read_words(tmp_path / "words" / "c1.safetensors").values()
         assert all(map(np.array_equal, read.values(), word.values()))
-        options = ["--words", job.store.uri, "--out", str(tmp_path / "pictures"), "-n", "2"]
+        options = ["--words", job.store.uri, "--output", str(tmp_path / "pictures"), "-n", "2"]
         assert textinv("generate", "a <c0> beside a <c1>", *options) == 0
         assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"0.png", "1.png", "grid.png"}
         result = job.store.result("c1")

@@ -117,7 +117,7 @@ def test_status_and_words(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("form", ["diffusers", "a1111", "comfyui"])
 def test_every_format_gives_the_words_back(job: Job, form: str, tmp_path: Path) -> None:
-    assert textinv("export", job.store.uri, "--format", form, "--out", str(tmp_path)) == 0
+    assert textinv("export", job.store.uri, "--format", form, "--output", str(tmp_path)) == 0
     name = {"a1111": "ti-c2"}.get(form, "c2")
     assert (tmp_path / f"{name}_2.safetensors").is_file() == (form == "diffusers")
     word = found(job)["<c2>"]
@@ -144,7 +144,7 @@ def test_they_are_evaluated(job: Job) -> None:
 
 
 def test_pictures_are_drawn(job: Job, tmp_path: Path) -> None:
-    options = ["--words", job.store.uri, "--out", str(tmp_path / "a"), "-n", "2"]
+    options = ["--words", job.store.uri, "--output", str(tmp_path / "a"), "-n", "2"]
     assert textinv("generate", "a <c0> beside a <c2>", *options) == 0
     assert {path.name for path in (tmp_path / "a").iterdir()} == {"0.png", "1.png", "grid.png"}
 
@@ -152,7 +152,7 @@ def test_pictures_are_drawn(job: Job, tmp_path: Path) -> None:
 def test_a_word_of_another_family_isnt_drawn(
     job: Job, tiny_sd: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["--words", job.store.uri, "--out", str(tmp_path / "a"), "--set", f"model.path={tiny_sd}"]
+    options = ["--words", job.store.uri, "--output", str(tmp_path / "a"), "--set", f"model.path={tiny_sd}"]
     assert textinv("generate", "a <c0>", *options) == 2
     assert (
         "the word '<c0>' was learned for Stable Diffusion XL, or 3 without T5: it has vectors for "

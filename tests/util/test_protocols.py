@@ -13,7 +13,9 @@ from textinv_ray.util.protocols import why_unusable
     [
         ("foo", "foo:// is no protocol that fsspec knows"),
         ("gs", "gs:// needs another Python package: pip install 'textinv_ray[gcs]'"),
-        ("abfs", "abfs:// needs another Python package: Install adlfs to access Azure"),
+        ("az", "az:// needs another Python package: pip install 'textinv_ray[azure]'"),
+        ("abfs", "abfs:// needs another Python package: pip install 'textinv_ray[azure]'"),
+        ("dropbox", "dropbox:// needs another Python package: "),
     ],
 )
 def test_what_is_said_of_a_protocol(protocol: str, expected: str) -> None:

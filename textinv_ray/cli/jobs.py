@@ -1,15 +1,14 @@
 """`textinv`: the commands about jobs. Each parses its arguments, calls the library and prints what happened.
 
-Exit codes: 0, success; 1, some concepts failed; 2, the command, the configuration or the manifest is wrong; 130 or 143,
-the job was stopped by SIGINT or SIGTERM.
+Exit codes: see textinv_ray/util/exit_codes.py.
 Heavy libraries are imported only by the commands that need them.
 """
 
 from __future__ import annotations
 
 import itertools
-import os
 import sys
+import traceback
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Annotated
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from textinv_ray import __version__
-from textinv_ray.cli import review, words
+from textinv_ray.cli import newcomers, review, studies, words
 from textinv_ray.cli.options import (
     ConfigOption,
     ManifestArgument,
@@ -27,11 +26,14 @@ from textinv_ray.cli.options import (
     TrackingOption,
     VerboseOption,
     ids,
+    load_config,
+    output_option,
 )
 from textinv_ray.config.job import DEFAULT_PRESET, JobConfig
 from textinv_ray.config.model_families import UnsupportedModelError
 from textinv_ray.manifest import checks
 from textinv_ray.util.errors import UserError
+from textinv_ray.util.exit_codes import ExitCode, in_a_line
 from textinv_ray.util.redact import redact
 from textinv_ray.util.terminal import PlainConsole, say
 
@@ -41,10 +43,11 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="textinv",
-    add_completion=False,
+    epilog=in_a_line(),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+newcomers.add_to(app)
 
 SHOWN_FILES = 20
 """The most skipped or renamed files that are listed."""
@@ -72,10 +75,7 @@ def program(
 def invert(
     manifest: ManifestArgument,
     config: ConfigOption = None,
-    output: Annotated[
-        str | None,
-        typer.Option("--output", "-o", metavar="URI", help="Folder or URI (s3://...) for the results."),
-    ] = None,
+    output: Annotated[str | None, output_option("the results", "results")] = None,
     overrides: SetOption = None,
     only: OnlyOption = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Learn only the first N concepts.")] = None,
@@ -152,8 +152,15 @@ def build_manifest(
     folder: Annotated[
         str, typer.Argument(metavar="DIR", help="Folder with one folder of images per concept.")
     ],
-    out: Annotated[
-        str, typer.Option("--output", "-o", metavar="PATH", help="Path or URI of the manifest to write.")
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="URI",
+            help="File or URI (s3://...) for the manifest. Default: manifest.parquet.",
+            show_default=False,
+        ),
     ] = "manifest.parquet",
     embed: Annotated[
         bool,
@@ -167,13 +174,13 @@ def build_manifest(
     """
     from textinv_ray.manifest import build
 
-    built = build.build(folder, out, embed=embed)
+    built = build.build(folder, output, embed=embed)
     for title, lines in (("skipped", built.skipped), ("renamed", built.renamed), ("note", built.notes)):
         for line in lines[:SHOWN_FILES]:
             say(f"{title}: {line}")
         if len(lines) > SHOWN_FILES:
             say(f"{title}: ... and {len(lines) - SHOWN_FILES} more")
-    say(f"{redact(out)}: {_count(built.concepts, 'concept')}, {_count(built.images, 'image')}")
+    say(f"{redact(output)}: {_count(built.concepts, 'concept')}, {_count(built.images, 'image')}")
     if built.without_initializer:
         few = ", ".join(built.without_initializer[:5])
         more = ", ..." if len(built.without_initializer) > 5 else ""
@@ -218,12 +225,7 @@ def validate(
     )
     if check_images and (failed := _check_images(opened, job)):
         say(f"{_count(failed, 'concept')} would fail for an image", err=True)
-        raise typer.Exit(1)
-
-
-def load_config(config: str | None, overrides: list[str] | None) -> JobConfig:
-    """The preset or file, overridden by TEXTINV_SET (which a cluster's machines set for all jobs) and then by --set."""
-    return JobConfig.load(config, [*os.environ.get("TEXTINV_SET", "").split(), *(overrides or ())])
+        raise typer.Exit(ExitCode.INCOMPLETE)
 
 
 def _check_images(manifest: Manifest, job: JobConfig) -> int:
@@ -272,6 +274,9 @@ def _check_images(manifest: Manifest, job: JobConfig) -> int:
 
 words.add_to(app)
 review.add_to(app)
+studies.add_to(app)
+for command in app.registered_commands:
+    command.epilog = in_a_line()
 
 
 def _numbers(sizes: Sequence[int]) -> str:
@@ -285,7 +290,14 @@ def _count(number: int, noun: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the `textinv` program and ends the process with its exit code. `arguments` default to the command line's."""
     try:
-        app(args=list(arguments) if arguments is not None else None)
+        if arguments is None:
+            app(prog_name="textinv")  # by `python -m textinv_ray`, too
+        else:
+            app(args=list(arguments))
     except UserError as error:
         say(f"error: {error}", err=True)
-        sys.exit(2)
+        sys.exit(ExitCode.USER_ERROR)
+    except Exception:
+        say(traceback.format_exc(), err=True)
+        say("error: a fault of textinv_ray itself; please report it with the lines above", err=True)
+        sys.exit(ExitCode.FAULT)

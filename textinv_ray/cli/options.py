@@ -2,11 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
 
 import typer
 
+from textinv_ray.config.job import JobConfig
+from textinv_ray.config.presets import preset_names
 from textinv_ray.util.errors import UserError
+
+
+def _presets(incomplete: str) -> Iterator[str]:
+    """For the shell's completion."""
+    return (name for name in preset_names() if name.startswith(incomplete))
+
+
+def output_option(what: str, default: str) -> Any:
+    """The option -o/--output, the same in every command that writes something.
+
+    `what`: is written there. `default`: where it goes otherwise.
+    """
+    return typer.Option(
+        "--output",
+        "-o",
+        metavar="URI",
+        help=f"Folder or URI (s3://...) for {what}. Default: {default}.",
+        show_default=False,
+    )
+
 
 ManifestArgument = Annotated[
     str, typer.Argument(metavar="MANIFEST", help="Parquet file: a path or an fsspec URI.")
@@ -20,8 +44,9 @@ ConfigOption = Annotated[
         "--config",
         "-c",
         metavar="NAME|PATH",
-        help="Preset (mini, mini-sdxl, sd15, sd21, sdxl, sdxl-fast, sd35, flux, sana, klein, paper, quick, bias) or "
-        "YAML file. Default: mini, for the bundled model.",
+        autocompletion=_presets,
+        help=f"Preset ({', '.join(preset_names())}) or YAML file; `textinv presets` lists them. "
+        "Default: mini, for the bundled model.",
     ),
 ]
 SetOption = Annotated[
@@ -46,6 +71,10 @@ TrackingOption = Annotated[
         help="MLflow server or database. Default: MLFLOW_TRACKING_URI, else mlflow.db beside the output.",
     ),
 ]
+PresetArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="[NAME]", autocompletion=_presets, help="Print the settings of this preset."),
+]
 VerboseOption = Annotated[
     bool, typer.Option("--verbose", "-v", help="Print the messages of the libraries as well.")
 ]
@@ -59,3 +88,13 @@ def ids(only: str | None) -> list[str] | None:
     if not found:
         raise UserError(f"--only {only!r} names no concept: give ids as in --only a,b, or omit it")
     return found
+
+
+def load_config(
+    config: str | None, overrides: Sequence[str] | None, defaults: Sequence[str] = ()
+) -> JobConfig:
+    """The preset or file, overridden by TEXTINV_SET (which a cluster's machines set for all jobs) and then by --set.
+
+    `defaults`: overrides of the command itself, which come before both.
+    """
+    return JobConfig.load(config, [*defaults, *os.environ.get("TEXTINV_SET", "").split(), *(overrides or ())])

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from textinv_ray.util.errors import UserError
+from textinv_ray.util.submitted_job import check_lasting
 from textinv_ray.util.terminal import say
 
 if TYPE_CHECKING:
@@ -28,6 +29,12 @@ def open_store(uri: str) -> Store:
     from textinv_ray.service.store.store import Store
 
     return Store(uri)
+
+
+def open_target(uri: str) -> Store:
+    """The output at a folder or URI that the command writes to. Raises UserError where it would be lost."""
+    check_lasting(uri)
+    return open_store(uri)
 
 
 def concept_runs(store: Store, tracking_uri: str | None) -> ConceptRuns:

@@ -10,6 +10,7 @@ import typer
 from textinv_ray.cli.options import OnlyOption, OutputArgument, TrackingOption, ids
 from textinv_ray.cli.outputs import approved_words, concept_runs, open_store, quiet_libraries
 from textinv_ray.util.errors import UserError
+from textinv_ray.util.exit_codes import ExitCode
 from textinv_ray.util.terminal import say
 from textinv_ray.util.text import one_line
 
@@ -111,11 +112,11 @@ def register(
             f"not registered, MLflow has no run of their word: {few}; run `textinv track {store.shown}`",
             err=True,
         )
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.INCOMPLETE)
 
 
 def _import(store: Store, path: str, reviewer: str, tags: DecisionTags | None) -> None:
-    """Stores the decisions of a file. Exit code 1 when some of them couldn't be."""
+    """Stores the decisions of a file. Exit code INCOMPLETE when some of them couldn't be."""
     from textinv_ray.service.reviewing import decision_file
 
     found = decision_file.read(path)
@@ -130,7 +131,7 @@ def _import(store: Store, path: str, reviewer: str, tags: DecisionTags | None) -
     if len(outcome.refused) > _SHOWN_REFUSED:
         say(f"not stored: ... and {len(outcome.refused) - _SHOWN_REFUSED} more", err=True)
     if outcome.refused:
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.INCOMPLETE)
 
 
 def _tags(store: Store, tracking_uri: str | None) -> DecisionTags | None:

@@ -14,8 +14,9 @@ from textinv_ray.cli.options import (
     TrackingOption,
     VerboseOption,
     ids,
+    output_option,
 )
-from textinv_ray.cli.outputs import approved_words, concept_runs, open_store, quiet_libraries
+from textinv_ray.cli.outputs import approved_words, concept_runs, open_store, open_target, quiet_libraries
 from textinv_ray.util.errors import UserError
 from textinv_ray.util.terminal import say
 
@@ -70,9 +71,7 @@ def generate(
     size: Annotated[
         int | None, typer.Option(min=8, max=4096, help="Side in pixels, a multiple of 8.")
     ] = None,
-    out: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Folder for the pictures. Default: generated/<prompt>.")
-    ] = None,
+    output: Annotated[str | None, output_option("the pictures", "generated/<prompt>")] = None,
     config: LearnedConfigOption = None,
     overrides: SetOption = None,
 ) -> None:
@@ -94,7 +93,7 @@ def generate(
         count=number,
         size=size,
     )
-    store = open_store(f"generated/{_slug(prompt)}" if out is None else out)
+    store = open_target(f"generated/{_slug(prompt)}" if output is None else output)
     names = generating.one(request, lexicon, job, store)
     say(f"{store.shown}/{names[0]}: {', '.join(names[1:])}")
 
@@ -108,12 +107,7 @@ def generate_many(
         ),
     ],
     words: WordsOption,
-    output: Annotated[
-        str,
-        typer.Option(
-            "--output", "-o", metavar="URI", help="Folder or URI for the pictures and index.parquet."
-        ),
-    ] = "generated",
+    output: Annotated[str, output_option("the pictures and index.parquet", "generated")] = "generated",
     steps: StepsOption = None,
     config: LearnedConfigOption = None,
     overrides: SetOption = None,
@@ -128,20 +122,18 @@ def generate_many(
 
     lexicon = Lexicon(words)
     job = generating.settings(lexicon, config, overrides or (), steps, None)
-    store = open_store(output)
+    store = open_target(output)
     with log_file(store) as log, captured(log, verbose) as console:
         code = generating.many(prompts, lexicon, job, store, console)
     raise typer.Exit(code)
 
 
 def export(
-    output: OutputArgument,
+    source: OutputArgument,
     format_name: Annotated[
         str, typer.Option("--format", metavar="FORMAT", help="diffusers, a1111 or comfyui.")
     ],
-    out: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Folder or URI for the files. Default: export/<format>.")
-    ] = None,
+    output: Annotated[str | None, output_option("the files", "export/<format>")] = None,
     only: OnlyOption = None,
     approved: Annotated[
         bool,
@@ -167,8 +159,8 @@ def export(
     quiet_libraries()
     from textinv_ray.service.library import export as exporting
 
-    store = open_store(output)
-    target = open_store(f"export/{format_name}" if out is None else out)
+    store = open_store(source)
+    target = open_target(f"export/{format_name}" if output is None else output)
     exported = exporting.export(
         store,
         format_name,
@@ -206,7 +198,7 @@ def evaluate(
     from textinv_ray.service.driver.console import captured
     from textinv_ray.service.driver.environment import log_file
 
-    store = open_store(output)
+    store = open_target(output)
     todo = evaluating.plan(store, preset, overrides or (), dino)
     with log_file(store) as log, captured(log, verbose) as console:
         code = evaluating.evaluate(store, todo, console, only=ids(only))

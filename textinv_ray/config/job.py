@@ -9,7 +9,6 @@ the same name (`steps`, `learning_rate`, `batch_size`, `num_vectors`, ...).
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,6 +18,7 @@ from pydantic import BaseModel, Field, JsonValue, ValidationError, model_validat
 from pydantic_core import ErrorDetails
 
 from textinv_ray.config.model import ModelConfig
+from textinv_ray.config.presets import preset_file
 from textinv_ray.config.training import Prompt, StoppingConfig, Strict, TrainingConfig, read_templates
 from textinv_ray.util import yaml_files
 from textinv_ray.util.errors import UserError
@@ -312,25 +312,6 @@ _LATER_FIELDS = (
 """(section, field) of settings that came later: left out at their default, so that earlier fingerprints hold."""
 
 
-def preset_names() -> list[str]:
-    """Names of the presets."""
-    return sorted(
-        {path.stem for folder in _preset_folders() for path in folder.glob("*.yaml") if _is_preset(path)}
-    )
-
-
-def _is_preset(path: Path) -> bool:
-    """Whether a YAML file has sections of JobConfig only: configs/ also holds files for clusters."""
-    sections = re.findall(r"^([A-Za-z_]\w*):", path.read_text(encoding="utf-8"), re.MULTILINE)
-    return bool(sections) and set(sections) <= set(JobConfig.model_fields)
-
-
-def _preset_folders() -> list[Path]:
-    """The folders that exist of: `configs/` of the source tree, `configs/` of the installed package."""
-    package = Path(__file__).resolve().parents[1]
-    return [folder for folder in (package.parent / "configs", package / "configs") if folder.is_dir()]
-
-
 def _read(name_or_path: str) -> tuple[str, object]:
     """(name for messages, content) of a preset or file. Raises UserError when there is none."""
     if "/" in name_or_path or name_or_path.endswith((".yaml", ".yml")):
@@ -338,16 +319,8 @@ def _read(name_or_path: str) -> tuple[str, object]:
         if not path.exists():
             raise UserError(f"configuration file {name_or_path!r} doesn't exist")
         return name_or_path, yaml_files.read(path, name_or_path)
-    for folder in _preset_folders():
-        path = folder / f"{name_or_path}.yaml"
-        if path.is_file() and _is_preset(path):
-            source = f"configuration {name_or_path!r}"
-            return source, yaml_files.read(path, source)
-    known = preset_names()
-    raise UserError(
-        f"no configuration {name_or_path!r}{nearest(name_or_path, known)} "
-        f"(presets: {', '.join(known)}; or give the path of a .yaml file)"
-    )
+    source = f"configuration {name_or_path!r}"
+    return source, yaml_files.read(preset_file(name_or_path), source)
 
 
 def _set(data: dict[str, object], override: str) -> None:

@@ -40,7 +40,9 @@ from textinv_ray.service.store.store import Store
 from textinv_ray.service.tracking.mirror import MLflowMirror
 from textinv_ray.service.tracking.uri import resolve_uri
 from textinv_ray.util.errors import UserError
+from textinv_ray.util.exit_codes import ExitCode
 from textinv_ray.util.redact import redact_text
+from textinv_ray.util.submitted_job import check_lasting
 from textinv_ray.util.text import nearest
 
 logger = logging.getLogger(__name__)
@@ -115,12 +117,13 @@ def ablate(
     variants, and for a manifest or model that can't be used.
     """
     chosen = choose_variants(variants)
+    check_lasting(output)
     source = Manifest.open(manifest_uri)
     checks.check(source, config)
     store = Store(output)
     rows = list(expand(source, config, chosen, seeds, limit))
     code = learn(store, rows, config)
-    if code <= 1:
+    if code <= ExitCode.INCOMPLETE:
         compare(store, source, {row["concept_id"] for row in rows}, config, code)
     return code
 
@@ -298,6 +301,8 @@ def publish(store: Store, table: pa.Table, plot: Path, config: JobConfig, code: 
     mirror = MLflowMirror(store, resolve_uri(config, store), config.tracking.experiment)
     try:
         mirror.open()
-        mirror.close("FINISHED" if code == 0 else "FAILED", StoredResults.read(store), [parquet, plot])
+        mirror.close(
+            "FINISHED" if code == ExitCode.DONE else "FAILED", StoredResults.read(store), [parquet, plot]
+        )
     except Exception as error:
         logger.warning("MLflow: %s", redact_text(str(error)))

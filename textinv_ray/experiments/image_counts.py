@@ -36,6 +36,8 @@ from textinv_ray.service.models import loading
 from textinv_ray.service.store.records import Result
 from textinv_ray.service.store.store import Store, sample_name
 from textinv_ray.util.errors import UserError
+from textinv_ray.util.exit_codes import ExitCode
+from textinv_ray.util.submitted_job import check_lasting
 
 PLOT = "set_sizes.png"
 _MOST_SAMPLES = 64  # the limit of review.images_per_prompt
@@ -63,6 +65,7 @@ def ablate(
     seeds: runs for each concept and n. limit: only the first so many concepts. Returns the exit code of `run.invert`.
     Raises UserError for a manifest or model that can't be used, and when no concept has `counts[-1]` images.
     """
+    check_lasting(output)
     source = Manifest.open(manifest_uri)
     checks.check(source, config)
     # The job stores the samples that it scores, and they are scored again here with other reference images
@@ -75,7 +78,7 @@ def ablate(
             f"{source.uri}: no concept has {counts[-1]} images; --set-sizes needs the largest number"
         )
     code = ablation.learn(store, rows, config)
-    if code <= 1:
+    if code <= ExitCode.INCOMPLETE:
         compare(store, source, {row["concept_id"] for row in rows}, counts, config, code)
     return code
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from textinv_ray.util.errors import UserError
+
 JOB_CONFIG_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray's job manager for the driver that it starts."""
 
@@ -26,3 +28,12 @@ def is_submitted_job() -> bool:
 def runs_in_uploaded_folder() -> bool:
     """Whether the working directory is a copy that Ray made for `--working-dir`."""
     return UPLOADS_FOLDER in Path.cwd().parts
+
+
+def check_lasting(output: str) -> None:
+    """Raises UserError for an output in the copy of the working directory that Ray makes for a submitted job."""
+    if is_submitted_job() and "://" not in output and not Path(output).expanduser().is_absolute():
+        raise UserError(
+            f"the output {output!r} lies in Ray's copy of the working directory, which ends with the job: give "
+            "--output an absolute path that all machines share, or a URI (s3://...)"
+        )

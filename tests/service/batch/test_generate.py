@@ -54,7 +54,7 @@ def test_one_prompt(
 ) -> None:
     out = tmp_path / "pictures"
     prompt = "a drawing of <cat> in the style of <ink>"
-    options = ["--words", output.uri, "--out", str(out), *settings]
+    options = ["--words", output.uri, "--output", str(out), *settings]
     assert textinv("generate", prompt, "-n", "5", "--seed", "3", *options) == 0
     assert capsys.readouterr().out == f"{out}/grid.png: 3.png, 4.png, 5.png, 6.png, 7.png\n"
     grid = pixels(out / "grid.png")
@@ -97,7 +97,7 @@ def test_mistakes_are_one_line(
     message: str,
 ) -> None:
     examples.finish(output, "four")
-    options = ["--words", output.uri, "--out", str(tmp_path / "p"), *settings]
+    options = ["--words", output.uri, "--output", str(tmp_path / "p"), *settings]
     assert textinv("generate", *arguments, *options) == 2
     error = capsys.readouterr().err
     assert message in error.splitlines()[-1]
@@ -169,7 +169,7 @@ def test_many_prompts_and_again(output: Store, settings: list[str], tmp_path: Pa
     assert index[2]["words"] == ["<cat>", "<ink>"]
 
     alone = tmp_path / "alone"
-    asked = ["generate", "a <cat> in <ink>", "-n", "1", "--seed", "2", "--out", str(alone)]
+    asked = ["generate", "a <cat> in <ink>", "-n", "1", "--seed", "2", "--output", str(alone)]
     assert command([sys.executable, "-m", "textinv_ray", *asked]) == (0, f"{alone}/grid.png: 2.png\n")
     picture = pixels(Path(out.path(index[2]["file"])))
     assert np.abs(picture - pixels(alone / "2.png")).max() <= 1, "the same picture, whatever the batch"
@@ -193,6 +193,6 @@ def picture_of(drawn: dict[str, int], index: list[dict[str, Any]]) -> str:
 
 def test_files_of_words_will_do(settings: list[str], tmp_path: Path) -> None:
     safetensors.torch.save_file({"emb_params": vectors(1)}, tmp_path / "owl.safetensors")
-    options = ["-w", str(tmp_path / "owl.safetensors"), "--out", str(tmp_path / "p"), *settings]
+    options = ["-w", str(tmp_path / "owl.safetensors"), "--output", str(tmp_path / "p"), *settings]
     assert textinv("generate", "an <owl>", "-n", "1", *options) == 0
     assert pixels(tmp_path / "p" / "0.png").shape == (16, 16, 3)

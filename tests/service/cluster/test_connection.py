@@ -109,6 +109,8 @@ def test_auto_without_a_ray(started: Callable[[str], None]) -> None:
 
 
 JOIN = """
+import os
+import signal
 import sys
 from rich.console import Console
 from textinv_ray.config.job import JobConfig
@@ -118,6 +120,10 @@ try:
     connection.connect(JobConfig.load("mini", ["service.ray=" + sys.argv[1]]), Console(width=200))
 except UserError as error:
     print(error)
+else:
+    sys.stdout.flush()
+    os.kill(os.getpid(), signal.SIGTERM)
+    signal.pause()
 """
 
 
@@ -130,6 +136,9 @@ def join(address: str, home: Path) -> str:
         capture_output=True,
         text=True,
         timeout=120,
+    )
+    assert done.returncode == (143 if done.stdout.startswith("Ray:") else 0), (
+        "SIGTERM ends it as shells expect"
     )
     return done.stdout
 

@@ -158,13 +158,24 @@ def commands(output: Path, whole: Path) -> dict[str, list[str]]:
     """The command lines that read an output, by name."""
     job = parse(JobRecord, (whole / "out" / "job.json").read_bytes()).config("job.json")
     settings = examples.settings(Path(job.model.path), Path(job.scoring.model))
-    export = ["export", str(output), "--format", "a1111", "--out", "export"]
+    export = ["export", str(output), "--format", "a1111", "--output", "export"]
     return {
         "status": ["status", str(output)],
         "words": ["words", str(output)],
         "words --like": ["words", str(output), "--like", "c1"],
         "export": export,
-        "generate": ["generate", "<c0>", "--words", str(output), "-n", "1", "--steps", "1", "--out", "drawn"],
+        "generate": [
+            "generate",
+            "<c0>",
+            "--words",
+            str(output),
+            "-n",
+            "1",
+            "--steps",
+            "1",
+            "--output",
+            "drawn",
+        ],
         "evaluate": ["evaluate", str(output), "--no-tracking"],
         "dry-run": ["invert", "data/manifest.parquet", "-o", str(output), "--dry-run", *as_options(settings)],
         "export --approved": [*export, "--approved"],

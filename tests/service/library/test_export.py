@@ -30,7 +30,7 @@ def test_a_file_per_word(
     output: Store, tmp_path: Path, format_name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "export"
-    assert textinv("export", output.uri, "--format", format_name, "--out", str(out)) == 0
+    assert textinv("export", output.uri, "--format", format_name, "--output", str(out)) == 0
     prefix = "ti-" if format_name == "a1111" else ""
     files = [f"{prefix}cat.safetensors", f"{prefix}my.dog.safetensors"]
     assert sorted(path.name for path in out.iterdir()) == [*files, "words.csv"]
@@ -59,7 +59,7 @@ def test_words_for_two_encoders(output: Store, tmp_path: Path, format_name: str,
     word = {"clip_l": np.full((2, 768), 0.5, np.float32), "clip_g": np.full((2, 1280), 0.25, np.float32)}
     output.write_concept("cat", "learned_embeds.safetensors", store_word("<cat>", word))
     out = tmp_path / "export"
-    options = ["--format", format_name, "--out", str(out), "--only", "cat"]
+    options = ["--format", format_name, "--output", str(out), "--only", "cat"]
     assert textinv("export", output.uri, *options) == 0
     assert sorted(path.name for path in out.iterdir()) == sorted([*files, "words.csv"])
     (found,) = read_words(out / files[0]).values()
@@ -81,7 +81,7 @@ def test_words_moved_back_to_their_initializers(output: Store, tmp_path: Path) -
 
 def test_only_some(output: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "export"
-    arguments = ["export", output.uri, "--format", "a1111", "--out", str(out)]
+    arguments = ["export", output.uri, "--format", "a1111", "--output", str(out)]
     assert textinv(*arguments, "--only", "cat", "--prefix", "") == 0
     assert sorted(path.name for path in out.iterdir()) == ["cat.safetensors", "words.csv"]
     assert textinv(*arguments, "--only", "kat") == 2
@@ -120,7 +120,7 @@ def test_mistakes_are_one_line(
 def test_no_word_is_a_formula(output: Store, tmp_path: Path, token: str) -> None:
     examples.finish(output, "evil", placeholder_token=token)
     out = tmp_path / "export"
-    assert textinv("export", output.uri, "--format", "diffusers", "--out", str(out)) == 0
+    assert textinv("export", output.uri, "--format", "diffusers", "--output", str(out)) == 0
     listed = {
         row["concept_id"]: row
         for row in csv.DictReader((out / "words.csv").read_bytes().decode().splitlines())

@@ -52,7 +52,7 @@ def test_export_needs_no_mlflow(
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     say(store, "b", "approved")
-    command = ["export", store.uri, "--format", "a1111", "--approved", "--out", str(tmp_path / "words")]
+    command = ["export", store.uri, "--format", "a1111", "--approved", "--output", str(tmp_path / "words")]
     assert textinv(*command) == 0
     assert "1 word in" in capsys.readouterr().out
     assert sorted(path.name for path in (tmp_path / "words").iterdir()) == ["ti-b.safetensors", "words.csv"]
@@ -72,7 +72,7 @@ def test_export_reads_tags_set_by_hand(
         if run.info.run_name in ("a", "c"):
             client.set_tag(run.info.run_id, "approved", "True ")
     say(store, "a", "rejected")
-    command = ["export", store.uri, "--format", "a1111", "--approved", "--out", str(tmp_path / "words")]
+    command = ["export", store.uri, "--format", "a1111", "--approved", "--output", str(tmp_path / "words")]
     assert textinv(*command, "--tracking-uri", database.uri) == 0
     assert sorted(path.name for path in (tmp_path / "words").iterdir()) == ["ti-c.safetensors", "words.csv"]
 
@@ -84,5 +84,5 @@ def test_a_tag_of_the_manifest_approves_nothing(
     examples.finish(store, "a", tags={"approved": "true"})
     database = Database(empty_database, tmp_path / "mlflow")
     write_view(store, database)
-    command = ["export", store.uri, "--format", "a1111", "--approved", "--out", str(tmp_path / "words")]
+    command = ["export", store.uri, "--format", "a1111", "--approved", "--output", str(tmp_path / "words")]
     assert textinv(*command, "--tracking-uri", database.uri) == 2

@@ -70,7 +70,7 @@ def test_a_result_with_a_path_for_an_id(
     (tmp_path / "out/concepts/x").mkdir()
     store.write("concepts/x/result.json", evil.to_bytes())
     out = tmp_path / "files" / "out"
-    options = {"export": ["--format", "diffusers", "--out", str(out)]}.get(command, [])
+    options = {"export": ["--format", "diffusers", "--output", str(out)]}.get(command, [])
     code = textinv(command, store.uri, *options)
     assert code == (2 if command == "status" else 0), "an output without job.json has no status"
     assert not (tmp_path / "files" / "pwn.safetensors").exists()

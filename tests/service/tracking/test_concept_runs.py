@@ -31,7 +31,7 @@ def test_approved_words(
     database = Database(empty_database, tmp_path / "first")
     write_view(store, database)
     shutil.rmtree(tmp_path / "export", ignore_errors=True)
-    export = ["export", store.uri, "--format", "diffusers", "--out", str(tmp_path / "export")]
+    export = ["export", store.uri, "--format", "diffusers", "--output", str(tmp_path / "export")]
     export += ["--approved", "--tracking-uri", database.uri]
     assert textinv(*export) == 2
     assert "no word is approved: approve some with `textinv review" in capsys.readouterr().err

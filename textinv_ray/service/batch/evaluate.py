@@ -36,6 +36,7 @@ from textinv_ray.service.store.records import OfConcept, Result, Time
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.tracking.concept_runs import ConceptRuns
 from textinv_ray.util.errors import UserError
+from textinv_ray.util.exit_codes import ExitCode
 from textinv_ray.util.redact import message, redact
 from textinv_ray.util.text import one_line
 
@@ -138,7 +139,7 @@ def evaluate(
 ) -> int:
     """Evaluates the concepts that have no current evaluation, and writes evaluation.parquet.
 
-    only: concept ids; None: all. Returns the exit code: 0 when all are evaluated, 1 when some failed. Raises
+    only: concept ids; None: all. Returns DONE, or INCOMPLETE when some failed. Raises
     UserError for ids that the output doesn't have.
     """
     results = {result.concept_id: result for result in store.results()}
@@ -159,7 +160,7 @@ def evaluate(
     store.write("evaluation.parquet", _table(found))
     _print(console, [row for row in found if row.concept_id in wanted])
     console.print(f"scores: {store.shown}/evaluation.parquet")
-    return 1 if failed else 0
+    return ExitCode.INCOMPLETE if failed else ExitCode.DONE
 
 
 def _evaluate_all(

@@ -36,6 +36,7 @@ from textinv_ray.service.models import loading, sources
 from textinv_ray.service.store.pictures import png
 from textinv_ray.service.store.store import Store
 from textinv_ray.util.errors import UserError
+from textinv_ray.util.exit_codes import ExitCode
 from textinv_ray.util.redact import redact
 
 logger = logging.getLogger(__name__)
@@ -109,10 +110,10 @@ def grid(images: np.ndarray) -> np.ndarray:
     return tiles.transpose(0, 2, 1, 3, 4).reshape(rows * images.shape[1], columns * images.shape[2], 3)
 
 
-def many(prompts_uri: str, lexicon: Lexicon, config: JobConfig, out: Store, console: Console) -> int:
+def many(prompts_uri: str, lexicon: Lexicon, config: JobConfig, out: Store, console: Console) -> ExitCode:
     """Renders the rows of a table that aren't done, and writes index.parquet.
 
-    Returns the exit code: 0 when all rows are done, 1 when some failed. Raises UserError for an invalid table.
+    Returns DONE, or INCOMPLETE when some rows failed. Raises UserError for an invalid table.
     """
     requests = prompts_table.read(prompts_uri, lexicon)
     facts = sources.facts(config.model)
@@ -135,7 +136,7 @@ def many(prompts_uri: str, lexicon: Lexicon, config: JobConfig, out: Store, cons
             console.print(f"row {number}: {errors[key]}")
     _write_index(out, requests, keys, errors, config, config.review.resolution or facts.resolution)
     console.print(f"pictures: {out.shown}/pictures, listed in {out.shown}/index.parquet")
-    return 1 if errors else 0
+    return ExitCode.INCOMPLETE if errors else ExitCode.DONE
 
 
 def _draw_all(

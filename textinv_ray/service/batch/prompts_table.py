@@ -1,4 +1,4 @@
-"""The table of prompts, the input of `jobs/generate_many.py`: a Parquet file with a row per prompt."""
+"""The table of prompts, the input of `textinv generate-many`: a Parquet file with a row per prompt."""
 
 from __future__ import annotations
 

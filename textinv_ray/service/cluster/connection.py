@@ -6,7 +6,10 @@ import logging
 import math
 import os
 import secrets
+import signal
 import socket
+import sys
+import threading
 import traceback
 from pathlib import Path
 
@@ -21,6 +24,7 @@ from textinv_ray.service.cluster.ray_internals import (
     use_token_if_known,
 )
 from textinv_ray.util.errors import UserError
+from textinv_ray.util.exit_codes import ExitCode
 from textinv_ray.util.submitted_job import is_submitted_job
 
 logger = logging.getLogger(__name__)
@@ -93,6 +97,7 @@ def _init(address: str, num_cpus: int | None = None) -> str:
     for attempt in (1, 2):
         try:
             context = ray.init(address=address, configure_logging=False, runtime_env=_import_path(), **local)
+            _end_on_sigterm()
             return f", dashboard http://{context.dashboard_url}" if context.dashboard_url else ""
         except Exception as error:
             # Ray raises a ConnectionError, and the reason stands in the text of its cause
@@ -107,6 +112,12 @@ def _init(address: str, num_cpus: int | None = None) -> str:
                 why = str(error).strip().split("\n")[0]
                 raise UserError(f"the Ray at {address!r} can't be used: {why}") from error
     raise AssertionError("not reached")
+
+
+def _end_on_sigterm() -> None:
+    """Has SIGTERM end this process with the code that shells expect: `ray.init` makes it 15."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(ExitCode.TERMINATED))
 
 
 def _import_path() -> dict[str, dict[str, str]] | None:

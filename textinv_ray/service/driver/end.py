@@ -13,6 +13,7 @@ from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.tracking.background import MirrorThread
 from textinv_ray.service.tracking.uri import resolve_uri
 from textinv_ray.service.views import report, results_table
+from textinv_ray.util.exit_codes import ExitCode
 
 _TRACKING_S = 30.0  # the longest wait for an MLflow that can't be written to
 _TRACKING_WHEN_STOPPED_S = 2.0  # the longest wait for MLflow in all, after a signal
@@ -25,20 +26,20 @@ def end(job: Job, mirror: MirrorThread | None, stopping: Stopping, started: floa
     """
     stored = StoredResults.read(job.store)
     outcome = Outcome.of(job.plan, stored)
-    code = 0 if len(outcome.done) == outcome.planned else 1
+    code = ExitCode.DONE if len(outcome.done) == outcome.planned else ExitCode.INCOMPLETE
     if stopping.signal:
         code = stopping.exit_code
-    if code <= 1:
+    if code <= ExitCode.INCOMPLETE:
         results_table.write(job.store, stored)
         report.write(job.store, stored)
-    stored_job.end(job.store, code)
+    stored_job.end(job.store, int(code))
     if outcome.planned:
         messages.print_results(job.console, job.store, outcome, started)
     if mirror:
         is_current = mirror.close(
-            {0: "FINISHED", 1: "FAILED"}.get(code, "KILLED"),
+            {ExitCode.DONE: "FINISHED", ExitCode.INCOMPLETE: "FAILED"}.get(code, "KILLED"),
             stored,
-            _local_views(job) if code <= 1 else [],
+            _local_views(job) if code <= ExitCode.INCOMPLETE else [],
             patience_s=_TRACKING_S,
             limit_s=_TRACKING_WHEN_STOPPED_S if stopping.signal else math.inf,
         )

@@ -21,6 +21,7 @@ from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.intake.plan import Plan
 from textinv_ray.service.store.records import JobRecord
 from textinv_ray.service.store.store import Store
+from textinv_ray.util.exit_codes import ExitCode
 from textinv_ray.util.redact import redact, redact_values
 
 _PACKAGES = ("textinv_ray", "torch", "diffusers", "transformers", "ray", "mlflow")
@@ -29,7 +30,7 @@ _PACKAGES = ("textinv_ray", "torch", "diffusers", "transformers", "ray", "mlflow
 def was_finished(store: Store, manifest: Manifest, config: JobConfig) -> bool:
     """Whether the last run finished all of this manifest with these settings: now, most likely, nothing is to do."""
     job = store.job()
-    if job is None or job.exit_code != 0:
+    if job is None or job.exit_code != ExitCode.DONE:
         return False
     same_manifest = (job.manifest, job.manifest_rows) == (redact(manifest.uri), manifest.num_rows)
     return same_manifest and job.config_digest == _digest(_determines(config))

@@ -15,6 +15,7 @@ from textinv_ray.service.intake.plan import Plan
 from textinv_ray.service.store.records import Result, worse_than_initializer
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.tracking.uri import how_to_open, resolve_uri
+from textinv_ray.util.exit_codes import ExitCode
 from textinv_ray.util.redact import redact, redact_text
 from textinv_ray.util.text import duration
 
@@ -58,7 +59,7 @@ def print_nothing_to_do(console: Console, plan: Plan, config: JobConfig, store: 
     console.print(f"review: textinv review {store.shown}")
     if config.tracking.enabled:
         print_tracking(console, resolve_uri(config, store), True)
-    return 0
+    return ExitCode.DONE
 
 
 def print_plan(
@@ -149,7 +150,7 @@ def print_tracking(console: Console, uri: str, is_current: bool, place: str = ""
 
 def print_end(console: Console, store: Store, code: int, unfinished: int) -> None:
     """Where all is, and how to go on."""
-    if code <= 1:
+    if code <= ExitCode.INCOMPLETE:
         console.print(f"results: {store.shown}/results.parquet, {store.shown}/report.html")
         console.print(f"review: textinv review {store.shown}")
     else:

@@ -12,7 +12,6 @@ import logging
 import time
 from collections.abc import Collection, Mapping
 from contextlib import nullcontext
-from pathlib import Path
 
 from textinv_ray.config.job import JobConfig
 from textinv_ray.manifest import checks, vocabulary
@@ -34,9 +33,9 @@ from textinv_ray.service.store.store import Store
 from textinv_ray.service.tracking.background import MirrorThread
 from textinv_ray.service.tracking.mirror import MLflowMirror, run_keys
 from textinv_ray.service.tracking.uri import resolve_uri
-from textinv_ray.util.errors import UserError
+from textinv_ray.util.exit_codes import ExitCode
 from textinv_ray.util.redact import message
-from textinv_ray.util.submitted_job import is_submitted_job
+from textinv_ray.util.submitted_job import check_lasting
 from textinv_ray.util.terminal import PlainConsole
 
 logger = logging.getLogger(__name__)
@@ -55,13 +54,14 @@ def invert(
 ) -> int:
     """Learns a word for every row of a manifest that has none yet.
 
-    `preset`: what `config` was made from, to tell what differs from it. Returns the exit code: 0 all are done, 1 some
-    failed, 130 or 143 when it was stopped. Raises UserError (exit code 2) for mistakes in the manifest or the
-    configuration, for a model that can't be used, and for a submitted job whose output would be lost.
+    `preset`: what `config` was made from, to tell what differs from it. Returns an `ExitCode`. Raises UserError for
+    mistakes in the manifest or the configuration, for a model that can't be used, and for a submitted job whose output
+    would be lost.
     """
     quiet()
-    store = Store(output or config.service.output)
-    _check_lasting(store, output or config.service.output)
+    target = config.service.output if output is None else output
+    check_lasting(target)
+    store = Store(target)
     manifest = Manifest.open(manifest_uri)
     facts = sources.facts(config.model)
     facts.family.check(config)
@@ -81,7 +81,7 @@ def invert(
         if lock is None:
             store.check_writable()
             messages.print_plan(shown, todo, config, store, plan.estimate(todo, config, facts, stored))
-            return 0
+            return ExitCode.DONE
         with log_file(store) as log, captured(log, verbose) as console:
             if not todo.todo and not is_behind(store):
                 return messages.print_nothing_to_do(console, todo, config, store)
@@ -93,15 +93,6 @@ def invert(
             keys = run_keys(stored)
             del stored  # of hundreds of megabytes in a large job
             return _run(job, lock, keys)
-
-
-def _check_lasting(store: Store, output: str) -> None:
-    """Raises UserError for an output in the copy of the working directory that Ray makes for a submitted job."""
-    if store.is_local and is_submitted_job() and not Path(output).expanduser().is_absolute():
-        raise UserError(
-            f"the output {output!r} lies in Ray's copy of the working directory, which ends with the job: give "
-            "--output an absolute path that all machines share, or a URI (s3://...)"
-        )
 
 
 def _run(job: Job, lock: Lock, keys: Mapping[str, str]) -> int:
@@ -118,7 +109,7 @@ def _run(job: Job, lock: Lock, keys: Mapping[str, str]) -> int:
             if not problem:
                 raise
             logger.exception("the store refused again")
-            return 1
+            return ExitCode.INCOMPLETE
 
 
 def _start_mirror(job: Job, keys: Mapping[str, str]) -> MirrorThread | None:

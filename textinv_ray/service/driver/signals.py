@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
+from textinv_ray.util.exit_codes import ExitCode
+
 # Seconds for workers to write checkpoints. `ray job stop` kills 3 s after its SIGTERM.
 _GRACE_S = {signal.SIGINT: 30.0, signal.SIGTERM: 2.0}
 
@@ -20,7 +22,7 @@ def sigterm_as_exit() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(ExitCode.TERMINATED))
     try:
         yield
     finally:
@@ -41,9 +43,9 @@ class Stopping:
         return _GRACE_S[signal.Signals(self.signal)]
 
     @property
-    def exit_code(self) -> int:
+    def exit_code(self) -> ExitCode:
         """As shells count: 130 for Ctrl-C, 143 for SIGTERM."""
-        return 128 + self.signal
+        return ExitCode(128 + self.signal)
 
     def listen(self) -> None:
         """Takes the signals over. To be called again after `ray.init`, which takes them for itself."""

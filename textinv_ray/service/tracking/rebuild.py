@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -17,11 +18,12 @@ from textinv_ray.service.tracking.mirror import MLflowMirror, run_keys
 from textinv_ray.service.tracking.refusals import reason
 from textinv_ray.service.tracking.uri import default_uri, how_to_open, resolve_uri, uri_of_output
 from textinv_ray.util.errors import UserError
+from textinv_ray.util.exit_codes import ExitCode
 from textinv_ray.util.redact import redact
 
 _SAY_EVERY = 100  # concepts
 _SHOWN_REFUSALS = 20
-_STATUS = {0: "FINISHED", 1: "FAILED"}
+_STATUS: Mapping[int, str] = {ExitCode.DONE: "FINISHED", ExitCode.INCOMPLETE: "FAILED"}
 _VIEWS = ("results.parquet", "report.html")
 # Shorter than in a job: a person waits for the answer.
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_DISABLE_TELEMETRY": "true"}

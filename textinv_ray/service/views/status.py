@@ -30,6 +30,7 @@ from textinv_ray.service.store.store import Store
 from textinv_ray.service.views import results_table
 from textinv_ray.service.views.columns import RETRIEVAL
 from textinv_ray.util.errors import UserError
+from textinv_ray.util.exit_codes import ExitCode
 from textinv_ray.util.redact import redact
 from textinv_ray.util.statistics import mean_of
 from textinv_ray.util.text import duration, one_line
@@ -235,7 +236,7 @@ def show(console: Console, status: Status) -> None:
 
 def _count_stale(job: JobRecord, results: list[Result]) -> int:
     """Results of other settings that the last run set out to replace and hasn't replaced yet."""
-    if not job.to_replace or job.exit_code == 0:
+    if not job.to_replace or job.exit_code == ExitCode.DONE:
         return 0
     new = sum(result.finished_at >= job.begun_at for result in results)
     return max(0, len(results) - new - job.done_before)

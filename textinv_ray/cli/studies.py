@@ -1,0 +1,64 @@
+"""The command of `textinv` that compares ways to learn a word: ablate."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from textinv_ray.cli.options import ConfigOption, ManifestArgument, SetOption, load_config, output_option
+from textinv_ray.cli.outputs import quiet_libraries
+from textinv_ray.util.errors import UserError
+
+_OUTPUT = "outputs/ablation"
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds this command to the program."""
+    app.command()(ablate)
+
+
+def ablate(
+    manifest: ManifestArgument,
+    config: ConfigOption = None,
+    output: Annotated[str | None, output_option("the results", _OUTPUT)] = None,
+    variants: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,NAME", help="Variants to learn. Default: all. `base` is always one of them."
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each variant and concept.")] = 3,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N concepts.")] = None,
+    counts: Annotated[
+        str | None,
+        typer.Option(
+            "--set-sizes",
+            metavar="N,N",
+            help="Instead of variants: learn from each concept's first N images.",
+        ),
+    ] = None,
+    overrides: SetOption = None,
+) -> None:
+    """Learn every variant of every concept, and compare reconstruction and editability.
+
+    All runs are concepts of one job, so the same command continues where it was stopped. It writes ablation.parquet
+    and ablation.png (with --set-sizes: set_sizes.png) to the output and to the job's run in MLflow.
+    """
+    if counts is not None and variants:
+        raise UserError("--set-sizes and --variants are different studies: give one of them")
+    # By default all variants take the same number of steps.
+    settings = load_config(config, overrides, [f"service.output={_OUTPUT}", "stopping.rule=none"])
+    target = settings.service.output if output is None else output
+
+    quiet_libraries()
+    from textinv_ray.experiments import ablation, image_counts
+
+    if counts is not None:
+        code = image_counts.ablate(
+            manifest, settings, output=target, counts=image_counts.parse(counts), seeds=seeds, limit=limit
+        )
+    else:
+        names = [name.strip() for name in (variants or "").split(",") if name.strip()]
+        code = ablation.ablate(manifest, settings, output=target, variants=names, seeds=seeds, limit=limit)
+    raise typer.Exit(code)

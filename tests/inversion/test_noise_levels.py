@@ -19,6 +19,7 @@ from textinv_ray.inversion.families.stable_diffusion import StableDiffusion
 from textinv_ray.inversion.noise_levels import drawn, quantile, shifted, snr_weights
 from textinv_ray.inversion.pack import Pack
 from textinv_ray.inversion.task import ConceptTask
+from textinv_ray.inversion.words import tokenize
 
 EVENLY = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
 NAMES = ["uniform", "logit_normal", "mode"]
@@ -65,6 +66,39 @@ def test_the_model_says_what_auto_is() -> None:
     assert torch.equal(drawn(EVENLY, TimestepsConfig(), "uniform", 1.0), EVENLY)
 
 
+def test_levels_are_mapped_to_a_range() -> None:
+    low = drawn(EVENLY, TimestepsConfig(min=0.2, max=0.5, distribution="logit_normal"), "uniform", 1.0)
+    torch.testing.assert_close(low, 0.2 + 0.3 * drawn(EVENLY, TimestepsConfig(), "logit_normal", 1.0))
+    with pytest.raises(ValueError, match=r"min 0\.5 is not below max 0\.5"):
+        TimestepsConfig(min=0.5, max=0.5)
+
+
+def test_offset_noise_moves_a_samples_channels_as_a_whole(backbone64: StableDiffusion) -> None:
+    """Its other draws are those without an offset."""
+    concept = tiny.concept(batch_size=64)
+    plain, offset = (
+        ConceptTask(concept, backbone64, JobConfig.load("sd15", [f"training.noise_offset={value}"])).draw()
+        for value in (0, 0.1)
+    )
+    assert torch.equal(offset.noise[0], plain.noise[0])
+    assert torch.equal(offset.prompts, plain.prompts)
+    moved = (offset.noise[1] - plain.noise[1]).double()
+    torch.testing.assert_close(moved, moved[..., :1, :1].expand_as(moved), atol=1e-6, rtol=0)
+    numbers = moved[..., 0, 0].flatten() / 0.1
+    assert scipy.stats.kstest(numbers.numpy(), "norm").pvalue > 0.01
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_dropped_captions_leave_the_word_alone(backbone64: StableDiffusion, share: float) -> None:
+    config = JobConfig.load("sd15", [f"training.caption_dropout={share}"])
+    concept = tiny.concept(batch_size=400, captions=("a red {}",), per_image_probability=0.5)
+    task = ConceptTask(concept, backbone64, config)
+    ids = task.tensors["prompt_ids"][task.draw().prompts]
+    alone, beside = tokenize(backbone64, ["x", "x with y"], {"x": 1, "y": 1})
+    bare = (ids[:, :3] == alone[:3]).all(dim=1) | ((ids[:, 1] == -1) & (ids[:, 2] == beside[2]))
+    assert abs(bare.double().mean() - share) < 0.08
+
+
 def test_weights_are_those_of_the_papers(backbone64: StableDiffusion) -> None:
     """diffusers' script has min-SNR weights of both predictions; the other weight is checked by its definition."""
     timesteps = torch.tensor([0, 10, 500, 999])
@@ -103,6 +137,8 @@ def test_settings_reach_the_pack(backbone64: StableDiffusion) -> None:
             "training": {
                 "loss_weight": "min_snr",
                 "timesteps": {"distribution": "mode", "shift": 2.0},
+                "noise_offset": 0.1,
+                "caption_dropout": 0.5,
             }
         }
     )

@@ -304,6 +304,8 @@ _LATER_FIELDS = (
     ("review", "resolution"),
     ("scoring", "judge"),
     ("training", "timesteps"),
+    ("training", "noise_offset"),
+    ("training", "caption_dropout"),
     ("training", "loss_weight"),
     ("training", "min_snr_gamma"),
     ("training", "encoders"),

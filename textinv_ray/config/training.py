@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from textinv_ray.util.errors import UserError
 from textinv_ray.util.files import read_regular
@@ -70,6 +71,19 @@ class TimestepsConfig(Strict):
     shift: Annotated[float, Field(gt=0, le=100)] | Literal["auto"] = "auto"
     """a in a t / (1 + (a - 1) t) (section 5.3.2), which moves levels towards noise: large images need more. `auto`: 1
     for Stable Diffusion 1.x, 2.x and XL; else as the model's scheduler says, for Flux.1 dev by the resolution."""
+    min: float = Field(0.0, ge=0, lt=1)
+    """The lowest level: with `max`, what was drawn is mapped linearly to [min, max]. Low levels (little noise) teach
+    details, high ones composition and colours."""
+    max: float = Field(1.0, gt=0, le=1)
+    """The highest level."""
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> TimestepsConfig:
+        if self.min >= self.max:
+            raise PydanticCustomError(
+                "range", "min {min} is not below max {max}", {"min": self.min, "max": self.max}
+            )
+        return self
 
 
 class TrainingConfig(Strict):
@@ -131,6 +145,12 @@ class TrainingConfig(Strict):
     """Weight of the penalty of `norm_control: regularize`."""
     timesteps: TimestepsConfig = TimestepsConfig()
     """Noise levels."""
+    noise_offset: float = Field(0.0, ge=0, le=1)
+    """Offset noise: this times a standard normal number is added to all of a channel's noise, one number for each
+    sample and channel, so that whole pictures may become darker or lighter (Guttenberg 2023: 0.1)."""
+    caption_dropout: float = Field(0.0, ge=0, le=1)
+    """Share of the training prompts that are the word alone, in place of a template or a caption. (Peers leave the
+    whole caption out, which teaches a word nothing.)"""
     loss_weight: Literal["none", "min_snr", "debiased"] = "none"
     """Weight of a sample by its level's signal-to-noise ratio, for models that predict epsilon or v. `min_snr`:
     min(SNR, gamma) / SNR (Hang et al. 2023); `debiased`: 1 / sqrt(SNR) (Yu et al. 2024). These are weights of the

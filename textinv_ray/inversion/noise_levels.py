@@ -25,7 +25,9 @@ def drawn(uniform: Tensor, timesteps: TimestepsConfig, distribution: Distributio
     """
     chosen = distribution if timesteps.distribution == "auto" else timesteps.distribution
     levels = quantile(uniform, chosen, timesteps)
-    return shifted(levels, shift if timesteps.shift == "auto" else timesteps.shift)
+    levels = shifted(levels, shift if timesteps.shift == "auto" else timesteps.shift)
+    lowest, highest = timesteps.min, timesteps.max
+    return levels if (lowest, highest) == (0, 1) else lowest + (highest - lowest) * levels
 
 
 def quantile(uniform: Tensor, distribution: Distribution, timesteps: TimestepsConfig) -> Tensor:

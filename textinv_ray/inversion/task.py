@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import safetensors.torch
@@ -46,6 +47,8 @@ class ConceptTask:
         self._stopping = config.stopping
         self._evaluation_digest = stopping.evaluation_digest(concept, config)
         self._flip_probability = config.data.flip_probability
+        self._noise_offset = config.training.noise_offset
+        self._caption_dropout = config.training.caption_dropout
         self._generator = torch.Generator()
         latents = _cached_latents(concept, backbone, flips=self._flip_probability > 0)
         if concept.init_from == "auto":
@@ -62,7 +65,7 @@ class ConceptTask:
         self.tensors = {
             **_initial_state(concept, backbone, config.stopping),
             **latents,
-            "prompt_ids": _prompt_ids(concept, backbone),
+            "prompt_ids": _prompt_ids(concept, backbone, self._texts),
         }
         """The state (see `_initial_state`) and the cached inputs. In a pack, these are views of the pack's tensors."""
         if config.stopping.rule == "dvar":
@@ -77,6 +80,11 @@ class ConceptTask:
                 stages=1 + len(concept.vectors_added_at),
                 timesteps=config.training.timesteps,
             )
+
+    @property
+    def _texts(self) -> tuple[str, ...]:
+        """All training prompts with `{}`: templates, captions, and the word alone where captions are dropped."""
+        return self.concept.templates + self.concept.captions + ("{}",) * (self._caption_dropout > 0)
 
     @property
     def steps(self) -> int:
@@ -185,13 +193,18 @@ class ConceptTask:
             latents = latents * 2 + (uniform[2] < self._flip_probability).long()
         templates, captions = len(self.concept.templates), len(self.concept.captions)
         prompts = torch.where(image < captions, templates + image, (uniform[3] * templates).long())
+        if self._caption_dropout > 0:
+            alone = torch.rand(size, generator=generator) < self._caption_dropout
+            prompts = torch.where(alone, templates + captions, prompts)
+        if self._noise_offset > 0:
+            noise[1] += self._noise_offset * torch.randn((*noise.shape[1:3], 1, 1), generator=generator)
         # `prompt_ids` has a block per stage and companion: no other word, or the word of image 0, 1, ...
         companions = 1 + _image_words(self.concept)
         block = torch.full_like(prompts, self.stage * companions)
         if companions > 1:
             beside = torch.rand(size, generator=generator) < self.concept.per_image_probability
             block = torch.where(beside, block + 1 + image, block)
-        prompts += block * (templates + captions)
+        prompts += block * len(self._texts)
         return Draws(latents, prompts, uniform[4], noise)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -344,8 +357,8 @@ def _image_words(concept: Concept) -> int:
     return len(concept.images) if concept.per_image_probability > 0 else 0
 
 
-def _prompt_ids(concept: Concept, backbone: Backbone) -> Tensor:
-    """All prompts as int64 (stages * (1 + image words) * (templates + captions), L), on the model's device.
+def _prompt_ids(concept: Concept, backbone: Backbone, texts: Sequence[str]) -> Tensor:
+    """All prompts as int64 (stages * (1 + image words) * texts, L), on the model's device.
 
     A stage is a number of vectors that the word has in turn (Gal et al. 2022, section 5.2, "Progressive extensions").
     Each stage has all prompts with the word alone, then all with the first image's word beside it, and so on
@@ -355,7 +368,7 @@ def _prompt_ids(concept: Concept, backbone: Backbone) -> Tensor:
     # Unicode's private use area: no prompt contains these names
     image_words = {f"\ue000image {index}\ue001": 1 for index in range(_image_words(concept))}
     filled = [word, *(f"{word} with {image_word}" for image_word in image_words)]
-    prompts = [words.fill(prompt, by) for by in filled for prompt in concept.templates + concept.captions]
+    prompts = [words.fill(prompt, by) for by in filled for prompt in texts]
     stages = []
     for absent in range(len(concept.vectors_added_at), -1, -1):
         count = concept.num_vectors + len(concept.vectors_added_at) - absent

@@ -200,7 +200,8 @@ def test_what_is_found_sound_is_prepared_or_fails_alone(
     try:
         manifest = Manifest.open(str(tmp_path / "m.parquet"), check_schema=False)
         problems = [
-            str(problem) for problem in checks.problems(manifest, CONFIG, [tokenizer], image_bytes=True)
+            str(problem)
+            for problem in checks.problems(manifest, CONFIG, {"clip_l": tokenizer}, image_bytes=True)
         ]
     except UserError as error:
         problems = [str(error)]

@@ -174,7 +174,7 @@ def made(root: Path, **options: Any) -> tuple[dict[str, Row], Built]:
     out = root.parent / "m.parquet"
     built = build(str(root), str(out), **options)
     manifest = Manifest.open(str(out))
-    checks.check(manifest, CONFIG, [tiny.tokenizer()], image_bytes=True)
+    checks.check(manifest, CONFIG, {"clip_l": tiny.tokenizer()}, image_bytes=True)
     rows = {row["concept_id"]: row for row in manifest.rows()}
     for row in rows.values():
         for image in row["images"]:

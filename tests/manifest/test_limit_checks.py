@@ -81,7 +81,7 @@ def test_enormous_cells_take_seconds(write: Write) -> None:
         "placeholder_token": ["<a>", "y" * 500_000, "z"],
     }
     started = time.process_time()
-    found = problems(write(**good(**columns)), tokenizers=[tiny.tokenizer()])
+    found = problems(write(**good(**columns)), tokenizers={"clip_l": tiny.tokenizer()})
     assert time.process_time() - started < 15
     assert all(len(line) < 500 for line in found)
     assert {"templates", "images", "initializer_token", "placeholder_token"} <= {

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from tests.support import tiny
+from tests.support import tiny, tiny_flow
 from tests.support.tables import Write, good, problems
 from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion import words
@@ -48,31 +48,44 @@ LONG = "a " * (ROOM - 1)
         ({"num_vectors": ROOM - 1}, "column 'num_vectors': 'a photo of {}"),
         (
             {"num_vectors": ROOM - 6},
-            "column 'num_vectors': 'a cropped photo of the {}' is longer than the 22 tokens",
+            "column 'num_vectors': 'a cropped photo of the {}' is longer than the 22 tokens that the model's "
+            "text encoder clip_l reads",
         ),
     ],
 )
 def test_prompts_that_are_too_long(write: Write, columns: dict[str, Any], message: str) -> None:
     row: dict[str, Any] = {name: [None, value, None] for name, value in columns.items()}
-    found = problems(write(**good(**row)), CONFIG, tokenizers=[tiny.tokenizer()])
+    found = problems(write(**good(**row)), CONFIG, tokenizers={"clip_l": tiny.tokenizer()})
     assert found
     assert all(line.startswith("row 1 (c1), ") for line in found)
     assert message in found[0]
+
+
+def test_the_text_encoders_are_named(write: Write) -> None:
+    """Those that read the least; a language model reads more."""
+    short = tiny.tokenizer()
+    short.model_max_length = 20
+    path = write(**good(1, templates=[[LONG + "{}"]]))
+    one, both = "text encoder clip_l reads", "text encoders clip_l and clip_g read"
+    for second, who in ((tiny.tokenizer(), one), (short, both)):
+        tokenizers = {"clip_l": short, "clip_g": second, "t5xxl": tiny_flow.t5_tokenizer()}
+        (found,) = problems(path, CONFIG, tokenizers=tokenizers)
+        assert f"longer than the 18 tokens that the model's {who}" in found
 
 
 def test_what_stands_behind_the_word_may_be_cut_off(write: Write) -> None:
     fine = {"templates": [LONG + "{}", "{} " + LONG * 9], "prompts": ["{}" + LONG * 2], "num_vectors": 1}
     columns: dict[str, Any] = {name: [value] for name, value in fine.items()}
     path = write(**good(1, **columns))
-    assert problems(path, CONFIG, tokenizers=[tiny.tokenizer()]) == []
+    assert problems(path, CONFIG, tokenizers={"clip_l": tiny.tokenizer()}) == []
 
 
 def test_prompts_of_the_configuration(write: Write) -> None:
     path = write(**good(1, num_vectors=[ROOM - 2], templates=[["{}"]], prompts=[["{}"]]))
-    (found,) = problems(path, CONFIG, tokenizers=[tiny.tokenizer()])
+    (found,) = problems(path, CONFIG, tokenizers={"clip_l": tiny.tokenizer()})
     assert found.startswith("row 0 (c0), column 'num_vectors': 'a photo of {}'")
     plain = CONFIG.override(["scoring.evaluate_at=[]", "stopping.rule=none"])
-    assert problems(path, plain, tokenizers=[tiny.tokenizer()]) == []
+    assert problems(path, plain, tokenizers={"clip_l": tiny.tokenizer()}) == []
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +112,7 @@ def test_the_check_agrees_with_the_learning(
         "num_vectors": [count],
         "per_image_probability": [0.5 if beside else 0.0],
     }
-    checks = PromptChecks(CONFIG, Vocabulary([tiny.tokenizer()]))
+    checks = PromptChecks(CONFIG, Vocabulary({"clip_l": tiny.tokenizer()}))
     found = [column for _, column, _ in checks.problems(Batch(pa.RecordBatch.from_pydict(rows)))]
     filled = text.replace("{}", "<c0> with <image>" if beside else "<c0>")
     try:

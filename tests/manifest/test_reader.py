@@ -105,7 +105,7 @@ def test_types_of_other_writers(write: Write) -> None:
         "tags": pa.array([{"n": 1, "s": "x"}, {"n": None, "s": "y"}]),
     }
     path = write(**columns)
-    assert problems(path, tokenizers=[tiny.tokenizer()]) == []
+    assert problems(path, tokenizers={"clip_l": tiny.tokenizer()}) == []
     first, second = Manifest.open(path).rows()
     assert first == {
         "concept_id": "a",

@@ -135,7 +135,7 @@ def test_words_of_the_tokenizer(write: Write) -> None:
     columns = good(
         4, placeholder_token=["<new>", "Cat", "<|endoftext|>", None], initializer_token=["a cat"] * 4
     )
-    found = problems(write(**columns), tokenizers=[tiny.tokenizer()])
+    found = problems(write(**columns), tokenizers={"clip_l": tiny.tokenizer()})
     assert found == [
         "row 1 (c1), column 'placeholder_token': 'Cat' is already a word of the model's tokenizer; "
         "use a new one like '<Cat>'",
@@ -150,8 +150,8 @@ def test_an_initializer_that_gives_no_token(write: Write) -> None:
     of_one_word = CLIPTokenizer(vocab=ids, merges=[("c", "a"), ("ca", "t</w>")])
 
     path = write(**good(initializer_token=["cat", "黒猫", "blue cat"]))
-    assert problems(path, tokenizers=[tiny.tokenizer()]) == []
-    assert problems(path, tokenizers=[of_one_word]) == [
+    assert problems(path, tokenizers={"clip_l": tiny.tokenizer()}) == []
+    assert problems(path, tokenizers={"clip_l": of_one_word}) == [
         "row 1 (c1), column 'initializer_token': '黒猫' gives no token of the model's tokenizer; use another"
     ]
 

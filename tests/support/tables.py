@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -23,7 +23,7 @@ def good(count: int = 3, **columns: Any) -> dict[str, Any]:
 
 
 def problems(
-    path: str, config: JobConfig = CONFIG, tokenizers: Sequence[PreTrainedTokenizerBase] = ()
+    path: str, config: JobConfig = CONFIG, tokenizers: Mapping[str, PreTrainedTokenizerBase] | None = None
 ) -> list[str]:
     """All problems of a manifest, as its messages have them."""
     opened = Manifest.open(path, check_schema=False)

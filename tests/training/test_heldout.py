@@ -53,7 +53,7 @@ def test_with_another_first_others_are_taken(data: Path) -> None:
 
 def test_the_manifest_is_sound_and_every_caption_fits(written: Path) -> None:
     config, source = JobConfig.load("mini"), Manifest.open(str(written))
-    checks.check(source, config, [load()])
+    checks.check(source, config, {"clip_l": load()})
     rows = {row["concept_id"]: row for row in source.rows()}
     assert len(rows) == 100 + len(HELDOUT_STYLES)
     tokenizer = load()

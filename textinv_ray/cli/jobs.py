@@ -213,7 +213,7 @@ def validate(
     except UnsupportedModelError:
         raise
     except UserError as error:
-        tokenizers = []
+        tokenizers = {}
         say(f"not checked against the model's vocabulary: {error}", err=True)
     else:
         family.check(job)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -32,6 +32,8 @@ class ModelFamily:
     """Folders of their tokenizers."""
     encoders: tuple[str, ...]
     """Names of the text encoders in files of words; a model may have less."""
+    second_from: int | None = None
+    """Of a family that has one of two text encoders: the size of token embeddings from which on it is the second."""
     optional: tuple[str, ...] = ()
     """Folders that a model may lack: then they are null in its `model_index.json`."""
     timesteps: Literal["uniform", "logit_normal"] = "uniform"
@@ -59,6 +61,12 @@ class ModelFamily:
     def parts_of(self, model_index: Mapping[str, Any]) -> tuple[str, ...]:
         """The folders that are read of a model, by its model_index.json."""
         return tuple(part for part in self.parts if not (part in self.optional and lacks(model_index, part)))
+
+    def encoder_names(self, sizes: Sequence[int]) -> tuple[str, ...]:
+        """Names of a model's text encoders. sizes: of their token embeddings."""
+        if self.second_from is None:
+            return self.encoders[: len(sizes)]
+        return tuple(self.encoders[size >= self.second_from] for size in sizes)
 
     def resolution(self, denoiser: Mapping[str, Any], vae: Mapping[str, Any]) -> int:
         """Side of the model's square images in pixels, by its configurations."""
@@ -124,6 +132,7 @@ STABLE_DIFFUSION = ModelFamily(
     text_encoders=("text_encoder",),
     tokenizers=("tokenizer",),
     encoders=("clip_l", "clip_h"),
+    second_from=1024,
     run_with="the bundled mini-sd, tiny random models",
 )
 STABLE_DIFFUSION_XL = ModelFamily(
@@ -184,6 +193,7 @@ FLUX_2_KLEIN = ModelFamily(
     text_encoders=("text_encoder",),
     tokenizers=("tokenizer",),
     encoders=("qwen3_4b", "qwen3_8b"),
+    second_from=4096,
     timesteps="logit_normal",
     flow=True,
     samplers=("euler",),

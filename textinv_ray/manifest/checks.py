@@ -6,7 +6,7 @@ Reads the manifest as a stream of record batches; memory grows by 16 bytes per r
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from textinv_ray.config.job import JobConfig
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 def check(
     manifest: Manifest,
     config: JobConfig,
-    tokenizers: Sequence[PreTrainedTokenizerBase] = (),
+    tokenizers: Mapping[str, PreTrainedTokenizerBase] | None = None,
     *,
     image_bytes: bool = False,
 ) -> None:
     """Raises UserError if the manifest has problems: it lists the first 50 and counts the rest.
 
-    `tokenizers`: the model's. Without them, words are not compared with the model's vocabulary. `image_bytes`: reads
-    the bytes of embedded images as well, to find those that can't be read or aren't there.
+    `tokenizers`: the model's, by text encoder. Without them, words are not compared with the model's vocabulary.
+    `image_bytes`: reads the bytes of embedded images as well, to find those that can't be read or aren't there.
     """
     raise_problems(manifest.uri, problems(manifest, config, tokenizers, image_bytes=image_bytes))
 
@@ -42,7 +42,7 @@ def check(
 def problems(
     manifest: Manifest,
     config: JobConfig,
-    tokenizers: Sequence[PreTrainedTokenizerBase] = (),
+    tokenizers: Mapping[str, PreTrainedTokenizerBase] | None = None,
     *,
     image_bytes: bool = False,
 ) -> Iterator[Problem]:
@@ -54,7 +54,7 @@ def problems(
 def row_problems(
     manifest: Manifest,
     config: JobConfig,
-    tokenizers: Sequence[PreTrainedTokenizerBase] = (),
+    tokenizers: Mapping[str, PreTrainedTokenizerBase] | None = None,
     *,
     image_bytes: bool = False,
 ) -> Iterator[Problem]:

@@ -113,7 +113,10 @@ class PromptChecks:
 
     def _message(self, text: str, vectors: int) -> str:
         word = f"the word, with {vectors} vectors," if vectors > 1 else "the word"
+        readers = self._vocabulary.readers
+        one = len(readers) == 1
+        who = f"text encoder {readers[0]} reads" if one else f"text encoders {' and '.join(readers)} read"
         return (
-            f"{short(text)} is longer than the {self._vocabulary.room} tokens that the model reads, so {word} "
+            f"{short(text)} is longer than the {self._vocabulary.room} tokens that the model's {who}, so {word} "
             "would be cut off; shorten it"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -21,21 +21,24 @@ if TYPE_CHECKING:
 _LONGEST_TEXT = 10_000  # characters that are tokenized
 
 
-def load(model: ModelConfig) -> list[PreTrainedTokenizerBase]:
-    """Loads the tokenizers of the model, one for each text encoder.
+def load(model: ModelConfig) -> dict[str, PreTrainedTokenizerBase]:
+    """Loads the tokenizers of the model: name of each text encoder -> its tokenizer.
 
     Raises UnsupportedModelError when words can't be learned for it, UserError when they can't be loaded.
     """
     files = places.open_model(model)
     names = files.tokenizers.items()
+    encoders = files.encoder_names
     try:
         if "://" in files.folder:
             with tempfile.TemporaryDirectory() as folder:
                 for name, _ in names:
                     _copy(f"{files.folder.rstrip('/')}/{name}", f"{folder}/{name}")
-                return [_with_words(load_tokenizer(folder, name, clip=clip)) for name, clip in names]
+                found = [_with_words(load_tokenizer(folder, name, clip=clip)) for name, clip in names]
+                return dict(zip(encoders, found, strict=True))
         folder = str(places.BUNDLED / files.folder) if places.is_bundled(files.folder) else files.folder
-        return [_with_words(load_tokenizer(folder, name, model.revision, clip=clip)) for name, clip in names]
+        found = [_with_words(load_tokenizer(folder, name, model.revision, clip=clip)) for name, clip in names]
+        return dict(zip(encoders, found, strict=True))
     except Exception as error:
         reason = message(str(error).strip().split("\n")[0]) or type(error).__name__
         raise UserError(
@@ -60,16 +63,23 @@ def _copy(uri: str, folder: str) -> None:
 class Vocabulary:
     """The words that a model's tokenizers know."""
 
-    def __init__(self, tokenizers: Sequence[PreTrainedTokenizerBase]) -> None:
-        self._tokenizers = tokenizers
-        words = {_word(token) for tokenizer in tokenizers for token in tokenizer.get_vocab()}
-        special = {token for tokenizer in tokenizers for token in tokenizer.all_special_tokens}
+    def __init__(self, tokenizers: Mapping[str, PreTrainedTokenizerBase]) -> None:
+        """tokenizers: by text encoder."""
+        self._tokenizers = list(tokenizers.values())
+        words = {_word(token) for tokenizer in self._tokenizers for token in tokenizer.get_vocab()}
+        special = {token for tokenizer in self._tokenizers for token in tokenizer.all_special_tokens}
         self._words = pa.array(sorted({word.lower() for word in words | special if word}))
         self._known: dict[str, bool] = {}
         self._counts: dict[str, int] = {}
-        self._clip = [tokenizer for tokenizer in tokenizers if _is_clip(tokenizer)]
+        clip = {name: tokenizer for name, tokenizer in tokenizers.items() if _is_clip(tokenizer)}
+        self._clip = list(clip.values())
         self.room = min((int(tokenizer.model_max_length) for tokenizer in self._clip), default=10**9) - 2
-        """Tokens of a prompt that the model's CLIP text encoders read, without those for its begin and end."""
+        """Tokens of a prompt that the model's CLIP text encoders read, without those for its begin and end. Prompts of
+        language models are longer; they are checked when a concept is prepared."""
+        self.readers = [
+            name for name, tokenizer in clip.items() if int(tokenizer.model_max_length) - 2 == self.room
+        ]
+        """Names of the text encoders that read so many."""
 
     def has(self, words: pa.Array) -> pa.Array:
         """Whether each word is one of a tokenizer's; case does not matter. bool (rows,)."""

@@ -59,6 +59,11 @@ class ModelFiles:
     """The single file, if it is one."""
 
     @property
+    def encoder_names(self) -> tuple[str, ...]:
+        """Names of its text encoders in files of words."""
+        return self.family.encoder_names(self.embedding_dims)
+
+    @property
     def embedding_dims(self) -> tuple[int, ...]:
         """Numbers in a token embedding of each text encoder, by their configurations."""
         configs = (

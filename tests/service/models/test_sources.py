@@ -66,6 +66,15 @@ def test_other_weights_are_another_model(tiny_sd: Path, tmp_path: Path) -> None:
     assert facts(copy).identity != facts(tiny_sd).identity
 
 
+@pytest.mark.parametrize("name", ["chat_template.jinja", "spiece.model"])
+def test_another_tokenizer_is_another_model(name: str, tiny_sd: Path, tmp_path: Path) -> None:
+    """Templates of chats and vocabularies of sentencepiece count as well."""
+    folder = shutil.copytree(tiny_sd, tmp_path / "sd")
+    before = sources.facts(ModelConfig(path=str(folder))).identity
+    (folder / "tokenizer" / name).write_bytes(b"other")
+    assert sources.facts(ModelConfig(path=str(folder))).identity != before
+
+
 def test_weights_that_are_not_loaded_dont_count(tiny_sd: Path, tmp_path: Path) -> None:
     copy = tmp_path / "both"
     shutil.copytree(tiny_sd, copy)

@@ -34,8 +34,6 @@ TOKENS = 512
 """`max_sequence_length` of the pipeline."""
 LAYERS = (9, 18, 27)
 """`text_encoder_out_layers` of the pipeline: after so many layers of Qwen 3 its states are read."""
-QWEN3_4B_DIM = 2560
-"""Size of the token embeddings of Qwen 3 4B; those of 8B have 4096."""
 
 
 @dataclass(eq=False, repr=False)
@@ -54,7 +52,7 @@ class Flux2Klein(FlowBackbone):
     compiled: CompiledDenoiser | None = None
 
     def __post_init__(self) -> None:
-        name = "qwen3_8b" if self.text_encoder.config.hidden_size > QWEN3_4B_DIM else "qwen3_4b"
+        (name,) = self.family.encoder_names([self.text_encoder.config.hidden_size])
         encoder = QwenEncoder(name, self.tokenizer, self.text_encoder, length=TOKENS, layers=LAYERS)
         self.encoders = in_order([encoder])
         self.freeze()

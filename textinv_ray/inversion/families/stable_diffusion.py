@@ -25,9 +25,6 @@ from textinv_ray.inversion.families.precision import choose_vae_dtype
 from textinv_ray.inversion.families.source import Source
 from textinv_ray.inversion.families.text_encoder import CLIPEncoder, in_order
 
-SD2_DIM = 1024
-"""Size of the token embeddings of Stable Diffusion 2.x."""
-
 
 @dataclass(eq=False, repr=False)
 class StableDiffusion(UNetBackbone):
@@ -43,7 +40,7 @@ class StableDiffusion(UNetBackbone):
     compiled: CompiledDenoiser | None = None
 
     def __post_init__(self) -> None:
-        name = "clip_h" if self.text_encoder.config.hidden_size == SD2_DIM else "clip_l"
+        (name,) = self.family.encoder_names([self.text_encoder.config.hidden_size])
         self.encoders = in_order([CLIPEncoder(name, self.tokenizer, self.text_encoder)])
         self.freeze()
 

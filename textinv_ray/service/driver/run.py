@@ -67,7 +67,7 @@ def invert(
     facts.family.check(config)
     # Loading a tokenizer takes seconds, which a job that only finds that all is done needn't spend.
     is_checked = not job_record.was_finished(store, manifest, config)
-    checks.check(manifest, config, vocabulary.load(config.model) if is_checked else ())
+    checks.check(manifest, config, vocabulary.load(config.model) if is_checked else {})
     shown = PlainConsole()
     with sigterm_as_exit(), nullcontext() if dry_run else Lock(store, shown.print) as lock:
         stored = StoredResults.read(store)

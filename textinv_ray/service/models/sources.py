@@ -134,7 +134,7 @@ def _digest(
 def _counts(name: str, variant: str | None) -> bool:
     """Whether a file is part of what is loaded: configurations, the tokenizer, and weights of the variant."""
     if not name.endswith(".safetensors"):
-        return name.endswith((".json", ".txt"))
+        return name.endswith((".json", ".txt", ".jinja", ".model"))
     found = re.fullmatch(r"[^.]+?(?:\.([^.]+))?\.safetensors", name)
     return bool(found) and (found.group(1) if found else None) == variant
 

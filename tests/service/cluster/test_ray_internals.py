@@ -7,6 +7,7 @@ import logging
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -109,22 +110,28 @@ def test_the_ray_that_was_started_last(tmp_path: Path, monkeypatch: pytest.Monke
 
 @needs_ray
 @pytest.mark.slow
-def test_workers_form_no_process_group(tmp_path: Path) -> None:
+def test_trainers_start_no_more_than_they_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch takes two seconds of each controller and worker, and each of the actors left out as much."""
+    from ray._private.state import actors
     from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
 
     def train_loop() -> None:
-        import torch
+        (tmp_path / "torch").write_text(str("torch" in sys.modules))
 
-        (tmp_path / "initialized").write_text(str(torch.distributed.is_initialized()))
+    def started() -> Counter[str]:
+        return Counter(actor["ActorClassName"] for actor in actors().values())
 
-    TorchTrainer(
+    monkeypatch.setenv(ray_internals.PREEMPTION_WATCHER, "0")
+    before = started()
+    ray_internals.trainer_class()(
         train_loop,
-        torch_config=ray_internals.without_process_group(),
         scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 0.5}),
         run_config=RunConfig(storage_path=str(tmp_path)),
     ).fit()
-    assert (tmp_path / "initialized").read_text() == "False"
+    assert (tmp_path / "torch").read_text() == "False"
+    made = started() - before
+    made.pop("_AutoscalingCoordinatorActor", None)  # one for all trainers, and for Ray Data
+    assert made == Counter(["TrainController", "SynchronizationActor", "RayTrainWorker"])
 
 
 @needs_ray
@@ -206,13 +213,13 @@ class TestWithoutThem:
         (message,) = warned()
         assert "RAY_ADDRESS can name it" in message
 
-    def test_the_backend_of_a_trainer(self, monkeypatch: pytest.MonkeyPatch, warned: Warned) -> None:
-        from ray.train.torch import TorchConfig
+    def test_what_a_trainer_starts(self, monkeypatch: pytest.MonkeyPatch, warned: Warned) -> None:
+        from ray.train.torch import TorchTrainer
 
-        monkeypatch.delattr("ray.train.backend.Backend")
-        assert [ray_internals.without_process_group() for _ in range(2)] == [TorchConfig(), TorchConfig()]
+        monkeypatch.delattr("ray.train.v2._internal.callbacks.DatasetsCallback")
+        assert [ray_internals.trainer_class() for _ in range(2)] == [TorchTrainer, TorchTrainer]
         (message,) = warned()
-        assert "process group" in message
+        assert "start more slowly" in message
 
     @needs_ray
     def test_the_logical_plan(self, warned: Warned, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,8 @@ import socket
 import sys
 import threading
 import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import ray
@@ -93,10 +95,17 @@ def _init(address: str, num_cpus: int | None = None) -> str:
     """
     if num_cpus is None:
         use_token_if_known()  # unless RAY_AUTH_MODE says otherwise
-    local = {} if num_cpus is None else {"num_cpus": num_cpus, "include_dashboard": False}
+    path = {} if is_submitted_job() else {"PYTHONPATH": _import_path()}  # there it is the working directory's
+    if num_cpus is None:
+        options: dict[str, object] = {"runtime_env": {"env_vars": path}} if path else {}
+    else:
+        # A local Ray's processes inherit the path. With a runtime environment, those that it starts in advance would
+        # be of no use, and each actor would wait for the agent that makes the environment.
+        options = {"num_cpus": num_cpus, "include_dashboard": False}
     for attempt in (1, 2):
         try:
-            context = ray.init(address=address, configure_logging=False, runtime_env=_import_path(), **local)
+            with _inherited(path if num_cpus is not None else {}):
+                context = ray.init(address=address, configure_logging=False, **options)
             _end_on_sigterm()
             return f", dashboard http://{context.dashboard_url}" if context.dashboard_url else ""
         except Exception as error:
@@ -120,12 +129,22 @@ def _end_on_sigterm() -> None:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(ExitCode.TERMINATED))
 
 
-def _import_path() -> dict[str, dict[str, str]] | None:
-    """The runtime environment with which workers on this machine import this package where it isn't installed.
-
-    None in a submitted job, whose workers have its working directory.
-    """
-    if is_submitted_job():
-        return None
+def _import_path() -> str:
+    """The PYTHONPATH with which workers on this machine import this package where it isn't installed."""
     paths = [str(Path(__file__).resolve().parents[3]), os.environ.get("PYTHONPATH", "")]
-    return {"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, paths))}}
+    return os.pathsep.join(filter(None, paths))
+
+
+@contextmanager
+def _inherited(variables: Mapping[str, str]) -> Iterator[None]:
+    """Within, processes that are started have these environment variables."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -9,6 +9,7 @@ ever longer waits when it fails soon after its start.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 import uuid
@@ -24,12 +25,12 @@ from textinv_ray.service.cluster.ray_internals import (
     PREEMPTION_WATCHER,
     WORKER_HEALTH_CHECK_TIMEOUT_S,
     free_reservations_of_the_dead,
-    without_process_group,
+    trainer_class,
 )
 from textinv_ray.util.quiet import QUIET
 
 if TYPE_CHECKING:
-    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +94,8 @@ class Fleet:
             "config": {**config.to_dict(), "tracking": {}},
             "output": output,
         }
+        os.environ.update(_controller_environment(config))
+        self._trainer_class = trainer_class()  # imports Ray Train, while the scheduler starts
         self._errors: list[str] = []
         self._threads = []
         threading.Thread(target=self._free_reservations, name="free", daemon=True).start()
@@ -142,15 +145,13 @@ class Fleet:
                     return
             time.sleep(min(wait, _LONGEST_WAIT_S))
 
-    def _trainer(self, workers: int) -> TorchTrainer:
+    def _trainer(self, workers: int) -> DataParallelTrainer:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchTrainer
 
         gpus = {"GPU": self._layout.gpus} if self._layout.gpus else {}
-        return TorchTrainer(
+        return self._trainer_class(
             self._train_loop,
             train_loop_config=self._setup,
-            torch_config=without_process_group(),
             scaling_config=ScalingConfig(
                 num_workers=workers,
                 use_gpu=bool(gpus),
@@ -189,24 +190,17 @@ def start_fleet(
 ) -> FleetClient:
     """Starts the Fleet actor on this process's node. Its parameters: see `Fleet`."""
     actor: Any = ray.remote(Fleet)
-    options = {
-        "max_concurrency": 2,
-        "runtime_env": {"env_vars": _controller_environment(config)},
-        **on_this_node(),
-    }
+    # No runtime environment of its own: Ray has a process ready for it.
+    options = {"max_concurrency": 2, **on_this_node()}
     return FleetClient(
         actor.options(**options).remote(train_loop, layout, config, scheduler, output, storage)
     )
 
 
 def _controller_environment(config: JobConfig) -> dict[str, str]:
-    """Variables of the fleet's process, which Train's controllers and their helpers inherit."""
+    """Variables of the fleet's process; Train passes them on to its controllers."""
     return {
         **QUIET,
-        # A helper of each controller asks the dashboard whether the controller lives, in order to remove its placement
-        # group when it doesn't. Without an address it searches this machine for a Ray: of two, it would ask the wrong
-        # one, or none and fail with a traceback.
-        "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
         # The watcher would restart a whole group when a node is about to go; leases do what is needed.
         PREEMPTION_WATCHER: "0",
         # A worker that is silent for so long has lost its lease; its group is restarted.

@@ -20,7 +20,7 @@ import ray
 
 if TYPE_CHECKING:
     from ray.data import DataContext, Dataset
-    from ray.train.torch import TorchConfig
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def free_reservations_of_the_dead() -> None:
     """Removes placement groups of this job whose creator, a controller of Ray Train, has died.
 
     Ray keeps them until the job ends, and new trainers would wait for their CPUs and GPUs forever. Train's own
-    cleaner does the same by asking the dashboard, which a local Ray doesn't have.
+    cleaner, which `trainer_class` leaves out, asks the dashboard, which a local Ray doesn't have.
 
     Private: the global state's accessor and the protobuf of its entries. `ray.util.placement_group_table` and
     `ray.util.state.list_placement_groups` leave out who created a group. Without it: after a controller's death,
@@ -134,27 +134,32 @@ def last_started_address() -> str | None:
         return None
 
 
-def without_process_group() -> TorchConfig:
-    """A TorchTrainer's configuration for workers that don't talk to each other: no torch.distributed is set up.
+def trainer_class() -> type[DataParallelTrainer]:
+    """Ray Train's trainer for workers that don't talk to each other and read no shards of a dataset: it starts sooner.
 
-    Ray's developer API, which may change with any minor version: the backend that `TorchConfig` names. Its public
-    fields choose between process groups, but none stands for no group. Without it: workers of one trainer start
-    more slowly, because they wait for each other to form a group that nobody uses.
+    No torch.distributed is set up, so that neither the fleet nor a controller imports torch. Two actors of each trainer
+    are left out: that which splits datasets, and that which frees the placement group of a dead controller
+    (`free_reservations_of_the_dead` does so, without a dashboard).
+
+    The trainer is Ray's developer API, the method that chooses the actors is private. Without them: each start of a
+    trainer takes some seconds of a CPU more, and its workers form a process group that nobody uses.
     """
-    from ray.train.torch import TorchConfig
-
     try:
-        from ray.train.backend import Backend
+        from ray.train.v2._internal.callbacks import DatasetsCallback
+        from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+        from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
     except _CHANGED as error:
-        _warn_once("the workers of a trainer set up a process group that they don't need", error)
-        return TorchConfig()
+        _warn_once("trainers start more slowly", error)
+        from ray.train.torch import TorchTrainer
 
-    class NoProcessGroup(TorchConfig):
-        @property
-        def backend_cls(self) -> type[Backend]:
-            return Backend
+        return TorchTrainer
 
-    return NoProcessGroup()
+    class LeanTrainer(DataParallelTrainer):
+        def _create_default_callbacks(self) -> list[Any]:
+            unused = DatasetsCallback, PlacementGroupCleanerCallback
+            return [given for given in super()._create_default_callbacks() if not isinstance(given, unused)]
+
+    return LeanTrainer
 
 
 def reserve_for_repartition(rows: Dataset, num_cpus: float) -> None:

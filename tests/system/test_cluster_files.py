@@ -12,6 +12,7 @@ import jsonschema
 import pytest
 import yaml
 
+from tests.support import rayjob as rayjobs
 from tests.support.commands import REPOSITORY
 from textinv_ray.cli import jobs
 from textinv_ray.cli.options import load_config
@@ -32,9 +33,20 @@ def aws() -> dict[str, Any]:
     return _load("cluster.yaml")
 
 
+@pytest.fixture(scope="module", params=["kuberay", "kueue"])
+def rayjob(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Each file for Kubernetes."""
+    return _load(f"configs/{request.param}.yaml")
+
+
 @pytest.fixture(scope="module")
 def kuberay() -> dict[str, Any]:
     return _load("configs/kuberay.yaml")
+
+
+@pytest.fixture(scope="module")
+def kueue() -> dict[str, Any]:
+    return _load("configs/kueue.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +70,8 @@ def _pinned(package: str) -> str:
     return found.group(1)
 
 
-def _pods(kuberay: dict[str, Any]) -> list[dict[str, Any]]:
-    spec = kuberay["spec"]["rayClusterSpec"]
+def _pods(rayjob: dict[str, Any]) -> list[dict[str, Any]]:
+    spec = rayjob["spec"]["rayClusterSpec"]
     return [group["template"]["spec"] for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"])]
 
 
@@ -80,11 +92,15 @@ def test_gpu_machines_come_from_spot_first_and_from_0(aws: dict[str, Any]) -> No
     from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
     from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
     from ray.autoscaler.v2.utils import ResourceRequestUtil
+    from ray.core.generated.common_pb2 import LabelSelectorOperator
 
     config = AutoscalingConfig(aws, skip_content_hash=True)
 
-    def launched(demand: int, **availability: float) -> dict[str, int]:
-        worker = ResourceRequestUtil.make({"GPU": 1.0, "CPU": 0.9})
+    def launched(demand: int, market: str = "", **availability: float) -> dict[str, int]:
+        selector = [[("ray.io/market-type", LabelSelectorOperator.LABEL_OPERATOR_IN, [market])]]
+        worker = ResourceRequestUtil.make(
+            {"GPU": 1.0, "CPU": 0.9}, label_selectors=selector if market else None
+        )
         request = SchedulingRequest(
             disable_launch_config_check=True,
             node_type_configs=config.get_node_type_configs(),
@@ -99,6 +115,8 @@ def test_gpu_machines_come_from_spot_first_and_from_0(aws: dict[str, Any]) -> No
     assert launched(3) == {"gpu_spot": 3}
     assert launched(3, gpu_spot=0.0) == {"gpu_on_demand": 3}
     assert launched(99)["gpu_spot"] == 16
+    assert launched(3, "spot") == {"gpu_spot": 3}
+    assert launched(3, "on-demand") == {"gpu_on_demand": 3}
 
 
 def test_aws_gets_what_it_understands(aws: dict[str, Any]) -> None:
@@ -123,49 +141,73 @@ def test_what_the_clusters_machines_set(aws: dict[str, Any], monkeypatch: pytest
 # Kubernetes
 
 
-def test_kuberay_yaml_is_no_preset() -> None:
-    assert "kuberay" not in preset_names()
-    with pytest.raises(UserError, match="no configuration 'kuberay'"):
-        JobConfig.load("kuberay")
+@pytest.mark.parametrize("name", ["kuberay", "kueue"])
+def test_files_for_kubernetes_are_no_presets(name: str) -> None:
+    assert name not in preset_names()
+    with pytest.raises(UserError, match=f"no configuration '{name}'"):
+        JobConfig.load(name)
 
 
-def test_kuberay_grows_from_0(kuberay: dict[str, Any]) -> None:
-    assert (kuberay["apiVersion"], kuberay["kind"]) == ("ray.io/v1", "RayJob")
-    spec = kuberay["spec"]["rayClusterSpec"]
-    assert spec["enableInTreeAutoscaling"] is True
-    assert spec["rayVersion"] == _pinned("ray")
-    (group,) = spec["workerGroupSpecs"]
-    assert (group["replicas"], group["minReplicas"]) == (0, 0)
-    head, gpu = (pod["containers"][0] for pod in _pods(kuberay))
+def test_fields_are_those_of_a_rayjob(rayjob: dict[str, Any]) -> None:
+    validator = jsonschema.Draft202012Validator(rayjobs.SCHEMA)
+    validator.validate(rayjob)
+    for wrong in ({"entryPoint": "x"}, {"suspend": "yes"}, {"activeDeadlineSeconds": 1.5}):
+        with pytest.raises(jsonschema.ValidationError):
+            validator.validate({**rayjob, "spec": {**rayjob["spec"], **wrong}})
+
+
+def test_the_machines_of_a_rayjob(rayjob: dict[str, Any]) -> None:
+    assert (rayjob["apiVersion"], rayjob["kind"]) == ("ray.io/v1", "RayJob")
+    assert rayjob["spec"]["rayClusterSpec"]["rayVersion"] == _pinned("ray")
+    head, gpu = (pod["containers"][0] for pod in _pods(rayjob))
     assert "nvidia.com/gpu" not in head["resources"]["limits"]
     assert (
         gpu["resources"]["limits"]["nvidia.com/gpu"] == gpu["resources"]["requests"]["nvidia.com/gpu"] == "1"
     )
     for container in (head, gpu):
         assert {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"} in container["env"]
-    assert kuberay["spec"]["shutdownAfterJobFinishes"] is True
+    assert rayjob["spec"]["shutdownAfterJobFinishes"] is True
 
 
-def test_kuberays_command_is_one(kuberay: dict[str, Any]) -> None:
+def test_what_kueue_asks_for(kueue: dict[str, Any]) -> None:
+    """A queue, a job that doesn't begin by itself, and a number of pods that stays."""
+    assert kueue["metadata"]["labels"]["kueue.x-k8s.io/queue-name"]
+    spec = kueue["spec"]
+    assert spec["suspend"] is True
+    assert spec["activeDeadlineSeconds"] > 0
+    assert "backoffLimit" not in spec, "it is admitted anew by being created anew"
+    assert not spec["rayClusterSpec"].get("enableInTreeAutoscaling")
+    (group,) = spec["rayClusterSpec"]["workerGroupSpecs"]
+    assert group["minReplicas"] == group["replicas"] == group["maxReplicas"]
+
+
+def test_kuberay_grows_from_0(kuberay: dict[str, Any]) -> None:
+    spec = kuberay["spec"]["rayClusterSpec"]
+    assert spec["enableInTreeAutoscaling"] is True
+    (group,) = spec["workerGroupSpecs"]
+    assert (group["replicas"], group["minReplicas"]) == (0, 0)
+
+
+def test_a_rayjobs_command_is_one(rayjob: dict[str, Any]) -> None:
     """The entry point's file is there, its options are known, and it asks for as many workers as may come."""
     from typer.main import get_command
 
-    program, script, *arguments = shlex.split(kuberay["spec"]["entrypoint"])
+    program, script, *arguments = shlex.split(rayjob["spec"]["entrypoint"])
     assert program == "python"
     assert (REPOSITORY / script).is_file()
     invert: Any = get_command(jobs.app).commands["invert"]  # type: ignore[attr-defined]
     given = invert.make_context("invert", arguments).params
     job = JobConfig.load(given["config"], given["overrides"])
-    (group,) = kuberay["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    (group,) = rayjob["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     assert job.service.workers == group["maxReplicas"]
     assert job.service.gpus_per_worker == 1
 
 
-def test_a_pod_that_goes_has_time_and_says_so(kuberay: dict[str, Any]) -> None:
+def test_a_pod_that_goes_has_time_and_says_so(rayjob: dict[str, Any]) -> None:
     """preStop is a command line that this Ray knows, and ends before Kubernetes kills."""
     from ray.scripts.scripts import cli as ray_cli
 
-    _, pod = _pods(kuberay)
+    _, pod = _pods(rayjob)
     shell, flag, script = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
     assert (shell, flag) == ("/bin/bash", "-c")
     drain, wait = script.split(" || true; ")
@@ -179,14 +221,26 @@ def test_a_pod_that_goes_has_time_and_says_so(kuberay: dict[str, Any]) -> None:
 
 
 @pytest.mark.skipif(not CRD, reason="KUBERAY_RAYJOB_CRD names no file")
-def test_kuberays_crd_accepts_it(kuberay: dict[str, Any]) -> None:
+def test_kuberays_crd_accepts_it(rayjob: dict[str, Any]) -> None:
     crd = yaml.load(Path(CRD).read_text(), Loader=yaml.CSafeLoader)
     (version,) = [version for version in crd["spec"]["versions"] if version["name"] == "v1"]
     schema = _strict(version["schema"]["openAPIV3Schema"])
-    jsonschema.Draft202012Validator(schema).validate(kuberay)
-    wrong = {**kuberay, "spec": {**kuberay["spec"], "entryPoint": "x"}}
+    jsonschema.Draft202012Validator(schema).validate(rayjob)
+    assert _names(rayjobs.SCHEMA) <= _names(schema), (
+        "what the small schema knows, the whole one knows as well"
+    )
+    wrong = {**rayjob, "spec": {**rayjob["spec"], "entryPoint": "x"}}
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.Draft202012Validator(schema).validate(wrong)
+
+
+def _names(schema: Any, path: str = "") -> set[str]:
+    """Dotted names of the fields, with the depth of the small schema."""
+    if schema.get("type") == "array":
+        return _names(schema.get("items", {}), path)
+    fields = schema.get("properties", {})
+    within = (_names(field, f"{path}{name}.") for name, field in fields.items() if name != "metadata")
+    return {f"{path}{name}" for name in fields}.union(*within)
 
 
 def _strict(schema: Any) -> Any:
@@ -207,8 +261,8 @@ def _strict(schema: Any) -> Any:
 # The image
 
 
-def test_one_image_for_both(aws: dict[str, Any], kuberay: dict[str, Any]) -> None:
-    images = {container["image"] for pod in _pods(kuberay) for container in pod["containers"]}
+def test_one_image_for_all(aws: dict[str, Any], rayjob: dict[str, Any]) -> None:
+    images = {container["image"] for pod in _pods(rayjob) for container in pod["containers"]}
     assert images == {aws["docker"]["image"]}
     version = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
     assert aws["docker"]["image"].endswith(f"/textinv_ray:{version}")
@@ -256,14 +310,14 @@ def test_telemetry_is_off(dockerfile: list[tuple[str, str]]) -> None:
 
 
 def test_jobs_start_in_the_repository(
-    aws: dict[str, Any], kuberay: dict[str, Any], dockerfile: list[tuple[str, str]]
+    aws: dict[str, Any], rayjob: dict[str, Any], dockerfile: list[tuple[str, str]]
 ) -> None:
     """A job without --working-dir runs where its node was started."""
     (folder,) = [rest for name, rest in dockerfile if name == "WORKDIR"]
     assert aws["file_mounts"] == {folder: "."}
     starts = [aws["head_start_ray_commands"][-1], aws["worker_start_ray_commands"][-1]]
     assert all(start.startswith(f"cd {folder} && ray start ") for start in starts)
-    assert {container["workingDir"] for pod in _pods(kuberay) for container in pod["containers"]} == {folder}
+    assert {container["workingDir"] for pod in _pods(rayjob) for container in pod["containers"]} == {folder}
 
 
 def test_what_a_submitted_job_uploads() -> None:

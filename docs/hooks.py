@@ -20,6 +20,7 @@ from textinv_ray.config.job import JobConfig
 from textinv_ray.config.model_families import FAMILIES
 from textinv_ray.config.presets import preset_names, purpose
 from textinv_ray.manifest import columns
+from textinv_ray.service.metrics import METRICS
 from textinv_ray.service.store import records
 from textinv_ray.service.store.records import Decision, Failure, JobRecord, Record, Result
 from textinv_ray.service.views import columns as results_columns
@@ -110,6 +111,16 @@ def families_table() -> str:
     return "\n".join([f"| {names} |", "|---|---|---|---|---|---|---|---|", *rows])
 
 
+def metrics_table() -> str:
+    """Every metric, by its name in Prometheus."""
+    rows = [
+        f"| `{metric.exported}` | {metric.kind} | {metric.unit} | {', '.join(f'`{tag}`' for tag in metric.tags)} | "
+        f"{_one_line(metric.description)} |"
+        for metric in METRICS
+    ]
+    return "\n".join(["| metric | type | unit | more tags | |", "|---|---|---|---|---|", *rows])
+
+
 def record_table(record: type[Record]) -> str:
     """The fields of a JSON file or of a part of one."""
     schema = record.model_json_schema()
@@ -166,6 +177,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "settings": settings_table,
     "presets": presets_table,
     "families": families_table,
+    "metrics": metrics_table,
     "results-columns": results_columns.columns_table,
     **{name: partial(record_table, record) for name, record in RECORDS.items()},
 }

@@ -14,6 +14,7 @@ TESTED_IN = {
     "cli/words": "service/library/test_export",
     "concepts/settings": "concepts/test_fingerprints",
     "config/model": "config/test_job",
+    "config/service": "config/test_job",
     "config/templates": "concepts/test_templates",
     "config/training": "config/test_job",
     "inversion/dino": "inversion/test_evaluation",

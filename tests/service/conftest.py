@@ -23,7 +23,8 @@ def local_ray() -> Iterator[None]:
     """A Ray of this process alone."""
     import ray
 
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    often = {"metrics_report_interval_ms": 1000}  # Ray's own is ten seconds
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, _system_config=often)
     yield
     ray.shutdown()
 

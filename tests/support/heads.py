@@ -29,6 +29,7 @@ class Head:
         port = port or free
         self.dashboard = f"http://127.0.0.1:{dashboard}"
         self.address = f"127.0.0.1:{port}"
+        self.metrics = f"http://127.0.0.1:{metrics}/metrics"
         self._log = (folder / "head.log").open("w+")
         self._process = subprocess.Popen(
             [

@@ -83,7 +83,7 @@ class Job:
 
     def holder_of_a_checkpoint(self) -> int | None:
         """Process id of a worker, by the log, with a concept that has a checkpoint and isn't done."""
-        begun = re.findall(r"pid=(\d+)\)\S* (\S+): from step", self.log())
+        begun = re.findall(r"pid=(\d+)\).* (\S+): from step", self.log())
         in_work = set(self.checkpoints()) - self.done().keys()
         return next((int(pid) for pid, name in reversed(begun) if name in in_work), None)
 

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, Field, JsonValue, ValidationError, model_validator
+from pydantic import BaseModel, Field, JsonValue, ValidationError
 from pydantic_core import ErrorDetails
 
 from textinv_ray.config.model import ModelConfig
 from textinv_ray.config.presets import preset_file
+from textinv_ray.config.service import ServiceConfig
 from textinv_ray.config.training import Prompt, StoppingConfig, Strict, TrainingConfig, read_templates
 from textinv_ray.util import yaml_files
 from textinv_ray.util.errors import UserError
@@ -149,48 +150,6 @@ class ScoringConfig(Strict):
     """Samples per prompt, with seeds 0, 1, ..."""
     evaluate_at: tuple[Fraction, ...] = (1.0,)
     """Fractions of `training.steps` at which scores are computed."""
-
-
-class ServiceConfig(Strict):
-    """Workers, leases, and where results are stored."""
-
-    output: str = Field("results", min_length=1)
-    """Folder or fsspec URI (`s3://...`) for the results."""
-    ray: Annotated[str, Field(min_length=1)] | None = None
-    """Which Ray the job runs on. `local`: one of its own, which ends with the job; `auto`: the cluster that `ray start`
-    started or joined on this machine; or a cluster's address. null: the one that RAY_ADDRESS names, as in a submitted
-    job, else `local`."""
-    wait_for_resources_min: Annotated[float, Field(gt=0)] | None = None
-    """Minutes after which a job ends for which no worker could start; null: it waits."""
-    workers: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    """Number of workers. `auto`: one per GPU of the cluster; without GPUs, by the number of CPUs."""
-    workers_per_trainer: int = Field(1, ge=1)
-    """Workers that restart together when one dies. Use the number of GPUs of a node; 1 for single-GPU spot nodes."""
-    cpus_per_worker: float = Field(1.0, gt=0)
-    """CPUs that Ray reserves for each worker."""
-    gpus_per_worker: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
-    """GPUs that Ray reserves for each worker. `auto`: 1 when the cluster has GPUs and `model.device` isn't `cpu`."""
-    prepare_cpus: float = Field(1.0, gt=0)
-    """CPUs for downloading and decoding images ahead of the workers."""
-    heartbeat_s: float = Field(1.0, gt=0)
-    """Seconds between the heartbeats of a worker."""
-    lease_timeout_s: float = Field(60.0, gt=0)
-    """After this many seconds without a heartbeat, a worker's concepts are leased to other workers."""
-    max_attempts: int = Field(3, ge=1)
-    """A concept whose worker was lost this many times is quarantined: it is recorded as failed and not tried again in
-    this job."""
-    checkpoint_every_s: float = Field(30.0, gt=0)
-    """Seconds between checkpoints of a concept: the most work that is lost with a worker."""
-    release_after_s: float = Field(60.0, gt=0)
-    """A worker exits, and frees its machine, after this many seconds in which no concept was left to lease."""
-
-    @model_validator(mode="after")
-    def _lease_outlives_heartbeats(self) -> ServiceConfig:
-        if self.lease_timeout_s < 2 * self.heartbeat_s:
-            raise ValueError(
-                "lease_timeout_s must be at least twice heartbeat_s, or live workers lose their concepts"
-            )
-        return self
 
 
 class TrackingConfig(Strict):

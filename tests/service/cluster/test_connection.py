@@ -22,10 +22,12 @@ from rich.console import Console
 from tests.support import examples
 from tests.support.commands import RAY, REPOSITORY, as_options
 from tests.support.heads import Head
+from tests.support.metrics import scraped
 from tests.support.network import free_ports
 from tests.support.waiting import wait_for
 from textinv_ray.config.job import JobConfig
 from textinv_ray.service.cluster import connection
+from textinv_ray.service.metrics import METRICS
 from textinv_ray.util.errors import UserError
 
 
@@ -165,11 +167,11 @@ def test_authentication_tokens(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def head(tmp_path: Path) -> Iterator[str]:
-    """The dashboard's address of a `ray start --head`."""
-    started = Head(tmp_path, "--num-cpus=2")
+def head(tmp_path: Path) -> Iterator[Head]:
+    """A `ray start --head` that exports metrics every second; Ray's own interval is ten."""
+    started = Head(tmp_path, "--num-cpus=2", environment={"RAY_metrics_report_interval_ms": "1000"})
     try:
-        yield started.dashboard
+        yield started
     finally:
         started.stop()
 
@@ -191,23 +193,25 @@ def submit(head: str, folder: Path, options: list[str], *more: str) -> subproces
 
 
 @pytest.mark.slow
-def test_a_submitted_job(head: str, tmp_path: Path, tiny_sd: Path, tiny_clip: Path) -> None:
-    """The command of the README's first line, on a cluster that is running; stopped, and submitted again."""
+def test_a_submitted_job(head: Head, tmp_path: Path, tiny_sd: Path, tiny_clip: Path) -> None:
+    """The command of the README's first line, on a cluster that is running; stopped, and submitted again. Its metrics
+    come to Ray's own endpoint."""
     examples.write_manifest(tmp_path / "data", 3)
     options = examples.settings(
         tiny_sd, tiny_clip, "service.workers=2", "service.checkpoint_every_s=0.2", "training.steps=1000"
     )
-    begun = submit(head, tmp_path, options, "--no-wait", "--submission-id", "first")
+    begun = submit(head.dashboard, tmp_path, options, "--no-wait", "--submission-id", "first")
     assert begun.returncode == 0, begun.stdout + begun.stderr
     wait_for(lambda: list((tmp_path / "out").glob("concepts/*/checkpoint.safetensors")), 300, "no checkpoint")
     # At once: in the seconds that `ray job stop` takes to start, a thousand steps are soon taken.
-    jobs = JobSubmissionClient(head)
+    jobs = JobSubmissionClient(head.dashboard)
+    at_work = scraped(head.metrics)
     assert jobs.stop_job("first")
     wait_for(lambda: jobs.get_job_status("first").is_terminal(), 60, "the job goes on")
     log = (tmp_path / "out" / "job.log").read_text()
     assert "stopping: the workers write checkpoints" in log
 
-    done = submit(head, tmp_path, options, "--submission-id", "second")
+    done = submit(head.dashboard, tmp_path, options, "--submission-id", "second")
     assert done.returncode == 0, done.stdout + done.stderr
     # Not what `ray job submit` prints: it may close its stream of the log before the last lines came.
     printed = jobs.get_job_logs("second")
@@ -216,3 +220,16 @@ def test_a_submitted_job(head: str, tmp_path: Path, tiny_sd: Path, tiny_clip: Pa
     assert pq.read_table(tmp_path / "out" / "results.parquet").num_rows == 3
     again = (tmp_path / "out" / "job.log").read_text()[len(log) :]
     assert re.search(r"from step [1-9]\d* of 1000", again), "something went on from a checkpoint"
+
+    samples = [*at_work, *scraped(head.metrics)]
+    assert {sample.tags["job_name"] for sample in samples} == {str(tmp_path / "out")}
+    states = {
+        sample.tags["state"]: sample.value for sample in samples if sample.name == "ray_textinv_concepts"
+    }
+    assert states.keys() == {"waiting", "running", "done", "failed"}
+    workers = {sample.tags["worker"] for sample in samples if sample.name == "ray_textinv_steps_total"}
+    assert len(workers) >= 2
+    assert "" not in workers
+    without = {"look", "lease_losses", "steps_redone", "retries", "memory_splits"}  # what doesn't happen here
+    expected = {metric.exported for metric in METRICS if not any(part in metric.name for part in without)}
+    assert {name for name in expected if not any(sample.name.startswith(name) for sample in samples)} == set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from textinv_ray.config.job import JobConfig
-from textinv_ray.service.cluster.layout import WorkerLayout
+from textinv_ray.service.cluster.layout import WorkerLayout, resources_for
 from textinv_ray.util.errors import UserError
 
 
@@ -56,3 +56,40 @@ def test_what_a_cluster_lacks() -> None:
     assert layout.missing({"CPU": 8.0}) == "waiting for 1 GPU: the cluster has 0"
     assert layout.missing({"CPU": 2.0, "GPU": 1.0}) == "waiting for 4 CPUs: the cluster has 2"
     assert layout.missing({"CPU": 4.0, "GPU": 1.0}) == ""
+
+
+NODES = [
+    {"Alive": True, "Labels": {"zone": "a"}, "Resources": {"CPU": 4.0, "GPU": 1.0}},
+    {"Alive": True, "Labels": {"zone": "b"}, "Resources": {"CPU": 8.0}},
+    {"Alive": True, "Labels": {}, "Resources": {"CPU": 2.0, "GPU": 2.0}},
+    {"Alive": False, "Labels": {"zone": "a"}, "Resources": {"CPU": 64.0, "GPU": 8.0}},
+]
+
+
+@pytest.mark.parametrize(
+    ("selectors", "resources", "nodes"),
+    [
+        ([], {"CPU": 14.0, "GPU": 3.0}, ""),
+        (["label_selector={zone: a}"], {"CPU": 4.0, "GPU": 1.0}, "zone=a"),
+        (
+            ["label_selector={zone: a}", "fallback_label_selectors=[{zone: b}]"],
+            {"CPU": 12.0, "GPU": 1.0},
+            "zone=a, or else zone=b",
+        ),
+        (
+            ["label_selector={zone: c}", "fallback_label_selectors=[{}]"],
+            {"CPU": 14.0, "GPU": 3.0},
+            "zone=c, or else any node",
+        ),
+        (["label_selector={zone: c}"], {}, "zone=c"),
+    ],
+)
+def test_only_nodes_that_are_selected_count(
+    selectors: list[str], resources: dict[str, float], nodes: str
+) -> None:
+    config = JobConfig.load("mini", [f"service.{selector}" for selector in selectors])
+    assert resources_for(config, NODES) == resources
+    layout = WorkerLayout.of(config, resources_for(config, NODES), 100)
+    assert layout.nodes == nodes
+    assert str(layout).endswith(f", on {nodes}" if nodes else "each")
+    assert layout.missing(resources) == "" if resources else "waiting for 1 CPU on zone=c: the cluster has 0"

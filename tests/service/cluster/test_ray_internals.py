@@ -179,8 +179,19 @@ def test_names_of_variables() -> None:
 
     assert ray_internals.PREEMPTION_WATCHER == train.ENABLE_PREEMPTION_WATCHER_ENV_VAR
     assert ray_internals.WORKER_HEALTH_CHECK_TIMEOUT_S == train.WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR
+    assert ray_internals.WORKER_GROUP_START_TIMEOUT_S == train.WORKER_GROUP_START_TIMEOUT_S_ENV_VAR
     assert submitted_job.JOB_CONFIG_VARIABLE == RAY_JOB_CONFIG_JSON_ENV_VAR
     assert submitted_job.UPLOADS_FOLDER == ray_constants.DEFAULT_RUNTIME_ENV_DIR_NAME
+
+
+def test_a_trainer_that_found_no_room() -> None:
+    """`test_fleet.py` sees one. Any other error isn't this one."""
+    from ray.train import ControllerError
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+
+    assert ray_internals.found_no_room(ControllerError(WorkerGroupStartupTimeoutError(1)))
+    assert not ray_internals.found_no_room(ControllerError(RuntimeError("x")))
+    assert not ray_internals.found_no_room(RuntimeError("x"))
 
 
 Warned = Callable[[], list[str]]
@@ -212,6 +223,12 @@ class TestWithoutThem:
         assert [ray_internals.last_started_address() for _ in range(2)] == [None, None]
         (message,) = warned()
         assert "RAY_ADDRESS can name it" in message
+
+    def test_the_error_of_no_room(self, monkeypatch: pytest.MonkeyPatch, warned: Warned) -> None:
+        monkeypatch.delattr("ray.train.v2._internal.exceptions.WorkerGroupStartupTimeoutError")
+        assert [ray_internals.found_no_room(RuntimeError("x")) for _ in range(2)] == [False, False]
+        (message,) = warned()
+        assert "fallbacks of a label selector" in message
 
     def test_what_a_trainer_starts(self, monkeypatch: pytest.MonkeyPatch, warned: Warned) -> None:
         from ray.train.torch import TorchTrainer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import pty
 import subprocess
@@ -22,7 +23,7 @@ from pathlib import Path
 from textinv_ray.service.driver.console import captured
 
 print("before")
-with captured(Path(sys.argv[1]), verbose=sys.argv[2] == "verbose") as console:
+with captured(Path(sys.argv[1]), sys.argv[2] == "verbose", "json" if sys.argv[2] == "json" else "text") as console:
     console.print("ours [1/2]")
     print("noise of a library")
     sys.stderr.write("noise on stderr\\n")
@@ -90,6 +91,19 @@ def test_verbose_shows_all_and_logs_all(tmp_path: Path) -> None:
     assert all(line in err for line in NOISE)
     assert all(line in log for line in ("ours [1/2]", *NOISE))
     assert "secret" not in err + log
+
+
+def test_a_log_of_json(tmp_path: Path) -> None:
+    out, err, log = run(tmp_path / "job.log", "json")
+    assert out == "before\nours [1/2]\nafter\n", "what people see is the same"
+    assert err == ""
+    lines = [json.loads(line) for line in log.splitlines()]
+    messages = [line["message"] for line in lines]
+    assert "ours [1/2]" in messages
+    assert all(any(noise in message for message in messages) for noise in NOISE)
+    (logged,) = [line for line in lines if "logged by a library" in line["message"]]
+    assert (logged["level"], logged["logger"]) == ("INFO", "x")
+    assert "secret" not in log
 
 
 def test_the_log_goes_on(tmp_path: Path) -> None:

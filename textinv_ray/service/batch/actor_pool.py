@@ -46,11 +46,11 @@ def run(
     from ray.data import ActorPoolStrategy
 
     from textinv_ray.service.cluster import connection
-    from textinv_ray.service.cluster.layout import WorkerLayout
+    from textinv_ray.service.cluster.layout import WorkerLayout, resources_for
 
     connection.connect(config, console)
     try:
-        layout = WorkerLayout.of(config, ray.cluster_resources(), len(table))
+        layout = WorkerLayout.of(config, resources_for(config, ray.nodes()), len(table))
         console.print(f"workers: {layout}")
         ray.data.DataContext.get_current().enable_progress_bars = False
         per_block = max(1, min(batch_size, len(table) // (_BLOCKS_PER_WORKER * layout.workers)))
@@ -63,6 +63,7 @@ def run(
             compute=ActorPoolStrategy(size=layout.workers),
             num_cpus=layout.cpus,
             **({"num_gpus": layout.gpus} if layout.gpus else {}),
+            **_placement(config),
         )
         yield from rows.iter_rows()
     except UserError:
@@ -72,6 +73,15 @@ def run(
         raise PoolError(_reason(error)) from error
     finally:
         ray.shutdown()
+
+
+def _placement(config: JobConfig) -> dict[str, Any]:
+    """Options of the actors: on which nodes they run. Ray itself takes a fallback where a selector fits no node."""
+    service = config.service
+    if not service.label_selector:
+        return {}
+    others = [{"label_selector": selector} for selector in service.fallback_label_selectors]
+    return {"label_selector": service.label_selector, **({"fallback_strategy": others} if others else {})}
 
 
 def _reason(error: Exception) -> str:

@@ -13,20 +13,24 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import ray
 
 from textinv_ray.config.job import JobConfig
+from textinv_ray.config.labels import shown
 from textinv_ray.service.cluster.actors import on_this_node
 from textinv_ray.service.cluster.layout import WorkerLayout
 from textinv_ray.service.cluster.ray_internals import (
     PREEMPTION_WATCHER,
+    WORKER_GROUP_START_TIMEOUT_S,
     WORKER_HEALTH_CHECK_TIMEOUT_S,
+    found_no_room,
     free_reservations_of_the_dead,
     trainer_class,
 )
+from textinv_ray.util.logs import log_to_stderr
 from textinv_ray.util.quiet import QUIET
 
 if TYPE_CHECKING:
@@ -83,6 +87,7 @@ class Fleet:
 
         `storage`: a local folder for what Ray Train insists on writing; results don't go there.
         """
+        log_to_stderr(config.service.log_format)
         self._train_loop = train_loop
         self._config = config
         self._layout = layout
@@ -124,17 +129,27 @@ class Fleet:
     def _keep_running(self, workers: int) -> None:
         """Runs one trainer of `workers` workers, again and again, until the job is over or it is given up."""
         wait, quick_failures = _FIRST_WAIT_S, 0
+        selectors = self._config.service.label_selectors
+        tried = 0
         while not self._scheduler.is_over():
             began = time.monotonic()
             try:
-                self._trainer(workers).fit()
-                wait, quick_failures = _FIRST_WAIT_S, 0
+                self._trainer(workers, selectors[tried]).fit()
+                wait, quick_failures, tried = _FIRST_WAIT_S, 0, 0
                 # Its workers were released for want of work, or their node is about to go.
                 while not self._scheduler.wants_workers():
                     if self._scheduler.is_over():
                         return
                     time.sleep(_POLL_S)
             except Exception as error:
+                if len(selectors) > 1 and found_no_room(error):
+                    before, tried = tried, (tried + 1) % len(selectors)
+                    logger.info(
+                        "no room for workers on %s; trying %s",
+                        shown(selectors[before]),
+                        shown(selectors[tried]),
+                    )
+                    continue
                 logger.exception("a trainer failed")
                 if time.monotonic() - began < _QUICK_S:
                     wait, quick_failures = 2 * wait, quick_failures + 1
@@ -145,7 +160,8 @@ class Fleet:
                     return
             time.sleep(min(wait, _LONGEST_WAIT_S))
 
-    def _trainer(self, workers: int) -> DataParallelTrainer:
+    def _trainer(self, workers: int, selector: Mapping[str, str]) -> DataParallelTrainer:
+        """`selector`: of the nodes that its workers run on, by Ray's labels."""
         from ray.train import FailureConfig, RunConfig, ScalingConfig
 
         gpus = {"GPU": self._layout.gpus} if self._layout.gpus else {}
@@ -156,12 +172,17 @@ class Fleet:
                 num_workers=workers,
                 use_gpu=bool(gpus),
                 resources_per_worker={"CPU": self._layout.cpus, **gpus},
+                label_selector=dict(selector) or None,
             ),
             run_config=RunConfig(
                 # A name of its own: Train would take up what a run of the same name left.
                 name=f"workers-{uuid.uuid4().hex[:8]}",
                 storage_path=self._storage,
-                failure_config=FailureConfig(max_failures=-1),
+                failure_config=FailureConfig(
+                    max_failures=-1,
+                    # Otherwise it would wait for room by the same selector forever
+                    controller_failure_limit=0 if self._config.service.fallback_label_selectors else -1,
+                ),
                 worker_runtime_env={"env_vars": _worker_environment(self._config)},
             ),
         )
@@ -205,6 +226,11 @@ def _controller_environment(config: JobConfig) -> dict[str, str]:
         PREEMPTION_WATCHER: "0",
         # A worker that is silent for so long has lost its lease; its group is restarted.
         WORKER_HEALTH_CHECK_TIMEOUT_S: str(max(30.0, 2 * config.service.lease_timeout_s)),
+        **(
+            {WORKER_GROUP_START_TIMEOUT_S: str(config.service.fallback_after_s)}
+            if config.service.fallback_label_selectors
+            else {}
+        ),
     }
 
 

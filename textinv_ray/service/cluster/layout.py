@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from textinv_ray.config.job import JobConfig
+from textinv_ray.config.labels import matches, shown
 from textinv_ray.util.errors import UserError
 
 # CPUs that a task of the preparation reserves: so little that it fits beside workers that take all CPUs.
@@ -24,13 +27,15 @@ class WorkerLayout:
     """Of one worker; 0: it learns on the CPU."""
     prepare_cpus: float
     """Of one task that prepares images."""
+    nodes: str = ""
+    """Which nodes workers run on; empty: all."""
 
     @classmethod
     def of(cls, config: JobConfig, resources: Mapping[str, float], concepts: int) -> WorkerLayout:
         """The layout by the configuration; what it leaves to "auto", by the cluster's resources.
 
-        `resources`: as of `ray.cluster_resources()`. There are never more workers than concepts. Raises UserError
-        for a configuration that needs a GPU where there is none.
+        `resources`: of the nodes that workers may run on, as of `resources_for`. There are never more workers than
+        concepts. Raises UserError for a configuration that needs a GPU where there is none.
         """
         service = config.service
         gpus = service.gpus_per_worker
@@ -44,20 +49,36 @@ class WorkerLayout:
         fitting = max(1, math.floor(min(by_gpu, resources.get("CPU", 1) / service.cpus_per_worker)))
         workers = fitting if service.workers == "auto" else service.workers
         cpus = service.cpus_per_worker
-        return cls(min(workers, concepts), max(cpus - _PREPARE_CPUS, cpus / 2), gpus, _PREPARE_CPUS)
+        nodes = ", or else ".join(map(shown, service.label_selectors)) if service.label_selector else ""
+        return cls(min(workers, concepts), max(cpus - _PREPARE_CPUS, cpus / 2), gpus, _PREPARE_CPUS, nodes)
 
     def missing(self, resources: Mapping[str, float]) -> str:
         """What a worker waits for that the cluster doesn't have, as a line; empty when it has all.
 
-        `resources`: as of `ray.cluster_resources()`.
+        `resources`: as for `of`.
         """
         for name, needed in (("GPU", self.gpus), ("CPU", self.cpus)):
             there = resources.get(name, 0)
             if needed > there:
                 plural = "" if needed <= 1 else "s"
-                return f"waiting for {math.ceil(needed)} {name}{plural}: the cluster has {there:g}"
+                where = f" on {self.nodes}" if self.nodes else ""
+                return f"waiting for {math.ceil(needed)} {name}{plural}{where}: the cluster has {there:g}"
         return ""
 
     def __str__(self) -> str:
         each = f"{self.gpus:g} GPU" if self.gpus else "on the CPU"
-        return f"{self.workers}, {each}{' each' if self.workers > 1 else ''}"
+        on = f", on {self.nodes}" if self.nodes else ""
+        return f"{self.workers}, {each}{' each' if self.workers > 1 else ''}{on}"
+
+
+def resources_for(config: JobConfig, nodes: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """The resources of the nodes that workers may run on, by `service.label_selector` or one of its fallbacks.
+
+    `nodes`: as of `ray.nodes()`.
+    """
+    found: Counter[str] = Counter()
+    for node in nodes:
+        labels = node["Labels"]
+        if node["Alive"] and any(matches(selector, labels) for selector in config.service.label_selectors):
+            found.update(node["Resources"])
+    return dict(found)

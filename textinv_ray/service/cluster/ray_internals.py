@@ -35,6 +35,28 @@ WORKER_HEALTH_CHECK_TIMEOUT_S = "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"
 """Environment variable of a Train controller's process: seconds after which a silent worker counts as dead.
 `RunConfig` has no field for it. Not heeded, a hung worker keeps its GPU for Train's own ten minutes."""
 
+WORKER_GROUP_START_TIMEOUT_S = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+"""Environment variable of a Train controller's process: seconds that it waits for room for its workers, 60 by default.
+`ScalingConfig` has no field for it. Not heeded, the next label selector is tried after 60 seconds."""
+
+
+def found_no_room(error: BaseException) -> bool:
+    """Whether a trainer ended because there was no room for its workers in time.
+
+    Private: the error that Train's controller fails with, which stands in its public `ControllerError`. Without it:
+    such a trainer counts as one that failed, and `service.fallback_label_selectors` are not tried.
+    """
+    from ray.train import ControllerError
+
+    try:
+        from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+    except _CHANGED as changed:
+        _warn_once("the fallbacks of a label selector are not tried", changed)
+        return False
+    return isinstance(error, ControllerError) and isinstance(
+        error.controller_failure, WorkerGroupStartupTimeoutError
+    )
+
 
 def free_reservations_of_the_dead() -> None:
     """Removes placement groups of this job whose creator, a controller of Ray Train, has died.

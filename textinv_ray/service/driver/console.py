@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from textinv_ray.util.logs import LOG_FORMAT
+from textinv_ray.service.driver.json_log import JsonLog
+from textinv_ray.util.logs import LogFormat, formatter, json_line
 from textinv_ray.util.redact import redact_text
 from textinv_ray.util.terminal import PlainConsole
 from textinv_ray.util.text import duration
@@ -31,27 +32,29 @@ there, `ray_internals.free_reservations_of_the_dead` does."""
 
 
 @contextlib.contextmanager
-def captured(log: Path, verbose: bool) -> Iterator[Console]:
+def captured(log: Path, verbose: bool, log_format: LogFormat = "text") -> Iterator[Console]:
     """A console for our own lines, while all else that this process and its children print goes to `log`.
 
     Done on file descriptors, because some of it comes from libraries' C++ and from child processes. With
     `verbose` it is shown too. Our own lines are logged as well. Credentials in URIs are left out of it all.
+    `log_format`: of `log`; "json" makes a line of JSON of each.
     """
     sys.stdout.flush()
     sys.stderr.flush()
     kept_out, kept_err = os.dup(1), os.dup(2)
     log_text, out = log.open("a", encoding="utf-8"), _text(kept_out)
-    pump = _Pump(log_text.fileno(), *([kept_err] if verbose else []))
+    is_json = log_format == "json"
+    pump = _Pump(log_text.fileno(), *([kept_err] if verbose else []), is_json=is_json)
     os.dup2(pump.entry, 1)
     os.dup2(pump.entry, 2)
     handler = logging.StreamHandler(_text(pump.entry))
-    handler.setFormatter(logging.Formatter(LOG_FORMAT))
+    handler.setFormatter(formatter(log_format))
     root = logging.getLogger()
     level = root.level
     root.addHandler(handler)
     root.setLevel(logging.INFO)
     try:
-        yield _LoggingConsole(out, log_text)
+        yield _LoggingConsole(out, log_text, is_json=is_json)
     finally:
         root.removeHandler(handler)
         root.setLevel(level)
@@ -76,22 +79,32 @@ def _text(descriptor: int) -> TextIO:
 class _LoggingConsole(PlainConsole):
     """Prints for the user, and the same words into the log file. Brackets are brackets, not markup."""
 
-    def __init__(self, out: TextIO, log: TextIO) -> None:
+    def __init__(self, out: TextIO, log: TextIO, *, is_json: bool) -> None:
         width = None if out.isatty() else 120
         super().__init__(file=out, width=width)
-        self._plain = PlainConsole(file=log, width=120, no_color=True, soft_wrap=False)
+        self._log, self._is_json = log, is_json
+        # A line of JSON is never wrapped
+        width = 1000 if is_json else 120
+        self._plain = PlainConsole(file=log, width=width, no_color=True, soft_wrap=False)
 
     def print(self, *objects: Any, **options: Any) -> None:
         super().print(*objects, **options)
-        with contextlib.suppress(OSError):  # a full disk
+        with self._plain.capture() as caught:
             self._plain.print(*objects, **options)
-            self._plain.file.flush()
+        text = caught.get()
+        if self._is_json:
+            lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+            text = "".join(json_line("INFO", line) + "\n" for line in lines)
+        with contextlib.suppress(OSError):  # a full disk
+            self._log.write(text)
+            self._log.flush()
 
 
 class _Pump:
     """Copies the lines that are written to its entry to several places, without credentials."""
 
-    def __init__(self, *targets: int) -> None:
+    def __init__(self, *targets: int, is_json: bool) -> None:
+        self._json = JsonLog() if is_json else None
         self._exit, self.entry = os.pipe()
         self._targets = targets
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -114,7 +127,8 @@ class _Pump:
     def _write(self, data: bytes) -> None:
         if _NOISE in data:
             data = b"".join(line for line in data.splitlines(keepends=True) if _NOISE not in line)
-        clean = redact_text(data.decode(errors="replace")).encode()
+        text = data.decode(errors="replace")
+        clean = (self._json.converted(text) if self._json else redact_text(text)).encode()
         for target in self._targets:
             with contextlib.suppress(OSError), os.fdopen(os.dup(target), "wb") as file:
                 file.write(clean)

@@ -8,6 +8,8 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
+from textinv_ray.config.job import JobConfig
+from textinv_ray.service import metrics
 from textinv_ray.service.driver.job import Job
 from textinv_ray.service.driver.lock import Lock
 from textinv_ray.service.driver.signals import Stopping
@@ -27,7 +29,7 @@ def learn(job: Job, mirror: MirrorThread | None, stopping: Stopping, lock: Lock)
 
     from textinv_ray.service.cluster import connection
     from textinv_ray.service.cluster.fleet import start_fleet
-    from textinv_ray.service.cluster.layout import WorkerLayout
+    from textinv_ray.service.cluster.layout import WorkerLayout, resources_for
     from textinv_ray.service.intake.preparation import Preparation
     from textinv_ray.service.scheduling.client import start_scheduler
     from textinv_ray.service.worker.train_loop import train_loop
@@ -36,26 +38,30 @@ def learn(job: Job, mirror: MirrorThread | None, stopping: Stopping, lock: Lock)
     scratch = tempfile.mkdtemp(prefix="textinv-")
     try:
         is_shared = connection.connect(config, job.console)
+        metrics.report(job.store.shown)
         stopping.listen()
-        layout = WorkerLayout.of(config, ray.cluster_resources(), len(plan.todo))
+        layout = WorkerLayout.of(config, resources_for(config, ray.nodes()), len(plan.todo))
         job.console.print(f"workers: {layout}")
         rows = Preparation(job.manifest, config, job.facts, output, plan.with_result, layout.prepare_cpus)
         scheduler = start_scheduler(rows, plan.todo, output, config, layout)
         fleet = start_fleet(train_loop, layout, config, scheduler, output, scratch)
-        missing = partial(_missing, layout)
+        missing = partial(_missing, layout, config)
         problem = watch(job, scheduler, fleet, mirror, stopping, lock, missing)
         if is_shared:
             _wait_for_trainers(fleet, stopping)
         return problem
     finally:
+        metrics.stop()
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _missing(layout: WorkerLayout) -> str:
+def _missing(layout: WorkerLayout, config: JobConfig) -> str:
     import ray
 
-    line = layout.missing(ray.cluster_resources())
+    from textinv_ray.service.cluster.layout import resources_for
+
+    line = layout.missing(resources_for(config, ray.nodes()))
     return f"{line}; it starts when an autoscaler, or you, add a machine" if line else ""
 
 

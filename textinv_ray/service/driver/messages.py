@@ -165,15 +165,15 @@ def _changes(config: JobConfig, preset: JobConfig) -> list[str]:
     return [
         f"{name}={redact_text(str(value))}"
         for name, value in own.items()
-        if base[name] != value and name != "service.output"
+        if base.get(name) != value and name != "service.output"
     ]
 
 
 def _flat(sections: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    """Nested settings by their dotted names."""
+    """Nested settings by their dotted names. Labels are no settings but a value."""
     found: dict[str, object] = {}
     for name, value in sections.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and name != "label_selector":
             found |= _flat(value, f"{prefix}{name}.")
         else:
             found[f"{prefix}{name}"] = value

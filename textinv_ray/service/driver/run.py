@@ -82,7 +82,7 @@ def invert(
             store.check_writable()
             messages.print_plan(shown, todo, config, store, plan.estimate(todo, config, facts, stored))
             return ExitCode.DONE
-        with log_file(store) as log, captured(log, verbose) as console:
+        with log_file(store) as log, captured(log, verbose, config.service.log_format) as console:
             if not todo.todo and not is_behind(store):
                 return messages.print_nothing_to_do(console, todo, config, store)
             job = Job(store, manifest, config, facts, todo, console, preset)

@@ -14,6 +14,7 @@ from textinv_ray.service.driver.lock import Lock
 from textinv_ray.service.driver.signals import Stopping
 from textinv_ray.service.scheduling.protocol import SchedulerInterface
 from textinv_ray.service.tracking.background import MirrorThread
+from textinv_ray.util.logs import about
 
 if TYPE_CHECKING:
     from textinv_ray.service.cluster.fleet import FleetClient
@@ -52,7 +53,8 @@ def watch(
                 mirror.note(event.concept_id for event in status.events)
             for event in status.events:
                 if event.kind == "failed":
-                    job.console.print(f"{event.concept_id} failed: {event.error}")
+                    with about(event.concept_id):
+                        job.console.print(f"{event.concept_id} failed: {event.error}")
             has_begun = bool(status.running or status.steps_computed or status.done or status.failed)
             waiting.look(has_begun)
             progress.show(

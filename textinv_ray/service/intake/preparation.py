@@ -28,6 +28,7 @@ from textinv_ray.service.models.sources import ModelFacts
 from textinv_ray.service.scheduling.protocol import PreparedRow
 from textinv_ray.service.store.store import Store
 from textinv_ray.util.errors import UnreachableError, UserError
+from textinv_ray.util.logs import about, log_to_stderr
 
 if TYPE_CHECKING:
     from ray.data import DataContext, Dataset
@@ -178,6 +179,7 @@ class Preparation:
     def _prepare_block(self, table: pa.Table, retry_until: float | None) -> pa.Table:
         """Prepares a few rows side by side: most of their time they may wait for servers."""
         config = self.config
+        log_to_stderr(config.service.log_format)
         if retry_until is not None:
             left = {"download_retry_s": max(0.0, retry_until - time.time())}
             config = config.model_copy(update={"data": config.data.model_copy(update=left)})
@@ -203,14 +205,15 @@ class Preparation:
         if unreadable:
             return tried
         try:
-            concept = prepare.make(
-                row_bytes.decode(data),
-                config,
-                base=self.manifest.base,
-                resolution=self.facts.resolution,
-                model_identity=self.facts.identity,
-                is_first_try=is_first_try,
-            )
+            with about(concept_id):
+                concept = prepare.make(
+                    row_bytes.decode(data),
+                    config,
+                    base=self.manifest.base,
+                    resolution=self.facts.resolution,
+                    model_identity=self.facts.identity,
+                    is_first_try=is_first_try,
+                )
         except ImageError as error:
             if is_first_try and error.is_transient:
                 return {**tried, "put_off": True}

@@ -132,5 +132,6 @@ def start_scheduler(
             lease_timeout_s=config.service.lease_timeout_s,
             max_attempts=config.service.max_attempts,
             began=time.time(),
+            log_format=config.service.log_format,
         )
     )

@@ -86,6 +86,8 @@ class Leases:
         self.skipped = 0
         self.steps_redone = 0
         """Steps that were heard of and then taken again, from a checkpoint before them."""
+        self.losses = 0
+        """Leases that ended with the loss of their worker."""
         self.closed = False
         self.known: set[str] = set()
         """Concepts that were offered or ended here."""
@@ -100,6 +102,11 @@ class Leases:
     def running(self) -> int:
         """Concepts on lease."""
         return sum(len(worker.holds) for worker in self._workers.values())
+
+    @property
+    def workers(self) -> int:
+        """Workers that were heard of and haven't gone."""
+        return len(self._workers)
 
     @property
     def over(self) -> bool:
@@ -281,6 +288,7 @@ class Leases:
         self._waiting[entry.concept_id] = None
 
     def _count_loss(self, entry: Unfinished, error: str) -> None:
+        self.losses += 1
         entry.losses += 1
         entry.lost_at = max(entry.lost_at, entry.step)
         entry.error = f"{error} ({entry.losses} of {self._max_attempts} attempts)"

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from textinv_ray.service import metrics
 from textinv_ray.service.scheduling.leases import Event, Lease, Leases
 from textinv_ray.service.scheduling.protocol import (
     Answer,
@@ -25,6 +26,7 @@ from textinv_ray.service.store.keys import Key
 from textinv_ray.service.store.records import Failure, Result
 from textinv_ray.service.store.store import Store
 from textinv_ray.util.errors import UserError
+from textinv_ray.util.logs import about
 from textinv_ray.util.redact import message
 
 logger = logging.getLogger(__name__)
@@ -81,6 +83,7 @@ class Scheduler:
         self._stopping = False
         self._problem = ""
         self._failed_starts = 0
+        self._reported_losses = self._reported_redone = 0
         # Event numbers start above any cursor that this scheduler's predecessor can have given out.
         self._published = time.time_ns()  # events up to here are in the store, so the driver may see them
         self._dropped = self._published  # events up to here were seen and are forgotten
@@ -308,12 +311,26 @@ class Scheduler:
         """Ends expired leases, and lets `status` show what happened: failures once their record is in the store."""
         with self._changed:
             self._leases.expire()
+            self._report()
             news = self._leases.events[self._published - self._dropped :]
         for event in news:
-            if event.kind == "failed" and not self._record(event):
-                break
+            with about(event.concept_id):
+                if event.kind == "failed" and not self._record(event):
+                    break
             with self._changed:
                 self._published += 1
+
+    def _report(self) -> None:
+        """Where the job stands, as metrics."""
+        table = self._leases
+        over = {"done": table.done + table.skipped, "failed": table.failed, "running": table.running}
+        for state, count in {**over, "waiting": len(self._keys) - sum(over.values())}.items():
+            metrics.CONCEPTS.set(count, state=state)
+        metrics.QUEUE.set(table.waiting)
+        metrics.WORKERS.set(table.workers)
+        metrics.LEASE_LOSSES.add(table.losses - self._reported_losses)
+        metrics.STEPS_REDONE.add(table.steps_redone - self._reported_redone)
+        self._reported_losses, self._reported_redone = table.losses, table.steps_redone
 
     def drain(self, nodes: Collection[str]) -> None:
         """Workers on these nodes get nothing more and are told to leave: the nodes are about to go."""

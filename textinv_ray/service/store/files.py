@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, TypeVar
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from textinv_ray.service import metrics
 from textinv_ray.service.store import local_files
 from textinv_ray.service.store.places import checked_name, leads_out
 from textinv_ray.util import retries
@@ -132,13 +133,13 @@ class Files:
                 self.ignore(name, f"it {error}")
                 return None
 
-        return self._call(read, name) if self._readable(name) else None
+        return self._call(read, name, "read") if self._readable(name) else None
 
     def write(self, name: str, data: bytes) -> None:
         """Writes a whole file, or nothing."""
         path = self._writable_path(name)
         write = local_files.write if self.is_local else self.fs.pipe_file
-        self._call(lambda: write(path, data), name)
+        self._call(lambda: write(path, data), name, "write")
 
     def local_file(self, name: str) -> Path:
         """Where to append to a file of a local store. Makes the folder of the store. Raises StoreError."""
@@ -196,7 +197,7 @@ class Files:
                     raise
                 return False
 
-        return self._call(create, name)
+        return self._call(create, name, "create")
 
     def remove(self, name: str) -> None:
         """Removes a file if it is there."""
@@ -207,7 +208,7 @@ class Files:
             with contextlib.suppress(FileNotFoundError):
                 self.fs.rm_file(path)
 
-        self._call(remove, name)
+        self._call(remove, name, "remove")
 
     @contextlib.contextmanager
     def building(self, name: str) -> Iterator[Path]:
@@ -220,7 +221,7 @@ class Files:
                 if self.is_local:
                     os.replace(path, target)
                 else:
-                    self._call(lambda: self.fs.put_file(str(path), target), name)
+                    self._call(lambda: self.fs.put_file(str(path), target), name, "write")
         except OSError as error:
             raise self.refusal(name, error) from error
 
@@ -245,15 +246,26 @@ class Files:
                     raise
                 return []
 
-        return self._call(entries, folder) if self._readable(folder) else []
+        return self._call(entries, folder, "list") if self._readable(folder) else []
 
-    def _call(self, action: Callable[[], T], name: str) -> T:
+    def _call(self, action: Callable[[], T], name: str, operation: str) -> T:
+        """`action()`, with retries. `name`: of the file. `operation`: what it is in the metrics."""
+        tries = 0
+
+        def tried() -> T:
+            nonlocal tries
+            tries += 1
+            return action()
+
         try:
-            return retries.call(action, patience_s=self._patience_s, what=f"{self.shown}/{name}")
+            with metrics.STORE_SECONDS.timed(operation=operation):
+                return retries.call(tried, patience_s=self._patience_s, what=f"{self.shown}/{name}")
         except Exception as error:
             if type(error).__module__ == "builtins" and not isinstance(error, OSError):
                 raise  # not the store's: a mistake in this program
             raise self.refusal(name, error) from error
+        finally:
+            metrics.RETRIES.add(tries - 1, target="store")
 
     def refusal(self, name: str, error: Exception) -> StoreError:
         """The StoreError for an error at a file of this store."""

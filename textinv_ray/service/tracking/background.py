@@ -10,9 +10,11 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from textinv_ray.service import metrics
 from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.tracking.mirror import MLflowMirror
 from textinv_ray.service.tracking.refusals import is_refusal, reason
+from textinv_ray.util.logs import about
 from textinv_ray.util.redact import redact_text
 
 logger = logging.getLogger(__name__)
@@ -54,6 +56,7 @@ class MirrorThread:
         """Has the runs of these concepts brought up to what the store has."""
         with self._changed:
             self._todo.update(dict.fromkeys(concept_ids))
+            metrics.TRACKING_QUEUE.set(len(self._todo))
             self._changed.notify_all()
 
     def finish(self, patience_s: float, limit_s: float = math.inf) -> bool:
@@ -121,7 +124,9 @@ class MirrorThread:
                         return
                     concept_id = next(iter(self._todo))
                     del self._todo[concept_id]
-                refusal = self._mirror.update(concept_id)
+                    metrics.TRACKING_QUEUE.set(len(self._todo))
+                with metrics.TRACKING_SECONDS.timed(), about(concept_id):
+                    refusal = self._mirror.update(concept_id)
                 if refusal:
                     self._refused += 1
                     if self._refused == 1:
@@ -131,7 +136,8 @@ class MirrorThread:
                     self._failing_since = math.inf
                     self._warn("MLflow is back; its view catches up")
             except Exception as error:
-                logger.warning("MLflow: %s", redact_text(traceback.format_exc()))
+                with about(concept_id):
+                    logger.warning("MLflow: %s", redact_text(traceback.format_exc()))
                 if not is_open and is_refusal(error):
                     self._is_unusable = True
                     self._warn(f"MLflow can't be used, the job goes on without it: {reason(error)}")
@@ -141,6 +147,7 @@ class MirrorThread:
                     self._warn(f"MLflow can't be written to for now, the job goes on: {reason(error)}")
                 with self._changed:
                     if concept_id:
+                        metrics.RETRIES.add(target="tracking")
                         self._todo[concept_id] = None
                 self._given_up.wait(wait)
                 wait = min(2 * wait, self._retry_s[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from textinv_ray.service import metrics
 from textinv_ray.service.worker.active_concept import ActiveConcept
 from textinv_ray.service.worker.context import WorkerContext
 from textinv_ray.service.worker.heartbeat import Heartbeat
@@ -58,9 +59,14 @@ class Learner:
         if leavers is None:
             self._make_room()
             return []
-        share = (time.monotonic() - start) / len(concepts)
+        seconds = time.monotonic() - start
+        share = seconds / len(concepts)
         moved = [active for active, step in zip(concepts, before, strict=True) if active.task.step != step]
         self._heartbeat.add_steps(len(moved))
+        metrics.STEP_SECONDS.observe(seconds)
+        metrics.STEPS.add(len(moved))
+        metrics.SAMPLES.add(sum(active.task.concept.batch_size for active in moved))
+        metrics.WRITE_QUEUE.set(self._writer.pending)
         for active in concepts:
             if active.task.failed:
                 self._leasing.fail(active, active.task.failed)
@@ -93,6 +99,7 @@ class Learner:
         alone goes on with checkpointed activations, or is given up when that is done already.
         """
         concepts = self._slots.active
+        metrics.MEMORY_SPLITS.add()
         if len(concepts) > 1:
             for active in self._slots.halve():
                 self._writer.save([active])

@@ -18,6 +18,7 @@ from textinv_ray.service.worker.context import WorkerContext
 from textinv_ray.service.worker.heartbeat import Heartbeat
 from textinv_ray.service.worker.slots import Slots
 from textinv_ray.service.worker.writing import Writer
+from textinv_ray.util.logs import about
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,11 @@ class Leasing:
             return None
         if answer.over and not answer.leases:
             return None
-        return [active for active in map(self._begin, answer.leases) if active]
+        begun = []
+        for lease in answer.leases:
+            with about(lease.concept_id):
+                begun.append(self._begin(lease))
+        return [active for active in begun if active]
 
     def _begin(self, lease: Lease) -> ActiveConcept | None:
         """Makes a concept active, where its last state in the store ends. None when there is nothing to learn."""
@@ -117,7 +122,7 @@ class Leasing:
 
     def give_back_later(self, active: ActiveConcept) -> None:
         """Gives a concept back when what it has to write is written. It must have left its slot."""
-        self._writer.then(lambda: self._give_back(active))
+        self._writer.then(active.concept_id, lambda: self._give_back(active))
 
     def _give_back(self, active: ActiveConcept) -> None:
         with self._lease_lock:
@@ -139,7 +144,8 @@ class Leasing:
             )
 
     def _report_failure(self, concept_id: str, error: str) -> None:
-        logger.warning("%s failed: %s", concept_id, error)
+        with about(concept_id):
+            logger.warning("%s failed: %s", concept_id, error)
         self._scheduler.fail(self._context.name, concept_id, error)
 
     def _drop(self, active: ActiveConcept) -> bool:

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from textinv_ray.inversion.pack import is_out_of_memory
 from textinv_ray.inversion.review import Review, Subject
+from textinv_ray.service import metrics
 from textinv_ray.service.store.history import History
 from textinv_ray.service.worker import artifacts
 from textinv_ray.service.worker.active_concept import ActiveConcept
@@ -49,14 +50,15 @@ class Reviewer:
     def evaluate(self, concepts: Sequence[ActiveConcept]) -> dict[ActiveConcept, float]:
         """What `stopping.rule: clip` goes by, for each word as it is now."""
         subjects = [Subject(active.task.concept, active.task.vectors) for active in concepts]
-        return self._render(concepts, subjects, self._engine.evaluate, History.add_stopping)
+        return self._render(
+            concepts, subjects, self._engine.evaluate, History.add_stopping, metrics.LOOK_SECONDS
+        )
 
     def _review(
         self, concepts: Sequence[ActiveConcept], subjects: Sequence[Subject], *, scored: bool
     ) -> dict[ActiveConcept, Review]:
-        return self._render(
-            concepts, subjects, partial(self._engine.review, scored=scored), History.add_review
-        )
+        render = partial(self._engine.review, scored=scored)
+        return self._render(concepts, subjects, render, History.add_review, metrics.REVIEW_SECONDS)
 
     def _keep(self, active: ActiveConcept, place: int, found: Review) -> None:
         """Notes a review at a point of the history, and writes its samples."""
@@ -70,6 +72,7 @@ class Reviewer:
         subjects: Sequence[Subject],
         render: Callable[[Sequence[Subject]], Sequence[Found]],
         add_seconds: Callable[[History, float], None],
+        histogram: metrics.Histogram,
     ) -> dict[ActiveConcept, Found]:
         """What `render` makes of each concept's subject: of all together, or one by one when that goes wrong."""
         if not concepts:
@@ -84,12 +87,16 @@ class Reviewer:
             if len(concepts) == 1:
                 self._fail(concepts[0], str(error))
                 return {}
+            if not isinstance(error, ValueError):
+                metrics.MEMORY_SPLITS.add()
             apart = [
-                self._render([active], [subject], render, add_seconds)
+                self._render([active], [subject], render, add_seconds, histogram)
                 for active, subject in zip(concepts, subjects, strict=True)
             ]
             return {active: one for some in apart for active, one in some.items()}
-        share = (time.monotonic() - start) / len(concepts)
+        seconds = time.monotonic() - start
+        histogram.observe(seconds)
+        share = seconds / len(concepts)
         for active in concepts:
             add_seconds(active.history, share)
         return dict(zip(concepts, found, strict=True))

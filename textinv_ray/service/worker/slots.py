@@ -8,6 +8,7 @@ import torch
 
 from textinv_ray.inversion.pack import Pack, is_out_of_memory
 from textinv_ray.inversion.task import ConceptTask
+from textinv_ray.service import metrics
 from textinv_ray.service.worker.active_concept import ActiveConcept
 from textinv_ray.service.worker.context import WorkerContext
 
@@ -64,6 +65,8 @@ class Slots:
         tensors of the step.
         """
         assert self._pack is not None
+        metrics.PACK_SIZE.set(self._pack.size)
+        metrics.PACK_CONCEPTS.set(len(self._pack.tasks))
         try:
             return self._pack.step()
         except (RuntimeError, MemoryError) as error:

@@ -18,6 +18,7 @@ import ray
 import torch
 
 from textinv_ray.config.job import JobConfig
+from textinv_ray.service import metrics
 from textinv_ray.service.models import loading
 from textinv_ray.service.scheduling.protocol import SchedulerInterface
 from textinv_ray.service.store.files import StoreError
@@ -32,7 +33,7 @@ from textinv_ray.service.worker.leasing import Leasing
 from textinv_ray.service.worker.reviewing import Reviewer
 from textinv_ray.service.worker.slots import Slots
 from textinv_ray.service.worker.writing import Writer
-from textinv_ray.util.logs import log_to_stderr
+from textinv_ray.util.logs import log_to_stderr, set_worker
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +42,8 @@ _IDLE_S = 0.5  # pause of a worker that has nothing to learn at the moment
 
 def learn(setup: dict[str, Any]) -> None:
     """The Ray Train loop of one worker. `setup`: scheduler (SchedulerInterface), config (plain data), output."""
-    log_to_stderr()
     config = JobConfig.from_dict(setup["config"])
+    log_to_stderr(config.service.log_format)
     torch.set_num_threads(max(1, round(config.service.cpus_per_worker)))
     try:
         engine = Engine(loading.backbone(config), loading.scorer(config), config, judge=loading.judge(config))
@@ -51,7 +52,11 @@ def learn(setup: dict[str, Any]) -> None:
         setup["scheduler"].failed_to_start(str(error))
         raise
     node = ray.get_runtime_context().get_node_id()
-    Worker(setup["scheduler"], Store(setup["output"]), engine, config, node).run()
+    store = Store(setup["output"])
+    worker = Worker(setup["scheduler"], store, engine, config, node)
+    metrics.report(store.shown, worker.name)
+    set_worker(worker.name)
+    worker.run()
 
 
 class Worker:

@@ -16,6 +16,7 @@ from textinv_ray.service.store.store import sample_name
 from textinv_ray.service.worker import artifacts
 from textinv_ray.service.worker.active_concept import ActiveConcept
 from textinv_ray.service.worker.context import WorkerContext
+from textinv_ray.util.logs import about
 
 
 class Writer:
@@ -51,9 +52,14 @@ class Writer:
         self._thread.shutdown(wait=True)
         self.check()
 
-    def then(self, action: Callable[[], None]) -> Future[None]:
-        """Runs the action after all writes that were asked for so far."""
-        write = self._thread.submit(action)
+    def then(self, concept_id: str, action: Callable[[], None]) -> Future[None]:
+        """Runs an action for a concept after all writes that were asked for so far."""
+
+        def run() -> None:
+            with about(concept_id):
+                action()
+
+        write = self._thread.submit(run)
         self._writes.append(write)
         return write
 
@@ -61,14 +67,18 @@ class Writer:
         """Writes training.png, and heldout.png where images are held out."""
         concept = active.task.concept
         store, concept_id = self._context.store, active.concept_id
-        self.then(lambda: store.write_concept(concept_id, TRAINING, training_grid(concept.images)))
+        self.then(
+            concept_id, lambda: store.write_concept(concept_id, TRAINING, training_grid(concept.images))
+        )
         if (heldout := concept.heldout) is not None:
-            self.then(lambda: store.write_concept(concept_id, HELDOUT, training_grid(heldout)))
+            self.then(concept_id, lambda: store.write_concept(concept_id, HELDOUT, training_grid(heldout)))
 
     def samples(self, active: ActiveConcept, step: int, samples: Mapping[str, np.ndarray]) -> None:
         """Writes the samples of a step. samples: prompt -> uint8 (n, H, W, 3)."""
         store, concept_id = self._context.store, active.concept_id
-        self.then(lambda: store.write_concept(concept_id, sample_name(step), sample_grid(samples)))
+        self.then(
+            concept_id, lambda: store.write_concept(concept_id, sample_name(step), sample_grid(samples))
+        )
 
     def save_when_due(self) -> None:
         """Writes checkpoints of all concepts every `service.checkpoint_every_s`.
@@ -84,7 +94,7 @@ class Writer:
         for active in concepts:
             if not active.task.done:
                 active.history.set_losses(active.task.loss_history.tolist())
-                active.checkpoint = self.then(self._checkpoint_of(active))
+                active.checkpoint = self.then(active.concept_id, self._checkpoint_of(active))
 
     def _checkpoint_of(self, active: ActiveConcept) -> Callable[[], None]:
         context, concept_id = self._context, active.concept_id
@@ -129,4 +139,4 @@ class Writer:
                 context.scheduler.ack(context.name, concept_id)
             context.concepts.remove(active)
 
-        self.then(write)
+        self.then(concept_id, write)

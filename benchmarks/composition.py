@@ -94,7 +94,7 @@ class Composer:
     def alone(self, subject: LearnedConcept) -> Drawn:
         prompt = IMAGE_PROMPTS[subject.learnable_property].replace("{}", subject.placeholder_token)
         samples = self.draw(prompt, subject)
-        training = self._scorer.image_features(subject.training_images)
+        training = self._scorer.image_features(subject.images)
         return Drawn(subject, training, samples, self._scorer.image_features(samples))
 
     def pair(self, one: Drawn, style: Drawn) -> Pair:
@@ -160,7 +160,7 @@ def grid(pairs: Sequence[Pair]) -> Image.Image:
         top, one, style = 18 + number * side, pair.object, pair.style
         draw.text((4, top + side // 2 - 12), one.subject.placeholder_token, "black")
         draw.text((4, top + side // 2), f"in {style.subject.placeholder_token}", "black")
-        pictures = [one.subject.training_images[0], style.subject.training_images[0]]
+        pictures = [one.subject.images[0], style.subject.images[0]]
         pictures += [one.samples[0], style.samples[0], *pair.samples[:SHOWN_BOTH]]
         for left, picture in zip(lefts, pictures, strict=False):
             tile = Image.fromarray(picture).resize((side, side), Image.Resampling.BICUBIC)

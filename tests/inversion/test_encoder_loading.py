@@ -104,6 +104,16 @@ def by_hand(
 
 def test_the_preprocessing_written_out(tmp_path: Path) -> None:
     """What papers call CLIP's and DINO's: shorter side bicubic to a size, the middle cut out, mean and deviation."""
+    encoder = load_encoder(str(tiny_encoders.save_vit(tmp_path)), device="cpu", resize=252, crop=224)
+    assert isinstance(encoder, dino.Dino)
+    assert encoder.processor.size == {"shortest_edge": 18}, "in proportion: the model takes 16 pixels"
+    own = AutoImageProcessor.from_pretrained(tmp_path, backend="pil")
+    pixels = by_hand(pictures(1, 24, 48)[0], (36, 18), own.image_mean, own.image_std)[:, 1:17, 10:26]
+    with torch.no_grad():
+        expected = encoder.model(pixels[None]).last_hidden_state[:, 0]
+    torch.testing.assert_close(
+        encoder.image_features(pictures(1, 24, 48)), F.normalize(expected, dim=1), rtol=1e-4, atol=1e-5
+    )
     image = pictures(1, 24, 48)[0]
     mean, std = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
     processor = CLIPImageProcessorPil(size={"shortest_edge": 18}, crop_size={"height": 16, "width": 16})

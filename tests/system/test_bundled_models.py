@@ -12,9 +12,10 @@ from transformers import CLIPModel
 
 from tests.support.commands import textinv
 from textinv_ray.concepts.word_files import write_word
+from textinv_ray.config import protocol
 from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion import Scorer, load_backbone, sample_images, save_learned_embeds
-from textinv_ray.inversion.evaluation import PROMPTS, Evaluator, LearnedConcept, Protocol
+from textinv_ray.inversion.evaluation import Evaluator, LearnedConcept, Protocol
 from textinv_ray.inversion.families.diffusion_unet import SAMPLERS
 from textinv_ray.inversion.words import initial_vectors
 from textinv_ray.service.models import sources
@@ -138,10 +139,10 @@ def test_the_evaluation_knows_what_it_sees() -> None:
     phrase = "person with ginger hair and a green shirt"
     review = JobConfig.load("mini", ["review.num_inference_steps=8"]).review
     training = sample_images(backbone, {}, [f"a photo of a {phrase}"] * 4, [90, 91, 92, 93], review)
-    protocol = Protocol(4, review, PROMPTS["mini"])
+    quick = Protocol.of(protocol.load("quick"), review, bundled=True)
     word = {"clip_l": initial_vectors(backbone, phrase, 6).numpy()}
     subject = LearnedConcept("<it>", word, "object", training, f"a {phrase}")
-    scores = Evaluator(backbone, Scorer.load(str(CLIP)), protocol).evaluate(subject)
+    scores = Evaluator(backbone, {"clip": Scorer.load(str(CLIP))}, quick).evaluate(subject).scores
     image = {name: scores[f"clip_image_similarity{name}"] for name in ("", "_description", "_without_word")}
     assert image["_description"] > image["_without_word"] + 0.1
     assert image[""] > image["_without_word"] + 0.1, "a word of the phrase's own vectors says the same"

@@ -150,7 +150,10 @@ def track(
 @app.command("manifest")
 def build_manifest(
     folder: Annotated[
-        str, typer.Argument(metavar="DIR", help="Folder with one folder of images per concept.")
+        str,
+        typer.Argument(
+            metavar="DIR", help="Folder with one folder of images per concept, or a data set's folder."
+        ),
     ],
     output: Annotated[
         str,
@@ -166,15 +169,26 @@ def build_manifest(
         bool,
         typer.Option("--embed", help="Store the images' bytes in the manifest, so that it can be moved."),
     ] = False,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="DIR is the data set of an evaluation protocol: dreambench, customconcept101, dreambench_plus.",
+        ),
+    ] = None,
 ) -> None:
     """Make a manifest from DIR/<concept>/*.{jpg,png,webp,heic,...}.
 
     A concept.yaml in a concept's folder, or one concepts.yaml in DIR, may set every column but images:
     initializer_token, placeholder_token, learnable_property, steps, captions, ...
     """
-    from textinv_ray.manifest import build
+    from textinv_ray.config.protocol import load
+    from textinv_ray.manifest import build, data_sets
 
-    built = build.build(folder, output, embed=embed)
+    if protocol is None:
+        built = build.build(folder, output, embed=embed)
+    else:
+        built = data_sets.build(load(protocol), protocol, folder, output, embed=embed)
     for title, lines in (("skipped", built.skipped), ("renamed", built.renamed), ("note", built.notes)):
         for line in lines[:SHOWN_FILES]:
             say(f"{title}: {line}")

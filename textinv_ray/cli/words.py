@@ -180,12 +180,40 @@ def export(
 
 def evaluate(
     output: OutputArgument,
-    preset: Annotated[
-        str, typer.Option(help="quick (4 images a prompt), or paper (64 images, 50 DDIM steps).")
+    protocol: Annotated[
+        str,
+        typer.Option(
+            "--protocol",
+            "--preset",
+            metavar="NAME|PATH",
+            help="quick (4 images a prompt), paper (64 images, 50 DDIM steps), dreambench, customconcept101, "
+            "dreambench_plus, or a YAML file.",
+        ),
     ] = "quick",
     only: OnlyOption = None,
+    scorer: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=MODEL",
+            help="One more encoder, or another of that name: a folder, URI or Hub id of a CLIP, SigLIP, DINO, DINOv2, "
+            "DINOv3 or ViT model. Repeatable.",
+        ),
+    ] = None,
     dino: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Folder or Hub id of a DINO model, for its score.")
+        str | None, typer.Option(metavar="MODEL", help="The same as --scorer dino=MODEL.")
+    ] = None,
+    holdout: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Compare with N of the images that data.holdout kept from learning; 0: with the training images. "
+            "Default: with all held-out images, if there are any.",
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Folder of the protocol's data set, where its prompts lie there."),
     ] = None,
     overrides: SetOption = None,
     tracking_uri: TrackingOption = None,
@@ -199,12 +227,13 @@ def evaluate(
     from textinv_ray.service.driver.environment import log_file
 
     store = open_target(output)
-    todo = evaluating.plan(store, preset, overrides or (), dino)
+    scorers = [*(scorer or ()), *([f"dino={dino}"] if dino is not None else [])]
+    todo = evaluating.plan(store, protocol, overrides or (), scorers, data, holdout)
     with log_file(store) as log, captured(log, verbose) as console:
         code = evaluating.evaluate(store, todo, console, only=ids(only))
         if todo.config.tracking.enabled and not no_tracking:
             try:
-                evaluating.log(store, concept_runs(store, tracking_uri), console)
+                evaluating.log(store, todo, concept_runs(store, tracking_uri), console)
             except UserError as error:  # the scores are in the store; the next run of this command catches up
                 console.print(f"not written to MLflow: {error}")
     raise typer.Exit(code)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import AutoImageProcessor, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
 from textinv_ray.inversion.encoders import BATCH_SIZE, loading
@@ -32,7 +32,12 @@ class Dino:
         """Loads a folder or Hub id of a ViT or DINO model with its image processor. Raises UserError."""
         place = choose_device(device)
         with loading("DINO model", path):
-            model = AutoModel.from_pretrained(path, use_safetensors=True, dtype=choose_dtype(dtype, place))
+            config = AutoConfig.from_pretrained(path)
+            # The layer on top of the class token, which scores don't use, is missing in DINO's weights
+            options = {"add_pooling_layer": False} if config.model_type == "vit" else {}
+            model = AutoModel.from_pretrained(
+                path, use_safetensors=True, dtype=choose_dtype(dtype, place), **options
+            )
             # The Pillow backend, so that scores don't depend on whether torchvision is installed
             processor = AutoImageProcessor.from_pretrained(path, backend="pil")
         return cls(model.to(place), processor)

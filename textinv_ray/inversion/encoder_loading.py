@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from transformers import AutoConfig
+from PIL import Image
+from transformers import AutoConfig, BitImageProcessorPil
 
 from textinv_ray.inversion.dino import Dino
 from textinv_ray.inversion.encoders import Encoder, loading
@@ -31,9 +32,32 @@ def model_type(path: str) -> str:
     return found
 
 
-def load_encoder(path: str, *, device: str = "auto", dtype: str = "auto") -> Encoder:
+def load_encoder(
+    path: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    resize: int | None = None,
+    crop: int | None = None,
+) -> Encoder:
     """Loads a CLIP, SigLIP, DINO or ViT model with its processor from a folder or Hub id. Raises UserError.
 
-    `device` "auto": CUDA when there is one. `dtype` "auto": float16 on CUDA, float32 elsewhere.
+    `device` "auto": CUDA when there is one. `dtype` "auto": float16 on CUDA, float32 elsewhere. `resize`, `crop`: in
+    place of the model's own preprocessing, the shorter side is resized to `resize` pixels (bicubic) and a square of
+    `crop` is cut from the middle; mean and standard deviation stay. A model of another size than `crop` gets both in
+    proportion.
     """
-    return CLASSES[model_type(path)].load(path, device=device, dtype=dtype)
+    encoder = CLASSES[model_type(path)].load(path, device=device, dtype=dtype)
+    if resize is None:
+        return encoder
+    own, config = encoder.processor, encoder.model.config
+    side = int(getattr(config, "vision_config", config).image_size)
+    resize = round(resize * side / (crop or resize))
+    encoder.processor = BitImageProcessorPil(
+        size={"shortest_edge": resize},
+        crop_size={"height": side, "width": side},
+        resample=Image.Resampling.BICUBIC,
+        image_mean=own.image_mean,
+        image_std=own.image_std,
+    )
+    return encoder

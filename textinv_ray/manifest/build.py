@@ -61,7 +61,7 @@ class Built:
 
 
 @dataclass(frozen=True)
-class _Concept:
+class FolderConcept:
     """A row to write."""
 
     images: list[Path]
@@ -100,6 +100,18 @@ def build(folder: str, out: str, *, embed: bool = False) -> Built:
     if not root.is_dir():
         what = "isn't a folder" if root.exists() else "doesn't exist"
         raise UserError(f"{folder}: {what}; give the folder that holds one folder of images per concept")
+    check_place(out, embed)
+    built = Built()
+    concepts = _concepts(root, built)
+    first = next(concepts, None)
+    if first is None:
+        raise UserError(_nothing(root, built))
+    write(itertools.chain([first], concepts), out, root, embed)
+    return built
+
+
+def check_place(out: str, embed: bool) -> str | None:
+    """The local path of a manifest to write; None for one elsewhere. Raises UserError."""
     try:
         protocol, place = locate(out, os.getcwd())
     except ValueError as error:
@@ -107,13 +119,13 @@ def build(folder: str, out: str, *, embed: bool = False) -> Built:
     remote = protocol != "file"
     if remote and not embed:
         raise UserError(f"{redact(out)}: a manifest elsewhere can't point at local images; add --embed")
-    built = Built()
-    concepts = _concepts(root, built)
-    first = next(concepts, None)
-    if first is None:
-        raise UserError(_nothing(root, built))
-    concepts = itertools.chain([first], concepts)
-    if remote:
+    return None if remote else place
+
+
+def write(concepts: Iterator[FolderConcept], out: str, root: Path, embed: bool) -> None:
+    """Writes a manifest of concepts whose images lie below `root`. Raises UserError; then `out` is untouched."""
+    place = check_place(out, embed)
+    if place is None:
         import fsspec
 
         with fsspec.open(out, "wb") as file:
@@ -134,10 +146,9 @@ def build(folder: str, out: str, *, embed: bool = False) -> Built:
             raise UserError(f"{out}: this is a folder; give the path of the file to write") from None
         finally:
             partial.unlink(missing_ok=True)
-    return built
 
 
-def _concepts(root: Path, built: Built) -> Iterator[_Concept]:
+def _concepts(root: Path, built: Built) -> Iterator[FolderConcept]:
     """Reads the folders one by one and counts them in `built`. Raises UserError."""
     folders = _folders(root, built)
     given = {folder.path.name: folder.settings.get("concept_id") for folder in folders}
@@ -201,7 +212,7 @@ def _folders(root: Path, built: Built) -> list[_Folder]:
 
 def _concept(
     folder: _Folder, named: Named, root: Path, metadata: Mapping[str, str], built: Built
-) -> _Concept:
+) -> FolderConcept:
     """The images and settings of one folder. `metadata`: captions by the image's path from `root`. Raises UserError."""
     settings: Settings = {"concept_id": named.concept_id}
     if named.placeholder_token:
@@ -247,7 +258,7 @@ def _concept(
             built.notes.append(
                 f"{name}: its name isn't UTF-8; without --embed, the manifest has its absolute URI"
             )
-    return _Concept(images, settings)
+    return FolderConcept(images, settings)
 
 
 def _captions(folder: _Folder, settings: Settings, texts: list[str], built: Built) -> list[str]:
@@ -305,7 +316,7 @@ def _image_uri(path: Path, base: Path) -> str:
     return f"./{relative}" if re.match(r"[^/]*:|~", relative) else relative
 
 
-def _write(concepts: Iterator[_Concept], file: IO[bytes], base: Path, embed: bool) -> None:
+def _write(concepts: Iterator[FolderConcept], file: IO[bytes], base: Path, embed: bool) -> None:
     """Writes row groups small enough to be held in memory, whatever the number of concepts."""
     columns = schema(embed)
     with pq.ParquetWriter(file, columns) as writer:

@@ -102,7 +102,7 @@ def whole(
     for result in stored.results:
         made = evaluate.Evaluation(
             concept_id=result.concept_id,
-            preset="quick",
+            protocol="quick",
             learnable_property="object",
             scores={"clip_image_similarity": 0.5},
             evaluated_at=1_700_000_000.0,

@@ -138,7 +138,7 @@ def picture(store: Store, index: int, shown: int, encoder: str = "mini-judge") -
     """Gives the concept c<index> views in a direction of its own and two pictures, one of them of c<shown>."""
     views = np.eye(16, dtype=np.float32)
     made = Features(views[[index, shown]], views[index])
-    store.write_concept(f"c{index}", features.FILE, features.to_bytes(made, encoder))
+    store.write_concept(f"c{index}", features.FILE, features.to_bytes({encoder: made}))
 
 
 def test_retrieval_in_outputs_of_ten_concepts_and_more(store: Store) -> None:

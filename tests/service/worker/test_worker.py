@@ -86,7 +86,8 @@ def test_everything_that_is_kept(bench: Bench) -> None:
         assert len(bench.store.names(f"concepts/{concept.concept_id}/samples")) == len(result.sample_steps)
         data = bench.store.read_concept(concept.concept_id, features.FILE)
         assert data is not None
-        assert features.from_bytes(data)[1].pictures.shape == (bench.config.scoring.num_images, 16)
+        (found,) = features.from_bytes(data).values()
+        assert found.pictures.shape == (bench.config.scoring.num_images, 16)
         held = bench.store.read_concept(concept.concept_id, "heldout.png")
         assert (held is not None, result.heldout_images) == (
             (True, 2) if concept is concepts[4] else (False, 0)

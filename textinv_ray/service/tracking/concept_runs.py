@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from textinv_ray.service.store.records import Decision, Result
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.tracking.decision_tags import APPROVED, write_decision
-from textinv_ray.service.tracking.mirror import CONCEPT, FINGERPRINT, JOB
+from textinv_ray.service.tracking.mirror import CONCEPT, CONFIG, FINGERPRINT, JOB
 from textinv_ray.service.tracking.refusals import check_database, reason
 from textinv_ray.service.tracking.registry import Registry
 from textinv_ray.util.errors import UserError
@@ -43,11 +44,10 @@ class ConceptRuns:
             found = self._client.get_experiment_by_name(experiment)
             if found is None:
                 raise UserError(f"MLflow at {self._shown} has no experiment {experiment!r}")
-            self._runs = {
-                run.data.tags[CONCEPT]: run
-                for run in self._search(found.experiment_id, f"tags.`{JOB}` = '{job.id}'")
-                if CONCEPT in run.data.tags
-            }
+            runs = list(self._search(found.experiment_id, f"tags.`{JOB}` = '{job.id}'"))
+            self._runs = {run.data.tags[CONCEPT]: run for run in runs if CONCEPT in run.data.tags}
+            own = [run for run in runs if run.data.tags.get(CONFIG) == job.config_digest]
+            self._parent: str | None = own[0].info.run_id if own else None
         except UserError:
             raise
         except Exception as error:
@@ -100,6 +100,22 @@ class ConceptRuns:
         except Exception as error:
             raise UserError(f"MLflow at {self._shown} can't be written to: {reason(error)}") from None
         return True
+
+    def log_summary(self, metrics: Mapping[str, float], texts: Mapping[str, str]) -> None:
+        """Adds metrics, and texts as files of these names, to the job's own run. Raises UserError."""
+        from mlflow.entities import Metric
+
+        if self._parent is None:
+            return
+        now = int(1000 * time.time())
+        try:
+            self._client.log_batch(
+                self._parent, [Metric(name, value, now, 0) for name, value in metrics.items()]
+            )
+            for name, text in texts.items():
+                self._client.log_text(self._parent, text, name)
+        except Exception as error:
+            raise UserError(f"MLflow at {self._shown} can't be written to: {reason(error)}") from None
 
     def _is_current(self, concept_id: str, run: Run) -> bool:
         result = self._store.result(concept_id)

@@ -89,28 +89,34 @@ def columns(store: Store, names: Sequence[str]) -> list[tuple[Any, ...]]:
 
 
 def _retrieval(store: Store, results: Sequence[Result]) -> dict[int, float]:
-    """Place in `results` -> retrieval_top1. Only concepts whose features are of one encoder are compared.
+    """Place in `results` -> retrieval_top1, by the judge of the concepts or by their scoring model."""
+    files = {result.concept_id: f"concepts/{result.concept_id}/{features.FILE}" for result in results}
+    by_encoder = retrieval_of(store, files)
+    shares = {concept_id: share for found in by_encoder.values() for concept_id, share in found.items()}
+    return {row: shares[one.concept_id] for row, one in enumerate(results) if one.concept_id in shares}
 
-    Empty with less than MIN_CONCEPTS or more than MAX_CONCEPTS of them.
+
+def retrieval_of(store: Store, files: Mapping[str, str]) -> dict[str, dict[str, float]]:
+    """Encoder -> concept_id -> retrieval_top1, from files of features by concept_id.
+
+    Only what one encoder made is compared. Without encoders that have MIN_CONCEPTS to MAX_CONCEPTS concepts.
     """
-    if not MIN_CONCEPTS <= len(results) <= MAX_CONCEPTS:
+    if not MIN_CONCEPTS <= len(files) <= MAX_CONCEPTS:
         return {}
-    by_encoder: dict[tuple[str, int], list[tuple[int, Features]]] = {}
-    names = [f"concepts/{result.concept_id}/{features.FILE}" for result in results]
-    for row, (name, data) in enumerate(store.read_many(names)):
+    by_encoder: dict[tuple[str, int], dict[str, Features]] = {}
+    for concept_id, (name, data) in zip(files, store.read_many(files.values()), strict=True):
         try:
-            encoder, found = features.from_bytes(data) if data is not None else (None, None)
+            found = {} if data is None else features.from_bytes(data)
         except ValueError as error:
             store.ignore(name, str(error))
             continue
-        if encoder is not None and found is not None:
-            by_encoder.setdefault((encoder, len(found.views)), []).append((row, found))
-    shares: dict[int, float] = {}
-    for group in by_encoder.values():
-        if len(group) >= MIN_CONCEPTS:
-            top1 = retrieval_top1([found for _, found in group])
-            shares |= {row: share for (row, _), share in zip(group, top1, strict=True)}
-    return shares
+        for encoder, one in found.items():
+            by_encoder.setdefault((encoder, len(one.views)), {})[concept_id] = one
+    return {
+        encoder: dict(zip(group, retrieval_top1(list(group.values())), strict=True))
+        for (encoder, _), group in by_encoder.items()
+        if len(group) >= MIN_CONCEPTS
+    }
 
 
 def _is_pair(row: tuple[Any, ...]) -> bool:

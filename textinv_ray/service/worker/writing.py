@@ -131,7 +131,7 @@ class Writer:
         }
         if review.features:
             scoring = context.config.scoring
-            files[features.FILE] = features.to_bytes(review.features, scoring.judge or scoring.model)
+            files[features.FILE] = features.to_bytes({scoring.judge or scoring.model: review.features})
 
         def write() -> None:
             if context.scheduler.may_write(context.name, concept_id):

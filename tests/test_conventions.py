@@ -49,6 +49,7 @@ TESTED_IN = {
     "service/tracking/shown": "service/tracking/test_mirror",
     "service/tracking/texts": "service/tracking/test_mirror",
     "service/views/columns": "service/views/test_results_table",
+    "service/views/thumbnails": "service/views/test_report",
     "util/errors": "cli/test_jobs",
     "util/files": "concepts/test_fetch",
     "util/quiet": "service/driver/test_environment",

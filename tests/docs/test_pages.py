@@ -98,10 +98,11 @@ def test_what_commands_write_goes_where_output_says() -> None:
         for option in command.params
         if option.name in ("output", "out") and option.param_type_name == "option"
     }
-    assert set(options) == {"ablate", "demo", "export", "generate", "generate-many", "invert", "manifest"}
+    files = {"compare", "manifest"}
+    assert set(options) == {"ablate", "demo", "export", "generate", "generate-many", "invert", *files}
     assert {tuple(sorted(option.opts)) for option in options.values()} == {("--output", "-o")}
     for name, option in options.items():
-        what = "File" if name == "manifest" else "Folder"
+        what = "File" if name in files else "Folder"
         assert re.fullmatch(rf"{what} or URI \(s3://\.\.\.\) for the .+\. Default: .+\.", option.help), name  # type: ignore[attr-defined]
 
 

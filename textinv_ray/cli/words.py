@@ -1,4 +1,4 @@
-"""The commands of `textinv` about learned words: generate, generate-many, export, evaluate, words."""
+"""The commands of `textinv` about learned words: generate, generate-many, export, evaluate, compare, words."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from textinv_ray.cli.options import (
 )
 from textinv_ray.cli.outputs import approved_words, concept_runs, open_store, open_target, quiet_libraries
 from textinv_ray.util.errors import UserError
-from textinv_ray.util.terminal import say
+from textinv_ray.util.redact import redact
+from textinv_ray.util.terminal import PlainConsole, say
 
 SHOWN_WORDS = 20
 """The most words that are listed."""
@@ -50,6 +51,7 @@ def add_to(app: typer.Typer) -> None:
     app.command("generate-many")(generate_many)
     app.command()(export)
     app.command()(evaluate)
+    app.command()(compare)
     app.command("words")(list_words)
 
 
@@ -237,6 +239,38 @@ def evaluate(
             except UserError as error:  # the scores are in the store; the next run of this command catches up
                 console.print(f"not written to MLflow: {error}")
     raise typer.Exit(code)
+
+
+def compare(
+    first: Annotated[str, typer.Argument(metavar="A", help="The --output of a job: a folder or a URI.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Another one, with concepts of the same names.")],
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="URI",
+            help="File or URI (s3://...) for the report. Default: compare.html.",
+            show_default=False,
+        ),
+    ] = "compare.html",
+    score: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Score that concepts are ranked by. Default: the judge's, else CLIP's."
+        ),
+    ] = None,
+) -> None:
+    """Compare two outputs: which words got better and by how much, with a paired test of every score."""
+    from textinv_ray.service.views import compare as comparing
+
+    one, other = open_store(first), open_store(second)
+    found = comparing.compare(one, other, score)
+    comparing.show(PlainConsole(), found)
+    folder, _, name = output.rpartition("/")
+    target = open_target(folder or ("/" if output.startswith("/") else "."))
+    comparing.write(found, one, other, target, name)
+    say(f"report: {redact(output)}")
 
 
 def list_words(

@@ -5,26 +5,21 @@ It can't write to the store: its decisions are saved as a file, which `textinv r
 
 from __future__ import annotations
 
-import base64
-import io
-import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 
 from jinja2 import Environment
-from PIL import Image
 
 from textinv_ray.service.store.pictures import TRAINING_COLUMNS, opened
 from textinv_ray.service.store.records import Decision, Result, mean_scores, worse_than_initializer
 from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store, sample_name
-from textinv_ray.service.views import results_table
+from textinv_ray.service.views import results_table, thumbnails
 from textinv_ray.util.statistics import mean_of
 
 EMBEDDED = 500
 """With more concepts than this, pictures are linked (they lie beside the page) instead of embedded."""
-_SIDE = 96  # pixels of a thumbnail
 _PICTURES = 4  # of each kind
 _PAIRS = 30  # of words that are most alike
 _LINKED = (
@@ -141,24 +136,7 @@ def _pictures(store: Store, result: Result, embed: bool) -> Iterator[Pictures]:
             store.ignore(f"concepts/{result.concept_id}/{name}", str(error))
             yield Pictures()
             continue
-        tiles = itertools.islice(_tiles(grid, grid.width // max(1, columns)), min(count, _PICTURES))
-        yield Pictures(tuple(map(_data_uri, tiles)))
-
-
-def _tiles(grid: Image.Image, side: int) -> Iterator[Image.Image]:
-    """Row by row, small."""
-    if not side:  # fewer pixels than columns
-        return
-    for top in range(0, grid.height - side + 1, side):
-        for left in range(0, grid.width - side + 1, side):
-            tile = grid.crop((left, top, left + side, top + side))
-            yield tile if side <= _SIDE else tile.resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
-
-
-def _data_uri(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+        yield Pictures(thumbnails.of_grid(grid, columns, min(count, _PICTURES)))
 
 
 def _score(value: float | None, sign: str = "") -> str:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from tests.support import examples, jobs, tiny_flow
-from tests.support.commands import as_options, textinv
+from tests.support.commands import LOCAL_RAY, as_options, finished, script, textinv
 from tests.support.jobs import Job
 from tests.support.nodes import Nodes
 from textinv_ray.concepts.word_files import read_words
@@ -65,6 +66,9 @@ def test_a_whole_job(
         "tracking.enabled=false",
         *case.settings,
     )
+    manifest = str(tmp_path / "data/manifest.parquet")
+    assert textinv("validate", manifest, *as_options(settings)) == 0
+    assert "not checked" not in capsys.readouterr().err
     job = Job(tmp_path, settings, address=nodes.address)
     try:
         code, out = job.run()
@@ -89,9 +93,10 @@ def test_a_whole_job(
         assert result is not None
         assert list(result.embedding_dims.values()) == list(case.sizes.values())
         capsys.readouterr()
+        assert textinv("words", job.store.uri) == 0
+        assert "<c1>" in capsys.readouterr().out
         assert textinv("evaluate", job.store.uri, "--preset", "paper") == 2
         assert "the preset 'paper' samples with ddim, which" in capsys.readouterr().err
-        manifest = str(tmp_path / "data/manifest.parquet")
         for wrong, message in (
             ("review.sampler=ddim", "has no 'ddim'"),
             ("training.encoders=[clip_h]", "has no clip_h"),
@@ -99,5 +104,12 @@ def test_a_whole_job(
         ):
             assert textinv("invert", manifest, "--dry-run", *as_options([*settings, wrong])) == 2
             assert message in capsys.readouterr().err
+        if name == "klein":  # the others draw and score by the same calls
+            only = [one for one in settings if one.startswith(("scoring", "service"))]
+            command = script("evaluate_many", job.store.uri, "--no-tracking", *as_options(only))
+            environment = {**LOCAL_RAY, "RAY_ADDRESS": job.environment["RAY_ADDRESS"]}
+            process = finished(command, tmp_path, environment)
+            assert process.returncode == 0, process.stdout + process.stderr
+            assert len(pq.read_table(tmp_path / "out/evaluation.parquet")) == 2
     finally:
         job.close()

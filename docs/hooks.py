@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from typer.main import get_command
 
 from textinv_ray.cli.jobs import app
+from textinv_ray.cli.options import commands_of
 from textinv_ray.config.job import JobConfig
 from textinv_ray.config.model_families import FAMILIES
 from textinv_ray.config.presets import preset_names, purpose
@@ -137,8 +137,8 @@ def record_table(record: type[Record]) -> str:
 def commands_table() -> str:
     """Every command of `textinv` with its arguments and options, from its own help."""
     parts = []
-    for name, command in sorted(get_command(app).commands.items()):  # type: ignore[attr-defined]
-        about = "\n\n".join(_one_line(part) for part in command.help.split("\n\n"))
+    for name, command in sorted(commands_of(app).items()):
+        about = "\n\n".join(_one_line(part) for part in (command.help or "").split("\n\n"))
         rows = [f"| {_names(option)} | {_one_line(_meaning(option))} |" for option in command.params]
         parts.append("\n".join([f"### textinv {name}\n", f"{about}\n", "| | |\n|---|---|", *rows]))
     return "\n\n".join(parts)
@@ -149,7 +149,7 @@ def _names(option: Any) -> str:
     if option.param_type_name == "argument":
         return f"`{option.metavar}`"
     names = ", ".join(f"`{name}`" for name in sorted(option.opts, key=len))
-    return names if option.is_flag else f"{names} `{option.metavar or option.type.name.upper()}`"
+    return names if option.is_flag else f"{names} `{option.metavar or option.name.upper()}`"
 
 
 def _meaning(option: Any) -> str:

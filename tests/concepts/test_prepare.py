@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.support.catalogue import examples
 from tests.support.web import serve
-from textinv_ray.concepts import prepare, templates, word_files
+from textinv_ray.concepts import predictor, prepare, templates, word_files
 from textinv_ray.concepts.concept import Concept
 from textinv_ray.concepts.fetch import ImageError
 from textinv_ray.concepts.settings import concept_seed
@@ -291,6 +292,43 @@ def test_words_that_nothing_can_start_from(tmp_path: Path, content: bytes | None
         (tmp_path / "x.safetensors").write_bytes(content)
     with pytest.raises(ValueError, match=message):
         make(init_from="x.safetensors", base=str(tmp_path))
+
+
+@pytest.mark.parametrize("given", [None, 1, 2])
+def test_a_predictor(tmp_path: Path, given: int | None) -> None:
+    """The concept gets the maps for its number of vectors. The file counts by their content."""
+    catalogue = examples(12, 1, scorer=CONFIG.scoring.model) + examples(
+        12, 2, scorer=CONFIG.scoring.model, first=20
+    )
+    (tmp_path / "p.safetensors").write_bytes(predictor.fit(catalogue).to_bytes())
+    row: dict[str, Any] = {} if given is None else {"num_vectors": given}
+    concept = make(init_from="p.safetensors", base=str(tmp_path), **row)
+    assert (concept.init_from, concept.initializer_token) == ("p.safetensors", "")
+    assert (concept.num_vectors, concept.initial_vectors) == (given or 1, {})
+    again = Concept.from_bytes(concept.to_bytes())
+    assert again.predictor is not None
+    assert predictor.Predictor.from_bytes(again.predictor.tobytes()).counts == (given or 1,)
+    (tmp_path / "q.safetensors").write_bytes(predictor.fit(catalogue).to_bytes())
+    assert make(init_from="q.safetensors", base=str(tmp_path), **row).fingerprint == concept.fingerprint
+    (tmp_path / "q.safetensors").write_bytes(predictor.fit(catalogue[1:-1]).to_bytes())
+    after = make(init_from="q.safetensors", base=str(tmp_path), **row)
+    assert after.fingerprint != concept.fingerprint
+    assert after.state_fingerprint != concept.state_fingerprint
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model_identity": "model-2"}, "init_from p.safetensors: .* words of another model"),
+        ({"overrides": ["scoring.model=other"]}, "init_from p.safetensors: .* 'mini-clip', .* is 'other'"),
+        ({"num_vectors": 3}, r"init_from p.safetensors: .* no words of 3 vectors \(it has: 1\)"),
+    ],
+)
+def test_a_predictor_of_something_else(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    made = predictor.fit(examples(12, scorer=CONFIG.scoring.model))
+    (tmp_path / "p.safetensors").write_bytes(made.to_bytes())
+    with pytest.raises(ValueError, match=message):
+        make(init_from="p.safetensors", base=str(tmp_path), **options)
 
 
 def numbered(count: int) -> list[dict[str, bytes]]:

@@ -122,7 +122,7 @@ def test_one_of_a_pair_of_prompts_may_be_given() -> None:
         ),
         ("stopping.dvar.window=1", r"stopping.dvar.window: input should be greater than or equal to 2"),
         ("stopping.patience=2", r"stopping.patience: no such field"),
-        ("training.steps=0", r"training.steps: input should be greater than or equal to 1, not 0"),
+        ("training.steps=-1", r"training.steps: input should be greater than or equal to 0, not -1"),
         ("training.steps=many", r"training.steps: input should be a valid integer.*not 'many'"),
         ("training.steps=true", r"training.steps: input should be a valid integer, not True"),
         ("training.steps=1.5", r"training.steps: .*not 1.5"),
@@ -151,7 +151,7 @@ def test_a_wrong_override_is_explained(override: str, message: str) -> None:
 
 def test_everything_wrong_is_said_at_once() -> None:
     with pytest.raises(UserError) as error:
-        JobConfig.load("mini", ["training.steps=0", "model.dtype=int8", "pack.sizes=3"])
+        JobConfig.load("mini", ["training.steps=-1", "model.dtype=int8", "pack.sizes=3"])
     lines = str(error.value).splitlines()
     assert lines[0].startswith("configuration 'mini' with --set:")
     assert len(lines) == 4

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from typer.core import TyperCommand, TyperGroup
-from typer.main import get_command
+from typer.core import TyperCommand
 
 from tests.support import pages
 from tests.support.pages import PAGES, ROOT
 from textinv_ray.cli.jobs import app
+from textinv_ray.cli.options import commands_of
 from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion import Backbone, load_backbone, save_learned_embeds
 from textinv_ray.service.batch.prompts_table import PromptRow
@@ -81,24 +81,20 @@ def test_every_room_is_described() -> None:
 
 def test_the_page_on_commands_is_the_program_s_help() -> None:
     text = (ROOT / "docs" / "commands.md").read_text().replace("&lt;", "<")
-    listed = dict(re.findall(r"^\| `textinv ([\w-]+)` \| (.+) \|$", text, re.MULTILINE))
-    group = get_command(app)
-    assert isinstance(group, TyperGroup)
-    helps = {name: (command.help or "").split("\n\n")[0] for name, command in group.commands.items()}
+    listed = dict(re.findall(r"^\| `textinv ([\w -]+)` \| (.+) \|$", text, re.MULTILINE))
+    helps = {name: (command.help or "").split("\n\n")[0] for name, command in commands_of(app).items()}
     assert listed == {name: " ".join(text.split()) for name, text in helps.items()}
 
 
 def test_what_commands_write_goes_where_output_says() -> None:
     """One option, -o/--output URI, in all commands that write files; its help begins the same way."""
-    group = get_command(app)
-    assert isinstance(group, TyperGroup)
     options = {
         name: option
-        for name, command in group.commands.items()
+        for name, command in commands_of(app).items()
         for option in command.params
         if option.name in ("output", "out") and option.param_type_name == "option"
     }
-    files = {"compare", "manifest"}
+    files = {"compare", "manifest", "predictor fit"}
     assert set(options) == {"ablate", "demo", "export", "generate", "generate-many", "invert", *files}
     assert {tuple(sorted(option.opts)) for option in options.values()} == {("--output", "-o")}
     for name, option in options.items():
@@ -150,7 +146,8 @@ def test_messages_in_troubleshooting_are_the_program_s() -> None:
 def _command_of(words: Sequence[str]) -> tuple[TyperCommand, list[str]] | None:
     """The command that a line runs, and its arguments; none for programs of others."""
     if words[0] == "textinv" and not words[1].startswith("--"):
-        return _subcommand(words[1]), list(words[2:])
+        name = next(name for name in commands_of(app) if [*words[1:]][: len(name.split())] == name.split())
+        return _subcommand(name), list(words[1 + len(name.split()) :])
     if words[0].endswith("python") and len(words) > 1 and words[1].startswith("jobs/"):
         script = Path(words[1])
         assert (ROOT / script).is_file()
@@ -159,11 +156,7 @@ def _command_of(words: Sequence[str]) -> tuple[TyperCommand, list[str]] | None:
 
 
 def _subcommand(name: str) -> TyperCommand:
-    group = get_command(app)
-    assert isinstance(group, TyperGroup)
-    command = group.commands[name]
-    assert isinstance(command, TyperCommand)
-    return command
+    return commands_of(app)[name]
 
 
 @every_page

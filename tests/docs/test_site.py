@@ -66,7 +66,11 @@ def test_every_setting_is_in_the_table(hooks: ModuleType) -> None:
     rows = re.findall(r"^\| `([\w.]+)` \| (.+) \| (.+) \| (.+) \|$", hooks.settings_table(), re.MULTILINE)
     table = {name: (kind, default, text) for name, kind, default, text in rows}
     assert list(table) == [name for name, _ in fields(JobConfig)]
-    assert table["training.steps"] == ("integer, 1 to 1,000,000", "`300`", "Optimizer steps per concept.")
+    assert table["training.batch_size"] == (
+        "integer, 1 to 1,024",
+        "`4`",
+        "Samples of each concept per step.",
+    )
     assert table["data.resolution"][0] == "integer, 8 to 4,096, a multiple of 8, or none"
     assert table["service.workers"][:2] == ("integer ≥ 1, or `auto`", "`auto`")
     assert table["review.prompts.object"][0] == "list of text with `{}`"

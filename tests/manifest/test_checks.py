@@ -16,7 +16,7 @@ from textinv_ray.util.errors import UserError
 
 
 def test_the_message_lists_50_and_counts_the_rest(write: Write) -> None:
-    path = write(**good(200, steps=[0] * 200, seed=[-1] + [1] * 199))
+    path = write(**good(200, steps=[-1] * 200, seed=[-1] + [1] * 199))
     with pytest.raises(UserError) as error:
         checks.check(Manifest.open(path), CONFIG)
     lines = str(error.value).splitlines()

@@ -112,9 +112,9 @@ def test_a_prefix_of_a_store(tmp_path: Path) -> None:
 
 def test_messages_name_the_part_and_the_row_in_it(tmp_path: Path) -> None:
     part(tmp_path / "0.parquet", "abc")
-    part(tmp_path / "day=2" / "1.parquet", "da", steps=[1, 0])
+    part(tmp_path / "day=2" / "1.parquet", "da", steps=[0, -1])
     assert problems(str(tmp_path)) == [
-        "day=2/1.parquet, row 1 (a), column 'steps': 0 is out of range; give a whole number >= 1 and <= 1000000",
+        "day=2/1.parquet, row 1 (a), column 'steps': -1 is out of range; give a whole number >= 0 and <= 1000000",
         "day=2/1.parquet, row 1 (a), column 'concept_id': 'a' is used by 0.parquet, row 0 already; give each "
         "concept its own",
     ]

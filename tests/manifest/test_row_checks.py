@@ -86,8 +86,8 @@ from textinv_ray.manifest.reader import Manifest
         ({"prompts": [None, ["a {}", None], []]}, "row 1 (c1), column 'prompts': has an empty entry"),
         ({"templates": [None, ["a {}", "b"], []]}, "row 1 (c1), column 'templates': 'b' doesn't say where"),
         (
-            {"steps": [1, 0, None]},
-            "row 1 (c1), column 'steps': 0 is out of range; give a whole number >= 1 and <= 1000000",
+            {"steps": [0, -1, None]},
+            "row 1 (c1), column 'steps': -1 is out of range; give a whole number >= 0 and <= 1000000",
         ),
         ({"steps": [1.0, 1.5, None]}, "row 1 (c1), column 'steps': 1.5 is out of range; give a whole number"),
         ({"steps": [1.0, float("nan"), None]}, "column 'steps': nan is out of range"),
@@ -224,7 +224,7 @@ def test_a_configuration_may_add_vectors_later_than_a_row_has_steps(write: Write
 WRONG = {
     "concept_id": st.sampled_from(["a/b", "", "x" * 200, "ü"]),
     "images": st.sampled_from([[], None, [""]]),
-    "steps": st.integers(-5, 0),
+    "steps": st.integers(-5, -1),
     "learning_rate": st.floats(-1, 0),
     "learnable_property": st.text(min_size=7),
     "captions": st.just(["no word"]),

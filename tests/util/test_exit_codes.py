@@ -15,6 +15,7 @@ from typer.main import get_command
 
 from tests.support.commands import REPOSITORY, Command, textinv
 from textinv_ray.cli.jobs import app
+from textinv_ray.cli.options import commands_of
 from textinv_ray.manifest import checks
 from textinv_ray.util.exit_codes import MEANINGS, ExitCode, in_a_line
 
@@ -79,7 +80,7 @@ def test_a_signal(tmp_path: Path, number: signal.Signals, code: ExitCode) -> Non
 
 def test_the_end_of_every_help_has_them() -> None:
     program = get_command(app)
-    commands = [program, *program.commands.values()]  # type: ignore[attr-defined]
+    commands = [program, *program.commands.values(), *commands_of(app).values()]  # type: ignore[attr-defined]
     assert len(commands) > 15
     assert {command.epilog for command in commands} == {in_a_line()}
     assert all(f"{code:d} {meaning}" in in_a_line() for code, meaning in MEANINGS.items())

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from textinv_ray import __version__
-from textinv_ray.cli import newcomers, review, studies, words
+from textinv_ray.cli import newcomers, predictor, review, studies, words
 from textinv_ray.cli.options import (
     ConfigOption,
     ManifestArgument,
@@ -245,11 +245,13 @@ def validate(
 def _check_images(manifest: Manifest, job: JobConfig) -> int:
     """Fetches and decodes every image, of several rows at a time, and prints errors in the rows' order.
 
-    Reads the words that concepts start from as well. Returns the number of concepts that would fail.
+    Reads the words and predictors that concepts start from as well. Returns the number of concepts that would fail.
     """
     from textinv_ray.concepts import fetch, images, prepare
+    from textinv_ray.concepts.predictor import Predictor
     from textinv_ray.concepts.settings import is_file, start_of
     from textinv_ray.model_files import places
+    from textinv_ray.service.models import sources
 
     def errors(row: Row) -> list[str]:
         found = []
@@ -262,8 +264,12 @@ def _check_images(manifest: Manifest, job: JobConfig) -> int:
         start, _ = start_of(row, job)
         if is_file(start):
             try:
-                word = prepare.learned_word(start, manifest.base, job)
-                if dims and (sizes := tuple(part.shape[1] for part in word.values())) != dims:
+                word = prepare.starting_file(start, manifest.base, job)
+                if isinstance(word, Predictor):
+                    if identity:
+                        count = row.get("num_vectors") or word.count_nearest(job.training.num_vectors)
+                        prepare.check_predictor(word, start, job, identity, count)
+                elif dims and (sizes := tuple(part.shape[1] for part in word.values())) != dims:
                     found.append(
                         f"init_from {redact(start)}: the word was learned for another model: its vectors have "
                         f"{_numbers(sizes)} numbers, the model's {_numbers(dims)}"
@@ -273,9 +279,9 @@ def _check_images(manifest: Manifest, job: JobConfig) -> int:
         return found
 
     try:
-        dims = places.open_model(job.model).embedding_dims
+        dims, identity = places.open_model(job.model).embedding_dims, sources.facts(job.model).identity
     except (UserError, OSError, KeyError, ValueError):
-        dims = ()  # what is wrong with the model was said before
+        dims, identity = (), ""  # what is wrong with the model was said before
     failed, rows = 0, manifest.placed_rows()
     with ThreadPoolExecutor(ROWS_AT_ONCE) as pool:
         while some := list(itertools.islice(rows, ROWS_AT_ONCE)):
@@ -289,7 +295,8 @@ def _check_images(manifest: Manifest, job: JobConfig) -> int:
 words.add_to(app)
 review.add_to(app)
 studies.add_to(app)
-for command in app.registered_commands:
+predictor.add_to(app)
+for command in (*app.registered_commands, *predictor.commands.registered_commands):
     command.epilog = in_a_line()
 
 

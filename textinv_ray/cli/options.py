@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
 
 from textinv_ray.config.job import JobConfig
 from textinv_ray.config.presets import preset_names
@@ -78,6 +80,19 @@ PresetArgument = Annotated[
 VerboseOption = Annotated[
     bool, typer.Option("--verbose", "-v", help="Print the messages of the libraries as well.")
 ]
+
+
+def commands_of(program: typer.Typer) -> dict[str, TyperCommand]:
+    """All commands by what is typed after `textinv`, those of groups such as `predictor fit` as well."""
+    group = get_command(program)
+    assert isinstance(group, TyperGroup)
+    found: dict[str, TyperCommand] = {}
+    for name, command in group.commands.items():
+        parts = command.commands if isinstance(command, TyperGroup) else {"": command}
+        found |= {
+            f"{name} {part}".strip(): one for part, one in parts.items() if isinstance(one, TyperCommand)
+        }
+    return found
 
 
 def ids(only: str | None) -> list[str] | None:

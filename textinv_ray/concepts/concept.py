@@ -87,6 +87,10 @@ class Concept(ConceptSettings):
     continues from the final state."""
     initial_vectors: dict[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
     """Vectors of the other word that learning starts from, by text encoder: (any number of vectors, D) each."""
+    predictor: np.ndarray | None = None
+    """uint8 (bytes,): the `Predictor` whose word learning starts from, with the maps for `num_vectors` alone."""
+    model_identity: str = ""
+    """What tells the model's weights from others: see `prepare.make`."""
     crops: tuple[tuple[tuple[int, int, int, int], ...], ...] = ()
     """(N, A, 4): of each image and crop the original height and width, and the crop's top and left, in pixels of the
     image that was resized so that its shorter side is S. Empty: images that were of size S x S."""
@@ -114,9 +118,9 @@ class Concept(ConceptSettings):
         return np.concatenate([both, target.repeat(2, axis=0)], axis=1)
 
     def to_bytes(self) -> bytes:
-        """The concept as bytes: the length of a JSON header, the header with all other fields, and the images."""
-        header = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in _PIXELS}
-        given = {name: getattr(self, name) for name in _PIXELS if getattr(self, name) is not None}
+        """The concept as bytes: the length of a JSON header, the header with all other fields, and its arrays."""
+        header = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in _ARRAYS}
+        given = {name: getattr(self, name) for name in _ARRAYS if getattr(self, name) is not None}
         arrays = {name: np.ascontiguousarray(pixels, dtype=np.uint8) for name, pixels in given.items()}
         text = json.dumps({**header, _SHAPES: {name: one.shape for name, one in arrays.items()}}).encode()
         return b"".join([len(text).to_bytes(8, "little"), text, *(one.tobytes() for one in arrays.values())])
@@ -134,7 +138,7 @@ class Concept(ConceptSettings):
         return cls(**arrays, **header)
 
 
-_PIXELS, _SHAPES = ("images", "heldout"), "shapes"
+_ARRAYS, _SHAPES = ("images", "heldout", "predictor"), "shapes"
 
 
 def _frozen(value: Any) -> Any:

@@ -14,11 +14,12 @@ from textinv_ray.concepts import images, word_files
 from textinv_ray.concepts.concept import Concept, ConceptSettings
 from textinv_ray.concepts.fetch import ImageError, fetch
 from textinv_ray.concepts.fingerprints import image_keys, inputs_of
+from textinv_ray.concepts.predictor import Predictor, is_predictor
 from textinv_ray.concepts.settings import is_file, settings_of, start_of
 from textinv_ray.config.job import JobConfig
 from textinv_ray.manifest.columns import Row, plain_row
 from textinv_ray.manifest.kinds import ImageSource
-from textinv_ray.util.redact import shown
+from textinv_ray.util.redact import redact, shown
 
 _HOLDOUT_STREAM = 0x401D  # keeps these draws apart from others with the concept's seed
 
@@ -59,19 +60,26 @@ def make(
         settings.captions[index] for index in learned if index < len(settings.captions)
     )
     initial_vectors: dict[str, tuple[tuple[float, ...], ...]] = {}
+    predictor = None
     if is_file(settings.init_from):
-        word = learned_word(settings.init_from, base, config, is_first_try)
-        initial_vectors = {name: tuple(map(tuple, part.tolist())) for name, part in word.items()}
-        # The file counts by its content, as images do.
-        digest = hashlib.sha256(
-            np.concatenate(list(word.values()), axis=1, dtype=np.float64).tobytes()
-        ).hexdigest()
-        inputs = inputs.with_setting("init_from", digest)
+        start = starting_file(settings.init_from, base, config, is_first_try)
         values["init_from"] = shown(settings.init_from)
-        values["num_vectors"] = settings.num_vectors or len(next(iter(word.values())))
+        if isinstance(start, Predictor):
+            count = settings.num_vectors or start.count_nearest(config.training.num_vectors)
+            check_predictor(start, settings.init_from, config, model_identity, count)
+            counted, values["num_vectors"] = start.only(count).to_bytes(), count
+            predictor = np.frombuffer(counted, np.uint8)
+        else:
+            initial_vectors = {name: tuple(map(tuple, part.tolist())) for name, part in start.items()}
+            counted = np.concatenate(list(start.values()), axis=1, dtype=np.float64).tobytes()
+            values["num_vectors"] = settings.num_vectors or len(next(iter(start.values())))
+        # The file counts by its content, as images do.
+        inputs = inputs.with_setting("init_from", hashlib.sha256(counted).hexdigest())
     return Concept(
         **values,
         initial_vectors=initial_vectors,
+        predictor=predictor,
+        model_identity=model_identity,
         images=prepared.pixels[learned],
         heldout=prepared.pixels[held] if held else None,
         crops=tuple(prepared.crops[index] for index in learned),
@@ -108,18 +116,34 @@ def row_fingerprint(
 
 
 def files(row: Row, config: JobConfig) -> list[ImageSource]:
-    """Everything that must be fetched to make the row's concept: its images, and the word that it starts from."""
+    """Everything that must be fetched to make the row's concept: its images, and the file that it starts from."""
     start, _ = start_of(row, config)
     return [*row["images"], *([start] if is_file(start) else [])]
 
 
-def learned_word(uri: str, base: str, config: JobConfig, is_first_try: bool = False) -> word_files.Word:
-    """Reads another word from its safetensors file.
+def check_predictor(
+    predictor: Predictor, uri: str, config: JobConfig, model_identity: str, count: int
+) -> None:
+    """Raises ValueError, with the file's name, where the predictor is of another model or scoring model, or has no
+    words of `count` vectors.
+    """
+    try:
+        predictor.check(model_identity, redact(config.scoring.model), count)
+    except ValueError as error:
+        raise ValueError(f"init_from {shown(uri)}: {error}") from None
+
+
+def starting_file(
+    uri: str, base: str, config: JobConfig, is_first_try: bool = False
+) -> word_files.Word | Predictor:
+    """Reads what learning starts from, another word or a predictor, from its safetensors file.
 
     Raises ValueError; with `is_first_try` ImageError if another try may succeed.
     """
     try:
         data = fetch(uri, base=base, config=config.data, is_first_try=is_first_try)
+        if is_predictor(data):
+            return Predictor.from_bytes(data)
         words = word_files.parse_words(data, shown(uri).rsplit("/", 1)[-1])
     except ImageError as error:
         if is_first_try and error.is_transient:

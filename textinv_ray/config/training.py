@@ -89,8 +89,8 @@ class TimestepsConfig(Strict):
 class TrainingConfig(Strict):
     """How words are learned. A manifest row overrides fields that have a column of the same name."""
 
-    steps: int = Field(300, ge=1, le=1_000_000)
-    """Optimizer steps per concept."""
+    steps: int = Field(300, ge=0, le=1_000_000)
+    """Optimizer steps per concept. 0: the word that learning would start from is reviewed and scored as it is."""
     batch_size: int = Field(4, ge=1, le=1024)
     """Samples of each concept per step."""
     learning_rate: float = Field(5e-3, gt=0, le=10)
@@ -126,8 +126,9 @@ class TrainingConfig(Strict):
     """Word or phrase that rows without the column start from; null: every row must have one."""
     init_from: str | None = Field(None, min_length=1)
     """Where learning starts, for rows with neither `init_from` nor `initializer_token`; takes precedence over
-    `initializer_token` here. `auto`: the candidate with the lowest denoising loss; `vocabulary_mean`; or the
-    learned_embeds.safetensors of another word (a URI, or a path relative to the manifest)."""
+    `initializer_token` here. `auto`: the candidate with the lowest denoising loss; `vocabulary_mean`; the
+    learned_embeds.safetensors of another word; or the file of a predictor, which `textinv predictor fit` makes (a URI,
+    or a path relative to the manifest)."""
     initializer_candidates: WordsByProperty = _CANDIDATES
     """Candidates of `init_from: auto`. Each costs about as much time as a step with batch size 4."""
     vectors_added_at: tuple[Annotated[int, Field(ge=1)], ...] = ()

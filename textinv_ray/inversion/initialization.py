@@ -22,6 +22,10 @@ def initial_vectors(backbone: Backbone, concept: Concept, count: int) -> Tensor:
     """
     if concept.init_from == "vocabulary_mean":
         return words.spread(backbone.vocabulary_mean[None], count)
+    if concept.predictor is not None:
+        raise ValueError(
+            f"init_from {concept.init_from}: prediction.with_prediction makes the word that it predicts"
+        )
     if not concept.initial_vectors:
         return words.initial_vectors(backbone, concept.initializer_token, count)
     parts = {name: torch.tensor(vectors) for name, vectors in concept.initial_vectors.items()}

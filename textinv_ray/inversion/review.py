@@ -44,6 +44,8 @@ class Review:
     """As clip_image_similarity, by the encoder that had no part in the choice of the word; None without one."""
     features: Features | None = None
     """What identity retrieval goes by: the judge's, without one the scorer's; None without a scorer."""
+    image_features: np.ndarray | None = None
+    """float32 (N, d): the scorer's features of each training image, the mean over its crops; None without a scorer."""
 
 
 Pictures = dict[tuple[int, str, int], np.ndarray]
@@ -201,7 +203,10 @@ def _scored(
     """The review of a subject by its pictures, prompt -> uint8 (n, H, W, 3)."""
     prompt, crops = _image_prompt(concept, config), concept.reference_images
     features = {text: scorer.image_features(images) for text, images in pictures.items()}
-    views = scoring.crop_features(scorer, crops).flatten(0, 1)
+    by_image = scoring.crop_features(scorer, crops)
+    views = by_image.flatten(0, 1)
+    if crops is not concept.images:
+        by_image = scoring.crop_features(scorer, concept.images)
     image_score, text_score, judge_score = scoring.image_similarity(features[prompt], views), None, None
     pictured = features[prompt]
     if concept.edit_prompts:
@@ -218,4 +223,5 @@ def _scored(
         )
         judge_score = scoring.image_similarity(pictured, views)
     found = Features.of(pictured.cpu().numpy(), views.cpu().numpy())
-    return Review(samples, image_score, text_score, judge_score, found)
+    trained = by_image.mean(dim=1).cpu().numpy()
+    return Review(samples, image_score, text_score, judge_score, found, trained)

@@ -197,7 +197,7 @@ class Row(_RequiredColumns, total=False):
         str,
         Meaning(
             "What learning starts from, in place of `initializer_token`: `auto`, `vocabulary_mean`, or the path or URI "
-            "of another word's `learned_embeds.safetensors`.",
+            "of another word's `learned_embeds.safetensors` or of a predictor.",
             read_by="learning",
             overrides="training.init_from",
             default="`training.init_from`, if the row has no `initializer_token`",

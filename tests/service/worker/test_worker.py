@@ -13,10 +13,13 @@ import torch
 
 from tests.support import tiny
 from tests.support.bench import Bench, Crash, crashing, over
+from tests.support.catalogue import examples
 from tests.support.waiting import wait_for
+from textinv_ray.concepts import image_features, predictor
 from textinv_ray.inversion import words
 from textinv_ray.inversion.families.loading import load_backbone
 from textinv_ray.inversion.pack import Pack
+from textinv_ray.inversion.scoring import crop_features
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.service.store import features
 from textinv_ray.service.store.files import StoreError
@@ -92,6 +95,32 @@ def test_everything_that_is_kept(bench: Bench) -> None:
         assert (held is not None, result.heldout_images) == (
             (True, 2) if concept is concepts[4] else (False, 0)
         )
+
+
+def test_a_predicted_word_without_steps(bench: Bench) -> None:
+    """It is reviewed and scored as it is; what it was predicted from is kept, for the next predictor."""
+    fitted = predictor.fit(examples(12, dim=16))
+    data = np.frombuffer(fitted.to_bytes(), np.uint8)
+    start: dict[str, Any] = {"init_from": "p.safetensors", "initializer_token": "", "predictor": data}
+    concept = tiny.concept(0, steps=0, model_identity="model-1", **start)
+    other = tiny.concept(1, steps=0, heldout=tiny.concept(9).images)
+    status = bench.learn([concept, other, tiny.concept(2, steps=3, **start)])
+    assert (status.done, status.failed, status.steps_computed) == (3, 0, 3)
+    result = bench.store.result("concept-0")
+    assert result is not None
+    assert (result.steps, result.sample_steps, result.final_loss) == (0, (0,), None)
+    assert result.clip_image_similarity == result.clip_image_similarity_initializer
+    assert result.clip_image_similarity is not None
+    for each in (concept, other):
+        kept = bench.store.read_concept(each.concept_id, image_features.FILE)
+        found = image_features.ImageFeatures.from_bytes(kept or b"")
+        assert (found.scorer, found.model) == (bench.config.scoring.model, each.model_identity)
+        expected = crop_features(bench.scorer, each.images).mean(dim=1).numpy()
+        np.testing.assert_allclose(found.images, expected, atol=1e-3)
+        if each is concept:
+            word = fitted.word(expected, 1)["clip_l"]
+            np.testing.assert_allclose(bench.vectors(each.concept_id), word, atol=1e-5)
+    assert np.abs(bench.vectors("concept-2") - bench.vectors("concept-0")).max() > 0
 
 
 def test_steps_since_the_last_heartbeat_count(bench: Bench) -> None:

@@ -10,6 +10,7 @@
         history.parquet              a row per step: see history.py
         training.png, heldout.png, samples/step_<step>.png
         features.safetensors         what identity retrieval needs of its pictures: see features.py
+        image_features.safetensors   the scoring model's features of its training images, for predictors
         result.json                  written last: this is what "done" means
       failed/<concept_id>.json       why a concept was given up
       reviews/<concept_id>.json      what reviewers decided about its word

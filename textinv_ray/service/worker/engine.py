@@ -11,6 +11,7 @@ from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion.encoders import Encoder
 from textinv_ray.inversion.families.backbone import Backbone
 from textinv_ray.inversion.pack import Pack
+from textinv_ray.inversion.prediction import with_prediction
 from textinv_ray.inversion.review import Pictures, Review, Subject, evaluate_words, review
 from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.inversion.task import ConceptTask
@@ -42,8 +43,11 @@ class Engine:
         self._initializer_pictures: Pictures = {}
 
     def task(self, concept: Concept) -> ConceptTask:
-        """The concept's optimisation at step 0. Raises ValueError for a prompt or initializer that can't be used."""
-        return ConceptTask(concept, self._backbone, self._config)
+        """The concept's optimisation at step 0; the word of a predictor is made here.
+
+        Raises ValueError for a prompt or initializer that can't be used.
+        """
+        return ConceptTask(with_prediction(concept, self._scorer), self._backbone, self._config)
 
     def pack_size(self, store: Store, task: ConceptTask) -> int:
         """How many concepts like this one share a pass: see `pack_sizes.pack_size`."""

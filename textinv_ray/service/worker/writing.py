@@ -8,7 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from textinv_ray.concepts import word_files
+from textinv_ray.concepts import image_features, word_files
+from textinv_ray.concepts.image_features import ImageFeatures
 from textinv_ray.inversion.review import Review
 from textinv_ray.service.store import features
 from textinv_ray.service.store.pictures import HELDOUT, TRAINING, sample_grid, training_grid
@@ -17,6 +18,7 @@ from textinv_ray.service.worker import artifacts
 from textinv_ray.service.worker.active_concept import ActiveConcept
 from textinv_ray.service.worker.context import WorkerContext
 from textinv_ray.util.logs import about
+from textinv_ray.util.redact import redact
 
 
 class Writer:
@@ -129,8 +131,11 @@ class Writer:
             "state.safetensors": task.to_bytes(),
             "history.parquet": active.history.to_bytes(),
         }
+        scoring = context.config.scoring
+        if review.image_features is not None:
+            found = ImageFeatures(review.image_features, redact(scoring.model), task.concept.model_identity)
+            files[image_features.FILE] = found.to_bytes()
         if review.features:
-            scoring = context.config.scoring
             files[features.FILE] = features.to_bytes({scoring.judge or scoring.model: review.features})
 
         def write() -> None:

@@ -1,0 +1,64 @@
+"""`textinv predictor fit`: from the files of outputs, whatever their order; words without features are left out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support import examples as stored
+from tests.support.catalogue import examples
+from tests.support.commands import textinv
+from textinv_ray.concepts import image_features, predictor, word_files
+from textinv_ray.concepts.predictor import Example
+from textinv_ray.service.store.store import Store
+
+
+def output(folder: Path, catalogue: list[Example], without: int = 0) -> str:
+    """An output with these words. `without`: how many of them have no features, as in outputs of earlier versions."""
+    store = Store(str(folder))
+    for index, example in enumerate(catalogue):
+        files = {word_files.STORED: word_files.store_word(f"<{example.concept_id}>", example.word)}
+        if index >= without:
+            files[image_features.FILE] = example.features.to_bytes()
+        store.finish(stored.result(example.concept_id), files)
+    return store.uri
+
+
+def test_the_words_of_several_outputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outputs = [output(tmp_path / "a", examples(12), 2), output(tmp_path / "b", examples(20, first=50))]
+    target = tmp_path / "new" / "p.safetensors"
+    assert textinv("predictor", "fit", *outputs, "-o", str(target)) == 0
+    said = capsys.readouterr().out
+    assert "clip_l, 1 vector: 30 words, penalty 0.01, cross-validated R2 1.000" in said
+    assert "left out: 2 words without image features" in said
+    data = target.read_bytes()
+    assert predictor.Predictor.from_bytes(data).counts == (1,)
+    assert textinv("predictor", "fit", *outputs[::-1], "-o", str(target)) == 0
+    assert target.read_bytes() == data
+
+
+def test_what_makes_no_predictor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = output(tmp_path / "few", examples(3))
+    other = output(tmp_path / "other", examples(9, model="model-2", first=20))
+    target = tmp_path / "p.safetensors"
+    for arguments, message in (
+        (
+            [few],
+            "needs at least 10 words of one number of vectors with image features; there are 3 of 1 vectors",
+        ),
+        ([few, other], "the words are of several models: model-1, model-2"),
+        ([str(tmp_path / "none")], "none has no learned words"),
+    ):
+        assert textinv("predictor", "fit", *arguments, "-o", str(target)) == 2
+        assert message in capsys.readouterr().err
+    assert textinv("predictor", "fit", few, "-o", str(tmp_path / "p.bin")) == 2
+    assert "name a .safetensors file" in capsys.readouterr().err
+    assert not target.exists()
+
+
+def test_a_damaged_file_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    uri = output(tmp_path / "a", examples(12))
+    (tmp_path / "a/concepts/c3" / image_features.FILE).write_bytes(b"damaged")
+    assert textinv("predictor", "fit", uri, "-o", str(tmp_path / "p.safetensors")) == 0
+    assert "11 words" in capsys.readouterr().out

@@ -1,0 +1,194 @@
+"""A predictor of words: for each number of vectors and each text encoder, a linear map from the mean of a concept's
+image features to the vectors of its word. Fitted on concepts that are done, used as `init_from`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from textinv_ray.concepts import ridge
+from textinv_ray.concepts.image_features import ImageFeatures, metadata
+from textinv_ray.concepts.word_files import Word
+
+MIN_WORDS = 10
+"""With fewer words of a number of vectors, none of that number is predicted."""
+_FORMAT, _METADATA = "predictor.1", "textinv_ray"
+
+
+@dataclass(frozen=True)
+class Example:
+    """A concept that is done."""
+
+    concept_id: str
+    """Its name, by which examples are put in order."""
+    word: Word
+    """Its learned word."""
+    features: ImageFeatures
+    """Of its training images."""
+
+
+@dataclass(frozen=True, eq=False)
+class Map:
+    """The map of one text encoder, for words of V vectors."""
+
+    weights: np.ndarray
+    """float32 (d, V * D)."""
+    bias: np.ndarray
+    """float32 (V * D,)."""
+    words: int
+    """On how many words it was fitted."""
+    penalty: float
+    """See `ridge.Ridge`."""
+    r2: float
+    """Cross-validated R2 of the vectors: see `ridge.Ridge`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """Maps by (number of vectors, text encoder), and what they may be used with."""
+
+    model: str
+    """Identity of the model's weights."""
+    scorer: str
+    """The scoring model whose features are mapped."""
+    maps: Mapping[tuple[int, str], Map]
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Numbers of vectors of the words that it predicts, ascending."""
+        return tuple(sorted({count for count, _ in self.maps}))
+
+    def count_nearest(self, count: int) -> int:
+        """This number of vectors if words of so many are predicted, else the smallest number of which they are."""
+        return count if count in self.counts else self.counts[0]
+
+    def check(self, model: str, scorer: str, count: int) -> None:
+        """Raises ValueError, with what to do, where it can't predict words of `count` vectors for these models."""
+        if model != self.model:
+            raise ValueError(
+                "the predictor was fitted on words of another model; fit one on words of this one"
+            )
+        if scorer != self.scorer:
+            raise ValueError(
+                f"the predictor reads features of the scoring model {self.scorer!r}, the job's scoring.model is "
+                f"{scorer!r}; fit one on outputs that were scored by it"
+            )
+        if count not in self.counts:
+            raise ValueError(
+                f"the predictor has no words of {count} vectors (it has: {', '.join(map(str, self.counts))}); "
+                "set num_vectors, or fit one on such words"
+            )
+
+    def only(self, count: int) -> Predictor:
+        """The maps for words of one number of vectors."""
+        return Predictor(
+            self.model, self.scorer, {key: found for key, found in self.maps.items() if key[0] == count}
+        )
+
+    def word(self, images: np.ndarray, count: int) -> dict[str, np.ndarray]:
+        """The predicted word: float32 (V, D) by text encoder. images: float32 (N, d), as `ImageFeatures.images`.
+
+        Raises ValueError for features of another length.
+        """
+        mean = images.astype(np.float64).mean(axis=0)
+        found = {}
+        for (number, encoder), one in self.maps.items():
+            if number != count:
+                continue
+            if len(mean) != len(one.weights):
+                raise ValueError(
+                    f"the predictor takes {len(one.weights)} numbers of an image, the scoring model gives {len(mean)}"
+                )
+            vectors = mean @ one.weights.astype(np.float64) + one.bias
+            found[encoder] = vectors.reshape(count, -1).astype(np.float32)
+        return found
+
+    def to_bytes(self) -> bytes:
+        """A safetensors file."""
+        tensors, notes = {}, []
+        for (count, encoder), one in self.maps.items():
+            tensors[f"{count}/{encoder}/weights"] = one.weights
+            tensors[f"{count}/{encoder}/bias"] = one.bias
+            figures = {"words": one.words, "penalty": one.penalty, "r2": one.r2}
+            notes.append({"num_vectors": count, "encoder": encoder, **figures})
+        note = {"format": _FORMAT, "model": self.model, "scorer": self.scorer, "maps": notes}
+        return safetensors.numpy.save(tensors, {_METADATA: json.dumps(note)})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Predictor:
+        """The inverse of `to_bytes`. Raises ValueError for another file, and for one that is damaged."""
+        try:
+            tensors, note = safetensors.numpy.load(data), json.loads(metadata(data)[_METADATA])
+            maps = {}
+            for one in note["maps"]:
+                count, encoder = int(one["num_vectors"]), str(one["encoder"])
+                weights, bias = (tensors[f"{count}/{encoder}/{name}"] for name in ("weights", "bias"))
+                figures = int(one["words"]), float(one["penalty"]), float(one["r2"])
+                maps[count, encoder] = Map(weights, bias, *figures)
+                if weights.ndim != 2 or bias.shape != weights.shape[1:] or count < 1 or len(bias) % count:
+                    raise ValueError("its maps are damaged")
+                if not (np.isfinite(weights).all() and np.isfinite(bias).all()):
+                    raise ValueError("its maps are damaged")
+            return cls(str(note["model"]), str(note["scorer"]), maps)
+        except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"the predictor can't be read: {type(error).__name__}") from None
+
+
+def is_predictor(data: bytes) -> bool:
+    """Whether these are the bytes of a predictor's file rather than of words."""
+    try:
+        note = json.loads(metadata(data)[_METADATA])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
+    return isinstance(note, dict) and note.get("format") == _FORMAT
+
+
+def fit(examples: Sequence[Example]) -> Predictor:
+    """Fits a map for each text encoder and each number of vectors of which there are MIN_WORDS words.
+
+    The same examples in any order give the same predictor to the bit. Raises ValueError, with what to do, where there
+    are too few words, and for words of several models or features of several scoring models.
+    """
+    for name, what in (("model", "models"), ("scorer", "scoring models")):
+        found = sorted({getattr(example.features, name) for example in examples})
+        if len(found) > 1:
+            raise ValueError(
+                f"the words are of several {what}: {', '.join(found)}; fit one predictor for each"
+            )
+    groups: dict[int, list[Example]] = defaultdict(list)
+    for example in sorted(examples, key=_order):
+        groups[len(next(iter(example.word.values())))].append(example)
+    maps = {}
+    for count, group in sorted(groups.items()):
+        if len(group) < MIN_WORDS:
+            continue
+        x = np.stack([example.features.images.mean(axis=0, dtype=np.float64) for example in group])
+        for encoder in group[0].word:
+            y = np.stack([example.word[encoder].reshape(-1) for example in group])
+            solved = ridge.fit(x, y)
+            maps[count, encoder] = Map(
+                solved.weights.astype(np.float32),
+                solved.bias.astype(np.float32),
+                len(group),
+                solved.penalty,
+                round(solved.r2, 6),
+            )
+    if not maps:
+        counts = ", ".join(f"{len(group)} of {count} vectors" for count, group in sorted(groups.items()))
+        raise ValueError(
+            f"a predictor needs at least {MIN_WORDS} words of one number of vectors with image features; there are "
+            f"{counts or 'none'}"
+        )
+    first = examples[0].features
+    return Predictor(first.model, first.scorer, maps)
+
+
+def _order(example: Example) -> tuple[str, bytes]:
+    return example.concept_id, b"".join(part.tobytes() for part in example.word.values())

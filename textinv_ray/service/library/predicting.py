@@ -1,0 +1,75 @@
+"""`textinv predictor fit`: a predictor of words from the results of one or more outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import fsspec
+
+from textinv_ray.concepts import image_features, predictor, word_files
+from textinv_ray.concepts.image_features import ImageFeatures
+from textinv_ray.concepts.predictor import Example, Predictor
+from textinv_ray.service.library.lexicon import named_words
+from textinv_ray.service.store.store import Store
+from textinv_ray.util.errors import UserError
+from textinv_ray.util.redact import message, redact
+
+
+def fit(outputs: Sequence[str]) -> tuple[Predictor, int]:
+    """The predictor of all words of the outputs, and the number of words that were left out for want of features.
+
+    outputs: folders or fsspec URIs. Raises UserError for an output without words, and where the words don't make a
+    predictor: too few, or of several models.
+    """
+    examples: list[Example] = []
+    skipped = 0
+    for uri in outputs:
+        store = Store(uri)
+        ids = [concept_id for concept_id, _ in named_words(store)]
+        if not ids:
+            raise UserError(f"{store.shown} has no learned words")
+        found = list(_examples(store, ids))
+        examples += found
+        skipped += len(ids) - len(found)
+    try:
+        return predictor.fit(examples), skipped
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def _examples(store: Store, concept_ids: Sequence[str]) -> Iterator[Example]:
+    """Of the concepts with image features. Outputs of earlier versions have none."""
+    words = store.read_many(f"concepts/{concept_id}/{word_files.STORED}" for concept_id in concept_ids)
+    features = store.read_many(f"concepts/{concept_id}/{image_features.FILE}" for concept_id in concept_ids)
+    for concept_id, (_, word), (_, data) in zip(concept_ids, words, features, strict=True):
+        if word is None or data is None:
+            continue
+        try:
+            (parts,) = word_files.parse_words(word, word_files.STORED).values()
+            yield Example(concept_id, parts, ImageFeatures.from_bytes(data))
+        except ValueError:
+            continue
+
+
+def write(uri: str, fitted: Predictor) -> None:
+    """Writes the predictor's file. Raises UserError where that can't be done."""
+    try:
+        with fsspec.open(uri, "wb") as file:
+            file.write(fitted.to_bytes())
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(f"{redact(uri)} can't be written: {message(str(error))}") from None
+
+
+def lines(fitted: Predictor, skipped: int) -> Iterator[str]:
+    """What it was fitted on, for people."""
+    for (count, encoder), one in fitted.maps.items():
+        vectors = f"{count} vector" + ("" if count == 1 else "s")
+        yield (
+            f"{encoder}, {vectors}: {one.words} words, penalty {one.penalty:g}, cross-validated R2 {one.r2:.3f}"
+            + ("" if one.r2 > 0 else " (no better than the mean word)")
+        )
+    if skipped:
+        yield (
+            f"left out: {skipped} words without image features; they were learned before these were stored, or "
+            "without scores"
+        )

@@ -55,6 +55,7 @@ train-mini: install  ## draw the data and train the bundled models again (needs 
 	$(BIN)/python -m training.tokenizer
 	$(TEAM) -m training.vae
 	$(BIN)/python -m training.clip
+	$(BIN)/python -m training.judge
 	$(TEAM) -m training.text
 	$(TEAM) -m training.unet
 	$(MAKE) eval-mini

@@ -1,1 +1,1 @@
-"""Training of the bundled mini-sd and mini-clip models, from drawing the data to the model cards."""
+"""Training of the bundled mini-sd, mini-clip and mini-judge models, from drawing the data to the model cards."""

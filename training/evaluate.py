@@ -1,6 +1,6 @@
 """Measure the bundled models and write the figures into their cards.
 
-    python -m training.evaluate [--seeds 3] [--characters 20] [--only vae,scorer,generation,inversion]
+    python -m training.evaluate [--seeds 3] [--characters 20] [--only vae,scorer,judge,generation,inversion]
     python -m training.evaluate --model build/mini/unet/mini-sd
 
 Everything is measured on characters and styles that no training saw, with seeds that nothing was tuned to. The
@@ -24,9 +24,12 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from textinv_ray.concepts.concept import Concept
+from textinv_ray.concepts.retrieval import Features, retrieval_top1
 from textinv_ray.concepts.templates import templates
 from textinv_ray.config.job import JobConfig
 from textinv_ray.config.training import LearnableProperty
+from textinv_ray.inversion.encoder_loading import load_encoder
+from textinv_ray.inversion.encoders import Encoder
 from textinv_ray.inversion.families.backbone import Backbone
 from textinv_ray.inversion.families.loading import load_backbone
 from textinv_ray.inversion.pack import Pack
@@ -88,6 +91,22 @@ def measure_scorer(scorer: Scorer, heldout: Heldout) -> dict[str, Any]:
         "identities": len(identities),
         "same_identity_top1": round(float(torch.stack(hits).float().mean()), 4),
         "text_image_top5": round(top5(texts, features[:, 0]), 4),
+    }
+
+
+def measure_judge(judge: Encoder, heldout: Heldout) -> dict[str, Any]:
+    """Views that find their own identity: one by one among first views, and five against the mean of three others."""
+    identities = list(heldout.characters.values())
+    features = judge.image_features(heldout.data.pixels([i for views in identities for i in views]))
+    features = features.view(len(identities), -1, features.shape[-1])
+    own = torch.arange(len(identities))
+    hits = [(features[:, view] @ features[:, 0].T).argmax(1) == own for view in range(1, features.shape[1])]
+    split = features[:, :TRAINING_VIEWS].numpy(), features[:, TRAINING_VIEWS:].numpy()
+    top1 = retrieval_top1([Features.of(*of_one) for of_one in zip(*split, strict=True)])
+    return {
+        "identities": len(identities),
+        "same_identity_top1": round(float(torch.stack(hits).float().mean()), 4),
+        "retrieval_top1": round(float(np.mean(top1)), 4),
     }
 
 
@@ -331,7 +350,7 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--characters", type=int, default=20)
-    parser.add_argument("--only", default="vae,scorer,generation,inversion")
+    parser.add_argument("--only", default="vae,scorer,judge,generation,inversion")
     parser.add_argument("--model", type=Path, help="another folder than the bundled model's")
     options = parser.parse_args()
     wanted = options.only.split(",")
@@ -347,6 +366,7 @@ def main() -> None:
     measures = {
         "vae": lambda: measure_vae(model, heldout),
         "scorer": lambda: measure_scorer(scorer, heldout),
+        "judge": lambda: measure_judge(load_encoder(str(MODELS / "mini-judge")), heldout),
         "generation": lambda: measure_generation(backbone, scorer, heldout, config, pictures),
         "inversion": lambda: measure_inversion(
             backbone, scorer, heldout, config, pictures, options.characters, options.seeds

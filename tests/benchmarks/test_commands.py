@@ -23,6 +23,7 @@ from benchmarks import (
     clip_rule,
     encoder_share,
     fewer_steps,
+    judged,
     measure,
     memory,
     quality_vs_steps,
@@ -34,6 +35,7 @@ from benchmarks import (
 from benchmarks.public_script import Progress
 from tests.support import tiny
 from tests.support.commands import REPOSITORY, as_options
+from textinv_ray.concepts.word_files import store_word
 from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion.families.loading import load_backbone
 from textinv_ray.inversion.families.sdxl import StableDiffusionXL
@@ -209,6 +211,39 @@ def test_against_script(manifest: str, settings: list[str], tmp_path: Path) -> N
     script.write_text(SCRIPT + "# another script, so other words")
     command("against_script.py", *options, *settings, str(tmp_path / "h.json"))
     assert len(set((tmp_path / "words").iterdir()) - learned) == 2
+
+
+def test_judged(
+    manifest: str, settings: list[str], tmp_path: Path, figures: Callable[..., dict[str, Any]]
+) -> None:
+    """The script's words are read, ours learned once; both encoders judge the pictures of three sides."""
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    theirs.mkdir()
+    for number in range(4):
+        name = f"{('one', 'two')[number // 2]}-seed{number}"
+        word = {"clip_l": np.full((1, 32), 0.1 * number, np.float32)}
+        (theirs / f"{name}-0123456789ab.safetensors").write_bytes(store_word(f"<{name}>", word))
+    options = [
+        f"--manifest={manifest}",
+        "--seeds=2",
+        "--images=1",
+        f"--script-words={theirs}",
+        f"--words={ours}",
+    ]
+    found = figures(
+        judged, *options, *settings, "--set", "stopping.clip.every=2", "--set", "stopping.min_steps=2"
+    )
+    assert (found["words"], set(found["scores"])) == (4, {"initializer", "script", "ours"})
+    assert [row[""] for row in found["table"]] == [
+        f"{encoder} {score}"
+        for encoder in ("mini-clip (chose)", "judge")
+        for score in ("similarity", "retrieval top 1")
+    ]
+    assert all(len(values) == 2 for scores in found["scores"].values() for values in scores.values())
+    learned = {path: path.stat().st_mtime for path in ours.iterdir()}
+    assert {path.stem for path in learned} == {"one-seed0", "one-seed1", "two-seed2", "two-seed3"}
+    assert figures(judged, *options, *settings, "--first", "2")["words"] == 2
+    assert {path: path.stat().st_mtime for path in ours.iterdir()} == learned
 
 
 @pytest.mark.slow  # starts Ray, three times

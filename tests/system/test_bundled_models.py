@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from PIL import Image
 from transformers import CLIPModel
 
-from tests.support.commands import textinv
+from benchmarks.job import concepts_of
+from tests.support.commands import REPOSITORY, textinv
+from textinv_ray.concepts.retrieval import Features, retrieval_top1
 from textinv_ray.concepts.word_files import write_word
 from textinv_ray.config import protocol
 from textinv_ray.config.job import JobConfig
@@ -18,10 +21,11 @@ from textinv_ray.inversion import Scorer, load_backbone, sample_images, save_lea
 from textinv_ray.inversion.evaluation import Evaluator, LearnedConcept, Protocol
 from textinv_ray.inversion.families.diffusion_unet import SAMPLERS
 from textinv_ray.inversion.words import initial_vectors
-from textinv_ray.service.models import sources
+from textinv_ray.service.models import loading, sources
 from training.captions import NAME_COUNT
 from training.world import names
 
+HELDOUT = REPOSITORY / "benchmarks" / "heldout.parquet"
 SD, SDXL, CLIP = (Path(sources.resolve(name)) for name in ("mini-sd", "mini-sdxl", "mini-clip"))
 
 
@@ -38,6 +42,21 @@ def test_small_safe_and_documented() -> None:
     assert {path.suffix for path in files} <= {".safetensors", ".json", ".txt", ".md"}
     assert (SD / "README.md").is_file()
     assert (CLIP / "README.md").is_file()
+
+
+def test_the_judge_is_small_safe_and_knows_characters() -> None:
+    """By five views each of characters that no training saw: three find the other two among twelve."""
+    folder = Path(sources.resolve("mini-judge"))
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 3e6
+    assert {path.suffix for path in files} <= {".safetensors", ".json", ".md"}
+    assert (folder / "README.md").is_file()
+    config = JobConfig.load("mini")
+    assert config.scoring.judge == "mini-judge"
+    judge = loading.judge(config)
+    assert judge is not None
+    views = [judge.image_features(one.images[:, 0]).numpy() for one in concepts_of(str(HELDOUT), config)]
+    assert np.mean(retrieval_top1([Features.of(one[:3], one[3:]) for one in views])) > 0.9
 
 
 def test_mini_sdxl_is_small_safe_and_documented() -> None:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import textinv_ray
-from tests.support import examples
+from tests.support import catalogue, examples
 from tests.support.commands import REPOSITORY, script, textinv
 from textinv_ray.cli.options import load_config
 from textinv_ray.concepts.word_files import store_word
@@ -184,13 +184,18 @@ def test_the_job_script_is_the_same_command(tmp_path: Path) -> None:
     assert "invert_many" in done.stdout
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["validate", "m.parquet"], ["compare", "out", "out"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["validate", "m.parquet"], ["compare", "out", "out"], ["predictor", "fit", "out"]],
+)
 def test_light_commands_import_nothing_heavy(tmp_path: Path, tiny_sd: Path, arguments: list[str]) -> None:
     pq.write_table(pa.table({"concept_id": ["a"], "images": [["x.png"]]}), tmp_path / "m.parquet")
     if arguments[0] == "validate":
         arguments = [*arguments, "--set", f"model.path={tiny_sd}"]
     if arguments[0] == "compare":
         examples.finish(Store(str(tmp_path / "out")), "a")
+    if arguments[0] == "predictor":
+        catalogue.output(tmp_path / "out", catalogue.examples(12))
     script = (
         "import sys\nfrom textinv_ray.cli import main\n"
         "try:\n    main(sys.argv[1:])\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\n"

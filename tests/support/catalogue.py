@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
+from tests.support import examples as stored
+from textinv_ray.concepts import image_features, word_files
 from textinv_ray.concepts.image_features import ImageFeatures
 from textinv_ray.concepts.predictor import Example
+from textinv_ray.service.store.store import Store
 
 SIZES = {"clip_l": 32}
 
@@ -35,3 +39,14 @@ def examples(
         }
         made.append(Example(f"c{index}", word, ImageFeatures(images, scorer, model)))
     return made
+
+
+def output(folder: Path, catalogue: Sequence[Example], without: int = 0) -> str:
+    """An output with these words. `without`: how many of them have no features, as in outputs of earlier versions."""
+    store = Store(str(folder))
+    for index, example in enumerate(catalogue):
+        files = {word_files.STORED: word_files.store_word(f"<{example.concept_id}>", example.word)}
+        if index >= without:
+            files[image_features.FILE] = example.features.to_bytes()
+        store.finish(stored.result(example.concept_id), files)
+    return store.uri

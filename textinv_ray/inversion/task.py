@@ -157,6 +157,12 @@ class ConceptTask:
         """What reviews compare the word with: `initial_vectors`, or None when that is the initializer as plain text."""
         return None if self.concept.initializer_token else self.initial_vectors
 
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether the word is done, and still is what reviews compare it with. Waits for the device."""
+        start = self.start
+        return self.done and start is not None and torch.equal(start, self.vectors)
+
     def _word(self, rows: Tensor, stage: int) -> Tensor:
         count = self.concept.num_vectors + stage
         return rows[:count].detach().to("cpu", torch.float32, copy=True)

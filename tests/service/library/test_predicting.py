@@ -6,23 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import examples as stored
-from tests.support.catalogue import examples
+from tests.support.catalogue import examples, output
 from tests.support.commands import textinv
-from textinv_ray.concepts import image_features, predictor, word_files
-from textinv_ray.concepts.predictor import Example
-from textinv_ray.service.store.store import Store
-
-
-def output(folder: Path, catalogue: list[Example], without: int = 0) -> str:
-    """An output with these words. `without`: how many of them have no features, as in outputs of earlier versions."""
-    store = Store(str(folder))
-    for index, example in enumerate(catalogue):
-        files = {word_files.STORED: word_files.store_word(f"<{example.concept_id}>", example.word)}
-        if index >= without:
-            files[image_features.FILE] = example.features.to_bytes()
-        store.finish(stored.result(example.concept_id), files)
-    return store.uri
+from textinv_ray.concepts import image_features, predictor
 
 
 def test_the_words_of_several_outputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,13 @@ from textinv_ray.concepts import image_features, predictor
 from textinv_ray.inversion import words
 from textinv_ray.inversion.families.loading import load_backbone
 from textinv_ray.inversion.pack import Pack
+from textinv_ray.inversion.review import Review, Subject
 from textinv_ray.inversion.scoring import crop_features
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.service.store import features
 from textinv_ray.service.store.files import StoreError
 from textinv_ray.service.store.store import Store
+from textinv_ray.service.worker.engine import Engine
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -97,14 +101,24 @@ def test_everything_that_is_kept(bench: Bench) -> None:
         )
 
 
-def test_a_predicted_word_without_steps(bench: Bench) -> None:
+def test_a_predicted_word_without_steps(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is reviewed and scored as it is; what it was predicted from is kept, for the next predictor."""
     fitted = predictor.fit(examples(12, dim=16))
     data = np.frombuffer(fitted.to_bytes(), np.uint8)
     start: dict[str, Any] = {"init_from": "p.safetensors", "initializer_token": "", "predictor": data}
     concept = tiny.concept(0, steps=0, model_identity="model-1", **start)
     other = tiny.concept(1, steps=0, heldout=tiny.concept(9).images)
+    rendered: list[Subject] = []
+
+    def review(engine: Engine, subjects: Sequence[Subject], *, scored: bool) -> list[Review]:
+        rendered.extend(subjects)
+        return plain(engine, subjects, scored=scored)
+
+    plain = Engine.review
+    monkeypatch.setattr(Engine, "review", review)
     status = bench.learn([concept, other, tiny.concept(2, steps=3, **start)])
+    times = Counter(subject.concept.concept_id for subject in rendered)
+    assert times == {"concept-0": 1, "concept-1": 2, "concept-2": 3}, "the same word isn't drawn twice"
     assert (status.done, status.failed, status.steps_computed) == (3, 0, 3)
     result = bench.store.result("concept-0")
     assert result is not None

@@ -31,11 +31,13 @@ class Reviewer:
         self._heartbeat = heartbeat
         self._fail = fail
 
-    def review_initializers(self, concepts: Sequence[ActiveConcept]) -> None:
+    def review_initializers(self, concepts: Sequence[ActiveConcept]) -> dict[ActiveConcept, Review]:
         """Samples and scores at step 0: of what each concept started from, whatever its step is now."""
         subjects = [Subject(active.task.concept, active.task.start) for active in concepts]
-        for active, found in self._review(concepts, subjects, scored=True).items():
+        reviews = self._review(concepts, subjects, scored=True)
+        for active, found in reviews.items():
             self._keep(active, 0, found)
+        return reviews
 
     def review(
         self, concepts: Sequence[ActiveConcept], *, scored: bool = True

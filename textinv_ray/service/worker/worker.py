@@ -11,13 +11,14 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
 import torch
 
 from textinv_ray.config.job import JobConfig
+from textinv_ray.inversion.review import Review
 from textinv_ray.service import metrics
 from textinv_ray.service.models import loading
 from textinv_ray.service.scheduling.protocol import SchedulerInterface
@@ -125,7 +126,7 @@ class Worker:
             return False
         if begun:
             self._slots.measure(begun[0].task)
-        self._reviewer.review_initializers(
+        reviewed = self._reviewer.review_initializers(
             [active for active in begun if 0 in active.reviews and not active.history.points[0].sampled]
         )
         begun = [active for active in begun if active in self._concepts]  # the others have failed
@@ -134,16 +135,22 @@ class Worker:
             self._slots.keep_free(len(learning))
         for active in learning:
             self._slots.add(active)
-        self._finish([active for active in begun if active.task.done])
+        # A word's vectors that no step has changed: the review of the start is that of the end
+        known = {active: review for active, review in reviewed.items() if active.task.is_unchanged}
+        self._finish([active for active in begun if active.task.done], known)
         return True
 
-    def _finish(self, done: Sequence[ActiveConcept]) -> None:
-        """Reviews concepts that are done, and has their results written."""
+    def _finish(
+        self, done: Sequence[ActiveConcept], known: Mapping[ActiveConcept, Review] | None = None
+    ) -> None:
+        """Reviews concepts that are done, apart from those whose review is `known`, and has their results written."""
         sound = [active for active in done if active.task.vectors.isfinite().all()]
         for active in done:
             if active not in sound:  # it can't be drawn either
                 self._leasing.fail(active, artifacts.NOT_FINITE)
-        for active, review in self._reviewer.review(sound).items():
+        reviews = {active: review for active, review in (known or {}).items() if active in sound}
+        reviews |= self._reviewer.review([active for active in sound if active not in reviews])
+        for active, review in reviews.items():
             try:
                 self._writer.finish(active, review)
             except ValueError as error:  # it has no result that could be recorded

@@ -21,6 +21,7 @@ from unittest import mock
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -61,7 +62,9 @@ def kept(model: nn.Module) -> Iterator[dict[int, int]]:
         return tensor
 
     attention = mock.patch.object(
-        F, "scaled_dot_product_attention", lambda q, k, v, **_: _FusedAttention.apply(q, k, v)
+        F,
+        "scaled_dot_product_attention",
+        lambda query, key, value, *_, **__: _FusedAttention.apply(query, key, value),
     )
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), attention:
         yield found
@@ -69,47 +72,72 @@ def kept(model: nn.Module) -> Iterator[dict[int, int]]:
 
 def sample_bytes(name: str, side: int) -> tuple[int, int]:
     """What one sample of `side` pixels keeps: (all activations, with checkpointed activations)."""
+    with half_precision(), torch.device("meta"):
+        return activation_bytes(random_models.unet(name), unet_inputs(name, side))
+
+
+@contextmanager
+def half_precision() -> Iterator[None]:
+    """Within, models and tensors are made in float16."""
     torch.set_default_dtype(torch.float16)
     try:
-        with torch.device("meta"):
-            unet = random_models.unet(name).requires_grad_(False)
-            latents = torch.empty(1, 4, side // 8, side // 8)
-            states = torch.empty(1, 77, unet.config.cross_attention_dim, requires_grad=True)
-            added = None
-            if random_models.is_xl(name):
-                pooled_size = (
-                    unet.config.projection_class_embeddings_input_dim
-                    - 6 * unet.config.addition_time_embed_dim
-                )
-                pooled = torch.empty(1, pooled_size, requires_grad=True)
-                added = {"text_embeds": pooled, "time_ids": torch.empty(1, 6)}
-            timestep = torch.empty(1, dtype=torch.int64)
-            with kept(unet) as everything:
-                unet(latents, timestep, states, added_cond_kwargs=added)
-            inputs: dict[int, int] = {}
-            largest = 0
-
-            def checkpointed(module: Callable[..., Any], *arguments: Any) -> Any:
-                """Keeps a module's inputs; in the backward pass, one module's own at a time."""
-                nonlocal largest
-                for argument in arguments:
-                    if isinstance(argument, Tensor):
-                        storage = argument.untyped_storage()
-                        inputs[storage._cdata] = storage.nbytes()
-                        held.append(argument)
-                with kept(unet) as own:
-                    result = module(*arguments)
-                largest = max(largest, sum(own.values()))
-                return result
-
-            held: list[Tensor] = []
-            unet.enable_gradient_checkpointing(checkpointed)
-            unet.train()  # diffusers checkpoints in training mode only
-            with kept(unet) as between:
-                unet(latents, timestep, states, added_cond_kwargs=added)
-            return sum(everything.values()), sum({**between, **inputs}.values()) + largest
+        yield
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def unet_inputs(name: str, side: int) -> dict[str, Any]:
+    """Arguments of the UNet of a size for one sample, on torch's default device."""
+    config = UNet2DConditionModel.load_config(random_models.LAYOUTS / random_models.SIZES[name][0] / "unet")
+    config |= random_models.SIZES[name][1]
+    inputs = {
+        "sample": torch.empty(1, 4, side // 8, side // 8),
+        "timestep": torch.empty(1, dtype=torch.int64),
+        "encoder_hidden_states": torch.empty(1, 77, config["cross_attention_dim"], requires_grad=True),
+    }
+    if random_models.is_xl(name):
+        width = config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
+        inputs["text_embeds"] = torch.empty(1, width, requires_grad=True)
+    return inputs
+
+
+def predict(denoiser: nn.Module, inputs: dict[str, Any]) -> Tensor:
+    """What a denoiser makes of its inputs."""
+    given = dict(inputs)
+    if "text_embeds" in given:
+        added = {"text_embeds": given.pop("text_embeds"), "time_ids": torch.empty(1, 6, device="meta")}
+        given["added_cond_kwargs"] = added
+    found: Tensor = denoiser(**given, return_dict=False)[0]
+    return found
+
+
+def activation_bytes(denoiser: Any, inputs: dict[str, Any]) -> tuple[int, int]:
+    """What a denoiser of the meta device keeps of one pass: (all activations, with checkpointed activations)."""
+    denoiser.requires_grad_(False)
+    with kept(denoiser) as everything:
+        predict(denoiser, inputs)
+    held: dict[int, int] = {}
+    alive: list[Tensor] = []
+    largest = 0
+
+    def checkpointed(module: Callable[..., Any], *arguments: Any) -> Any:
+        """Keeps a module's inputs; in the backward pass, one module's own at a time."""
+        nonlocal largest
+        for argument in arguments:
+            if isinstance(argument, Tensor):
+                storage = argument.untyped_storage()
+                held[storage._cdata] = storage.nbytes()
+                alive.append(argument)
+        with kept(denoiser) as own:
+            result = module(*arguments)
+        largest = max(largest, sum(own.values()))
+        return result
+
+    denoiser.enable_gradient_checkpointing(checkpointed)
+    denoiser.train()  # diffusers checkpoints in training mode only
+    with kept(denoiser) as between:
+        predict(denoiser, inputs)
+    return sum(everything.values()), sum({**between, **held}.values()) + largest
 
 
 def weight_bytes(name: str) -> int:

@@ -40,6 +40,7 @@ _TINY_XL = {
 SIZES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     # Configuration, and what differs from it in the UNet and the text encoders
     "sd15": ("stable-diffusion-1", {}, {}),
+    "sd21": ("stable-diffusion-2", {}, {}),
     "sdxl": ("stable-diffusion-xl", {}, {}),
     # For tests of the benchmarks themselves
     "tiny": ("stable-diffusion-1", {**_TINY_UNET, "cross_attention_dim": 32}, _TINY_TEXT),

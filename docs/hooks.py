@@ -25,6 +25,7 @@ from textinv_ray.service.store import records
 from textinv_ray.service.store.records import Decision, Failure, JobRecord, Record, Result
 from textinv_ray.service.views import columns as results_columns
 from textinv_ray.service.views.status import ErrorKind, Running, Status
+from textinv_ray.sizing import report as sizing
 
 logger = logging.getLogger("mkdocs.hooks.textinv_ray")
 
@@ -178,6 +179,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "presets": presets_table,
     "families": families_table,
     "metrics": metrics_table,
+    "gpus": sizing.gpus_table,
     "results-columns": results_columns.columns_table,
     **{name: partial(record_table, record) for name, record in RECORDS.items()},
 }

@@ -186,7 +186,14 @@ def test_the_job_script_is_the_same_command(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["validate", "m.parquet"], ["compare", "out", "out"], ["predictor", "fit", "out"]],
+    [
+        ["--help"],
+        ["validate", "m.parquet"],
+        ["compare", "out", "out"],
+        ["predictor", "fit", "out"],
+        ["plan", "m.parquet", "-c", "sdxl", "--gpu", "l4", "--set", "training.initializer_token=cat"],
+    ],
+    ids=lambda arguments: str(arguments[0]),
 )
 def test_light_commands_import_nothing_heavy(tmp_path: Path, tiny_sd: Path, arguments: list[str]) -> None:
     pq.write_table(pa.table({"concept_id": ["a"], "images": [["x.png"]]}), tmp_path / "m.parquet")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from textinv_ray import __version__
-from textinv_ray.cli import newcomers, predictor, review, studies, words
+from textinv_ray.cli import newcomers, predictor, review, sizing, studies, words
 from textinv_ray.cli.options import (
     ConfigOption,
     ManifestArgument,
@@ -48,6 +48,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 newcomers.add_to(app)
+sizing.add_to(app)
 
 SHOWN_FILES = 20
 """The most skipped or renamed files that are listed."""

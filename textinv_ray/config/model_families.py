@@ -203,6 +203,11 @@ FLUX_2_KLEIN = ModelFamily(
 FAMILIES = (STABLE_DIFFUSION, STABLE_DIFFUSION_XL, STABLE_DIFFUSION_3, FLUX, SANA, FLUX_2_KLEIN)
 
 
+def family_named(name: str) -> ModelFamily:
+    """The family of a `ModelFamily.name`. Raises StopIteration for an unknown one."""
+    return next(family for family in FAMILIES if family.name == name)
+
+
 def family_of(model_index: object, shown: str) -> ModelFamily:
     """The family of a pipeline by its model_index.json.
 

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import ray
+from ray.autoscaler.v2.schema import ClusterStatus, LaunchRequest, NodeInfo
 from ray.data import DataContext
 from ray.util.placement_group import PlacementGroup, placement_group
 
@@ -33,6 +34,12 @@ def context(monkeypatch: pytest.MonkeyPatch) -> DataContext:
     monkeypatch.setattr(context, "custom_execution_callback_classes", [])
     monkeypatch.setattr(context, "enable_progress_bars", False)
     return context
+
+
+def launch(kind: str, count: int, details: str | None = None) -> LaunchRequest:
+    """Machines that the autoscaler asked its cloud for; with `details` in vain."""
+    state = LaunchRequest.Status.FAILED if details else LaunchRequest.Status.PENDING
+    return LaunchRequest("", kind, count, state, 0, details=details)
 
 
 class Reserver:
@@ -95,6 +102,34 @@ def test_a_node_that_was_told_to_go() -> None:
     """On a Ray of its own, which ends with its only node."""
     done = subprocess.run([sys.executable, "-c", _DRAINS_ITSELF], capture_output=True, text=True, timeout=120)
     assert "passed" in done.stdout, done.stderr
+
+
+@needs_ray
+def test_no_machine_comes_to_a_local_ray() -> None:
+    assert ray_internals.machines_to_come() == ""
+
+
+@needs_ray
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (ClusterStatus(), ""),
+        (ClusterStatus(pending_nodes=[NodeInfo("g5.xlarge", "gpu", "i-1", "")] * 2), "starting 2 x gpu"),
+        (
+            ClusterStatus(
+                pending_nodes=[NodeInfo("g5.xlarge", "gpu", "i-1", "")],
+                pending_launches=[launch("gpu", 3), launch("spot", 1)],
+                failed_launches=[launch("big", 1, "no capacity\nin this zone"), launch("gpu", 1, "once")],
+            ),
+            "starting 4 x gpu, starting 1 x spot, big can't be started (no capacity\\nin this zone)",
+        ),
+    ],
+)
+def test_machines_that_the_autoscaler_starts(
+    status: ClusterStatus, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray.autoscaler.v2.sdk.get_cluster_status", lambda _address: status)
+    assert ray_internals.machines_to_come() == said
 
 
 def test_the_ray_that_was_started_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,6 +264,13 @@ class TestWithoutThem:
         assert [ray_internals.found_no_room(RuntimeError("x")) for _ in range(2)] == [False, False]
         (message,) = warned()
         assert "fallbacks of a label selector" in message
+
+    @needs_ray
+    def test_the_autoscaler(self, monkeypatch: pytest.MonkeyPatch, warned: Warned) -> None:
+        monkeypatch.delattr("ray.autoscaler.v2.sdk.get_cluster_status")
+        assert [ray_internals.machines_to_come() for _ in range(2)] == ["", ""]
+        (message,) = warned()
+        assert "the autoscaler starts" in message
 
     def test_what_a_trainer_starts(self, monkeypatch: pytest.MonkeyPatch, warned: Warned) -> None:
         from ray.train.torch import TorchTrainer

@@ -13,6 +13,9 @@ import pytest
 
 from tests.support import examples
 from tests.support.commands import textinv
+from tests.support.waiting import wait_for
+from textinv_ray.service.driver.lock import Lock, Pace
+from textinv_ray.service.store.holder import NAME
 from textinv_ray.service.store.job import end
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.views import status
@@ -43,6 +46,25 @@ def checkpoint(store: Store, concept_id: str, steps: int, time_ms: int | None = 
 def as_text(capsys: pytest.CaptureFixture[str], store: Store) -> str:
     assert textinv("status", store.uri) == 0
     return capsys.readouterr().out
+
+
+def test_a_job_that_waits_for_a_machine(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    """As the driver says with each beat of its lock; not once the driver is silent or the job has ended."""
+    line = "waiting for 1 GPU: the cluster has 0; the autoscaler says: starting 1 x gpu"
+    with Lock(store, print, Pace(beat_s=0.02)) as lock:
+        lock.waiting_for = line
+        wait_for(lambda: status.read(store.uri).waiting_for == line)
+        out = as_text(capsys, store)
+        assert f"{line}\n" in out
+        assert "killed" not in out
+        lock.waiting_for = ""
+        wait_for(lambda: status.read(store.uri).waiting_for == "")
+        lock.waiting_for = line
+        wait_for(lambda: line in str(store.read(NAME)))
+        end(store, 1)
+        assert status.read(store.uri).waiting_for == ""
+    store.write(NAME, b"{torn")
+    assert status.read(store.uri).waiting_for == ""
 
 
 def test_a_job_that_runs(store: Store, capsys: pytest.CaptureFixture[str]) -> None:

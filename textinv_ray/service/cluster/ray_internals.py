@@ -13,10 +13,13 @@ from __future__ import annotations
 import functools
 import logging
 import time
+from collections import Counter
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import ray
+
+from textinv_ray.util.text import one_line
 
 if TYPE_CHECKING:
     from ray.data import DataContext, Dataset
@@ -104,6 +107,35 @@ def draining_nodes() -> Collection[str]:
     except _CHANGED as error:
         _warn_once("workers aren't told when their node is about to be taken away", error)
         return set()
+
+
+def machines_to_come() -> str:
+    """What the cluster's autoscaler does, such as "starting 2 x gpu"; empty when it starts nothing, or there is none.
+
+    Ray's developer API: the SDK of its autoscaler. `ray status` prints the same, for people. Without it: a job that
+    waits for a machine doesn't say whether one is coming.
+    """
+    try:
+        from ray.autoscaler.v2.sdk import get_cluster_status
+
+        status = get_cluster_status(ray.get_runtime_context().gcs_address)
+        starting = Counter(node.ray_node_type_name for node in status.pending_nodes)
+        for launch in status.pending_launches:
+            starting[launch.ray_node_type_name] += launch.count
+        failed = {launch.ray_node_type_name: launch.details for launch in status.failed_launches}
+    except _CHANGED as error:
+        _warn_once("whether the autoscaler starts a machine isn't known", error)
+        return ""
+    except Exception:  # of a head that is busy or gone: the job goes on waiting
+        logger.info("the autoscaler can't be asked", exc_info=True)
+        return ""
+    parts = [f"starting {count} x {kind}" for kind, count in starting.items()]
+    parts += [
+        f"{kind} can't be started" + (f" ({one_line(details, 200)})" if details else "")
+        for kind, details in failed.items()
+        if kind not in starting
+    ]
+    return ", ".join(parts)
 
 
 def token_is_known() -> bool:

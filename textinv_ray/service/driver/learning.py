@@ -60,9 +60,16 @@ def _missing(layout: WorkerLayout, config: JobConfig) -> str:
     import ray
 
     from textinv_ray.service.cluster.layout import resources_for
+    from textinv_ray.service.cluster.ray_internals import machines_to_come
 
     line = layout.missing(resources_for(config, ray.nodes()))
-    return f"{line}; it starts when an autoscaler, or you, add a machine" if line else ""
+    if not line:
+        return ""
+    coming = machines_to_come()
+    said = (
+        f"the autoscaler says: {coming}" if coming else "it starts when an autoscaler, or you, add a machine"
+    )
+    return f"{line}; {said}"
 
 
 def _wait_for_trainers(fleet: FleetClient, stopping: Stopping) -> None:

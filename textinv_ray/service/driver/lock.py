@@ -17,36 +17,17 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import psutil
-from pydantic import Field
 
 from textinv_ray.service.store.files import StoreError
-from textinv_ray.service.store.records import Record, Time, parse
+from textinv_ray.service.store.holder import NAME, Holder
+from textinv_ray.service.store.records import parse
 from textinv_ray.service.store.store import Store
 from textinv_ray.util.errors import UserError
 
 logger = logging.getLogger(__name__)
-
-NAME = "lock.json"
-
-
-class Holder(Record):
-    """The job that holds an output: lock.json."""
-
-    owner: str
-    """Random, of this run."""
-    host: str
-    """Name of its machine."""
-    place: str
-    """The set of processes that `pid` is one of: see `_place`."""
-    pid: Annotated[int, Field(gt=0, lt=2**31)]
-    """Of the driver."""
-    started: Time
-    """When the process was started, in seconds since 1970: another process may get its pid later."""
-    beat: Annotated[int, Field(ge=0, lt=2**63)]
-    """Rises while the job lives."""
 
 
 class Pace(NamedTuple):
@@ -74,6 +55,8 @@ class Lock:
         self._thread = threading.Thread(target=self._keep, name="lock", daemon=True)
         self.lost = ""
         """Why this job must stop: another one has taken the output over. Empty while it needn't."""
+        self.waiting_for = ""
+        """What keeps the first worker from starting, for `textinv status`; empty: nothing that is known."""
 
     def __enter__(self) -> Lock:
         while True:
@@ -133,7 +116,8 @@ class Lock:
                 if found and found.owner != self._me.owner:
                     self.lost = f"another job, on {found.host}, has taken over this output"
                     return
-                self._me = self._me.model_copy(update={"beat": self._me.beat + 1})
+                news = {"beat": self._me.beat + 1, "waiting_for": self.waiting_for}
+                self._me = self._me.model_copy(update=news)
                 self._impatient.write(NAME, self._me.to_bytes())
             except StoreError as error:
                 logger.warning("the lock can't be renewed: %s", error)

@@ -63,7 +63,7 @@ def print_nothing_to_do(console: Console, plan: Plan, config: JobConfig, store: 
 
 
 def print_plan(
-    console: Console, plan: Plan, config: JobConfig, store: Store, estimated: tuple[float, str]
+    console: Console, plan: Plan, config: JobConfig, store: Store, estimated: tuple[float | None, str]
 ) -> None:
     """For --dry-run. `estimated`: see `plan.estimate`."""
     console.print("the manifest is in order")
@@ -81,6 +81,9 @@ def print_plan(
             f"  of these, {again} have a result of other settings or images, which will be replaced"
         )
     seconds, source = estimated
+    if seconds is None:
+        console.print(f"no estimate: {source}")
+        return
     console.print(f"estimate: {duration(seconds)} of one worker's time ({source})")
     if config.service.workers != "auto":
         workers = min(config.service.workers, len(plan.todo))

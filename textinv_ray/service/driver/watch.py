@@ -57,6 +57,7 @@ def watch(
                         job.console.print(f"{event.concept_id} failed: {event.error}")
             has_begun = bool(status.running or status.steps_computed or status.done or status.failed)
             waiting.look(has_begun)
+            lock.waiting_for = waiting.line
             progress.show(
                 status.done + status.skipped,
                 status.failed,

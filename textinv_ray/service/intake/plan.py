@@ -15,15 +15,16 @@ from textinv_ray.model_files.places import is_bundled
 from textinv_ray.service.models.sources import ModelFacts
 from textinv_ray.service.store.keys import Key
 from textinv_ray.service.store.snapshot import StoredResults
+from textinv_ray.sizing import tables
+from textinv_ray.sizing.estimates import Estimate, Work
 from textinv_ray.util.collection import no_cycle_search
 from textinv_ray.util.errors import UserError
 from textinv_ray.util.text import nearest
 
 _SHOWN_MISSING = 20
-# Seconds per training sample, for estimates before anything was measured.
-_GPU_SECONDS_AT_512 = 0.3  # Stable Diffusion 1.5 on a V100 with diffusers' script, a public figure
-_CPU_SECONDS_AT_512 = 15.0
-_BUNDLED_SECONDS = 0.03
+# For estimates before anything was measured
+_USUAL_GPU = "a100-80"
+_USUAL_IMAGES = 5  # of a concept
 
 
 @dataclass
@@ -101,16 +102,25 @@ def _rows(manifest: Manifest, only: Collection[str], known: set[str]) -> Iterato
             yield row
 
 
-def estimate(plan: Plan, config: JobConfig, facts: ModelFacts, stored: StoredResults) -> tuple[float, str]:
-    """Estimates the work: (seconds of one worker's time for all of `todo`, where the figure comes from)."""
+def estimate(
+    plan: Plan, config: JobConfig, facts: ModelFacts, stored: StoredResults
+) -> tuple[float | None, str]:
+    """Estimates the work: (seconds of one worker's time for all of `todo`, where the figure comes from).
+
+    None, and the reason: where it can't be estimated.
+    """
     measured = [(result.seconds, result.steps * result.batch_size) for result in stored.results]
     samples = sum(count for _, count in measured)
     if samples:
         per_sample = sum(seconds for seconds, _ in measured) / samples
         return plan.samples * per_sample, f"measured on the {len(measured)} results in the output"
-    if is_bundled(config.model.path):
-        return plan.samples * _BUNDLED_SECONDS, "a rule of thumb for the bundled model on one CPU core"
-    area = ((config.data.resolution or facts.resolution) / 512) ** 2
-    if config.model.device == "cpu":
-        return plan.samples * area * _CPU_SECONDS_AT_512, "a rule of thumb for Stable Diffusion on CPUs"
-    return plan.samples * area * _GPU_SECONDS_AT_512, "a rule of thumb for Stable Diffusion on a V100"
+    path = config.model.path
+    device = "cpu" if is_bundled(path) or config.model.device == "cpu" else _USUAL_GPU
+    model = None if is_bundled(path) else tables.model_at(path) or tables.model_of(facts.family)
+    work = Work.of_equal(max(1, len(plan.todo)), _USUAL_IMAGES, config)
+    try:
+        found = Estimate.of(work, config, device, model)
+    except UserError as error:
+        return None, str(error)
+    seconds = 3600 * found.hours * plan.samples / work.most_samples
+    return seconds, f"on {found.device.name}, {found.source}; `textinv plan` knows other devices"

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from textinv_ray.config.job import ServiceConfig
+from textinv_ray.service.store import holder
 from textinv_ray.service.store.history import History
 from textinv_ray.service.store.records import (
     Count,
@@ -23,6 +24,7 @@ from textinv_ray.service.store.records import (
     Result,
     Time,
     mean_scores,
+    parse,
     worse_than_initializer,
 )
 from textinv_ray.service.store.snapshot import StoredResults
@@ -42,6 +44,7 @@ _SHOWN_SCORES = {
     "judge_similarity": "judge similarity",
     RETRIEVAL: "retrieval top 1",
 }
+_SILENT_S = 60.0  # A lock that wasn't renewed for so long is a dead job's.
 _SHOWN_RUNNING = 12
 _SHOWN_ERRORS = 8
 _SHOWN_IDS = 4
@@ -99,6 +102,8 @@ class Status(Record):
     """Concepts that were put aside because workers were lost with them."""
     waiting: Count
     """Concepts that haven't begun."""
+    waiting_for: str
+    """What keeps the first worker from starting, by the driver's last sign of life; empty: nothing that is known."""
     concepts_per_hour: float | None
     """Over the last hour in which a concept was finished; null before the first one."""
     seconds_left: float | None
@@ -152,7 +157,7 @@ def read(output: str) -> Status:
     rate = _rate(done, begun_at, now)
     left = waiting + len(active) + len(idle)
     seconds = sum(result.seconds for result in done)
-    lock = store.times("").get("lock.json", 0.0)  # a running job renews it every few seconds
+    lock = store.times("").get(holder.NAME, 0.0)  # a running job renews it every few seconds
     seen = [
         begun_at,
         lock,
@@ -173,6 +178,7 @@ def read(output: str) -> Status:
         failed=len(failures) - quarantined,
         quarantined=quarantined,
         waiting=waiting,
+        waiting_for=_waiting_for(store) if job.ended_at is None and now - lock < _SILENT_S else "",
         concepts_per_hour=rate,
         seconds_left=3600 * left / rate if rate and left and job.ended_at is None else None,
         worker_seconds_per_concept=seconds / len(done) if done else None,
@@ -190,6 +196,8 @@ def show(console: Console, status: Status) -> None:
     now = time.time()
     console.print(f"{status.output}: {status.rows} concepts of {status.manifest}")
     console.print(_course(status, now))
+    if status.waiting_for:
+        console.print(status.waiting_for)
     console.print()
     counts = Table(box=None, show_header=False, pad_edge=False)
     counts.add_column()
@@ -232,6 +240,14 @@ def show(console: Console, status: Status) -> None:
 
 
 # Reading
+
+
+def _waiting_for(store: Store) -> str:
+    """What the lock says that the job waits for."""
+    try:
+        return one_line(parse(holder.Holder, store.read(holder.NAME) or b"").waiting_for)
+    except ValueError:
+        return ""
 
 
 def _count_stale(job: JobRecord, results: list[Result]) -> int:
@@ -311,7 +327,7 @@ def _course(status: Status, now: float) -> str:
     seen = f"last sign of life {_ago(now - status.seen_at)}"
     if status.running:
         return f"{started}, {seen}"
-    return f"{started}, not ended, {seen}: starting, or killed"
+    return f"{started}, not ended, {seen}" + ("" if status.waiting_for else ": starting, or killed")
 
 
 def _figures(status: Status) -> list[str]:

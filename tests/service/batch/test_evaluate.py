@@ -18,6 +18,7 @@ from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.batch import evaluate
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.tracking.concept_runs import ConceptRuns
+from textinv_ray.util.errors import UserError
 from textinv_ray.util.terminal import PlainConsole
 
 
@@ -117,6 +118,31 @@ def test_held_out_images_come_first(store: Store) -> None:
     assert evaluate.read_concept(store, "a").images.shape == (2, 8, 8, 3)
     assert evaluate.read_concept(store, "a", holdout=1).images.shape == (1, 8, 8, 3)
     assert evaluate.read_concept(store, "a", holdout=0).images.shape == (3, 8, 8, 3), "the training images"
+
+
+def test_a_protocol_for_styles_alone(store: Store, tmp_path: Path) -> None:
+    """Words that it has no prompts for are left out; without any, that is a mistake."""
+    path = tmp_path / "styles.yaml"
+    path.write_text('like: paper\ntitle: Styles\nprompts: {style: {all: ["a {}"]}}\n')
+    todo = evaluate.plan(store, str(path))
+    console = PlainConsole(record=True)
+    with pytest.raises(UserError, match=r"Styles has no prompts for any word of "):
+        evaluate.evaluate(store, todo, console)
+    result = store.result("a")
+    assert result is not None
+    style = result.model_copy(update={"learnable_property": "style"})
+    store.amend(style)
+    done = {
+        "concept_id": "a",
+        "protocol": "styles",
+        "learnable_property": "style",
+        "scores": {"clip_image_similarity": 0.5},
+        "evaluated_at": 1.0,
+        "fingerprint": todo.fingerprint(style),
+    }
+    store.write("evaluation/a.json", json.dumps(done).encode())
+    assert evaluate.evaluate(store, todo, console) == 0
+    assert "left out: 1 words that Styles isn't for" in console.export_text()
 
 
 SUBJECTS = {"dreambench": 30, "customconcept101": 101, "dreambench_plus": 150}

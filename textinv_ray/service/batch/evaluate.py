@@ -88,8 +88,10 @@ class EvaluationPlan:
         return Protocol.of(self.definition, self.config.review, bundled=bundled)
 
     def covers(self, result: Result) -> bool:
-        """Whether a concept is a subject of the protocol."""
-        return not self.definition.subjects or result.concept_id in self.definition.subjects
+        """Whether a concept is a subject of the protocol; without subjects, whether there are prompts for its kind."""
+        if self.definition.subjects:
+            return result.concept_id in self.definition.subjects
+        return result.learnable_property in self.protocol.edit_prompts
 
     def fingerprint(self, result: Result) -> str:
         """SHA-256 of everything that a concept's scores depend on."""
@@ -212,7 +214,7 @@ def evaluate(
     """
     results = {result.concept_id: result for result in store.results()}
     chosen = pick(results, list(only), "concept") if only is not None else list(results)
-    chosen = _subjects(todo, chosen, store, console)
+    chosen = _covered(todo, [results[concept_id] for concept_id in chosen], store, console)
     wanted = {concept_id: todo.fingerprint(results[concept_id]) for concept_id in chosen}
     have = {found.concept_id: found.fingerprint for found in evaluations(store)}
     missing = [
@@ -237,23 +239,21 @@ def evaluate(
     return ExitCode.INCOMPLETE if failed else ExitCode.DONE
 
 
-def _subjects(todo: EvaluationPlan, chosen: Sequence[str], store: Store, console: Console) -> list[str]:
-    """The concepts that are subjects of the protocol; all of a protocol without subjects. Raises UserError."""
-    subjects = todo.definition.subjects
-    if not subjects or not chosen:
-        return list(chosen)
-    found = [concept_id for concept_id in chosen if concept_id in subjects]
-    if not found:
+def _covered(todo: EvaluationPlan, chosen: Sequence[Result], store: Store, console: Console) -> list[str]:
+    """The concepts that the protocol is for. Raises UserError when it is for none of them."""
+    subjects, title = todo.definition.subjects, todo.definition.title
+    found = [result.concept_id for result in chosen if todo.covers(result)]
+    if chosen and not found and subjects:
         raise UserError(
-            f"no word of {store.shown} is a subject of {todo.definition.title}: learn the manifest that "
+            f"no word of {store.shown} is a subject of {title}: learn the manifest that "
             f"`textinv manifest --protocol {todo.name} PATH` makes"
         )
+    if chosen and not found:
+        raise UserError(f"{title} has no prompts for any word of {store.shown}")
     if len(found) < len(chosen):
-        console.print(
-            f"left out: {len(chosen) - len(found)} words that are no subjects of {todo.definition.title}"
-        )
-    if len(found) < len(subjects):
-        console.print(f"{len(found)} of the {len(subjects)} subjects of {todo.definition.title} have a word")
+        console.print(f"left out: {len(chosen) - len(found)} words that {title} isn't for")
+    if found and len(found) < len(subjects):
+        console.print(f"{len(found)} of the {len(subjects)} subjects of {title} have a word")
     return found
 
 

@@ -114,7 +114,9 @@ class Summary:
         lines = [f"# {self.definition.title}", "", f"Protocol: {self.definition.source}."]
         lines += [self.definition.notes.strip(), ""] if self.definition.notes else [""]
         lines += [f"| | {' | '.join(map(_heading, columns))} | concepts |", "|---" * (len(columns) + 2) + "|"]
-        lines += [f"| {' | '.join(cells)} |" for cells in self._rows(columns)]
+        for cells in self._rows(columns):
+            shown = (cell.replace("|", "&#124;") for cell in cells)
+            lines.append(f"| {' | '.join(shown)} |")
         lines += [
             "",
             "In brackets: 95 % bootstrap intervals over concepts. Published rows: as their sources say.",

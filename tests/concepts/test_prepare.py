@@ -20,6 +20,7 @@ from textinv_ray.concepts.concept import Concept
 from textinv_ray.concepts.fetch import ImageError
 from textinv_ray.concepts.settings import concept_seed
 from textinv_ray.config.job import JobConfig
+from textinv_ray.util.errors import UserError
 
 CONFIG = JobConfig.load("mini")
 
@@ -329,6 +330,25 @@ def test_a_predictor_of_something_else(tmp_path: Path, options: dict[str, Any], 
     (tmp_path / "p.safetensors").write_bytes(made.to_bytes())
     with pytest.raises(ValueError, match=message):
         make(init_from="p.safetensors", base=str(tmp_path), **options)
+
+
+def test_a_predictor_in_the_configuration_is_checked_before_anything_starts(tmp_path: Path) -> None:
+    made = predictor.fit(examples(12, scorer=CONFIG.scoring.model))
+    (tmp_path / "p.safetensors").write_bytes(made.to_bytes())
+    word_file(tmp_path, "w.safetensors", np.ones((1, 4)))
+    base = str(tmp_path)
+    for start in ("p.safetensors", "w.safetensors", "none.safetensors", "auto"):
+        config = JobConfig.load("mini", [f"training.init_from={start}", "training.num_vectors=2"])
+        prepare.check_start(config, base=base, model_identity="model-1")
+    config = JobConfig.load("mini", ["training.init_from=p.safetensors"])
+    with pytest.raises(
+        UserError, match=r"training\.init_from p\.safetensors: .* words of another model"
+    ) as caught:
+        prepare.check_start(config, base=base, model_identity="model-2")
+    assert "\n" not in str(caught.value)
+    config = config.override(["scoring.model=other"])
+    with pytest.raises(UserError, match=r"training\.init_from p\.safetensors: .* scoring\.model is 'other'"):
+        prepare.check_start(config, base=base, model_identity="model-1")
 
 
 def numbered(count: int) -> list[dict[str, bytes]]:

@@ -19,6 +19,7 @@ from textinv_ray.concepts.settings import is_file, settings_of, start_of
 from textinv_ray.config.job import JobConfig
 from textinv_ray.manifest.columns import Row, plain_row
 from textinv_ray.manifest.kinds import ImageSource
+from textinv_ray.util.errors import UserError
 from textinv_ray.util.redact import redact, shown
 
 _HOLDOUT_STREAM = 0x401D  # keeps these draws apart from others with the concept's seed
@@ -131,6 +132,25 @@ def check_predictor(
         predictor.check(model_identity, redact(config.scoring.model), count)
     except ValueError as error:
         raise ValueError(f"init_from {shown(uri)}: {error}") from None
+
+
+def check_start(config: JobConfig, *, base: str, model_identity: str) -> None:
+    """Raises UserError when `training.init_from` is a predictor of another model or scoring model, which would fail
+    every concept that starts from it. A file that can't be read is left to these.
+    """
+    uri = config.training.init_from
+    if not uri or not is_file(uri):
+        return
+    try:
+        found = starting_file(uri, base, config)
+    except ValueError:
+        return
+    if isinstance(found, Predictor):
+        count = found.count_nearest(config.training.num_vectors)
+        try:
+            check_predictor(found, uri, config, model_identity, count)
+        except ValueError as error:
+            raise UserError(f"training.{error}") from None
 
 
 def starting_file(

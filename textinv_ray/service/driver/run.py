@@ -13,6 +13,7 @@ import time
 from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 
+from textinv_ray.concepts import prepare
 from textinv_ray.config.job import JobConfig
 from textinv_ray.manifest import checks, vocabulary
 from textinv_ray.manifest.reader import Manifest
@@ -65,6 +66,7 @@ def invert(
     manifest = Manifest.open(manifest_uri)
     facts = sources.facts(config.model)
     facts.family.check(config)
+    prepare.check_start(config, base=manifest.base, model_identity=facts.identity)
     # Loading a tokenizer takes seconds, which a job that only finds that all is done needn't spend.
     is_checked = not job_record.was_finished(store, manifest, config)
     checks.check(manifest, config, vocabulary.load(config.model) if is_checked else {})

@@ -1,6 +1,6 @@
 """Score every learned word of an output: reconstruction, editability, and references.
 
-    ray job submit --working-dir . -- python jobs/evaluate_many.py s3://.../results --preset paper
+    ray job submit --working-dir . -- python jobs/evaluate_many.py s3://.../results --protocol dreambench
 
 The same as `textinv evaluate`; `--help` lists the options.
 """

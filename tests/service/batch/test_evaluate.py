@@ -148,6 +148,7 @@ def test_a_protocol_for_styles_alone(store: Store, tmp_path: Path) -> None:
 SUBJECTS = {"dreambench": 30, "customconcept101": 101, "dreambench_plus": 150}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_a_protocol_from_the_folders_to_the_table(
     name: str, tmp_path: Path, tiny_sd: Path, tiny_clip: Path, empty_database: Path
@@ -214,10 +215,17 @@ def test_a_protocol_from_the_folders_to_the_table(
     assert latex is not None
     assert latex.decode().count(r" \\") == len(lines) - 1
 
+    if name != "dreambench":
+        return
     database = Database(empty_database, tmp_path / "first")
     write_view(store, database)
     evaluate.log(store, todo, ConceptRuns(store, database.uri, todo.config.tracking.experiment), console)
     assert "MLflow: 10 of 10 concepts have their scores" in console.export_text()
+    jobs_own = database.content()["out"]
+    assert {"evaluation.md", "evaluation.tex"} <= set(jobs_own["files"])
+    mean = jobs_own["metrics"]["dreambench/dino_similarity"][0][1]
+    assert mean == pytest.approx(table["dino_similarity"].mean())
+    assert "dreambench/dino_similarity_low" in jobs_own["metrics"]
 
 
 def command(*arguments: str) -> tuple[int, str]:

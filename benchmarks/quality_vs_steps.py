@@ -1,11 +1,13 @@
 """How good words are after how many steps and seconds, with and without stopping early: as a table and a plot.
 
     python benchmarks/quality_vs_steps.py [--at 10,25,50,100,200,400] [--seeds 1] [--manifest PATH] [--config mini]
-                                          [--stopping "SECTION.FIELD=VALUE ..." ...] [--plot PATH.png] [--json PATH]
+                                          [--stopping "SECTION.FIELD=VALUE ..." ...] [--predictor PATH ...]
+                                          [--plot PATH.png] [--json PATH]
 
 Every word is learned once to the last of --at and scored at each of them; scoring isn't part of the seconds. With each
 --stopping (settings under which words stop by themselves, such as "stopping.rule=clip") all are learned once more, and
-the mean of where they stopped is a point of its own. One process, no Ray.
+the mean of where they stopped is a point of its own. With each --predictor (of `textinv predictor fit`) all are learned
+once more from the predicted words; 0 steps are these words. One process, no Ray.
 """
 
 from __future__ import annotations
@@ -23,15 +25,18 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import numpy as np
 from torch import Tensor
 
 from benchmarks import job, measure
 from benchmarks.against_script import SCORES, with_seeds
 from textinv_ray.concepts.concept import Concept
+from textinv_ray.concepts.predictor import Predictor
 from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion.families.backbone import Backbone
 from textinv_ray.inversion.families.loading import load_backbone
 from textinv_ray.inversion.pack import Pack
+from textinv_ray.inversion.prediction import with_prediction
 from textinv_ray.inversion.review import Subject, evaluate_words, review
 from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.inversion.task import ConceptTask
@@ -105,6 +110,14 @@ def learn(
     return words
 
 
+def predicted_start(concept: Concept, file: Path, scorer: Scorer) -> Concept:
+    """The concept with the word of a predictor in place of its initializer."""
+    predictor = Predictor.from_bytes(file.read_bytes()).only(concept.num_vectors)
+    data = np.frombuffer(predictor.to_bytes(), np.uint8)
+    start = dataclasses.replace(concept, initializer_token="", init_from=file.name, predictor=data)
+    return with_prediction(start, scorer)
+
+
 def point(
     name: str, words: list[Word], backbone: Backbone, scorer: Scorer, config: JobConfig
 ) -> dict[str, Any]:
@@ -159,6 +172,7 @@ def main() -> None:
     parser.add_argument("--config", default="mini")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE")
     parser.add_argument("--stopping", action="append", default=[], metavar="'SECTION.FIELD=VALUE ...'")
+    parser.add_argument("--predictor", action="append", default=[], type=Path)
     parser.add_argument("--images", type=int, default=8, help="samples per prompt to score")
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--json", type=Path)
@@ -181,10 +195,12 @@ def main() -> None:
     )
     print(f"{options.config} on {measure.machine_line()}", flush=True)
 
-    def learned(config: JobConfig) -> list[Word]:
+    def to_learn(config: JobConfig) -> list[Concept]:
         concepts = with_seeds(job.concepts_of(options.manifest, config, options.limit), options.seeds)
-        longest = [dataclasses.replace(concept, steps=at[-1]) for concept in concepts]
-        return learn(backbone, scorer, longest, config, set(at))
+        return [dataclasses.replace(concept, steps=at[-1]) for concept in concepts]
+
+    def learned(config: JobConfig) -> list[Word]:
+        return learn(backbone, scorer, to_learn(config), config, set(at))
 
     words = learned(plain)
     initial = [
@@ -206,7 +222,17 @@ def main() -> None:
         stopped.append(
             {**point(name, ends, backbone, scorer, plain), "settings": settings, "stopped_at": steps}
         )
-    rows = curve + stopped
+    predicted = []
+    for file in options.predictor:
+        concepts = [predicted_start(concept, file, scorer) for concept in to_learn(plain)]
+        starts = [
+            Word(concept, ConceptTask(concept, backbone, plain).vectors, 0, 0.0) for concept in concepts
+        ]
+        words = starts + learn(backbone, scorer, concepts, plain, set(at))
+        for step in [0, *at]:
+            reached = [word for word in words if word.step == step]
+            predicted.append(point(file.stem, reached, backbone, scorer, plain))
+    rows = curve + predicted + stopped
     print(measure.table([{name: row[name] for name in SHOWN} for row in rows]))
     print("(means over words; scores: ± standard error over concepts)")
     if options.plot:

@@ -33,8 +33,9 @@ from benchmarks import (
     step,
 )
 from benchmarks.public_script import Progress
-from tests.support import tiny
+from tests.support import catalogue, tiny
 from tests.support.commands import REPOSITORY, as_options
+from textinv_ray.concepts import predictor
 from textinv_ray.concepts.word_files import store_word
 from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion.families.loading import load_backbone
@@ -155,9 +156,15 @@ def test_quality_vs_steps(
     options = ["--at=1,3", "--seeds=2", "--images=1", f"--manifest={manifest}", f"--plot={plot}", *settings]
     rule = "stopping.rule=clip stopping.min_steps=1 stopping.clip.every=1 stopping.clip.patience=1"
     early = "training.learning_rate=1e-30"  # no evaluation is better than the first
+    file = tmp_path / "twelve.safetensors"
+    file.write_bytes(predictor.fit(catalogue.examples(12)).to_bytes())
+    options.append(f"--predictor={file}")
     found = figures(quality_vs_steps, *options, f"--stopping={rule}", f"--stopping={rule} {early}")
     assert [row["steps"] for row in found["points"][:3]] == [0, 1, 3]
-    rules = found["points"][3:]
+    assert [(row[""], row["steps"]) for row in found["points"][3:6]] == [
+        ("twelve", step) for step in (0, 1, 3)
+    ]
+    rules = found["points"][6:]
     assert [len(row["stopped_at"]) for row in rules] == [4, 4]
     assert rules[1]["stopped_at"] == [2, 2, 2, 2]
     assert plot.stat().st_size > 0

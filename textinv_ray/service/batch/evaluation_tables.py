@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from textinv_ray.config.protocol import ProtocolData
-from textinv_ray.inversion.evaluation import REFERENCES
 from textinv_ray.service.store.records import OfConcept, Time
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.views import results_table
@@ -18,6 +17,12 @@ from textinv_ray.util.statistics import Mean, mean_of
 
 RETRIEVAL = "retrieval_top1"
 OURS = "this output"
+_REFERENCES = {
+    "training_images": f"{OURS}, real images",
+    "without_word": f"{OURS}, without the word",
+    "description": f"{OURS}, description",
+}
+"""Rows of the references."""
 _TITLES = {
     "_image_similarity": "{}-I",
     "_text_similarity": "{}-T",
@@ -65,20 +70,20 @@ class Summary:
         files = {row.concept_id: features_file(row.concept_id) for row in rows}
         retrieval = results_table.retrieval_of(store, files)
         scores = {row.concept_id: dict(row.scores) for row in rows}
-        for encoder, shares in retrieval.items():
+        for encoder, shares in sorted(retrieval.items()):
             for concept_id, share in shares.items():
                 scores[concept_id][f"{encoder}_{RETRIEVAL}"] = share
         means = {OURS: _means(list(scores.values()))}
         for group in definition.groups:
             members = [found for id_, found in scores.items() if definition.subjects[id_].group == group]
             means[f"{OURS}, {group}"] = _means(members)
-        for reference in REFERENCES:
+        for reference in _REFERENCES:
             end = f"_{reference}"
             references = [
                 {name.removesuffix(end): value for name, value in found.items() if name.endswith(end)}
                 for found in scores.values()
             ]
-            means[reference.replace("_", " ")] = _means(references)
+            means[_REFERENCES[reference]] = _means(references)
         return cls(protocol, definition, {name: found for name, found in means.items() if found}, retrieval)
 
     @property
@@ -97,7 +102,7 @@ class Summary:
         for row, means in self.means.items():
             cells = [f"{name} {means[name]} ({means[name].values})" for name in self.columns if name in means]
             if cells:
-                yield f"  {'learned words' if row == OURS else row}: {', '.join(cells)}"
+                yield f"  {row}: {', '.join(cells)}"
 
     def metrics(self) -> dict[str, float]:
         """Means with the ends of their intervals, by their names in MLflow."""

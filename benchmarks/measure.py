@@ -126,6 +126,45 @@ class PeakMemory:
                 return
 
 
+class ProcessorTime:
+    """While entered, adds up the processor time of a process and all its descendants, in seconds."""
+
+    def __init__(self, process_id: int, every_s: float = 0.2) -> None:
+        self._process = psutil.Process(process_id)
+        self._every_s = every_s
+        self._by_process: dict[int, float] = {}
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> ProcessorTime:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end.set()
+        self._thread.join()
+
+    @property
+    def seconds(self) -> float:
+        """User and system time so far; of a process that has ended, up to its last sample."""
+        return sum(list(self._by_process.values()))
+
+    def _watch(self) -> None:
+        while not self._end.wait(self._every_s):
+            try:
+                processes = [self._process, *self._process.children(recursive=True)]
+            except psutil.Error:
+                return
+            for one in processes:
+                try:
+                    times = one.cpu_times()
+                except psutil.Error:
+                    continue
+                self._by_process[one.pid] = times.user + times.system
+
+
 def _tree_bytes(process: psutil.Process) -> int:
     """Proportional set sizes: what several processes share counts once."""
     total = 0

@@ -4,17 +4,20 @@
                                  [--json PATH]
 
 A job of so few steps that starting is all it does, several times, each followed by the same command with nothing left
-to do. The moments are read from the job's log as lines come; a figure is the median.
+to do. The moments are read from the job's log as lines come; a figure is the median. Processor seconds are those of all
+processes of the command up to the moment: on a machine that others use they say more than the clock.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +38,19 @@ END = "the other steps, pictures, scores, results, the end of Ray"
 NOTHING = "the same command again: nothing to do"
 
 
-def moments(manifest: str, output: Path, options: argparse.Namespace) -> dict[str, float]:
-    """Seconds from the command to each moment of one job, and of the command that finds nothing to do."""
+@dataclass(frozen=True)
+class Moment:
+    """Since the command was given."""
+
+    seconds: float
+    processor_s: float
+    """Of the command and all that it started."""
+
+
+def moments(manifest: str, output: Path, options: argparse.Namespace) -> dict[str, Moment]:
+    """The moments of one job, and of the command that finds nothing to do."""
     command = job.command(Path(manifest), output, options.config, options.set)
-    found: dict[str, float] = {}
+    found: dict[str, Moment] = {}
     began, waiting = time.time(), dict(MOMENTS)
     process = subprocess.Popen(
         [*command, "--verbose"],
@@ -49,32 +61,49 @@ def moments(manifest: str, output: Path, options: argparse.Namespace) -> dict[st
     )
     assert process.stdout is not None
     lines = []
-    for line in process.stdout:
-        lines.append(line)
-        for name in [name for name, part in waiting.items() if part in line]:
-            found[name] = time.time() - began
-            del waiting[name]
+    used: list[tuple[float, float]] = []
+    with measure.ProcessorTime(process.pid) as processor:
+        for line in process.stdout:
+            lines.append(line)
+            used.append((time.time(), processor.seconds))
+            for name in [name for name, part in waiting.items() if part in line]:
+                found[name] = Moment(time.time() - began, processor.seconds)
+                del waiting[name]
     if process.wait() or waiting:
         raise SystemExit(f"the job ended with exit code {process.returncode}:\n{''.join(lines)[-3000:]}")
-    found[FIRST_STEP] = job.first_step(output) - began
-    found[END] = time.time() - began
-    began = time.time()
+    first = job.first_step(output)
+    found[FIRST_STEP] = Moment(first - began, max(seconds for at, seconds in used if at <= first))
+    found[END] = Moment(time.time() - began, processor.seconds)
+    began, before = time.time(), os.times()
     subprocess.run(command, env=job.environment(), check=True, stdout=subprocess.DEVNULL)
-    return {**found, NOTHING: time.time() - began}
+    after = os.times()
+    spent = after.children_user + after.children_system - before.children_user - before.children_system
+    return {**found, NOTHING: Moment(time.time() - began, spent)}
 
 
-def rows_of(runs: list[dict[str, float]]) -> list[dict[str, Any]]:
-    """The moments in their order: seconds since the command, and since the moment before."""
-    rows, before = [], [0.0] * len(runs)
+def rows_of(runs: list[dict[str, Moment]]) -> list[dict[str, Any]]:
+    """The moments in their order, medians: seconds since the moment before and since the command; processor time."""
+    rows, before = [], [Moment(0.0, 0.0)] * len(runs)
     for name in (*MOMENTS, FIRST_STEP, END):
         at = [run[name] for run in runs]
-        since = [now - then for now, then in zip(at, before, strict=True)]
-        rows.append(
-            {"": name, "seconds": statistics.median(since), "since the command": statistics.median(at)}
-        )
+        since = [now.seconds - then.seconds for now, then in zip(at, before, strict=True)]
+        rows.append(_row(name, since, at))
         before = at
-    nothing = statistics.median(run[NOTHING] for run in runs)
-    return [*rows, {"": NOTHING, "seconds": nothing, "since the command": nothing}]
+    nothing = [run[NOTHING] for run in runs]
+    return [*rows, _row(NOTHING, [moment.seconds for moment in nothing], nothing)]
+
+
+def _row(name: str, since: list[float], at: list[Moment]) -> dict[str, Any]:
+    return {
+        "": name,
+        "seconds": statistics.median(since),
+        "since the command": statistics.median(moment.seconds for moment in at),
+        "processor seconds": statistics.median(moment.processor_s for moment in at),
+    }
+
+
+def _plain(run: dict[str, Moment]) -> dict[str, Any]:
+    return {name: asdict(moment) for name, moment in run.items()}
 
 
 def main() -> None:
@@ -96,7 +125,7 @@ def main() -> None:
             runs.append(moments(options.manifest, Path(folder) / "output", options))
     rows = rows_of(runs)
     print(measure.table(rows))
-    measure.write_json(options.json, {**vars(options), "table": rows, "runs": runs})
+    measure.write_json(options.json, {**vars(options), "table": rows, "runs": [_plain(run) for run in runs]})
 
 
 if __name__ == "__main__":

@@ -52,8 +52,10 @@ def test_a_manifest_in_a_store(manifest: str, capsys: pytest.CaptureFixture[str]
         (["--config", "sdxl", "--gpu", "h10"], "did you mean 'h100'?"),
         (["--config", "flux", "--gpu", "t4"], "its weights alone are too many"),
         (["--gpu", "h100"], "bundled model, for CPUs"),
+        (["--config", "sdxl", "--gpu", "h100", "--price", "inf"], "--price inf: give a number"),
+        (["--config", "sdxl", "--gpu", "h100", "--set", "model.path=/nowhere"], "/nowhere"),
     ],
-    ids=["unknown", "too small", "bundled"],
+    ids=["unknown", "too small", "bundled", "price", "no model"],
 )
 def test_errors(manifest: str, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert textinv("plan", manifest, *arguments) == 2

@@ -124,6 +124,24 @@ def test_a_model_that_does_not_fit() -> None:
         estimate("sdxl", "t4", "training.batch_size=64")
 
 
+def test_settings_that_the_model_cannot_have() -> None:
+    with pytest.raises(UserError, match=r"data.resolution: images of Flux.1 have sides of a multiple of 16"):
+        estimate("flux", "h200", "data.resolution=520")
+
+
+def test_a_pack_that_does_not_fit() -> None:
+    found = estimate("sdxl", "h100", "pack.size=64")
+    assert found.pack < 64
+    assert found.notes == (f"pack.size is 64, but no more than {found.pack} fit",)
+
+
+def test_no_steps_at_all() -> None:
+    """Then pictures and scores are what is left."""
+    found = estimate("sd15", "h100", "training.steps=0")
+    assert found.training_hours == 0 < found.review_hours == found.hours
+    assert estimate("mini", "cpu", "training.steps=0").concepts_per_hour == math.inf
+
+
 def test_another_pack_and_encoders_that_do_not_learn() -> None:
     assert estimate("sd15", "h100", "pack.size=3").pack == 3
     some, all_encoders = estimate("sd35", "h200", 'training.encoders=["clip_l"]'), estimate("sd35", "h200")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Annotated
 
 import typer
 
 from textinv_ray.cli.options import ConfigOption, ManifestArgument, SetOption, load_config
 from textinv_ray.config.job import DEFAULT_PRESET
+from textinv_ray.util.errors import UserError
 from textinv_ray.util.redact import redact
 from textinv_ray.util.terminal import PlainConsole
 
@@ -40,6 +42,8 @@ def plan(
     Starts nothing and downloads nothing. Figures are computed from tables unless they say that they were measured.
     """
     job = load_config(config, overrides)
+    if price is not None and not math.isfinite(price):
+        raise UserError(f"--price {price}: give a number")
 
     from textinv_ray.manifest import checks
     from textinv_ray.manifest.reader import Manifest

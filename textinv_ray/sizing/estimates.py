@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from textinv_ray.config.job import JobConfig
 from textinv_ray.config.model_families import family_named
+from textinv_ray.manifest.columns import plain_row
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.model_files import places
 from textinv_ray.sizing import tables
@@ -58,13 +59,14 @@ class Work:
     def of(cls, manifest: Manifest, config: JobConfig) -> Work:
         """Reads the rows' `steps`, `batch_size` and the number of their images, nothing else."""
         columns = [name for name in _COLUMNS if name in set(manifest.sound_columns())]
-        rows = (row for batch in manifest.batches(columns) for row in batch.to_pylist())
+        rows = (plain_row(row) for batch in manifest.batches(columns) for row in batch.to_pylist())
+        training = config.training
         return cls._of_rows(
             (
                 (
-                    row.get("steps") or config.training.steps,
-                    row.get("batch_size") or config.training.batch_size,
-                    len(row.get("images") or ()),
+                    row.get("steps", training.steps),
+                    row.get("batch_size", training.batch_size),
+                    len(row["images"]),
                 )
                 for row in rows
             ),
@@ -146,7 +148,7 @@ class Estimate:
     @property
     def concepts_per_hour(self) -> float:
         """Of one device."""
-        return self.work.concepts / self.hours
+        return self.work.concepts / self.hours if self.hours else math.inf
 
     def wall_hours(self, devices: int) -> float:
         """From the command to the end, with so many devices."""
@@ -168,6 +170,8 @@ class Estimate:
             return cls._of_bundled(work, config, device_name, device)
         path = config.model.path
         model = model or tables.model_at(path) or tables.model_of(places.open_model(config.model).family)
+        family = family_named(model.family)
+        family.check(config)
         costs = tables.costs()[model.name]
         side = config.data.resolution or model.side
         cost, picture = costs.of_side(side), costs.of_side(config.review.resolution or model.side)
@@ -189,8 +193,10 @@ class Estimate:
             )
         reviewing_s = _reviewing(work, config, model, cost, picture) / rate
         notes = []
-        if device.precision == "float16" and family_named(model.family).cuda_dtype == "bfloat16":
+        if device.precision == "float16" and family.cuda_dtype == "bfloat16":
             notes.append(f"{device_name} has no bfloat16, in which {model.family} runs: expect less")
+        if isinstance(config.pack.size, int) and pack < min(config.pack.size, work.concepts):
+            notes.append(f"pack.size is {config.pack.size}, but no more than {pack} fit")
         if path not in model.paths:
             notes.append(f"{redact(path)} isn't in the table: its costs are taken from {model.paths[0]}")
         return cls(

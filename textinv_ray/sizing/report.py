@@ -86,7 +86,7 @@ def as_json(estimate: Estimate, price: float | None) -> dict[str, JsonValue]:
         "source": estimate.source,
         "training_hours": estimate.training_hours,
         "review_hours": estimate.review_hours,
-        "concepts_per_hour": estimate.concepts_per_hour,
+        "concepts_per_hour": estimate.concepts_per_hour if estimate.hours else None,
         "notes": list(estimate.notes),
         "by_gpus": by_count,
     }

@@ -122,5 +122,6 @@ def estimate(
         found = Estimate.of(work, config, device, model)
     except UserError as error:
         return None, str(error)
-    seconds = 3600 * found.hours * plan.samples / work.most_samples
+    share = work.samples / work.most_samples if work.most_samples else 1.0
+    seconds = plan.samples * share / found.samples_per_second + 3600 * found.review_hours
     return seconds, f"on {found.device.name}, {found.source}; `textinv plan` knows other devices"

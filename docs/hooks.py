@@ -105,11 +105,15 @@ def families_table() -> str:
             ", ".join(f"`{sampler}`" for sampler in family.samplers),
             f"multiples of {family.side_multiple} px",
             "with" if family.negative_prompts else "without",
+            ", ".join([*family.read_by, "`load_words`"]),
             family.run_with,
         )
         rows.append(f"| {family.name} | {' | '.join(cells)} |")
-    names = "family | pipeline | vectors | predicts; levels | `review.sampler` | sides | negative prompts | run with"
-    return "\n".join([f"| {names} |", "|---|---|---|---|---|---|---|---|", *rows])
+    names = (
+        "family | pipeline | vectors | predicts; levels | `review.sampler` | sides | negative prompts | words read by"
+        " | run with"
+    )
+    return "\n".join([f"| {names} |", "|---|---|---|---|---|---|---|---|---|", *rows])
 
 
 def metrics_table() -> str:

@@ -48,6 +48,8 @@ class ModelFamily:
     """Whether there is classifier-free guidance with negative prompts."""
     cuda_dtype: Literal["float16", "bfloat16"] = "float16"
     """`model.dtype: auto` on CUDA."""
+    read_by: tuple[str, ...] = ()
+    """Programs that read its words' files, by their sources, for the documentation. Our `load_words` does for all."""
     run_with: str = "tiny random models"
     """What its code was run with here, for the documentation."""
     addition: str | None = None
@@ -133,6 +135,7 @@ STABLE_DIFFUSION = ModelFamily(
     tokenizers=("tokenizer",),
     encoders=("clip_l", "clip_h"),
     second_from=1024,
+    read_by=("diffusers", "A1111", "ComfyUI"),
     run_with="the bundled mini-sd, tiny random models",
 )
 STABLE_DIFFUSION_XL = ModelFamily(
@@ -142,6 +145,8 @@ STABLE_DIFFUSION_XL = ModelFamily(
     text_encoders=("text_encoder", "text_encoder_2"),
     tokenizers=("tokenizer", "tokenizer_2"),
     encoders=("clip_l", "clip_g"),
+    read_by=("diffusers", "A1111", "ComfyUI"),
+    run_with="the bundled mini-sdxl, tiny random models",
     addition="text_time",
 )
 _REFINER_INPUTS = 1280 + 5 * 256  # pooled prompt and five time ids, where the base has six
@@ -153,6 +158,7 @@ STABLE_DIFFUSION_3 = ModelFamily(
     tokenizers=("tokenizer", "tokenizer_2", "tokenizer_3"),
     encoders=("clip_l", "clip_g", "t5xxl"),
     optional=("text_encoder_3", "tokenizer_3"),
+    read_by=("A1111", "ComfyUI"),
     timesteps="logit_normal",
     flow=True,
     samplers=("euler", "dpmsolver++"),
@@ -166,6 +172,7 @@ FLUX = ModelFamily(
     text_encoders=("text_encoder", "text_encoder_2"),
     tokenizers=("tokenizer", "tokenizer_2"),
     encoders=("clip_l", "t5xxl"),
+    read_by=("diffusers", "ComfyUI"),
     timesteps="logit_normal",
     flow=True,
     samplers=("euler",),
@@ -194,6 +201,7 @@ FLUX_2_KLEIN = ModelFamily(
     tokenizers=("tokenizer",),
     encoders=("qwen3_4b", "qwen3_8b"),
     second_from=4096,
+    read_by=("ComfyUI",),
     timesteps="logit_normal",
     flow=True,
     samplers=("euler",),

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import ray
+from ray.util.placement_group import placement_group, remove_placement_group
 
+from tests.support.waiting import wait_for
 from textinv_ray.config.job import JobConfig
-from textinv_ray.service.cluster.layout import WorkerLayout, resources_for
+from textinv_ray.service.cluster.layout import WorkerLayout, resources_for, waits_for_room
 from textinv_ray.util.errors import UserError
 
 
@@ -56,6 +59,35 @@ def test_what_a_cluster_lacks() -> None:
     assert layout.missing({"CPU": 8.0}) == "waiting for 1 GPU: the cluster has 0"
     assert layout.missing({"CPU": 2.0, "GPU": 1.0}) == "waiting for 4 CPUs: the cluster has 2"
     assert layout.missing({"CPU": 4.0, "GPU": 1.0}) == ""
+
+
+def test_what_others_use() -> None:
+    layout = WorkerLayout(workers=2, cpus=3.9, gpus=1.0, prepare_cpus=0.1)
+    there = {"CPU": 8.0, "GPU": 4.0}
+    assert layout.occupied(there, {"CPU": 8.0}) == "waiting for 1 GPU: 0 of the cluster's 4 are free"
+    assert (
+        layout.occupied(there, {"CPU": 2.0, "GPU": 1.0})
+        == "waiting for 4 CPUs: 2 of the cluster's 8 are free"
+    )
+    assert layout.occupied(there, there) == ""
+
+
+def test_a_trainer_waits_for_room(local_ray: None) -> None:
+    """As long as others reserve what it asks for; those that ask for something else don't count."""
+    layout = WorkerLayout(workers=1, cpus=0.9, gpus=0.0, prepare_cpus=0.1)
+    every = ray.cluster_resources()["CPU"]
+    other = placement_group([{"CPU": every}])
+    ray.get(other.ready(), timeout=60)
+    assert not waits_for_room(layout)
+    ours = placement_group([layout.resources])
+    wait_for(lambda: waits_for_room(layout))
+    wait_for(lambda: ray.available_resources().get("CPU", 0) == 0)
+    line = layout.occupied(ray.cluster_resources(), ray.available_resources())
+    assert line == f"waiting for 1 CPU: 0 of the cluster's {every:g} are free"
+    remove_placement_group(other)
+    ray.get(ours.ready(), timeout=60)
+    assert not waits_for_room(layout)
+    remove_placement_group(ours)
 
 
 NODES = [

@@ -164,14 +164,13 @@ class Fleet:
         """`selector`: of the nodes that its workers run on, by Ray's labels."""
         from ray.train import FailureConfig, RunConfig, ScalingConfig
 
-        gpus = {"GPU": self._layout.gpus} if self._layout.gpus else {}
         return self._trainer_class(
             self._train_loop,
             train_loop_config=self._setup,
             scaling_config=ScalingConfig(
                 num_workers=workers,
-                use_gpu=bool(gpus),
-                resources_per_worker={"CPU": self._layout.cpus, **gpus},
+                use_gpu=bool(self._layout.gpus),
+                resources_per_worker=self._layout.resources,
                 label_selector=dict(selector) or None,
             ),
             run_config=RunConfig(

@@ -1,4 +1,4 @@
-"""How many workers a cluster holds, and what each reserves."""
+"""How many workers a cluster holds, what each reserves, and what they wait for."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import ray
 
 from textinv_ray.config.job import JobConfig
 from textinv_ray.config.labels import matches, shown
@@ -65,6 +67,24 @@ class WorkerLayout:
                 return f"waiting for {math.ceil(needed)} {name}{plural}{where}: the cluster has {there:g}"
         return ""
 
+    @property
+    def resources(self) -> dict[str, float]:
+        """Of one worker, as Ray counts them."""
+        return {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {})}
+
+    def occupied(self, resources: Mapping[str, float], available: Mapping[str, float]) -> str:
+        """What a worker waits for that others use, as a line; empty when there is room.
+
+        `resources`: as for `of`. `available`: what is free of them.
+        """
+        for name, needed in reversed(self.resources.items()):
+            free = available.get(name, 0)
+            if needed > free:
+                plural = "" if needed <= 1 else "s"
+                of_all = f"{free:g} of the cluster's {resources.get(name, 0):g}"
+                return f"waiting for {math.ceil(needed)} {name}{plural}: {of_all} are free"
+        return ""
+
     def __str__(self) -> str:
         each = f"{self.gpus:g} GPU" if self.gpus else "on the CPU"
         on = f", on {self.nodes}" if self.nodes else ""
@@ -82,3 +102,10 @@ def resources_for(config: JobConfig, nodes: Iterable[Mapping[str, Any]]) -> dict
         if node["Alive"] and any(matches(selector, labels) for selector in config.service.label_selectors):
             found.update(node["Resources"])
     return dict(found)
+
+
+def waits_for_room(layout: WorkerLayout) -> bool:
+    """Whether a trainer of one worker has asked Ray for its resources and not got them."""
+    entries = ray.util.placement_group_table().values()
+    wanted = layout.resources
+    return any(entry["state"] == "PENDING" and wanted in entry["bundles"].values() for entry in entries)

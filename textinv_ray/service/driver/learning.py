@@ -57,19 +57,22 @@ def learn(job: Job, mirror: MirrorThread | None, stopping: Stopping, lock: Lock)
 
 
 def _missing(layout: WorkerLayout, config: JobConfig) -> str:
+    """What workers wait for, as a line; empty when they wait for nothing that is known."""
     import ray
 
-    from textinv_ray.service.cluster.layout import resources_for
+    from textinv_ray.service.cluster.layout import resources_for, waits_for_room
     from textinv_ray.service.cluster.ray_internals import machines_to_come
 
-    line = layout.missing(resources_for(config, ray.nodes()))
+    there = resources_for(config, ray.nodes())
+    line, remedy = layout.missing(there), "it starts when an autoscaler, or you, add a machine"
+    # What is free is known of the whole cluster only.
+    if not line and not layout.nodes and waits_for_room(layout):
+        line = layout.occupied(there, ray.available_resources())
+        remedy = "it starts when others are done, or a machine is added"
     if not line:
         return ""
     coming = machines_to_come()
-    said = (
-        f"the autoscaler says: {coming}" if coming else "it starts when an autoscaler, or you, add a machine"
-    )
-    return f"{line}; {said}"
+    return f"{line}; the autoscaler says: {coming}" if coming else f"{line}; {remedy}"
 
 
 def _wait_for_trainers(fleet: FleetClient, stopping: Stopping) -> None:

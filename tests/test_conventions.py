@@ -14,6 +14,7 @@ TESTED_IN = {
     "cli/studies": "experiments/test_ablation",
     "cli/words": "service/library/test_export",
     "concepts/settings": "concepts/test_fingerprints",
+    "config/machine": "cli/test_jobs",
     "config/model": "config/test_job",
     "config/service": "config/test_job",
     "config/templates": "concepts/test_templates",

@@ -17,9 +17,9 @@ import pytest
 import textinv_ray
 from tests.support import catalogue, examples
 from tests.support.commands import REPOSITORY, script, textinv
-from textinv_ray.cli.options import load_config
 from textinv_ray.concepts.word_files import store_word
 from textinv_ray.config.job import JobConfig
+from textinv_ray.config.machine import load_config
 from textinv_ray.config.presets import preset_names
 from textinv_ray.service.store.store import Store
 

@@ -124,7 +124,7 @@ def test_the_page_on_pictures_lists_the_columns_of_prompts() -> None:
     assert [name for cell in cells for name in re.findall(r"\w+", cell)] == list(PromptRow.model_fields)
 
 
-@pytest.mark.parametrize("package", ["inversion", "config", "manifest", "concepts"])
+@pytest.mark.parametrize("package", ["api", "inversion", "config", "manifest", "concepts"])
 def test_the_api_reference_has_every_module(package: str) -> None:
     text = (ROOT / "docs" / "api" / f"{package}.md").read_text()
     modules = {path.stem for path in (ROOT / "textinv_ray" / package).glob("[!_]*.py")}

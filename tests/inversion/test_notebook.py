@@ -17,12 +17,12 @@ PAGE = REPOSITORY / "docs" / "notebook.md"
 
 
 def documented_code() -> str:
-    """The first Python block under the heading "In a notebook"."""
+    """The first Python block under the heading "Without Ray"."""
     page = PAGE.read_text(encoding="utf-8")
-    _, heading, section = page.partition("# In a notebook\n")
-    assert heading, f"{PAGE} has no heading 'In a notebook'"
+    _, heading, section = page.partition("## Without Ray\n")
+    assert heading, f"{PAGE} has no heading 'Without Ray'"
     block = re.search(r"^```python\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
-    assert block, f"{PAGE} has no Python block below 'In a notebook'"
+    assert block, f"{PAGE} has no Python block below 'Without Ray'"
     return block[1]
 
 

@@ -15,8 +15,8 @@ import yaml
 from tests.support import rayjob as rayjobs
 from tests.support.commands import REPOSITORY
 from textinv_ray.cli import jobs
-from textinv_ray.cli.options import load_config
 from textinv_ray.config.job import JobConfig
+from textinv_ray.config.machine import load_config
 from textinv_ray.config.presets import preset_names
 from textinv_ray.util.errors import UserError
 

@@ -26,10 +26,10 @@ from textinv_ray.cli.options import (
     TrackingOption,
     VerboseOption,
     ids,
-    load_config,
     output_option,
 )
 from textinv_ray.config.job import DEFAULT_PRESET, JobConfig
+from textinv_ray.config.machine import load_config
 from textinv_ray.config.model_families import UnsupportedModelError
 from textinv_ray.manifest import checks
 from textinv_ray.util.errors import UserError

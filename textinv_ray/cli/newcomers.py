@@ -12,9 +12,9 @@ from textinv_ray.cli.options import (
     SetOption,
     VerboseOption,
     ids,
-    load_config,
     output_option,
 )
+from textinv_ray.config.machine import load_config
 from textinv_ray.config.presets import preset_file, preset_names, purpose_in_a_line
 from textinv_ray.util.bundled import example_manifest
 from textinv_ray.util.errors import UserError

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from textinv_ray.config.job import JobConfig
 from textinv_ray.config.presets import preset_names
 from textinv_ray.util.errors import UserError
 
@@ -103,13 +101,3 @@ def ids(only: str | None) -> list[str] | None:
     if not found:
         raise UserError(f"--only {only!r} names no concept: give ids as in --only a,b, or omit it")
     return found
-
-
-def load_config(
-    config: str | None, overrides: Sequence[str] | None, defaults: Sequence[str] = ()
-) -> JobConfig:
-    """The preset or file, overridden by TEXTINV_SET (which a cluster's machines set for all jobs) and then by --set.
-
-    `defaults`: overrides of the command itself, which come before both.
-    """
-    return JobConfig.load(config, [*defaults, *os.environ.get("TEXTINV_SET", "").split(), *(overrides or ())])

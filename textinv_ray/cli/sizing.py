@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from textinv_ray.cli.options import ConfigOption, ManifestArgument, SetOption, load_config
+from textinv_ray.cli.options import ConfigOption, ManifestArgument, SetOption
 from textinv_ray.config.job import DEFAULT_PRESET
+from textinv_ray.config.machine import load_config
 from textinv_ray.util.errors import UserError
 from textinv_ray.util.redact import redact
 from textinv_ray.util.terminal import PlainConsole

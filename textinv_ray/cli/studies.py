@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from textinv_ray.cli.options import ConfigOption, ManifestArgument, SetOption, load_config, output_option
+from textinv_ray.cli.options import ConfigOption, ManifestArgument, SetOption, output_option
 from textinv_ray.cli.outputs import quiet_libraries
+from textinv_ray.config.machine import load_config
 from textinv_ray.util.errors import UserError
 
 _OUTPUT = "outputs/ablation"

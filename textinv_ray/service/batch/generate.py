@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -83,22 +83,34 @@ def settings(
 def one(request: Request, lexicon: Lexicon, config: JobConfig, out: Store) -> list[str]:
     """Renders one request in this process: <seed>.png for each seed, and grid.png with all. Returns the files' names.
 
-    Raises UserError for a prompt that is too long, and for words of another model.
+    Raises UserError, as `draw` does.
     """
-    found = _words(lexicon, [request])
-    backbone = loading.backbone(config)
-    backbone.family.check(config)
-    vectors = _rows(backbone, found)
-    try:
-        (images,) = generation.generate(backbone, vectors, [request], config.review)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    images = draw(request, lexicon, config, lambda: loading.backbone(config))
     names = []
     for seed, image in zip(request.seeds, images, strict=True):
         names.append(f"{seed}.png")
         out.write(names[-1], png(image))
     out.write("grid.png", png(grid(images)))
     return ["grid.png", *names]
+
+
+def draw(
+    request: Request, lexicon: Lexicon, config: JobConfig, backbone_of: Callable[[], Backbone]
+) -> np.ndarray:
+    """The images of a request, rendered in this process: uint8 (count, H, W, 3).
+
+    backbone_of: gives the model of `config`; called when the words were found. Raises UserError for an unknown word,
+    for a prompt that is too long, and for words of another model.
+    """
+    found = _words(lexicon, [request])
+    backbone = backbone_of()
+    backbone.family.check(config)
+    vectors = _rows(backbone, found)
+    try:
+        (images,) = generation.generate(backbone, vectors, [request], config.review)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    return images
 
 
 def grid(images: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import sys
@@ -11,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 from rich.console import Console
 from rich.live import Live
@@ -31,18 +32,32 @@ _NOISE = b"Failed to query Ray Train Controller actor state"
 there, `ray_internals.free_reservations_of_the_dead` does."""
 
 
+class Screen(Protocol):
+    """Shows a job in place of a terminal, such as below a cell of a notebook. Called from several threads."""
+
+    def line(self, text: str) -> None:
+        """A line for the user."""
+
+    def progress(self, text: str, share: float) -> None:
+        """How far the job is, in words and as a share of its steps in [0, 1]."""
+
+
 @contextlib.contextmanager
-def captured(log: Path, verbose: bool, log_format: LogFormat = "text") -> Iterator[Console]:
+def captured(
+    log: Path, verbose: bool, log_format: LogFormat = "text", screen: Screen | None = None
+) -> Iterator[Console]:
     """A console for our own lines, while all else that this process and its children print goes to `log`.
 
     Done on file descriptors, because some of it comes from libraries' C++ and from child processes. With
     `verbose` it is shown too. Our own lines are logged as well. Credentials in URIs are left out of it all.
     `log_format`: of `log`; "json" makes a line of JSON of each.
+    `screen`: what shows our lines; None: what stdout was.
     """
     sys.stdout.flush()
     sys.stderr.flush()
     kept_out, kept_err = os.dup(1), os.dup(2)
-    log_text, out = log.open("a", encoding="utf-8"), _text(kept_out)
+    log_text = log.open("a", encoding="utf-8")
+    out: TextIO = _text(kept_out) if screen is None else _Lines(screen)
     is_json = log_format == "json"
     pump = _Pump(log_text.fileno(), *([kept_err] if verbose else []), is_json=is_json)
     os.dup2(pump.entry, 1)
@@ -74,6 +89,21 @@ def captured(log: Path, verbose: bool, log_format: LogFormat = "text") -> Iterat
 def _text(descriptor: int) -> TextIO:
     """A text file of its own on a copy of a descriptor."""
     return os.fdopen(os.dup(descriptor), "w", encoding="utf-8", errors="replace")
+
+
+class _Lines(io.StringIO):
+    """A text file whose lines a screen shows."""
+
+    def __init__(self, screen: Screen) -> None:
+        super().__init__()
+        self._screen = screen
+
+    def flush(self) -> None:
+        text = self.getvalue()
+        self.seek(0)
+        self.truncate()
+        for line in text.splitlines():
+            self._screen.line(line)
 
 
 class _LoggingConsole(PlainConsole):
@@ -137,11 +167,12 @@ class _Pump:
 class Progress:
     """One line: concepts done, failed and running, steps per second, time left."""
 
-    def __init__(self, console: Console, concepts: int, steps: int) -> None:
-        """`concepts` to do, `steps` of all of them together."""
+    def __init__(self, console: Console, concepts: int, steps: int, screen: Screen | None = None) -> None:
+        """`concepts` to do, `steps` of all of them together. `screen`: that of `captured`."""
         self._console = console
         self._concepts = concepts
         self._steps = steps
+        self._screen = screen
         self._done = 0
         self._seen: deque[tuple[float, int, int]] = deque()
         self._printed = time.monotonic()
@@ -196,7 +227,9 @@ class Progress:
             line += f" · {rate:.1f} steps/s · {duration(max(0, self._steps - steps_reached) / rate)} left"
         elif not steps_computed:
             line += f" · {waiting_for or 'starting the workers and loading the model'}"
-        if self._live:
+        if self._screen:
+            self._screen.progress(line, min(1.0, max(done / self._concepts, steps_reached / self._steps)))
+        elif self._live:
             self._live.update(Text(line), refresh=True)
         elif now - self._printed >= _PLAIN_EVERY_S:
             self._printed = now

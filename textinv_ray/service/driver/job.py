@@ -8,6 +8,7 @@ from rich.console import Console
 
 from textinv_ray.config.job import JobConfig
 from textinv_ray.manifest.reader import Manifest
+from textinv_ray.service.driver.console import Screen
 from textinv_ray.service.intake.plan import Plan
 from textinv_ray.service.models.sources import ModelFacts
 from textinv_ray.service.store.records import Result
@@ -28,6 +29,8 @@ class Job:
     """For the user; job.log gets the same lines."""
     preset: str | None = None
     """Name or path of the configuration that `config` was made from; None: the default one."""
+    screen: Screen | None = None
+    """What shows the console's lines in place of a terminal."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from textinv_ray.config.job import JobConfig
 from textinv_ray.manifest import checks, vocabulary
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.driver import job_record, messages
-from textinv_ray.service.driver.console import captured
+from textinv_ray.service.driver.console import Screen, captured
 from textinv_ray.service.driver.end import end
 from textinv_ray.service.driver.environment import log_file, quiet
 from textinv_ray.service.driver.job import Job
@@ -52,10 +52,12 @@ def invert(
     dry_run: bool = False,
     verbose: bool = False,
     preset: str | None = None,
+    screen: Screen | None = None,
 ) -> int:
     """Learns a word for every row of a manifest that has none yet.
 
-    `preset`: what `config` was made from, to tell what differs from it. Returns an `ExitCode`. Raises UserError for
+    `preset`: what `config` was made from, to tell what differs from it. `screen`: shows the job in place of stdout,
+    except for what is said before it has begun. Returns an `ExitCode`. Raises UserError for
     mistakes in the manifest or the configuration, for a model that can't be used, and for a submitted job whose output
     would be lost.
     """
@@ -84,10 +86,11 @@ def invert(
             store.check_writable()
             messages.print_plan(shown, todo, config, store, plan.estimate(todo, config, facts, stored))
             return ExitCode.DONE
-        with log_file(store) as log, captured(log, verbose, config.service.log_format) as console:
+        log_format = config.service.log_format
+        with log_file(store) as log, captured(log, verbose, log_format, screen) as console:
             if not todo.todo and not is_behind(store):
                 return messages.print_nothing_to_do(console, todo, config, store)
-            job = Job(store, manifest, config, facts, todo, console, preset)
+            job = Job(store, manifest, config, facts, todo, console, preset, screen)
             messages.print_start(job)
             for concept_id in again:
                 store.reopen(concept_id)

@@ -42,7 +42,7 @@ def watch(
     """
     cursor = redone = 0
     waiting = _Waiting(missing, job.config.service.wait_for_resources_min)
-    with Progress(job.console, len(job.plan.todo), job.plan.steps) as progress:
+    with Progress(job.console, len(job.plan.todo), job.plan.steps, job.screen) as progress:
         while True:
             status = scheduler.status(cursor)
             cursor = status.cursor

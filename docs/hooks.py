@@ -143,8 +143,11 @@ def commands_table() -> str:
     """Every command of `textinv` with its arguments and options, from its own help."""
     parts = []
     for name, command in sorted(commands_of(app).items()):
-        about = "\n\n".join(_one_line(part) for part in (command.help or "").split("\n\n"))
-        rows = [f"| {_names(option)} | {_one_line(_meaning(option))} |" for option in command.params]
+        text = (command.help or "").replace("<", "&lt;")
+        about = "\n\n".join(_one_line(part) for part in text.split("\n\n"))
+        rows = [
+            f"| {_one_line(_names(option))} | {_one_line(_meaning(option))} |" for option in command.params
+        ]
         parts.append("\n".join([f"### textinv {name}\n", f"{about}\n", "| | |\n|---|---|", *rows]))
     return "\n\n".join(parts)
 
@@ -154,14 +157,17 @@ def _names(option: Any) -> str:
     if option.param_type_name == "argument":
         return f"`{option.metavar}`"
     names = ", ".join(f"`{name}`" for name in sorted(option.opts, key=len))
-    return names if option.is_flag else f"{names} `{option.metavar or option.name.upper()}`"
+    if option.is_flag:
+        return names
+    value = option.metavar or ("TEXT" if option.min is None else "N")
+    return f"{names} `{value}`"
 
 
 def _meaning(option: Any) -> str:
     text = (option.help or "").replace("<", "&lt;")
     if option.required and option.param_type_name == "option":
         return f"{text} Required."
-    if option.show_default and option.default not in (None, False):
+    if option.show_default and option.default is not None and option.default is not False:
         return f"{text} Default: `{option.default}`."
     return text
 

@@ -16,8 +16,10 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
+from typer.main import get_command
 
 from tests.support.pages import ROOT
+from textinv_ray.cli.jobs import app
 from textinv_ray.config.job import JobConfig
 from textinv_ray.config.presets import preset_names
 from textinv_ray.manifest.columns import COLUMNS
@@ -103,6 +105,23 @@ def test_every_column_of_the_results_is_in_the_table(hooks: ModuleType) -> None:
 
 def test_every_preset_is_in_the_table(hooks: ModuleType) -> None:
     assert re.findall(r"^\| `([\w-]+)` \|", hooks.presets_table(), re.MULTILINE) == preset_names()
+
+
+def test_every_option_of_every_command_is_in_the_table(hooks: ModuleType) -> None:
+    text = hooks.commands_table()
+    commands: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
+    sections = dict(re.findall(r"^### textinv ([\w-]+)\n(.*?)(?=^### |\Z)", text, re.MULTILINE | re.DOTALL))
+    assert sorted(sections) == sorted(commands)
+    for name, command in commands.items():
+        rows = re.findall(r"^\| (`.+?) \| (.+) \|$", sections[name], re.MULTILINE)
+        assert len(rows) == len(command.params)
+        for (shown, _), option in zip(rows, command.params, strict=True):
+            names = option.opts if option.param_type_name == "option" else [option.metavar]
+            assert all(f"`{name}`" in shown for name in names)
+    assert "| `-n` `N` | Number of pictures. Default: `4`. |" in text
+    assert "Default: `0`." in sections["generate"], "of --seed"
+    assert "`OUTPUT\\|FILE`" in text, "a table's cell ends at |"
+    assert "<" not in text.replace("&lt;", "")
 
 
 @pytest.mark.slow  # builds the site

@@ -73,7 +73,7 @@ TrackingOption = Annotated[
 ]
 PresetArgument = Annotated[
     str | None,
-    typer.Argument(metavar="[NAME]", autocompletion=_presets, help="Print the settings of this preset."),
+    typer.Argument(metavar="NAME", autocompletion=_presets, help="Print the settings of this preset."),
 ]
 VerboseOption = Annotated[
     bool, typer.Option("--verbose", "-v", help="Print the messages of the libraries as well.")

@@ -9,6 +9,7 @@ import typer
 from textinv_ray.cli.options import ConfigOption, ManifestArgument, SetOption, output_option
 from textinv_ray.cli.outputs import quiet_libraries
 from textinv_ray.config.machine import load_config
+from textinv_ray.manifest.reader import Manifest
 from textinv_ray.util.errors import UserError
 
 _OUTPUT = "outputs/ablation"
@@ -51,6 +52,8 @@ def ablate(
     # By default all variants take the same number of steps.
     settings = load_config(config, overrides, [f"service.output={_OUTPUT}", "stopping.rule=none"])
     target = settings.service.output if output is None else output
+
+    Manifest.open(manifest)  # before the seconds that the imports take
 
     quiet_libraries()
     from textinv_ray.experiments import ablation, image_counts

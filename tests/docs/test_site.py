@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
-from typer.main import get_command
 
 from tests.support.pages import ROOT
 from textinv_ray.cli.jobs import app
+from textinv_ray.cli.options import commands_of
 from textinv_ray.config.job import JobConfig
 from textinv_ray.config.presets import preset_names
 from textinv_ray.manifest.columns import COLUMNS
@@ -109,8 +109,8 @@ def test_every_preset_is_in_the_table(hooks: ModuleType) -> None:
 
 def test_every_option_of_every_command_is_in_the_table(hooks: ModuleType) -> None:
     text = hooks.commands_table()
-    commands: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
-    sections = dict(re.findall(r"^### textinv ([\w-]+)\n(.*?)(?=^### |\Z)", text, re.MULTILINE | re.DOTALL))
+    commands = commands_of(app)
+    sections = dict(re.findall(r"^### textinv ([\w -]+)\n(.*?)(?=^### |\Z)", text, re.MULTILINE | re.DOTALL))
     assert sorted(sections) == sorted(commands)
     for name, command in commands.items():
         rows = re.findall(r"^\| (`.+?) \| (.+) \|$", sections[name], re.MULTILINE)

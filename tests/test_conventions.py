@@ -42,6 +42,7 @@ TESTED_IN = {
     "service/scheduling/client": "service/worker/test_worker",
     "service/scheduling/protocol": "service/scheduling/test_scheduler",
     "service/store/holder": "service/driver/test_lock",
+    "service/scheduling/report": "service/cluster/test_connection",
     "service/store/files": "service/store/test_store",
     "service/store/job": "service/driver/test_job_record",
     "service/store/keys": "service/intake/test_plan",

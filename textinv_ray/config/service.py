@@ -43,7 +43,7 @@ class ServiceConfig(Strict):
     log_format: LogFormat = "text"
     """Form of `job.log`. `json`: each line is an object with `time`, `level`, `message` and, where there is one,
     `concept_id` and `worker`."""
-    heartbeat_s: float = Field(1.0, gt=0)
+    heartbeat_s: float = Field(3.0, gt=0)
     """Seconds between the heartbeats of a worker."""
     lease_timeout_s: float = Field(60.0, gt=0)
     """After this many seconds without a heartbeat, a worker's concepts are leased to other workers."""

@@ -26,6 +26,7 @@ from tests.support.metrics import scraped
 from tests.support.network import free_ports
 from tests.support.waiting import wait_for
 from textinv_ray.config.job import JobConfig
+from textinv_ray.service import metrics
 from textinv_ray.service.cluster import connection
 from textinv_ray.service.metrics import METRICS
 from textinv_ray.util.errors import UserError
@@ -176,6 +177,10 @@ def head(tmp_path: Path) -> Iterator[Head]:
         started.stop()
 
 
+OF_WORKERS = {metric.exported for metric in (metrics.PACK_SIZE, metrics.PACK_CONCEPTS, metrics.WRITE_QUEUE)}
+"""Gauges, which end with their process."""
+
+
 def submit(head: str, folder: Path, options: list[str], *more: str) -> subprocess.CompletedProcess[str]:
     """`ray job submit` of the README's first line."""
     return subprocess.run(
@@ -205,6 +210,9 @@ def test_a_submitted_job(head: Head, tmp_path: Path, tiny_sd: Path, tiny_clip: P
     wait_for(lambda: list((tmp_path / "out").glob("concepts/*/checkpoint.safetensors")), 300, "no checkpoint")
     # At once: in the seconds that `ray job stop` takes to start, a thousand steps are soon taken.
     jobs = JobSubmissionClient(head.dashboard)
+    wait_for(
+        lambda: {sample.name for sample in scraped(head.metrics)} >= OF_WORKERS, 60, "no metrics of workers"
+    )
     at_work = scraped(head.metrics)
     assert jobs.stop_job("first")
     wait_for(lambda: jobs.get_job_status("first").is_terminal(), 60, "the job goes on")

@@ -76,6 +76,7 @@ def test_no_blank_lines_and_no_credentials() -> None:
     found = converted(
         "",
         "  ",
+        "(Worker pid=7) ",
         "from s3://key:secret@bucket/x",
         '{"time": "1", "level": "INFO", "message": "s3://a:secret@b"}',
     )

@@ -8,7 +8,7 @@ import re
 import signal
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import pytest
 from rich.console import Console
@@ -16,6 +16,7 @@ from rich.console import Console
 from tests.support import examples
 from textinv_ray.config.job import JobConfig
 from textinv_ray.manifest.reader import Manifest
+from textinv_ray.service.cluster.fleet import FleetState
 from textinv_ray.service.driver import console
 from textinv_ray.service.driver import watch as watching
 from textinv_ray.service.driver.job import Job
@@ -47,6 +48,19 @@ def status(cursor: int = 0, **changes: Any) -> SchedulerStatus:
     return SchedulerStatus(**{**fields, **changes})
 
 
+Found = TypeVar("Found")
+
+
+class Told(Generic[Found]):
+    """A question that has its answer when it is asked for."""
+
+    def __init__(self, tell: Callable[[], Found]) -> None:
+        self._tell = tell
+
+    def answer(self, timeout_s: float) -> Found:
+        return self._tell()
+
+
 class Scripted:
     """A scheduler that gives these statuses, the last one again and again, and notes what it is asked."""
 
@@ -60,16 +74,19 @@ class Scripted:
         found = self._statuses.pop(0) if len(self._statuses) > 1 else self._statuses[0]
         return found
 
+    def news(self, cursor: int) -> Told[SchedulerStatus]:
+        return Told(lambda: self.status(cursor))
+
     def stop(self) -> None:
         self.stopped_after = len(self.cursors)
 
 
 class Trainers:
     def __init__(self, count: int = 1, errors: str = "") -> None:
-        self._state = (count, errors)
+        self._state = FleetState(count, errors)
 
-    def state(self) -> tuple[int, str]:
-        return self._state
+    def changes(self, trainers: int) -> Told[FleetState]:
+        return Told(lambda: self._state)
 
 
 class News:

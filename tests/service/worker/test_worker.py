@@ -238,26 +238,6 @@ def test_lost_between_the_result_and_its_word_of_it(bench: Bench) -> None:
     assert "checkpoint.safetensors" not in bench.store.names("concepts/concept-0")
 
 
-def test_told_to_stop_it_leaves_checkpoints(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    concept = tiny.concept(0, steps=100_000)
-    scheduler = bench.scheduler([concept])
-    worker = bench.worker(scheduler)
-    thread = threading.Thread(target=worker.run)
-    thread.start()
-    wait_for(lambda: bench.store.read_concept("concept-0", "checkpoint.safetensors"))
-    bench.store.remove("concepts/concept-0/checkpoint.safetensors")
-    scheduler.stop()
-    thread.join(20)
-    assert not thread.is_alive()
-    status = scheduler.status(0)
-    assert (status.done, status.failed, status.running) == (0, 0, 0)
-    assert bench.store.result("concept-0") is None
-    (_, state), *_ = bench.store.states("concept-0")
-    task = ConceptTask(concept, bench.backbone, bench.config)
-    task.restore(state)
-    assert task.step > 0
-
-
 def test_more_steps_go_on_from_the_final_state(bench: Bench) -> None:
     short, long = tiny.concept(0, steps=4), tiny.concept(0, steps=9, fingerprint="of more steps")
     bench.learn([short])

@@ -20,7 +20,7 @@ import ray
 
 from textinv_ray.config.job import JobConfig
 from textinv_ray.config.labels import shown
-from textinv_ray.service.cluster.actors import on_this_node
+from textinv_ray.service.cluster.actors import Call, on_this_node
 from textinv_ray.service.cluster.layout import WorkerLayout
 from textinv_ray.service.cluster.ray_internals import (
     PREEMPTION_WATCHER,
@@ -43,8 +43,11 @@ _LONGEST_WAIT_S = 120.0
 _QUICK_S = 60.0  # a trainer that fails sooner had no chance to learn
 _QUICK_FAILURES = 5  # in a row, after which a trainer is given up
 _POLL_S = 2.0
+_CHANGES_S = 60.0  # for which the actor holds the question whether a trainer has ended
 _FREE_EVERY_S = 5.0  # between two searches for reservations that dead trainers left
 
+NAME = "textinv:fleet"
+"""Of the actor, in Ray's dashboard."""
 TrainLoop = Callable[[dict[str, Any]], None]
 
 
@@ -102,20 +105,33 @@ class Fleet:
         os.environ.update(_controller_environment(config))
         self._trainer_class = trainer_class()  # imports Ray Train, while the scheduler starts
         self._errors: list[str] = []
-        self._threads = []
+        self._trainers = 0
+        self._changed = threading.Condition()
         threading.Thread(target=self._free_reservations, name="free", daemon=True).start()
         group = config.service.workers_per_trainer
         for start in range(0, layout.workers, group):
             workers = min(group, layout.workers - start)
-            thread = threading.Thread(
-                target=self._keep_running, args=(workers,), name=f"trainer-{start}", daemon=True
-            )
-            thread.start()
-            self._threads.append(thread)
+            self._trainers += 1
+            threading.Thread(
+                target=self._run_trainer, args=(workers,), name=f"trainer-{start}", daemon=True
+            ).start()
 
-    def state(self) -> FleetState:
-        """How many trainers there are still, and why others were given up."""
-        return FleetState(sum(thread.is_alive() for thread in self._threads), "; ".join(self._errors))
+    def state(self, trainers: int, wait_s: float) -> FleetState:
+        """How many trainers there are still, and why others were given up.
+
+        It waits until there are others than `trainers`, the number that the caller knows, for up to `wait_s` seconds.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._trainers != trainers, wait_s)
+            return FleetState(self._trainers, "; ".join(self._errors))
+
+    def _run_trainer(self, workers: int) -> None:
+        try:
+            self._keep_running(workers)
+        finally:
+            with self._changed:
+                self._trainers -= 1
+                self._changed.notify_all()
 
     def _free_reservations(self) -> None:
         """Frees what dead trainers reserved, for as long as the process lives."""
@@ -175,7 +191,7 @@ class Fleet:
             ),
             run_config=RunConfig(
                 # A name of its own: Train would take up what a run of the same name left.
-                name=f"workers-{uuid.uuid4().hex[:8]}",
+                name=f"textinv-workers-{uuid.uuid4().hex[:8]}",
                 storage_path=self._storage,
                 failure_config=FailureConfig(
                     max_failures=-1,
@@ -194,10 +210,10 @@ class FleetClient:
         """`actor`: handle of the Fleet actor."""
         self._actor = actor
 
-    def state(self) -> FleetState:
-        """See `Fleet.state`."""
-        state: FleetState = ray.get(self._actor.state.remote())
-        return state
+    def changes(self, trainers: int) -> Call[FleetState]:
+        """Answers when the number of trainers isn't `trainers` any more, or after some time. See `Fleet.state`."""
+        state = self._actor.state.options(name=f"{NAME}.state")
+        return Call(state.remote(trainers, _CHANGES_S))
 
 
 def start_fleet(
@@ -211,7 +227,7 @@ def start_fleet(
     """Starts the Fleet actor on this process's node. Its parameters: see `Fleet`."""
     actor: Any = ray.remote(Fleet)
     # No runtime environment of its own: Ray has a process ready for it.
-    options = {"max_concurrency": 2, **on_this_node()}
+    options = {"max_concurrency": 4, **on_this_node(NAME)}
     return FleetClient(
         actor.options(**options).remote(train_loop, layout, config, scheduler, output, storage)
     )

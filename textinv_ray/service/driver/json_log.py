@@ -27,11 +27,13 @@ class JsonLog:
         A line of another process gets `process`, `pid` and `ip` by what Ray wrote before it, and the `worker` that
         this process has called itself.
         """
-        return "".join(self._line(line) + "\n" for line in text.splitlines() if line.strip())
+        return "".join(filter(None, map(self._line, text.splitlines())))
 
     def _line(self, line: str) -> str:
         found = _OF_A_PROCESS.fullmatch(line)
         text = found["text"] if found else line
+        if not text.strip():
+            return ""
         fields = _fields(text)
         if found:
             place = found["ip"] or "", found["pid"]
@@ -39,7 +41,7 @@ class JsonLog:
                 self._workers[place] = str(worker)
             fields.setdefault("worker", self._workers.get(place, ""))
             fields |= {"process": found["process"] or "", "pid": int(found["pid"]), "ip": found["ip"] or ""}
-        return json_line(str(fields["level"]), str(fields["message"]), fields)
+        return json_line(str(fields["level"]), str(fields["message"]), fields) + "\n"
 
 
 def _fields(text: str) -> dict[str, str | int]:

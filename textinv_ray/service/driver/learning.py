@@ -13,7 +13,7 @@ from textinv_ray.service import metrics
 from textinv_ray.service.driver.job import Job
 from textinv_ray.service.driver.lock import Lock
 from textinv_ray.service.driver.signals import Stopping
-from textinv_ray.service.driver.watch import watch
+from textinv_ray.service.driver.watch import POLL_S, UNKNOWN, watch
 from textinv_ray.service.tracking.background import MirrorThread
 
 if TYPE_CHECKING:
@@ -80,6 +80,9 @@ def _wait_for_trainers(fleet: FleetClient, stopping: Stopping) -> None:
 
     Otherwise Ray's autoscaler (2.60) may take a node for busy for good whose worker was killed with its job.
     """
-    end = time.monotonic() + _LEAVING_S
-    while not stopping.signal and time.monotonic() < end and fleet.state().trainers:
-        time.sleep(0.1)
+    end, changes = time.monotonic() + _LEAVING_S, fleet.changes(UNKNOWN)
+    while not stopping.signal and time.monotonic() < end:
+        if state := changes.answer(POLL_S):
+            if not state.trainers:
+                return
+            changes = fleet.changes(state.trainers)

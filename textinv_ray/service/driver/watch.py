@@ -2,35 +2,61 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Protocol
 
 from textinv_ray.service.driver.console import Progress
 from textinv_ray.service.driver.job import Job
 from textinv_ray.service.driver.lock import Lock
 from textinv_ray.service.driver.signals import Stopping
-from textinv_ray.service.scheduling.protocol import SchedulerInterface
+from textinv_ray.service.scheduling.leases import Event
+from textinv_ray.service.scheduling.protocol import Pending, SchedulerStatus
 from textinv_ray.service.tracking.background import MirrorThread
 from textinv_ray.util.logs import about
 
 if TYPE_CHECKING:
-    from textinv_ray.service.cluster.fleet import FleetClient
+    from textinv_ray.service.cluster.fleet import FleetState
 
 logger = logging.getLogger(__name__)
 
 WAITING_AFTER_S = 10.0
 """Seconds without a worker after which the user is told what is missing."""
 POLL_S = 0.5
-"""Seconds between two questions to the scheduler."""
+"""Seconds between two looks at signals, the lock and the terminal. Scheduler and fleet answer when they have news."""
+
+
+UNKNOWN = -1
+"""The number of trainers before the fleet was asked: it answers at once."""
+
+
+class Watched(Protocol):
+    """What a watch asks the scheduler: a SchedulerClient."""
+
+    def status(self, cursor: int) -> SchedulerStatus:
+        """Counts, and the events since `cursor` (0 at first)."""
+
+    def news(self, cursor: int) -> Pending[SchedulerStatus]:
+        """Answers with a status when there are events since `cursor`, when all is over, or after some time."""
+
+    def stop(self) -> None:
+        """No more leases; workers are told to write checkpoints and leave."""
+
+
+class WatchedFleet(Protocol):
+    """What a watch asks the fleet: a FleetClient."""
+
+    def changes(self, trainers: int) -> Pending[FleetState]:
+        """Answers when the number of trainers isn't `trainers`, or after some time."""
 
 
 def watch(
     job: Job,
-    scheduler: SchedulerInterface,
-    fleet: FleetClient,
+    scheduler: Watched,
+    fleet: WatchedFleet,
     mirror: MirrorThread | None,
     stopping: Stopping,
     lock: Lock,
@@ -40,21 +66,16 @@ def watch(
 
     `missing`: what the cluster lacks for a worker, as a line; empty when it lacks nothing.
     """
-    cursor = redone = 0
+    redone = 0
     waiting = _Waiting(missing, job.config.service.wait_for_resources_min)
+    status, trainers = scheduler.status(0), fleet.changes(UNKNOWN)
+    news = scheduler.news(status.cursor)
     with Progress(job.console, len(job.plan.todo), job.plan.steps, job.screen) as progress:
         while True:
-            status = scheduler.status(cursor)
-            cursor = status.cursor
             if status.steps_redone > redone:
                 redone = status.steps_redone
                 logger.info("%d steps had to be taken again so far", redone)
-            if mirror:
-                mirror.note(event.concept_id for event in status.events)
-            for event in status.events:
-                if event.kind == "failed":
-                    with about(event.concept_id):
-                        job.console.print(f"{event.concept_id} failed: {event.error}")
+            _tell(job, mirror, status.events)
             has_begun = bool(status.running or status.steps_computed or status.done or status.failed)
             waiting.look(has_begun)
             lock.waiting_for = waiting.line
@@ -72,15 +93,30 @@ def watch(
                 return lock.lost
             if waiting.too_long:
                 return waiting.too_long
-            trainers, errors = fleet.state()
-            if not trainers:
-                return f"all workers have left: {errors}"
-            time.sleep(POLL_S)
+            if state := trainers.answer(0.0):
+                if not state.trainers:
+                    return f"all workers have left: {state.errors}"
+                trainers = fleet.changes(state.trainers)
+            latest = news.answer(POLL_S)
+            if latest is None:
+                status = dataclasses.replace(status, events=())
+            else:
+                status, news = latest, scheduler.news(latest.cursor)
     if stopping.signal:
         job.console.print("stopping: the workers write checkpoints; the same command goes on from there")
         scheduler.stop()
-        _wait_until_idle(scheduler, stopping)
+        _wait_until_idle(scheduler, status.cursor, stopping)
     return status.problem
+
+
+def _tell(job: Job, mirror: MirrorThread | None, events: Iterable[Event]) -> None:
+    """Has MLflow and the user told what happened."""
+    for event in events:
+        if mirror:
+            mirror.note([event.concept_id])
+        if event.kind == "failed":
+            with about(event.concept_id):
+                job.console.print(f"{event.concept_id} failed: {event.error}")
 
 
 class _Waiting:
@@ -112,8 +148,12 @@ class _Waiting:
             self.too_long = f"no worker could start within {self._at_most_min:g} minutes ({why})"
 
 
-def _wait_until_idle(scheduler: SchedulerInterface, stopping: Stopping) -> None:
-    """Until the workers have given back all they had, or there is no time left."""
-    end = time.monotonic() + stopping.grace_s
-    while scheduler.status(0).running and time.monotonic() < end:
-        time.sleep(0.1)
+def _wait_until_idle(scheduler: Watched, cursor: int, stopping: Stopping) -> None:
+    """Until the workers have given back all they had, or there is no time left. `cursor`: of the last status."""
+    end, news = time.monotonic() + stopping.grace_s, scheduler.news(cursor)
+    while time.monotonic() < end:
+        status = news.answer(POLL_S)
+        if status and not status.running:
+            return
+        if status:
+            news = scheduler.news(status.cursor)

@@ -120,6 +120,7 @@ class Preparation:
         numbers = ray.data.from_items(
             [{"part": number} for number in range(parts)], override_num_blocks=min(parts, _MOST_READERS)
         )
+        numbers.set_name("textinv_concepts")
         rows = numbers.map_batches(
             self._reader(None if len(wanted) == self.manifest.num_rows else wanted),
             batch_format="pyarrow",
@@ -129,8 +130,12 @@ class Preparation:
         size = _ROWS_PER_BLOCK if retry_until is None else _ROWS_PER_LATE_BLOCK
         rows = rows.repartition(target_num_rows_per_block=size)
         reserve_for_repartition(rows, cpus)
+
+        def prepare_concepts(table: pa.Table) -> pa.Table:  # as Ray's dashboard calls it
+            return self._prepare_block(table, retry_until)
+
         return rows.map_batches(
-            lambda table: self._prepare_block(table, retry_until),
+            prepare_concepts,
             batch_format="pyarrow",
             batch_size=None,
             zero_copy_batch=True,
@@ -151,7 +156,7 @@ class Preparation:
         columns = self.manifest.sound_columns()
         ids = pa.array(sorted(wanted), pa.string()) if wanted is not None else None
 
-        def read(numbers: pa.Table) -> Iterator[pa.Table]:
+        def read_manifest(numbers: pa.Table) -> Iterator[pa.Table]:
             for number in numbers.column("part").to_pylist():
                 try:
                     yield from _tables(self._rows_of(number, columns, ids))
@@ -162,7 +167,7 @@ class Preparation:
                         [{"concept_id": "", "steps": 0, "row": b"", "error": str(error)}], _ROWS
                     )
 
-        return read
+        return read_manifest
 
     def _rows_of(self, part: int, columns: list[str], ids: pa.Array | None) -> Iterator[dict[str, object]]:
         """A part's rows as `_ROWS`. `ids`: of the wanted concepts; None: all."""

@@ -9,19 +9,26 @@ from typing import Any
 import ray
 
 from textinv_ray.config.job import JobConfig
-from textinv_ray.service.cluster.actors import on_this_node
+from textinv_ray.service.cluster.actors import Call, on_this_node
 from textinv_ray.service.cluster.layout import WorkerLayout
 from textinv_ray.service.scheduling.leases import Lease
 from textinv_ray.service.scheduling.protocol import (
     Answer,
     Orders,
     PayloadLostError,
+    Pending,
     PreparedConcept,
     RowSource,
     SchedulerGoneError,
     SchedulerStatus,
 )
 from textinv_ray.service.store.keys import Key
+
+NAME = "textinv:scheduler"
+"""Of the actor, in Ray's dashboard."""
+NEWS_S, MORE_S, NOTICE_S = 3.0, 10.0, 60.0
+"""For how many seconds the actor holds a question that it has no answer to. Steps are no news, so the driver hears of
+them in these intervals."""
 
 
 class SchedulerClient:
@@ -34,9 +41,13 @@ class SchedulerClient:
         """`actor`: handle of a SchedulerActor."""
         self._actor = actor
 
+    def _ask(self, method: str, *arguments: Any) -> Any:
+        """A reference to the answer. In Ray's dashboard the task has the actor's name as well."""
+        return getattr(self._actor, method).options(name=f"{NAME}.{method}").remote(*arguments)
+
     def take(self, worker: str, count: int) -> Answer:
         """Leases up to `count` concepts."""
-        answer: Answer = _wait(self._actor.take.remote(worker, count))
+        answer: Answer = _wait(self._ask("take", worker, count))
         return answer
 
     def fetch(self, lease: Lease) -> PreparedConcept:
@@ -49,57 +60,69 @@ class SchedulerClient:
 
     def beat(self, worker: str, steps: Mapping[str, int], computed: int, node: str = "") -> Orders:
         """A heartbeat."""
-        orders: Orders = _wait(self._actor.beat.remote(worker, steps, computed, node))
+        orders: Orders = _wait(self._ask("beat", worker, steps, computed, node))
         return orders
+
+    def more(self, answer: Answer) -> Pending[bool]:
+        """See SchedulerInterface."""
+        return Call(self._ask("wait_for_work", answer.waiting, answer.no_pending, MORE_S), _wait)
+
+    def notice(self, node: str) -> Pending[bool]:
+        """See SchedulerInterface."""
+        return Call(self._ask("must_leave", node, NOTICE_S), _wait)
 
     def may_write(self, worker: str, concept_id: str) -> bool:
         """Whether a result or checkpoint of the worker is still wanted."""
-        return bool(_wait(self._actor.may_write.remote(worker, concept_id)))
+        return bool(_wait(self._ask("may_write", worker, concept_id)))
 
     def saved(self, worker: str, concept_id: str, step: int) -> None:
         """A checkpoint at `step` is in the store."""
-        _wait(self._actor.saved.remote(worker, concept_id, step))
+        _wait(self._ask("saved", worker, concept_id, step))
 
     def ack(self, worker: str, concept_id: str) -> None:
         """A result is in the store."""
-        _wait(self._actor.ack.remote(worker, concept_id))
+        _wait(self._ask("ack", worker, concept_id))
 
     def fail(self, worker: str, concept_id: str, error: str) -> None:
         """The concept can't be learned, and another attempt would not help."""
-        _wait(self._actor.fail.remote(worker, concept_id, error))
+        _wait(self._ask("fail", worker, concept_id, error))
 
     def give_back(self, worker: str, concept_id: str) -> None:
         """The worker doesn't work on the concept (any more)."""
-        _wait(self._actor.give_back.remote(worker, concept_id))
+        _wait(self._ask("give_back", worker, concept_id))
 
     def leave(self, worker: str, error: str = "", computed: int = 0) -> None:
         """The worker goes."""
-        _wait(self._actor.leave.remote(worker, error, computed))
+        _wait(self._ask("leave", worker, error, computed))
 
     def halt(self, problem: str) -> None:
         """The job can't go on."""
-        _wait(self._actor.halt.remote(problem))
+        _wait(self._ask("halt", problem))
 
     def failed_to_start(self, error: str) -> None:
         """A worker could not start."""
-        _wait(self._actor.failed_to_start.remote(error))
+        _wait(self._ask("failed_to_start", error))
 
     def is_over(self) -> bool:
         """Whether there is nothing more to do for any worker."""
-        return bool(_wait(self._actor.is_over.remote()))
+        return bool(_wait(self._ask("is_over")))
 
     def wants_workers(self) -> bool:
         """Whether a concept waits for a worker, or more may come."""
-        return bool(_wait(self._actor.wants_workers.remote()))
+        return bool(_wait(self._ask("wants_workers")))
 
     def status(self, cursor: int) -> SchedulerStatus:
         """Counts, and the events since `cursor` (0 at first)."""
-        status: SchedulerStatus = _wait(self._actor.status.remote(cursor))
+        status: SchedulerStatus = _wait(self._ask("status", cursor))
         return status
+
+    def news(self, cursor: int) -> Pending[SchedulerStatus]:
+        """Answers with a status when there are events since `cursor`, when all is over, or after some time."""
+        return Call(self._ask("status", cursor, NEWS_S), _wait)
 
     def stop(self) -> None:
         """No more leases; workers are told to write checkpoints and leave."""
-        _wait(self._actor.stop.remote())
+        _wait(self._ask("stop"))
 
     def kill(self) -> None:
         """Ends the actor for good."""
@@ -121,7 +144,8 @@ def start_scheduler(
     from textinv_ray.service.scheduling.actor import SchedulerActor
 
     actor: Any = ray.remote(SchedulerActor)
-    options = {"max_concurrency": 32 + 2 * layout.workers, **on_this_node()}
+    # Each worker has up to two questions pending, and calls besides
+    options = {"max_concurrency": 32 + 3 * layout.workers, **on_this_node(NAME)}
     return SchedulerClient(
         actor.options(**options).remote(
             rows,

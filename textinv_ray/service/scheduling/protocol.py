@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypedDict
+from typing import Protocol, TypedDict, TypeVar
 
 from textinv_ray.service.scheduling.leases import Event, Lease
 
@@ -49,6 +49,8 @@ class Answer:
     """There is nothing more for this worker, ever. Without leases and not over: ask again later."""
     no_pending: bool = False
     """No concept waits and no more will come: this worker gets work only if another one loses a lease."""
+    waiting: int = 0
+    """Concepts that wait and that this worker wasn't given, such as those that are learned alone."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,27 @@ class SchedulerStatus:
     """Why the job can't go on; empty while it can."""
 
 
+Found = TypeVar("Found", covariant=True)
+
+
+class Pending(Protocol[Found]):
+    """A question that is answered when there is something to say: asked once, not again and again."""
+
+    def answer(self, timeout_s: float) -> Found | None:
+        """The answer, if it comes within `timeout_s` seconds. None: not yet. Raises SchedulerGoneError."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A pending question to a scheduler within this process."""
+
+    ask: Callable[[float], bool]
+
+    def answer(self, timeout_s: float) -> bool | None:
+        """True; None while there is nothing to say."""
+        return self.ask(timeout_s) or None
+
+
 class SchedulerGoneError(Exception):
     """The scheduler's process is gone for good, and with it the job."""
 
@@ -109,6 +132,12 @@ class SchedulerInterface(Protocol):
 
         `node`: id of the worker's node.
         """
+
+    def more(self, answer: Answer) -> Pending[bool]:
+        """Answers when asking for leases again may bring what `answer` didn't, or after some time."""
+
+    def notice(self, node: str) -> Pending[bool]:
+        """Answers True when workers on this node must write checkpoints and leave; False after some time."""
 
     def may_write(self, worker: str, concept_id: str) -> bool:
         """Whether a result or checkpoint of the worker is still wanted. To be asked before every write."""

@@ -10,17 +10,20 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 
-from textinv_ray.service import metrics
 from textinv_ray.service.scheduling.leases import Event, Lease, Leases
 from textinv_ray.service.scheduling.protocol import (
     Answer,
+    Asked,
     Orders,
+    Pending,
     PreparedConcept,
     RowSource,
     SchedulerStatus,
 )
+from textinv_ray.service.scheduling.report import Report
 from textinv_ray.service.store.files import StoreError
 from textinv_ray.service.store.keys import Key
 from textinv_ray.service.store.records import Failure, Result
@@ -79,11 +82,15 @@ class Scheduler:
         self._started = clock()
         self._max_attempts = max_attempts
         self._leases = Leases(lease_timeout_s, max_attempts, clock)
-        self._changed = threading.Condition()
+        lock = threading.RLock()
+        self._changed = threading.Condition(lock)
+        # Apart from it, for those of whom there may be a thousand: what concerns all who have nothing to do, and all
+        self._more_work = threading.Condition(lock)
+        self._told_to_leave = threading.Condition(lock)
         self._stopping = False
         self._problem = ""
         self._failed_starts = 0
-        self._reported_losses = self._reported_redone = 0
+        self._report = Report()
         # Event numbers start above any cursor that this scheduler's predecessor can have given out.
         self._published = time.time_ns()  # events up to here are in the store, so the driver may see them
         self._dropped = self._published  # events up to here were seen and are forgotten
@@ -124,7 +131,22 @@ class Scheduler:
             over = self._is_stopped or self._leases.over or self._nodes.get(worker) in self._draining
             leases = [] if over else self._leases.take(worker, count, expected)
             self._changed.notify_all()
-            return Answer(tuple(leases), over, self._leases.no_pending)
+            return Answer(tuple(leases), over, self._leases.no_pending, self._leases.waiting)
+
+    def wait_for_work(self, waiting: int, no_pending: bool, wait_s: float) -> bool:
+        """Waits until `take` may have more, or something else, to say than it had with these; False: it hasn't."""
+
+        def is_news() -> bool:
+            table = self._leases
+            ended = self._is_stopped or table.over
+            return ended or table.waiting > waiting or table.no_pending != no_pending
+
+        with self._changed:
+            return self._more_work.wait_for(is_news, wait_s)
+
+    def more(self, answer: Answer) -> Pending[bool]:
+        """See SchedulerInterface."""
+        return Asked(partial(self.wait_for_work, answer.waiting, answer.no_pending))
 
     def fetch(self, lease: Lease) -> PreparedConcept:
         """The concept of a lease, if concepts are kept in leases as they are."""
@@ -146,7 +168,19 @@ class Scheduler:
         with self._changed:
             self._nodes[worker] = node
             lost = self._leases.beat(worker, steps, computed)
-            return Orders(tuple(lost), self._is_stopped or (bool(node) and node in self._draining))
+            return Orders(tuple(lost), self._is_leaving(node))
+
+    def must_leave(self, node: str, wait_s: float) -> bool:
+        """Waits until workers on this node must leave; False: they needn't yet."""
+        with self._changed:
+            return self._told_to_leave.wait_for(lambda: self._is_leaving(node), wait_s)
+
+    def notice(self, node: str) -> Pending[bool]:
+        """See SchedulerInterface."""
+        return Asked(partial(self.must_leave, node))
+
+    def _is_leaving(self, node: str) -> bool:
+        return self._is_stopped or (bool(node) and node in self._draining)
 
     @property
     def _is_stopped(self) -> bool:
@@ -166,31 +200,32 @@ class Scheduler:
         """A result is in the store."""
         with self._changed:
             self._leases.ack(worker, concept_id)
-            self._changed.notify_all()
+            self._notify()
 
     def fail(self, worker: str, concept_id: str, error: str) -> None:
         """The concept can't be learned, and another attempt would not help."""
         with self._changed:
             self._leases.fail(worker, concept_id, message(error))
-            self._changed.notify_all()
+            self._notify()
 
     def give_back(self, worker: str, concept_id: str) -> None:
         """The worker doesn't work on the concept (any more)."""
         with self._changed:
             self._leases.give_back(worker, concept_id)
+            self._notify()
 
     def leave(self, worker: str, error: str = "", computed: int = 0) -> None:
         """The worker goes. See Leases.leave."""
         with self._changed:
             self._leases.leave(worker, message(error), computed)
             self._nodes.pop(worker, None)
-            self._changed.notify_all()
+            self._notify()
 
     def halt(self, problem: str) -> None:
         """The job can't go on, whatever workers do. Only the first problem is kept."""
         with self._changed:
             self._problem = self._problem or message(problem)
-            self._changed.notify_all()
+            self._notify()
 
     def failed_to_start(self, error: str) -> None:
         """A worker could not start. After `max_attempts` times without any step taken, the job can't go on."""
@@ -198,12 +233,22 @@ class Scheduler:
             self._failed_starts += 1
             if self._failed_starts >= self._max_attempts and not self._leases.steps_computed:
                 self._problem = f"no worker could start: {message(error)}"
+                self._notify()
 
     # For the driver
 
-    def status(self, cursor: int) -> SchedulerStatus:
-        """Counts, and the events since `cursor` (0 at first). Those before it are forgotten."""
+    def status(self, cursor: int, wait_s: float = 0.0) -> SchedulerStatus:
+        """Counts, and the events since `cursor` (0 at first). Those before it are forgotten.
+
+        `wait_s`: for how long it may wait for events, the job's end, or the end of the last lease after `stop`.
+        """
+
+        def is_news() -> bool:
+            ended = self._is_told_over or self._problem or (self._stopping and not self._leases.running)
+            return bool(ended) or self._published > max(cursor, self._dropped)
+
         with self._changed:
+            self._changed.wait_for(is_news, wait_s)
             table = self._leases
             seen = max(cursor, self._dropped)
             events = tuple(table.events[seen - self._dropped : self._published - self._dropped])
@@ -214,7 +259,7 @@ class Scheduler:
                 failed=table.failed,
                 skipped=table.skipped,
                 running=table.running,
-                over=table.over and self._published == self._dropped + len(table.events),
+                over=self._is_told_over,
                 steps_computed=table.steps_computed,
                 steps_reached=table.steps_reached,
                 steps_redone=table.steps_redone,
@@ -223,11 +268,23 @@ class Scheduler:
                 problem=self._problem,
             )
 
+    @property
+    def _is_told_over(self) -> bool:
+        """Whether all is over and every event about it is published."""
+        return self._leases.over and self._published == self._dropped + len(self._leases.events)
+
     def stop(self) -> None:
         """No more leases; workers are told to write checkpoints and leave."""
         with self._changed:
             self._stopping = True
-            self._changed.notify_all()
+            self._notify()
+
+    def _notify(self) -> None:
+        """Something has changed: those look who wait for it."""
+        self._changed.notify_all()
+        self._more_work.notify_all()
+        if self._is_stopped:
+            self._told_to_leave.notify_all()
 
     # By itself
 
@@ -277,12 +334,14 @@ class Scheduler:
                 self._leases.offer(concept_id, payload, steps)
                 if row["error"]:
                     self._leases.give_up(concept_id, message(row["error"]))
+                self._more_work.notify_all()
                 while self._leases.waiting >= self._ahead and not self._is_stopped:
                     self._changed.wait()
                 if self._is_stopped:
                     return
         with self._changed:
             self._leases.close()
+            self._notify()
 
     def _recover(self) -> None:
         """Learns from the store which concepts of this job are over."""
@@ -310,8 +369,11 @@ class Scheduler:
     def publish(self) -> None:
         """Ends expired leases, and lets `status` show what happened: failures once their record is in the store."""
         with self._changed:
+            waiting = self._leases.waiting
             self._leases.expire()
-            self._report()
+            if self._leases.waiting != waiting:
+                self._notify()
+            self._report(self._leases, len(self._keys))
             news = self._leases.events[self._published - self._dropped :]
         for event in news:
             with about(event.concept_id):
@@ -319,22 +381,14 @@ class Scheduler:
                     break
             with self._changed:
                 self._published += 1
-
-    def _report(self) -> None:
-        """Where the job stands, as metrics."""
-        table = self._leases
-        over = {"done": table.done + table.skipped, "failed": table.failed, "running": table.running}
-        for state, count in {**over, "waiting": len(self._keys) - sum(over.values())}.items():
-            metrics.CONCEPTS.set(count, state=state)
-        metrics.QUEUE.set(table.waiting)
-        metrics.WORKERS.set(table.workers)
-        metrics.LEASE_LOSSES.add(table.losses - self._reported_losses)
-        metrics.STEPS_REDONE.add(table.steps_redone - self._reported_redone)
-        self._reported_losses, self._reported_redone = table.losses, table.steps_redone
+                self._changed.notify_all()
 
     def drain(self, nodes: Collection[str]) -> None:
         """Workers on these nodes get nothing more and are told to leave: the nodes are about to go."""
-        self._draining = nodes
+        with self._changed:
+            self._draining = nodes
+            if nodes:
+                self._told_to_leave.notify_all()
 
     def _record(self, event: Event) -> bool:
         """Whether a failure's record is in the store."""

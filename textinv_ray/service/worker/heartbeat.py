@@ -6,12 +6,13 @@ import logging
 import threading
 import time
 
-from textinv_ray.service.scheduling.protocol import SchedulerGoneError
+from textinv_ray.service.scheduling.protocol import Pending, SchedulerGoneError
 from textinv_ray.service.worker.active_concept import ActiveConcept
 from textinv_ray.service.worker.context import WorkerContext
 
 logger = logging.getLogger(__name__)
 
+_LISTEN_S = 0.2  # the longest that `end` waits for the thread
 _HUNG_AFTER = 10  # Lease timeouts without a tick. A review may take minutes; a hung device never comes back.
 
 
@@ -57,17 +58,35 @@ class Heartbeat:
         return list(lost)
 
     def _run(self) -> None:
-        while not self._ended.wait(self._service.heartbeat_s):
-            if time.monotonic() - self._ticked > _HUNG_AFTER * self._service.lease_timeout_s:
-                continue
-            held = list(self._context.concepts)
-            steps = {active.concept_id: active.task.step for active in held}
-            try:
-                orders = self._context.scheduler.beat(self._context.name, steps, self.computed, self._node)
-            except SchedulerGoneError:
-                logger.warning("the scheduler is gone: this worker leaves")
+        try:
+            notice = self._context.scheduler.notice(self._node)
+            while not self._ended.is_set():
+                notice = self._listen(notice)
+                if not self._ended.is_set():
+                    self._beat()
+        except SchedulerGoneError:
+            logger.warning("the scheduler is gone: this worker leaves")
+            self.stop = True
+
+    def _listen(self, notice: Pending[bool]) -> Pending[bool]:
+        """Until the next heartbeat is due, listens for the word to leave. Returns what to listen to next."""
+        end = time.monotonic() + self._service.heartbeat_s
+        while (left := end - time.monotonic()) > 0 and not self._ended.is_set():
+            told = None if self.stop else notice.answer(min(left, _LISTEN_S))
+            if told:
                 self.stop = True
-                return
-            with self._lock:
-                self._lost.update({active: None for active in held if active.concept_id in orders.lost})
-            self.stop = self.stop or orders.stop
+            elif told is not None:
+                notice = self._context.scheduler.notice(self._node)
+            elif self.stop:
+                self._ended.wait(left)
+        return notice
+
+    def _beat(self) -> None:
+        if time.monotonic() - self._ticked > _HUNG_AFTER * self._service.lease_timeout_s:
+            return
+        held = list(self._context.concepts)
+        steps = {active.concept_id: active.task.step for active in held}
+        orders = self._context.scheduler.beat(self._context.name, steps, self.computed, self._node)
+        with self._lock:
+            self._lost.update({active: None for active in held if active.concept_id in orders.lost})
+        self.stop = self.stop or orders.stop

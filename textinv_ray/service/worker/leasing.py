@@ -11,7 +11,7 @@ from textinv_ray.concepts.concept import Concept
 from textinv_ray.inversion.pack import is_out_of_memory
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.service.scheduling.leases import Lease
-from textinv_ray.service.scheduling.protocol import PayloadLostError
+from textinv_ray.service.scheduling.protocol import Answer, PayloadLostError, Pending
 from textinv_ray.service.worker import artifacts
 from textinv_ray.service.worker.active_concept import ActiveConcept
 from textinv_ray.service.worker.context import WorkerContext
@@ -34,30 +34,55 @@ class Leasing:
         self._writer = writer
         self._heartbeat = heartbeat
         self._busy_at = time.monotonic()
+        self._last = Answer((), over=False)
+        self._more: Pending[bool] | None = None
+        """Where the last answer had no lease: answers when another may have."""
+        self._held = 0
+        """Active concepts at that time."""
         self._lease_lock = threading.Lock()
         """Held while leases are taken, and while one is given back by the writing thread: the scheduler knows leases
         by worker and concept only, so what is given back must not be a new lease of the same concept."""
 
-    def take(self, count: int) -> list[ActiveConcept] | None:
-        """Takes up to `count` leases and makes their concepts active. None when there will never be more."""
+    def take(self, count: int, wait_s: float = 0.0) -> list[ActiveConcept] | None:
+        """Takes up to `count` leases and makes their concepts active. None when there will never be more.
+
+        Where there were none before, the scheduler is asked again when it may have some. `wait_s`: for how long that
+        may be waited for here.
+        """
+        if self._is_in_vain(wait_s):
+            return None if self._goes(self._last) else []
         with self._lease_lock:
             answer = self._scheduler.take(self._context.name, count)
             for lease in answer.leases:
                 before = self._concepts.get(lease.concept_id)
                 if before:  # lost, and leased to this worker again before it heard of that
                     self._drop(before)
-        if self._concepts or answer.leases or not answer.no_pending:
-            self._busy_at = time.monotonic()
-        elif time.monotonic() - self._busy_at > self._context.config.service.release_after_s:
-            logger.info("nothing is left but what others learn: this worker goes")
+        if self._goes(answer):
             return None
-        if answer.over and not answer.leases:
-            return None
+        self._last, self._held = answer, len(self._concepts)
+        self._more = None if answer.leases else self._scheduler.more(answer)
         begun = []
         for lease in answer.leases:
             with about(lease.concept_id):
                 begun.append(self._begin(lease))
         return [active for active in begun if active]
+
+    def _is_in_vain(self, wait_s: float) -> bool:
+        """Whether asking for leases would bring no more than the last time."""
+        # With fewer concepts than then, this worker may get what it couldn't then
+        if self._more is None or len(self._concepts) < self._held or self._more.answer(wait_s) is not None:
+            self._more = None
+            return False
+        return True
+
+    def _goes(self, answer: Answer) -> bool:
+        """Whether there is nothing more for this worker, or nothing for so long that it frees its machine."""
+        if self._concepts or answer.leases or not answer.no_pending:
+            self._busy_at = time.monotonic()
+        elif time.monotonic() - self._busy_at > self._context.config.service.release_after_s:
+            logger.info("nothing is left but what others learn: this worker goes")
+            return True
+        return answer.over and not answer.leases
 
     def _begin(self, lease: Lease) -> ActiveConcept | None:
         """Makes a concept active, where its last state in the store ends. None when there is nothing to learn."""

@@ -38,7 +38,7 @@ from textinv_ray.util.logs import log_to_stderr, set_worker
 
 logger = logging.getLogger(__name__)
 
-_IDLE_S = 0.5  # pause of a worker that has nothing to learn at the moment
+_IDLE_S = 0.5  # for which a worker waits at a time that has nothing to learn at the moment
 
 
 def learn(setup: dict[str, Any]) -> None:
@@ -94,10 +94,12 @@ class Worker:
                 self._heartbeat.tick()
                 self._leasing.let_go(self._heartbeat.take_lost())
                 self._writer.check()
-                if not self._refill() and not self._concepts:
+                is_going = not self._refill()
+                if is_going and not self._concepts:
                     break
                 if self._slots.is_empty:
-                    time.sleep(_IDLE_S)
+                    if is_going:
+                        time.sleep(_IDLE_S)  # while its last results are written
                     continue
                 self._finish(self._learner.apply_stopping())
                 self._finish(self._learner.step())
@@ -121,7 +123,7 @@ class Worker:
         """Takes leases for the free slots. False when there will never be more."""
         if not self._slots.free:
             return True
-        begun = self._leasing.take(self._slots.free)
+        begun = self._leasing.take(self._slots.free, wait_s=_IDLE_S if self._slots.is_empty else 0.0)
         if begun is None:
             return False
         if begun:

@@ -42,5 +42,5 @@ def test_a_job_beside_another_ray(local_ray: None, tmp_path: Path, tiny_sd: Path
     assert begun["process"] == "RayTrainWorker"
     assert str(begun["pid"]) in begun["worker"]
     assert "multiple active Ray instances" not in job.log()
-    failed = {line["process"] for line in lines if "Traceback" in line["message"]}
+    failed = {line.get("process") for line in lines if "Traceback" in line["message"]}
     assert failed <= {"TrainController"}, "which says at length that it found no room"

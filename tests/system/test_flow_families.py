@@ -96,7 +96,7 @@ def test_a_whole_job(
         assert textinv("words", job.store.uri) == 0
         assert "<c1>" in capsys.readouterr().out
         assert textinv("evaluate", job.store.uri, "--preset", "paper") == 2
-        assert "the preset 'paper' samples with ddim, which" in capsys.readouterr().err
+        assert "the protocol 'paper' samples with ddim, which" in capsys.readouterr().err
         for wrong, message in (
             ("review.sampler=ddim", "has no 'ddim'"),
             ("training.encoders=[clip_h]", "has no clip_h"),

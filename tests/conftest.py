@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,10 @@ from PIL import Image
 
 from tests.support import tiny, tiny_flow
 from tests.support.tables import Write
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As shells start programs in the background: what tests start would not hear of Ctrl-C either.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _START_RAY = ("benchmarks", "cli", "experiments", "service", "system")
 """Folders whose slow tests start a Ray of their own."""

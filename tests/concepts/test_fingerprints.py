@@ -11,7 +11,7 @@ import safetensors.numpy
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tests.support.fields import column_values, leaves, setting_values, value_of, with_value
+from tests.support.fields import column_values, leaves, setting_values, value_of, with_value, words
 from textinv_ray.concepts import prepare
 from textinv_ray.concepts.concept import Concept
 from textinv_ray.config.job import JobConfig
@@ -245,9 +245,14 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "training.init_from": st.sampled_from(INIT_FROM),
     "review.resolution": st.sampled_from([None, 8, 16, 512]),  # a multiple of 8
     "service.heartbeat_s": st.floats(0.1, 10),  # at most half of lease_timeout_s
+    "service.label_selector": st.dictionaries(words, words, max_size=2),
+    "service.fallback_label_selectors": st.lists(st.dictionaries(words, words, max_size=2), max_size=2),
 }
 """Values in place of those that a field's type allows: what needs no files, large images or other fields."""
-CONFIG = JobConfig().override(["training.initializer_token=character"])
+CONFIG = JobConfig().override(
+    # Fallbacks need a selector that is tried first
+    ["training.initializer_token=character", "service.label_selector={zone: a}"]
+)
 FULL = {
     **ROWS["full"],
     "templates": ["a {}"],  # none that says the placeholder itself

@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 TEAM = $(BIN)/torchrun --standalone --nproc-per-node $$($(BIN)/python -c "import os, torch; print(1 if torch.cuda.is_available() else os.cpu_count())")
 
 # Tests run in as many processes as there are cores, at most four: each has models of its own in memory.
-PYTEST = $(BIN)/python -m pytest tests --numprocesses logical --maxprocesses 4 --dist loadgroup
+PYTEST = $(BIN)/python -m pytest tests --numprocesses logical --maxprocesses 4 --dist loadfile
 
 export RAY_USAGE_STATS_ENABLED = 0
 export TOKENIZERS_PARALLELISM = false

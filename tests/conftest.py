@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,23 +27,37 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As shells start programs in the background: what tests start would not hear of Ctrl-C either.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-_START_RAY = ("benchmarks", "cli", "experiments", "service", "system")
+TESTS = Path(__file__).parent
+_START_RAY = ("benchmarks", "experiments", "service", "system")
 """Folders whose slow tests start a Ray of their own."""
+_WITHOUT_RAY = (
+    *("benchmarks/test_after_the_paper.py", "service/tracking/test_mirror.py"),
+    *("service/tracking/test_rebuild.py", "system/test_bundled_models.py", "system/test_quality.py"),
+)
+"""Except these files there."""
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Shares tests out between the processes of pytest-xdist (`--dist loadgroup`).
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Shares tests out between the processes of pytest-xdist (`--dist loadfile`), each file to one of them.
 
-    Tests that start a Ray take all cores, so they run in one process, one after the other; of the others, each file is
-    run by one process.
+    Files with tests that start a Ray, which takes all cores, go to the same process, one after the other.
     """
-    for item in items:
-        folder, *rest = item.path.relative_to(Path(__file__).parent).parts
-        starts_ray = folder in _START_RAY and item.get_closest_marker("slow") is not None
-        uses_ray = "local_ray" in getattr(item, "fixturenames", ())
-        group = "ray" if starts_ray or uses_ray else "/".join((folder, *rest))
-        item.add_marker(pytest.mark.xdist_group(group))
+    from xdist.scheduler import LoadFileScheduling
+
+    class OneRayAtATime(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "ray" if _starts_ray(config.rootpath / file) else file
+
+    return OneRayAtATime(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+@cache
+def _starts_ray(file: Path) -> bool:
+    text, place = file.read_text(), file.relative_to(TESTS)
+    is_slow = "pytest.mark.slow" in text and place.parts[0] in _START_RAY
+    return (is_slow and place.as_posix() not in _WITHOUT_RAY) or '"local_ray"' in text or "local_ray:" in text
 
 
 @pytest.fixture(scope="session")

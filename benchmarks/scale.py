@@ -57,11 +57,11 @@ class SimulatedTask:
     """As much of a ConceptTask as the service sees. Its word is its seed."""
 
     failed = start = stopped = best_step = None
-    evaluation_due = False
+    evaluation_due = is_unchanged = False
 
     def __init__(self, concept: Concept) -> None:
         self.concept, self.steps, self.step = concept, concept.steps, 0
-        self.vectors = torch.full((1, DIM), float(concept.seed % 1000))
+        self.vectors = self.initial_word = torch.full((1, DIM), float(concept.seed % 1000))
 
     @property
     def done(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -102,18 +104,22 @@ class ConceptRuns:
         return True
 
     def log_summary(self, metrics: Mapping[str, float], texts: Mapping[str, str]) -> None:
-        """Adds metrics, and texts as files of these names, to the job's own run. Raises UserError."""
+        """Adds metrics, and texts as files of these names, to the job's own run, once. Raises UserError."""
         from mlflow.entities import Metric
 
         if self._parent is None:
             return
         now = int(1000 * time.time())
+        shown = hashlib.sha256(json.dumps([metrics, texts], sort_keys=True).encode()).hexdigest()
         try:
+            if self._client.get_run(self._parent).data.tags.get(EVALUATION) == shown:
+                return
             self._client.log_batch(
                 self._parent, [Metric(name, value, now, 0) for name, value in metrics.items()]
             )
             for name, text in texts.items():
                 self._client.log_text(self._parent, text, name)
+            self._client.set_tag(self._parent, EVALUATION, shown)
         except Exception as error:
             raise UserError(f"MLflow at {self._shown} can't be written to: {reason(error)}") from None
 

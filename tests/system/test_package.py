@@ -5,6 +5,7 @@ Other packages come from this environment, so that nothing is downloaded.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,11 +15,20 @@ import zipfile
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import textinv_ray
 from tests.support.commands import LOCAL_RAY, REPOSITORY
+from tests.support.notebooks import run_cells
+from textinv_ray.config.job import JobConfig
+from textinv_ray.manifest.reader import Manifest
+from textinv_ray.service.intake import plan
+from textinv_ray.service.models import sources
+from textinv_ray.service.store.snapshot import StoredResults
+from textinv_ray.service.store.store import Store
+from textinv_ray.util.bundled import example_manifest
 
 pytest.importorskip("hatchling")
 pytest.importorskip("nbclient")
@@ -31,6 +41,7 @@ FEW_STEPS = (
     "review.images_per_prompt=1 tracking.enabled=false"
 )
 WHERE = "import textinv_ray, textinv_ray.util.bundled as b; print(textinv_ray.__file__); print(b.example_manifest())"
+MISTAKE = "textinv_ray.learn({'ada': []}, output='results/none')"
 
 
 @pytest.fixture(scope="module")
@@ -103,14 +114,53 @@ def test_what_the_wheel_says_of_itself(wheel: Path) -> None:
     assert said.get_all("Project-URL") is None, "there is none"
 
 
-def test_it_finds_its_presets_models_and_examples(installed: Path, tmp_path: Path) -> None:
-    """From the wheel alone, up to the start of a job."""
+def test_the_demo(installed: Path, tmp_path: Path) -> None:
+    """From the wheel alone. Its outcome is what the source tree's job takes for done."""
     shown = run(installed, tmp_path, "textinv", "presets", "mini")
     assert shown.stdout == (REPOSITORY / "configs" / "mini.yaml").read_text()
     where = run(installed, tmp_path, "python", "-c", WHERE)
     package, examples = map(Path, where.stdout.splitlines())
     assert package.is_relative_to(installed.parent), "not this repository's"
     assert examples.parent.parent == package.parent
-    job = run(installed, tmp_path, "textinv", "invert", str(examples), "--only", "ada", "--dry-run")
-    assert job.returncode == 0, job.stdout + job.stderr
-    assert "to learn: 1 concept, 4 steps" in job.stdout
+
+    done = run(installed, tmp_path, "textinv", "demo", "--only", "ada")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 of 1 concept learned" in done.stdout
+    assert "results: " in done.stdout
+    store = Store(str(tmp_path / "outputs" / "demo"))
+    config = JobConfig.load(None, FEW_STEPS.split(" ")[:-1])
+    source = Manifest.open(str(example_manifest()))
+    todo = plan.make(source, config, sources.facts(config.model), StoredResults.read(store), only=["ada"])
+    assert not todo.todo
+
+
+def test_the_notebook(installed: Path, tmp_path: Path) -> None:
+    """examples/notebook.ipynb as it is, but for the number of steps; then a mistake, in one line."""
+    notebook = json.loads((REPOSITORY / "examples" / "notebook.ipynb").read_text())
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert all(not cell["outputs"] for cell in code), "it is stored without outputs"
+    (tmp_path / "concepts").symlink_to(REPOSITORY / "examples" / "concepts")
+    learned, ada, drawn, finn, values, mistake = run_cells(
+        [*("".join(cell["source"]) for cell in code), MISTAKE],
+        str(installed / "python"),
+        tmp_path,
+        environment(installed),
+        allow_errors=True,
+    )
+    job, table = learned.outputs
+    assert "2 of 2 concepts learned" in job.data["text/plain"]
+    assert html(table).count("<tr>") == 3
+    assert html(table).count("data:image/") == 2 * (2 + 2 + 2)
+    assert html(ada.outputs[0]).count("data:image/") == 5 + 2 + 2
+    assert html(drawn.outputs[0]).count("data:image/") == 4
+    assert "a photo of &lt;finn&gt; with sunglasses" in html(finn.outputs[0])
+    assert "clip_image_similarity" in values.outputs[0].data["text/plain"]
+    (error,) = mistake.outputs
+    assert len(error.traceback) == 1
+    assert "column 'images': has no images" in error.traceback[0]
+
+
+def html(output: Any) -> str:
+    """What a notebook shows of a value. Fails for an exception."""
+    assert output.output_type in ("execute_result", "display_data"), output
+    return str(output.data["text/html"])

@@ -149,6 +149,7 @@ def test_the_notebook(installed: Path, tmp_path: Path) -> None:
     )
     job, table = learned.outputs
     assert "2 of 2 concepts learned" in job.data["text/plain"]
+    assert "\x1b" not in job.data["text/plain"]
     assert html(table).count("<tr>") == 3
     assert html(table).count("data:image/") == 2 * (2 + 2 + 2)
     assert html(ada.outputs[0]).count("data:image/") == 5 + 2 + 2

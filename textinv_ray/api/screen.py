@@ -21,13 +21,11 @@ class NotebookScreen:
     """Shows a job below the cell that runs, and is updated in place. A `Screen` of the driver."""
 
     def __init__(self) -> None:
-        from IPython.display import display
-
         self._lock = threading.Lock()
         self._lines: list[str] = []
         self._text, self._share = "starting", 0.0
-        self._shown = self._bundle(is_over=False)
-        self._handle: Any = display(self._shown, raw=True, display_id=True)
+        self._shown: dict[str, str] = {}
+        self._handle: Any = None
 
     def line(self, text: str) -> None:
         """A line for the user."""
@@ -47,10 +45,16 @@ class NotebookScreen:
             self._update(is_over=True)
 
     def _update(self, is_over: bool) -> None:
+        """Nothing is shown before there is something to say: a mistake in the call stands alone."""
         bundle = self._bundle(is_over)
-        if bundle != self._shown:
-            self._shown = bundle
+        if self._handle is None:
+            if not is_over:
+                from IPython.display import display
+
+                self._handle = display(bundle, raw=True, display_id=True)
+        elif bundle != self._shown:
             self._handle.update(bundle, raw=True)
+        self._shown = bundle
 
     def _bundle(self, is_over: bool) -> dict[str, str]:
         """What is shown now, by MIME type."""

@@ -22,7 +22,15 @@ class PlainConsole(Console):
     def __init__(self, **options: Any) -> None:
         """`options`: of rich's Console."""
         super().__init__(
-            **{"soft_wrap": True, "markup": False, "highlight": False, "emoji": False, **options}
+            # Not Jupyter's: in a notebook, rich would show each line as a display of its own, not in `file`
+            **{
+                "soft_wrap": True,
+                "markup": False,
+                "highlight": False,
+                "emoji": False,
+                "force_jupyter": False,
+                **options,
+            }
         )
 
     def print(self, *objects: Any, **options: Any) -> None:

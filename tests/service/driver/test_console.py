@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import json
@@ -152,3 +153,45 @@ def test_progress_on_a_terminal() -> None:
     with Progress(Console(file=out, width=120, force_terminal=True), concepts=10, steps=1000) as progress:
         progress.show(3, 0, 2, 0, 0)
     assert "3 of 10 concepts done, 2 running" in out.getvalue()
+
+
+ON_A_SCREEN = """
+import sys
+from pathlib import Path
+from textinv_ray.service.driver.console import Progress, captured
+
+class Screen:
+    def line(self, text):
+        lines.append(text)
+
+    def progress(self, text, share):
+        lines.append((text, share))
+
+lines = []
+with captured(Path(sys.argv[1]), verbose=False, screen=Screen()) as console:
+    console.print("ours [1/2]")
+    print("noise of a library")
+    kept = sys.stderr
+    with Progress(console, 10, 1000, Screen()) as progress:
+        progress.show(2, 0, 2, 0, 500)
+kept.write("said later\\n")
+print(lines)
+"""
+
+
+def test_a_screen_has_our_lines_as_text_and_nothing_else(tmp_path: Path) -> None:
+    """Where the environment asks for colours, as kernels of notebooks do; what a logger keeps still works after it."""
+    done = subprocess.run(
+        [sys.executable, "-c", ON_A_SCREEN, str(tmp_path / "job.log")],
+        env={**os.environ, "FORCE_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    first, (text, share) = ast.literal_eval(done.stdout)
+    assert first == "ours [1/2]"
+    assert text.startswith("2 of 10 concepts done")
+    assert share == 0.5
+    assert done.stderr == "said later\n"
+    assert "noise of a library" in (tmp_path / "job.log").read_text()

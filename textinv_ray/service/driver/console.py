@@ -62,6 +62,10 @@ def captured(
     pump = _Pump(log_text.fileno(), *([kept_err] if verbose else []), is_json=is_json)
     os.dup2(pump.entry, 1)
     os.dup2(pump.entry, 2)
+    python_out, python_err, python_text = sys.stdout, sys.stderr, _text(pump.entry)
+    kept_by_libraries = _Switched(python_text)
+    if screen is not None:  # a notebook's sys.stdout and sys.stderr don't write to file descriptors
+        sys.stdout = sys.stderr = kept_by_libraries
     handler = logging.StreamHandler(_text(pump.entry))
     handler.setFormatter(formatter(log_format))
     root = logging.getLogger()
@@ -73,7 +77,9 @@ def captured(
     finally:
         root.removeHandler(handler)
         root.setLevel(level)
-        for end in (handler.stream.close, sys.stdout.flush, sys.stderr.flush):
+        sys.stdout, sys.stderr = python_out, python_err
+        kept_by_libraries.target = python_err
+        for end in (handler.stream.close, python_text.close, sys.stdout.flush, sys.stderr.flush):
             with contextlib.suppress(OSError):  # a full disk
                 end()
         os.dup2(kept_out, 1)
@@ -89,6 +95,24 @@ def captured(
 def _text(descriptor: int) -> TextIO:
     """A text file of its own on a copy of a descriptor."""
     return os.fdopen(os.dup(descriptor), "w", encoding="utf-8", errors="replace")
+
+
+class _Switched(io.TextIOBase):
+    """A text file that loggers may keep for longer than it is wanted: its target can be changed."""
+
+    def __init__(self, target: TextIO) -> None:
+        self.target = target
+
+    def write(self, text: str) -> int:
+        written = self.target.write(text)
+        self.target.flush()
+        return written
+
+    def flush(self) -> None:
+        self.target.flush()
+
+    def writable(self) -> bool:
+        return True
 
 
 class _Lines(io.StringIO):
@@ -111,7 +135,8 @@ class _LoggingConsole(PlainConsole):
 
     def __init__(self, out: TextIO, log: TextIO, *, is_json: bool) -> None:
         width = None if out.isatty() else 120
-        super().__init__(file=out, width=width)
+        # Kernels of notebooks set FORCE_COLOR, which rich takes for a terminal
+        super().__init__(file=out, width=width, force_terminal=False if isinstance(out, _Lines) else None)
         self._log, self._is_json = log, is_json
         # A line of JSON is never wrapped
         width = 1000 if is_json else 120

@@ -154,7 +154,7 @@ class PublicScript:
             command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=self._environment
         )
         assert process.stderr is not None
-        with PeakMemory(process.pid) as memory:
+        with process.stderr, PeakMemory(process.pid) as memory:
             while text := os.read(process.stderr.fileno(), 65536):
                 progress.read(text.decode(errors="replace"), time.perf_counter())
             code = process.wait()

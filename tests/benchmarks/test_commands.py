@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
-import time
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from benchmarks import (
     clip_rule,
     encoder_share,
     fewer_steps,
+    job,
     judged,
     measure,
     memory,
@@ -32,7 +34,7 @@ from benchmarks import (
     review,
     step,
 )
-from benchmarks.public_script import Progress
+from benchmarks.public_script import Progress, PublicScript
 from tests.support import catalogue, tiny
 from tests.support.commands import REPOSITORY, as_options
 from textinv_ray.concepts import predictor
@@ -212,12 +214,27 @@ def test_against_script(manifest: str, settings: list[str], tmp_path: Path) -> N
 
     learned = set((tmp_path / "words").iterdir())
     assert {path.name.rpartition("-")[0] for path in learned} == {"one-seed0", "one-seed1"}
-    began = time.time()
-    command("against_script.py", *options, *settings, str(tmp_path / "g.json"))
-    assert all(path.stat().st_mtime < began for path in learned)  # learned once
-    script.write_text(SCRIPT + "# another script, so other words")
-    command("against_script.py", *options, *settings, str(tmp_path / "h.json"))
-    assert len(set((tmp_path / "words").iterdir()) - learned) == 2
+
+
+@pytest.mark.slow
+def test_words_of_a_script_are_learned_once(manifest: str, settings: list[str], tmp_path: Path) -> None:
+    config = JobConfig.load("mini", settings[1::2])
+    concepts = against_script.with_seeds(job.concepts_of(manifest, config, None), 1)
+    options = argparse.Namespace(words=tmp_path / "words", timed=1, repeats=0, at_once=1)
+    script = tmp_path / "script.py"
+
+    def learn(text: str) -> set[Path]:
+        script.write_text(text)
+        public = PublicScript(script, 6, [], 1)
+        with tempfile.TemporaryDirectory() as folder:
+            against_script.learn(public, concepts, options, config, Path(folder))
+        return set((tmp_path / "words").iterdir())
+
+    (first,) = learn(SCRIPT)
+    learned_at = first.stat().st_mtime_ns
+    assert learn(SCRIPT) == {first}
+    assert first.stat().st_mtime_ns == learned_at
+    assert len(learn(SCRIPT + "# another script, so other words") - {first}) == 1
 
 
 def test_judged(

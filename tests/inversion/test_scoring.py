@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from transformers import CLIPModel, CLIPProcessor
 
-from textinv_ray.inversion import scoring
+from textinv_ray.inversion import encoders, scoring
 from textinv_ray.inversion.scoring import (
     Scorer,
     image_similarity,
@@ -48,7 +48,7 @@ def test_features_have_length_one_and_do_not_depend_on_the_batch(
     images = pictures(5)
     features = scorer.image_features(images)
     torch.testing.assert_close(features.norm(dim=1), torch.ones(5))
-    monkeypatch.setattr(scoring, "BATCH_SIZE", 2)
+    monkeypatch.setattr(encoders, "BATCH_SIZE", 2)
     torch.testing.assert_close(scorer.image_features(images), features)
     together = scorer.text_features(["a cat", "a photo of a red house on the beach"])
     torch.testing.assert_close(scorer.text_features(["a cat"]), together[:1])

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
-from textinv_ray.inversion.encoders import BATCH_SIZE, loading
+from textinv_ray.inversion.encoders import features_in_batches, loading
 from textinv_ray.inversion.families.precision import choose_device, choose_dtype
 
 
@@ -42,16 +40,11 @@ class Dino:
             processor = AutoImageProcessor.from_pretrained(path, backend="pil")
         return cls(model.to(place), processor)
 
-    @torch.no_grad()
     def image_features(self, images: np.ndarray) -> Tensor:
         """The class token of the last layer: uint8 (n, H, W, 3) -> float32 (n, d) of Euclidean length 1."""
-        batches = []
-        for start in range(0, len(images), BATCH_SIZE):
-            batch = list(images[start : start + BATCH_SIZE])
-            pixels = self.processor(images=batch, return_tensors="pt", input_data_format="channels_last")
-            pixels = pixels["pixel_values"].to(self.model.device, self.model.dtype)
-            batches.append(self.model(pixels).last_hidden_state[:, 0])
-        return F.normalize(torch.cat(batches).float(), dim=-1)
+        return features_in_batches(
+            images, self.processor, self.model, lambda **inputs: self.model(**inputs).last_hidden_state[:, 0]
+        )
 
     def text_features(self, texts: Sequence[str]) -> Tensor:
         """Raises ValueError: the model reads no text."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
-from textinv_ray.inversion.encoders import BATCH_SIZE, Encoder, loading
+from textinv_ray.inversion.encoders import Encoder, features_in_batches, loading
 from textinv_ray.inversion.families.precision import choose_device, choose_dtype
 
 
@@ -41,16 +41,14 @@ class Scorer:
             processor = CLIPImageProcessorPil.from_pretrained(path)
         return cls(model.to(place), tokenizer, processor)
 
-    @torch.no_grad()
     def image_features(self, images: np.ndarray) -> Tensor:
         """Image embeddings: uint8 (n, H, W, 3) -> float32 (n, d) of Euclidean length 1."""
-        batches = []
-        for start in range(0, len(images), BATCH_SIZE):
-            batch = list(images[start : start + BATCH_SIZE])
-            pixels = self.processor(images=batch, return_tensors="pt", input_data_format="channels_last")
-            pixels = pixels["pixel_values"].to(self.model.device, self.model.dtype)
-            batches.append(self.model.get_image_features(pixels).pooler_output)
-        return F.normalize(torch.cat(batches).float(), dim=-1)
+        return features_in_batches(
+            images,
+            self.processor,
+            self.model,
+            lambda **inputs: self.model.get_image_features(**inputs).pooler_output,
+        )
 
     @torch.no_grad()
     def text_features(self, texts: Sequence[str]) -> Tensor:

@@ -18,7 +18,7 @@ from transformers import (
 )
 from transformers.image_processing_utils import BaseImageProcessor
 
-from textinv_ray.inversion.encoders import BATCH_SIZE, loading
+from textinv_ray.inversion.encoders import features_in_batches, loading
 from textinv_ray.inversion.families.precision import choose_device, choose_dtype
 
 
@@ -44,18 +44,14 @@ class Siglip:
             processor = AutoImageProcessor.from_pretrained(path, backend="pil")
         return cls(model.to(place), tokenizer, processor)
 
-    @torch.no_grad()
     def image_features(self, images: np.ndarray) -> Tensor:
         """Image embeddings: uint8 (n, H, W, 3) -> float32 (n, d) of Euclidean length 1."""
-        batches = []
-        for start in range(0, len(images), BATCH_SIZE):
-            batch = list(images[start : start + BATCH_SIZE])
-            inputs = self.processor(images=batch, return_tensors="pt", input_data_format="channels_last")
-            inputs = {name: value.to(self.model.device) for name, value in inputs.items()}
-            # Models of flexible size (NaFlex) get patches, with a mask and the shape of the grid
-            inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
-            batches.append(self.model.get_image_features(**inputs).pooler_output)
-        return F.normalize(torch.cat(batches).float(), dim=-1)
+        return features_in_batches(
+            images,
+            self.processor,
+            self.model,
+            lambda **inputs: self.model.get_image_features(**inputs).pooler_output,
+        )
 
     @torch.no_grad()
     def text_features(self, texts: Sequence[str]) -> Tensor:

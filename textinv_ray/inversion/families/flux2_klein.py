@@ -62,9 +62,8 @@ class Flux2Klein(FlowBackbone):
         """See `Backbone.load`. Layers of Qwen 3 that nothing reads aren't kept."""
         index = Flux2KleinPipeline.load_config(source.path, revision=source.revision)
         text_encoder = Qwen3Model.from_pretrained(dtype=source.dtype, **source.weights("text_encoder"))
-        del text_encoder.layers[
-            LAYERS[-1] + 1 :
-        ]  # the last state is normalised, so one more layer than is read
+        # The last state is normalised, so one more layer is kept than is read
+        del text_encoder.layers[LAYERS[-1] + 1 :]
         return cls(
             tokenizer=Qwen2TokenizerFast.from_pretrained(**source.part("tokenizer")),
             text_encoder=text_encoder,

@@ -157,14 +157,7 @@ def build_manifest(
         ),
     ],
     output: Annotated[
-        str,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="URI",
-            help="File or URI (s3://...) for the manifest. Default: manifest.parquet.",
-            show_default=False,
-        ),
+        str, output_option("the manifest", "manifest.parquet", place="File")
     ] = "manifest.parquet",
     embed: Annotated[
         bool,

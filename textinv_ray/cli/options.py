@@ -18,16 +18,16 @@ def _presets(incomplete: str) -> Iterator[str]:
     return (name for name in preset_names() if name.startswith(incomplete))
 
 
-def output_option(what: str, default: str) -> Any:
+def output_option(what: str, default: str, *, place: str = "Folder") -> Any:
     """The option -o/--output, the same in every command that writes something.
 
-    `what`: is written there. `default`: where it goes otherwise.
+    `what`: is written there. `default`: where it goes otherwise. `place`: "Folder" or "File".
     """
     return typer.Option(
         "--output",
         "-o",
         metavar="URI",
-        help=f"Folder or URI (s3://...) for {what}. Default: {default}.",
+        help=f"{place} or URI (s3://...) for {what}. Default: {default}.",
         show_default=False,
     )
 

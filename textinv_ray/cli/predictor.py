@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from textinv_ray.cli.options import output_option
 from textinv_ray.cli.outputs import quiet_libraries
 from textinv_ray.config.training import is_word_file
 from textinv_ray.util.errors import UserError
@@ -30,16 +31,7 @@ def fit(
     outputs: Annotated[
         list[str], typer.Argument(metavar="OUTPUT...", help="The --output of jobs: folders or URIs.")
     ],
-    output: Annotated[
-        str,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="URI",
-            help=f"File or URI (s3://...) for the predictor, a .safetensors file. Default: {_FILE}.",
-            show_default=False,
-        ),
-    ] = _FILE,
+    output: Annotated[str, output_option("the predictor, a .safetensors file", _FILE, place="File")] = _FILE,
 ) -> None:
     """Fit a map from image features to words, for `init_from`.
 

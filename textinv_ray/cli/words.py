@@ -244,16 +244,7 @@ def evaluate(
 def compare(
     first: Annotated[str, typer.Argument(metavar="A", help="The --output of a job: a folder or a URI.")],
     second: Annotated[str, typer.Argument(metavar="B", help="Another one, with concepts of the same names.")],
-    output: Annotated[
-        str,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="URI",
-            help="File or URI (s3://...) for the report. Default: compare.html.",
-            show_default=False,
-        ),
-    ] = "compare.html",
+    output: Annotated[str, output_option("the report", "compare.html", place="File")] = "compare.html",
     score: Annotated[
         str | None,
         typer.Option(

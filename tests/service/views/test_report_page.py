@@ -50,6 +50,15 @@ def shown(page: Page) -> list[str]:
     return [str(text) for text in rows]
 
 
+@pytest.mark.parametrize("width", [1400, 1000, 700])
+def test_decisions_are_in_view_in_any_window(page: Page, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 900})
+    for place in ("#t thead th:last-child", "#t td.d button >> nth=0", "#t td.d input >> nth=0"):
+        box = page.locator(place).bounding_box()
+        assert box is not None, place
+        assert 0 <= box["x"] <= box["x"] + box["width"] <= width, place
+
+
 def test_decisions_come_back_as_a_file(store: Store, page: Page, tmp_path: Path) -> None:
     assert shown(page) == ["broken", "bad", "fair", "decided", "good"]
     assert "1 result got worse than the initializer" in page.inner_text("body")

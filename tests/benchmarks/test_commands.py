@@ -151,6 +151,7 @@ def test_step(figures: Callable[..., dict[str, Any]]) -> None:
     assert list(found["matmul_flops"]) == ["tf32"]
 
 
+@pytest.mark.slow
 def test_quality_vs_steps(
     figures: Callable[..., dict[str, Any]], manifest: str, settings: list[str], tmp_path: Path
 ) -> None:
@@ -331,6 +332,7 @@ def test_a_table_is_aligned_and_shows_what_is_missing() -> None:
     assert measure.table(rows).splitlines() == ["               x", "a          1,234", "long name      -"]
 
 
+@pytest.mark.slow
 def test_fewer_steps(figures: Callable[..., dict[str, Any]], manifest: str, settings: list[str]) -> None:
     variants = (
         "averaged-half,stratified,stratified-images,common-noise,antithetic-noise,rate-2,cosine-1,batch-2"
@@ -357,6 +359,7 @@ def test_encoder_share(figures: Callable[..., dict[str, Any]]) -> None:
     assert 0.3 < share["equal prompts once"] < share["all prompts"] < 0.6
 
 
+@pytest.mark.slow
 def test_clip_rule(figures: Callable[..., dict[str, Any]], manifest: str, settings: list[str]) -> None:
     settings += ["--set", "stopping.min_steps=1"]
     options = ["--steps=4", "--every=1", "--images=1", f"--manifest={manifest}", *settings]

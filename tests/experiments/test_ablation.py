@@ -96,6 +96,7 @@ def test_variants_by_name() -> None:
         ablation.choose_variants(["progresive"])
 
 
+@pytest.mark.slow
 def test_what_is_written_of_finished_runs(
     source: Manifest,
     tmp_path: Path,

@@ -102,6 +102,7 @@ def test_an_evaluation_is_the_loss_on_the_fixed_batch(
 # --- Concepts ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None)
 @given(order=st.permutations(range(len(CONCEPTS))), size=st.integers(1, 5))
 def test_packed_equals_alone(

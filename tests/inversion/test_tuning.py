@@ -129,6 +129,7 @@ def test_nothing_is_compiled_where_it_does_not_fit(
     assert "CUDA out of memory" in caplog.text
 
 
+@pytest.mark.slow
 def test_what_needs_no_gradient_is_not_compiled(compilable: StableDiffusion) -> None:
     config = CONFIG.override(["stopping.rule=dvar", "stopping.dvar.every=1"])
     task, compiled = ConceptTask(CONCEPT, compilable, config), list[torch.fx.GraphModule]()
@@ -145,6 +146,7 @@ def test_what_needs_no_gradient_is_not_compiled(compilable: StableDiffusion) -> 
     assert len(compiled) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("compiler", "warning"),
     [(ignoring_gradients, "the gradient is off by 100%"), (broken, "no C++ compiler")],

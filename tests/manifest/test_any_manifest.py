@@ -188,6 +188,7 @@ def tokenizer() -> CLIPTokenizer:
     return tiny.tokenizer()
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200, suppress_health_check=list(HealthCheck))
 @given(table=manifests(), rows=st.integers(1, 4))
 def test_what_is_found_sound_is_prepared_or_fails_alone(

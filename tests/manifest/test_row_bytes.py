@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -77,6 +78,7 @@ def tables(draw: st.DrawFn) -> pa.Table:
     return pa.table(made)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(table=tables(), parts=st.integers(1, 3), rows=st.integers(1, 3))
 def test_what_the_check_reads_is_what_workers_get(

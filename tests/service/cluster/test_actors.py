@@ -6,6 +6,7 @@ import os
 import threading
 from typing import Any
 
+import pytest
 import ray
 
 from tests.support.waiting import wait_for
@@ -41,6 +42,7 @@ class Lasting:
         return was_restarted(), os.getpid()
 
 
+@pytest.mark.slow
 def test_a_killed_actor_comes_back_and_knows_it(local_ray: None) -> None:
     make: Any = ray.remote(Lasting)
     actor = make.options(**on_this_node("textinv:x")).remote()

@@ -51,6 +51,7 @@ class Reserver:
         return group
 
 
+@pytest.mark.slow
 @needs_ray
 def test_only_what_the_dead_reserved_is_freed() -> None:
     """Ray itself keeps it for as long as the job lasts."""
@@ -98,6 +99,7 @@ print("passed")
 """
 
 
+@pytest.mark.slow
 def test_a_node_that_was_told_to_go() -> None:
     """On a Ray of its own, which ends with its only node."""
     done = subprocess.run([sys.executable, "-c", _DRAINS_ITSELF], capture_output=True, text=True, timeout=120)
@@ -169,6 +171,7 @@ def test_trainers_start_no_more_than_they_need(tmp_path: Path, monkeypatch: pyte
     assert made == Counter(["TrainController", "SynchronizationActor", "RayTrainWorker"])
 
 
+@pytest.mark.slow
 @needs_ray
 def test_a_repartition_beside_workers_that_take_the_cpus(context: DataContext) -> None:
     rows = ray.data.from_arrow(pa.table({"number": list(range(20))}))

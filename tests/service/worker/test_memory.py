@@ -89,6 +89,7 @@ def compiling(bench: Bench) -> Iterator[Bench]:
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 def test_a_compiler_changes_no_word(compiling: Bench) -> None:
     concepts = [tiny.concept(index, steps=4) for index in range(3)]
     alone = [compiling.alone(concept) for concept in concepts]
@@ -126,6 +127,7 @@ def test_packed_equals_alone_with_everything_switched_on(compiling: Bench, rule:
     assert len({task.step for task in alone}) > 1, "slots got free at different times"
 
 
+@pytest.mark.slow
 def test_out_of_memory_compiles_for_the_smaller_pack(
     compiling: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,6 +53,7 @@ def results(bench: Bench) -> list[Result]:
     return list(bench.store.results())
 
 
+@pytest.mark.slow
 def test_concepts_that_end_by_dvar(benches: Benches) -> None:
     bench = benches(DVAR)
     concepts = [tiny.concept(index, steps=40, batch_size=1) for index in range(4)]
@@ -72,6 +73,7 @@ def test_concepts_that_end_by_dvar(benches: Benches) -> None:
         assert result.stopping_seconds == 0, "the loss is evaluated as part of a step"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", [DVAR, CLIP])
 def test_a_lost_worker_changes_no_end(benches: Benches, rule: tuple[str, ...]) -> None:
     concepts = [tiny.concept(index, steps=40) for index in range(3)]
@@ -91,6 +93,7 @@ def test_a_lost_worker_changes_no_end(benches: Benches, rule: tuple[str, ...]) -
         np.testing.assert_allclose(broken.vectors(name), whole.vectors(name), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 3])
 def test_concepts_that_end_by_clip_similarity(benches: Benches, size: int) -> None:
     bench = benches((*CLIP, f"pack.size={size}"))

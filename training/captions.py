@@ -75,11 +75,11 @@ def _caption(row: dict[str, Any], rng: np.random.Generator, name: str | None, st
     template = str(rng.choice(templates("object"))) if rng.random() < 0.7 else "{}"
     if name is not None:
         subject, said = name, ""
-        if row["expression"] and rng.random() < 0.3:
+        if row["expression"] and rng.random() < 0.5:
             subject = f"{row['expression']} {name}"
         if row["accessory"] and rng.random() < 0.9:
             said += f" with {row['accessory']}"
-        if background and rng.random() < 0.5:
+        if background and rng.random() < 0.7:
             said += background
         if rng.random() < 0.1:
             said += f" in the style of {style_words(row['style'])}"

@@ -1,6 +1,6 @@
 """Train mini-clip, the CLIPModel that scores: images against captions, and images against images of one identity.
 
-    python -m training.clip [--preset cpu|gpu] [--steps N]
+    python -m training.clip [--preset cpu|gpu] [--steps N] [--hours H]
 
 The contrastive loss of CLIP (Radford et al. 2021, figure 3) over (image, caption) pairs, plus the same loss between two
 views of one identity (other background, flip, scale, expression), which is what scoring a learned word asks of it. Its
@@ -12,11 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import (
     CLIPConfig,
     CLIPImageProcessor,
@@ -36,6 +38,8 @@ from training.common import (
     Data,
     Preset,
     Progress,
+    Schedule,
+    Team,
     autocast,
     default_preset,
     device,
@@ -46,7 +50,6 @@ from training.tokenizer import MAX_LENGTH
 from training.tokenizer import load as load_tokenizer
 from training.tokenizer import save as save_tokenizer
 
-BATCH = 128
 PEAK_RATE = 1e-3
 FOLDER = BUILD / "clip"
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
@@ -95,21 +98,32 @@ def loss_of(model: CLIPModel, first: Tensor, second: Tensor, ids: Tensor) -> Ten
     return contrastive(one, texts, scale) + contrastive(one, other, scale)
 
 
-class Pairs:
-    """Two views of each of B different identities and a caption of the first."""
+Pair = tuple[np.ndarray, np.ndarray, Tensor]
+"""Indices (B,) of one view and of another of B identities, and token ids (B, T) of a caption of the first."""
 
-    def __init__(self, data: Data, tokenizer: CLIPTokenizer) -> None:
-        self.data, self.tokenizer = data, tokenizer
+
+class Pairs(IterableDataset[Pair]):
+    """Two views of each of `size` different identities and a caption of the first, step after step without end."""
+
+    def __init__(self, data: Data, tokenizer: CLIPTokenizer, size: int, first: int = 0) -> None:
+        self.data, self.tokenizer, self.size, self.first = data, tokenizer, size, first
         views: dict[int, list[int]] = defaultdict(list)
         for index, row in enumerate(data.rows):
             views[row["identity"]].append(index)
         self.views = [v for v in views.values() if len(v) > 1]
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    def __iter__(self) -> Iterator[Pair]:
+        info = get_worker_info()
+        step, stride = (self.first + info.id, info.num_workers) if info else (self.first, 1)
+        while True:
+            yield self.pair(step)
+            step += stride
+
+    def pair(self, step: int) -> Pair:
         rng = np.random.default_rng((11, step))
         picked = [
             rng.choice(self.views[i], 2, replace=False)
-            for i in rng.choice(len(self.views), BATCH, replace=False)
+            for i in rng.choice(len(self.views), self.size, replace=False, shuffle=False)
         ]
         first, second = np.array(picked).T
         texts = []
@@ -117,11 +131,7 @@ class Pairs:
             row = self.data.rows[index]
             texts.append(f"{characters.caption(row, rng)} {row.get('effect', '')}".strip())
         ids = self.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        return self.pixels(first), self.pixels(second), ids.to(device())
-
-    def pixels(self, indices: np.ndarray) -> Tensor:
-        pixels = torch.from_numpy(self.data.pixels(indices)).permute(0, 3, 1, 2).contiguous()
-        return (pixels.float() / 127.5 - 1).to(device())
+        return first, second, ids
 
 
 def main() -> None:
@@ -130,33 +140,35 @@ def main() -> None:
     )
     parser.add_argument("--preset", choices=PRESETS, default=default_preset())
     parser.add_argument("--steps", type=int)
+    parser.add_argument("--hours", type=float, default=1e9, help="be done within this time")
     options = parser.parse_args()
     preset = PRESETS[options.preset]
-    steps = options.steps or preset.clip_steps
+    schedule = Schedule(options.steps or preset.clip_steps, options.hours, Team())
 
     torch.manual_seed(1)
     data, tokenizer = Data(BUILD / "drawings"), load_tokenizer()
     model = build(preset, tokenizer).to(device())
     optimizer = torch.optim.AdamW(model.parameters(), PEAK_RATE, (0.9, 0.98), weight_decay=0.05, fused=True)
     average = Averaged(model, 0.998)
-    checkpoint, progress, pairs = (
-        Checkpoint(FOLDER, model, optimizer, average),
-        Progress(FOLDER, "clip"),
-        Pairs(data, tokenizer),
-    )
-    first = checkpoint.load()
-    for step in range(first, steps):
+    checkpoint, progress = Checkpoint(FOLDER, model, optimizer, average), Progress(FOLDER, "clip")
+    first_step = checkpoint.load()
+    pairs = Pairs(data, tokenizer, preset.clip_batch, first_step)
+    loader = DataLoader(pairs, batch_size=None, num_workers=preset.workers // 2, collate_fn=lambda pair: pair)
+    for step, (first, second, ids) in enumerate(loader, first_step):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, step / steps, PEAK_RATE, cooldown=0.5)
-        loss = loss_of(model, *pairs.batch(step))
+            group["lr"] = learning_rate(step, schedule.progress(step), PEAK_RATE, cooldown=0.5)
+        loss = loss_of(model, data.batch(first), data.batch(second), ids.to(device()))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         average.update(model)
-        progress.update(step + 1, loss, 2 * BATCH)
-        if (step + 1) % 500 == 0 or step + 1 == steps:
+        progress.update(step + 1, loss, 2 * preset.clip_batch)
+        last = schedule.progress(step + 1) >= 1
+        if (step + 1) % 500 == 0 or last:
             checkpoint.save(step + 1)
+        if last:
+            break
 
     average.copy_to(model)
     folder = MODELS / "mini-clip"
@@ -169,7 +181,7 @@ def main() -> None:
         image_std=list(STD),
     )
     processor.save_pretrained(folder)
-    print(json.dumps({"scorer": str(folder.name), "steps": steps}))
+    print(json.dumps({"scorer": str(folder.name), "steps": step + 1}))
 
 
 if __name__ == "__main__":

@@ -43,13 +43,15 @@ class Preset:
     text_steps: int
     unet_steps: int
     vae_batch: int
+    clip_batch: int
+    judge_steps: int
     unet_batch: int
     rate: float
     """Of the learning rates that are said elsewhere, which are those of the small batches."""
     show_every: int
     """Steps of the UNet between two points of its curve."""
     workers: int
-    """Processes that make the UNet's captions ahead of it."""
+    """Processes that make captions ahead of the UNet; half of them for mini-clip."""
 
 
 CPU = Preset(
@@ -65,6 +67,8 @@ CPU = Preset(
     2000,
     30000,
     8,
+    128,
+    460,
     32,
     rate=1,
     show_every=500,
@@ -74,8 +78,8 @@ PRESETS = {
     "cpu": CPU,
     # The same shapes, so that it goes on from the same weights, and what it trains learns words as fast on a CPU.
     "gpu": replace(
-        CPU, vae_steps=20000, clip_steps=6000, text_steps=10000, unet_steps=40000, vae_batch=128, unet_batch=512,
-        rate=2.5, show_every=4000, workers=12,
+        CPU, vae_steps=40000, clip_steps=6000, text_steps=10000, unet_steps=60000, vae_batch=128, clip_batch=384,
+        judge_steps=6000, unet_batch=512, rate=2.5, show_every=8000, workers=12,
     ),
 }  # fmt: skip
 
@@ -86,6 +90,12 @@ def default_preset() -> str:
 
 def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def compiles() -> bool:
+    """Whether trainers compile their models: on a GPU it saves half of a step; on CPU some gradients came out zero
+    (torch 2.13)."""
+    return torch.cuda.is_available()
 
 
 def autocast() -> torch.autocast:
@@ -150,6 +160,7 @@ class Data:
 
     def __init__(self, folder: Path, effects: bool = True) -> None:
         self.images = np.load(folder / "images.npy", mmap_mode="r")
+        self.made = folder / f"{type(self).__name__.lower()}.npy"
         with open(folder / "rows.jsonl") as lines:
             self.rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
         if effects:
@@ -174,10 +185,21 @@ class Data:
         if device().type == "cpu":
             return to_tensor(self.pixels(indices))
         if self.resident is None:
-            parts = [self.pixels(range(i, min(i + 1000, len(self)))) for i in range(0, len(self), 1000)]
-            self.resident = torch.cat([torch.from_numpy(part) for part in parts]).to(device())
+            self.resident = self.everything()
         picked = self.resident[torch.as_tensor(np.asarray(indices), device=device())]
         return picked.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+    def everything(self) -> Tensor:
+        """All pixels on the device: as `training.pixels` made them, if it did, made here otherwise."""
+        if self.made.exists():
+            made = np.load(self.made, mmap_mode="r")
+            parts = [torch.from_numpy(made[i : i + 1000].copy()) for i in range(0, len(self), 1000)]
+        else:
+            parts = [
+                torch.from_numpy(self.pixels(range(i, min(i + 1000, len(self)))))
+                for i in range(0, len(self), 1000)
+            ]
+        return torch.cat([part.to(device()) for part in parts])
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:

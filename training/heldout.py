@@ -34,7 +34,7 @@ STYLE_DESCRIPTIONS = {"notionists": "a line drawing in black and white", "advent
 MAX_ATTRIBUTES = 3
 """That the caption of a style's image names: the word must come before the end of what the model reads."""
 
-MLflowMirror = tuple[np.ndarray, dict[str, Any]]
+ShownView = tuple[np.ndarray, dict[str, Any]]
 """uint8 (64, 64, 3), and what `training.build.row_of` says of it."""
 
 
@@ -109,12 +109,12 @@ def _background(row: dict[str, Any]) -> str:
     return f" on {article(row['background'])} background" if row["background"] else ""
 
 
-def _views(heldout: Heldout, indices: Sequence[int]) -> list[MLflowMirror]:
+def _views(heldout: Heldout, indices: Sequence[int]) -> list[ShownView]:
     rows = [heldout.data.rows[index] for index in indices]
     return list(zip(heldout.data.pixels(indices), rows, strict=True))
 
 
-def more_views(number: int, count: int) -> list[MLflowMirror]:
+def more_views(number: int, count: int) -> list[ShownView]:
     """Views of a held-out character that `training.build` didn't draw."""
     identity, rng = heldout_identities()[number], np.random.default_rng((MORE_VIEWS_SEED, number))
     views = [draw_view(identity, rng) for _ in range(count)]
@@ -123,7 +123,7 @@ def more_views(number: int, count: int) -> list[MLflowMirror]:
     return [(render(svg), row) for svg, row in zip(drawings, rows, strict=True)]
 
 
-def _images(views: Sequence[MLflowMirror]) -> dict[str, Any]:
+def _images(views: Sequence[ShownView]) -> dict[str, Any]:
     images = []
     for number, (pixels, _) in enumerate(views, 1):
         buffer = io.BytesIO()

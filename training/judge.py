@@ -1,6 +1,6 @@
 """Train mini-judge, the second scorer: a ViTModel that tells characters apart by pictures alone.
 
-    python -m training.judge [--steps N]
+    python -m training.judge [--preset cpu|gpu] [--steps N] [--hours H]
 
 NT-Xent (Chen et al. 2020, "SimCLR", section 2.1) between two views of one identity (other background, expression,
 accessory), each shifted, flipped, blurred and made noisy. There are no captions, and the other identities of a batch
@@ -11,6 +11,7 @@ mini-clip, by which words are chosen, nor with mini-sd, which draws: it is the j
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from collections import defaultdict
 
@@ -23,18 +24,22 @@ from transformers import ViTConfig, ViTImageProcessor, ViTModel
 from training.common import (
     BUILD,
     MODELS,
+    PRESETS,
     Averaged,
     Checkpoint,
     Data,
     Progress,
+    Schedule,
+    Team,
     autocast,
+    default_preset,
     device,
     learning_rate,
     save_half,
 )
 
 STYLES_PER_BATCH, IDENTITIES_PER_STYLE = 4, 24
-PEAK_RATE, WARMUP, STEPS = 1e-3, 60, 460
+PEAK_RATE, WARMUP = 1e-3, 60
 TEMPERATURE = 0.1
 FOLDER = BUILD / "judge"
 SEED = 4242
@@ -108,17 +113,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--preset", choices=PRESETS, default=default_preset())
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--hours", type=float, default=1e9, help="be done within this time")
     options = parser.parse_args()
+    schedule = Schedule(options.steps or PRESETS[options.preset].judge_steps, options.hours, Team())
 
     torch.manual_seed(SEED)
     views, model = Views(Data(BUILD / "drawings")), build().to(device())
     optimizer = torch.optim.AdamW(model.parameters(), PEAK_RATE, (0.9, 0.98), weight_decay=0.05, fused=True)
     average = Averaged(model, 0.99)
     checkpoint, progress = Checkpoint(FOLDER, model, optimizer, average), Progress(FOLDER, "judge", every=20)
-    for step in range(checkpoint.load(), options.steps):
+    for step in itertools.count(checkpoint.load()):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, step / options.steps, PEAK_RATE, WARMUP, cooldown=0.5)
+            group["lr"] = learning_rate(step, schedule.progress(step), PEAK_RATE, WARMUP, cooldown=0.5)
         images = views.batch(step)
         with autocast():
             features = model(images).last_hidden_state[:, 0]
@@ -129,8 +137,11 @@ def main() -> None:
         optimizer.zero_grad()
         average.update(model)
         progress.update(step + 1, loss, len(images))
-        if (step + 1) % 100 == 0 or step + 1 == options.steps:
+        last = schedule.progress(step + 1) >= 1
+        if (step + 1) % 100 == 0 or last:
             checkpoint.save(step + 1)
+        if last:
+            break
 
     average.copy_to(model)
     folder = MODELS / "mini-judge"
@@ -138,7 +149,7 @@ def main() -> None:
     ViTImageProcessor(
         size={"height": 64, "width": 64}, image_mean=[0.5] * 3, image_std=[0.5] * 3
     ).save_pretrained(folder)
-    print(json.dumps({"judge": folder.name, "steps": options.steps}))
+    print(json.dumps({"judge": folder.name, "steps": step + 1}))
 
 
 if __name__ == "__main__":

@@ -1,84 +1,127 @@
-"""Train the bundled model on within minutes, on a machine that has a GPU and perhaps nothing else.
+"""Train the bundled models within minutes, on a machine that has a GPU and perhaps nothing else.
 
-    python -m training.minutes drawings.xz --minutes 9 --out out [--vae 0.3]
+    python -m training.minutes draw drawings.xz
+    python -m training.minutes train --minutes 8 --out out
+    python -m training.minutes sdxl --minutes 2 --out out
 
-`python -m training.build --to drawings.xz` writes the drawings elsewhere. VAE, then UNet and text encoder go on from
-the bundled weights; what is left of the time when the pixels are there is shared out between them. In the end `out`
-holds the trained model in a few files that are small enough to be sent (`cat model.tar.* | tar x` in the repository's
-root), the curve, and a grid of pictures. On a CPU it does the same with far fewer samples: so it is tried out.
+`python -m training.build --to drawings.xz` writes the drawings elsewhere; `draw` makes pixels of them. `train` goes on
+from the bundled weights: the VAE first, beside it the two scorers, then UNet and text encoder. `sdxl` follows, in a run
+of its own or later. In the end `out` holds the trained models, curves and pictures, in a few files that are small
+enough to be sent (`cat model.tar.* | tar x` in the repository's root). On a CPU it does the same with far fewer samples:
+so it is tried out.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from training.build import unpack
 from training.common import BUILD, MODELS
 from training.model import NAMES_FILE
 
+ROOT = MODELS.parent.parent
 PART_BYTES = 15 * 2**20
-RESERVE = 0.08
+RESERVE = 0.06
 """Share of the time that starting, encoding and packing may take beside what is measured."""
+VAE_SHARE = 0.3
+"""Of the time of `train`. The scorers are trained within it as well."""
 
 
-def stage(module: str, *arguments: str) -> None:
+def start(module: str, *arguments: str) -> subprocess.Popen[bytes]:
     print(f"== {module} {' '.join(arguments)}", flush=True)
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
-    subprocess.run([sys.executable, "-m", module, *arguments], check=True, env=environment)
+    return subprocess.Popen([sys.executable, "-m", module, *arguments], env=environment)
+
+
+def finish(*stages: subprocess.Popen[bytes]) -> None:
+    """Wait; raises CalledProcessError for the first that failed."""
+    for stage in stages:
+        if stage.wait():
+            raise subprocess.CalledProcessError(stage.returncode, stage.args)
 
 
 def hours(seconds: float) -> str:
     return f"{max(0.0, seconds) / 3600:.5f}"
 
 
-def pack_model(out: Path) -> int:
-    """Write mini-sd and the names as model.tar.00, .01, ... of at most PART_BYTES each; returns how many."""
-    root, whole = MODELS.parent.parent, out / "model.tar"
+def pack_models(out: Path, names: Sequence[str]) -> int:
+    """Write these models, curves and pictures as model.tar.00, .01, ... of at most PART_BYTES each; returns how many.
+
+    Pictures and curves go to build/mini, where training writes them.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    whole = out / "model.tar"
+    curves = [path for path in sorted(BUILD.glob("*/*")) if path.suffix in (".jsonl", ".png")]
+    kept = [path for path in curves if path.parent.name != "drawings"]
     with tarfile.open(whole, "w") as tar:
-        for path in (MODELS / "mini-sd", NAMES_FILE):
-            tar.add(path, path.relative_to(root))
+        for path in (*(MODELS / name for name in names), NAMES_FILE):
+            tar.add(path, path.relative_to(ROOT))
+        for path in kept:
+            tar.add(path)
     content = whole.read_bytes()
-    parts = [content[start : start + PART_BYTES] for start in range(0, len(content), PART_BYTES)]
+    parts = [content[begin : begin + PART_BYTES] for begin in range(0, len(content), PART_BYTES)]
     for number, part in enumerate(parts):
         (out / f"model.tar.{number:02d}").write_bytes(part)
     whole.unlink()
     return len(parts)
 
 
+def draw(drawings: Path) -> None:
+    unpack(drawings, (BUILD / "drawings" / "heldout", BUILD / "drawings"))
+    finish(start("training.pixels"))
+
+
+def train(seconds: float, vae: float) -> list[str]:
+    """Train all but mini-sdxl; returns the models' names."""
+    end = time.monotonic() + seconds
+    finish(start("training.tokenizer"))
+    beside = vae or VAE_SHARE
+    scorers = [
+        start("training.clip", "--hours", hours(beside * seconds)),
+        start("training.judge", "--hours", hours(0.6 * beside * seconds)),
+    ]
+    if vae:
+        finish(start("training.vae", "--layers", "2", "--hours", hours(vae * seconds)))
+    else:
+        finish(start("training.vae", "--encode"))
+    finish(start("training.unet", "--average", "0.999", "--hours", hours(end - time.monotonic())))
+    finish(*scorers)
+    return ["mini-sd", "mini-clip", "mini-judge"]
+
+
+def train_sdxl(seconds: float) -> list[str]:
+    end = time.monotonic() + seconds
+    finish(start("training.sdxl", "--encode"))
+    finish(start("training.sdxl", "--average", "0.999", "--hours", hours(end - time.monotonic())))
+    return ["mini-sdxl"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("drawings", type=Path)
-    parser.add_argument("--minutes", type=float, default=9, help="from start to end")
-    parser.add_argument(
-        "--vae", type=float, default=0.3, help="the VAE's share of the training; 0 leaves it as it is"
-    )
-    parser.add_argument("--out", type=Path, required=True)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("draw").add_argument("drawings", type=Path)
+    for name in ("train", "sdxl"):
+        command = commands.add_parser(name)
+        command.add_argument("--minutes", type=float, required=True, help="from start to end")
+        command.add_argument("--out", type=Path, required=True)
+        if name == "train":
+            command.add_argument("--vae", type=float, default=VAE_SHARE, help="share of the time; 0 leaves it")
     options = parser.parse_args()
-    end = time.monotonic() + 60 * options.minutes * (1 - RESERVE)
-    options.out.mkdir(parents=True, exist_ok=True)
-
-    unpack(options.drawings, (BUILD / "drawings" / "heldout", BUILD / "drawings"))
-    stage("training.tokenizer")
-    left = end - time.monotonic()
-    if options.vae:
-        stage("training.vae", "--hours", hours(options.vae * left))
-    else:
-        stage("training.vae", "--encode")
-    stage("training.unet", "--average", "0.999", "--hours", hours(end - time.monotonic()))
-    for path in (BUILD / "unet" / "curve.jsonl", BUILD / "unet" / "log.jsonl", BUILD / "vae" / "log.jsonl"):
-        if path.exists():
-            shutil.copy(path, options.out / f"{path.parent.name}-{path.name}")
-    shutil.copy(sorted((BUILD / "unet").glob("*.png"))[-1], options.out / "pictures.png")
-    print(f"{options.out}: the model in {pack_model(options.out)} files", flush=True)
+    if options.command == "draw":
+        draw(options.drawings)
+        return
+    seconds = 60 * options.minutes * (1 - RESERVE)
+    names = train(seconds, options.vae) if options.command == "train" else train_sdxl(seconds)
+    print(f"{options.out}: {', '.join(names)} in {pack_models(options.out, names)} files", flush=True)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,9 @@ from torch import Tensor, nn
 WORD_NORM = 0.4
 """Norm of every embedding, as in CLIP ViT-L/14's table, so that learning rates mean the same here."""
 
+NORMS = 0.8, 2.0
+"""Of a name in training, relative to WORD_NORM."""
+
 
 class NameEncoder(nn.Module):
     """Categorical features and nine colour values of an identity -> a word vector (B, D) of norm WORD_NORM."""
@@ -83,11 +86,14 @@ def inputs_of(
 
 
 def jitter(vectors: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Move word vectors (B, D) a little and vary their norms by a fifth, so that meaning changes smoothly with them."""
+    """Move word vectors (B, D) a little, so that meaning changes smoothly with them, and stretch them up to NORMS[1].
+
+    Inversion makes norms grow two- or threefold; a text encoder that knows such words still reads the words beside them.
+    """
     noise = torch.randn(vectors.shape, generator=generator).to(vectors) * (
         0.15 * WORD_NORM / vectors.shape[1] ** 0.5
     )
-    scale = torch.empty(len(vectors), 1).uniform_(0.8, 1.25, generator=generator).to(vectors)
+    scale = torch.empty(len(vectors), 1).uniform_(*NORMS, generator=generator).to(vectors)
     return (vectors + noise) * scale
 
 

@@ -39,6 +39,7 @@ from training.common import (
     Schedule,
     Team,
     autocast,
+    compiles,
     default_preset,
     device,
     learning_rate,
@@ -198,6 +199,8 @@ def train(
     factor = vae.config.scaling_factor
     model.to(device())
     model.unet.to(memory_format=torch.channels_last)
+    if compiles():
+        model.unet.compile(dynamic=False)
     captions = Captions(data, tokenizer, model.names.index, team, recipe.dropped)
     parts = [(list(weights), ratio) for weights, ratio in model.groups()]
     parameters = [weight for weights, _ in parts for weight in weights]
@@ -215,7 +218,8 @@ def train(
     clamp = (recipe.lowest, recipe.highest)
     for step, indices, words in captions.ahead(preset.unet_batch, 2, first, preset.workers):
         if team.leads and step == first:
-            record(folder, step, preset.unet_batch, measure(model, alphas))
+            with torch.compiler.set_stance("force_eager"):
+                record(folder, step, preset.unet_batch, measure(model, alphas))
         for group in optimizer.param_groups:
             peak = recipe.rate * preset.rate
             rate = learning_rate(step - first, schedule.progress(step), peak, WARMUP, cooldown=0.4)
@@ -248,8 +252,9 @@ def train(
         if team.leads and ((step + 1) % preset.show_every == 0 or last):
             kept = Averaged(model, 0.0)
             average.copy_to(model)
-            record(folder, step + 1, preset.unet_batch, measure(model, alphas))
-            sample_grid(model, tokenizer, heldout, folder / f"{step + 1:06d}.png")
+            with torch.compiler.set_stance("force_eager"):
+                record(folder, step + 1, preset.unet_batch, measure(model, alphas))
+                sample_grid(model, tokenizer, heldout, folder / f"{step + 1:06d}.png")
             model.export(tokenizer, data, folder / model.name, folder / NAMES_FILE.name)
             if last and not options.trial:
                 model.export(tokenizer, data, MODELS / model.name, model.names_file)

@@ -37,6 +37,7 @@ from training.common import (
     Team,
     autocast,
     batches,
+    compiles,
     default_preset,
     device,
     learning_rate,
@@ -177,6 +178,9 @@ def main() -> None:
     frozen = {"encoder": (vae.decoder, vae.post_quant_conv), "decoder": (vae.encoder, vae.quant_conv)}
     for module in frozen.get(options.part, ()):
         module.requires_grad_(False)
+    if compiles():
+        vae.encoder.compile(dynamic=False)
+        vae.decoder.compile(dynamic=False)
     parameters = [weight for weight in vae.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(parameters, options.rate, (0.9, 0.99), weight_decay=0, fused=True)
     average = Averaged(vae, AVERAGE)
@@ -206,6 +210,7 @@ def main() -> None:
             break
 
     average.copy_to(vae)
+    torch.compiler.set_stance("force_eager")
     if options.part != "decoder" and not options.trial:
         encode_all(vae, data, team)
         vae.register_to_config(scaling_factor=scaling_factor())

@@ -114,7 +114,9 @@ def main() -> None:
         command.add_argument("--minutes", type=float, required=True, help="from start to end")
         command.add_argument("--out", type=Path, required=True)
         if name == "train":
-            command.add_argument("--vae", type=float, default=VAE_SHARE, help="share of the time; 0 leaves it")
+            command.add_argument(
+                "--vae", type=float, default=VAE_SHARE, help="share of the time; 0 leaves it"
+            )
     options = parser.parse_args()
     if options.command == "draw":
         draw(options.drawings)

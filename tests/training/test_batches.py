@@ -12,7 +12,7 @@ import torch
 from tests.support import drawings
 from training.batches import Captions, all_features, named_words
 from training.common import Data, Team
-from training.naming import WORD_NORM, NameEncoder
+from training.naming import NORMS, WORD_NORM, NameEncoder
 from training.tokenizer import load
 
 
@@ -43,4 +43,4 @@ def test_the_slot_word_has_its_vectors(captions: Captions, data: Data) -> None:
     assert ids.shape == slots.shape
     assert 0.2 < slots.any(1).float().mean() < 0.9
     norms = vectors.norm(dim=1)
-    assert ((norms > 0.6 * WORD_NORM) & (norms < 1.5 * WORD_NORM)).all()
+    assert ((norms > 0.9 * NORMS[0] * WORD_NORM) & (norms < 1.1 * NORMS[1] * WORD_NORM)).all()

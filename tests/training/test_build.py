@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from training.build import pack, unpack
+from training.common import BUILD, Data
+from training.minutes import ROOT
+from training.sdxl import Views
 
 
 def drawing(shade: int) -> tuple[str, str]:
@@ -26,3 +33,16 @@ def test_carried_drawings_become_the_same_pixels_and_rows(tmp_path: Path) -> Non
         assert images.shape == (len(shades), 64, 64, 3)
         assert images[:, 0, 0].tolist() == [[shade, 0, 0] for shade in shades]
         assert [json.loads(row)["shade"] for row in (folder / "rows.jsonl").open()] == shades
+
+
+@pytest.mark.slow
+def test_pixels_are_made_as_trainers_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = BUILD / "drawings"
+    pack(tmp_path / "drawings.xz", [(7, map(drawing, range(0, 210, 30)))])
+    unpack(tmp_path / "drawings.xz", [folder])
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-m", "training.pixels"], check=True, env=environment)
+    for kind in (Data, Views):
+        data = kind(folder)
+        np.testing.assert_array_equal(np.load(data.made), data.pixels(range(7)))

@@ -88,7 +88,7 @@ def inputs_of(
 def jitter(vectors: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Move word vectors (B, D) a little, so that meaning changes smoothly with them, and stretch them up to NORMS[1].
 
-    Inversion makes norms grow two- or threefold; a text encoder that knows such words still reads the words beside them.
+    Inversion makes norms grow two- or threefold; a text encoder that knows such words still reads those beside them.
     """
     noise = torch.randn(vectors.shape, generator=generator).to(vectors) * (
         0.15 * WORD_NORM / vectors.shape[1] ** 0.5

@@ -155,7 +155,7 @@ def inversion_part(inversion: dict[str, Any] | None) -> tuple[list[tuple[str, fl
     text = f"""Inversion: one vector, {inversion["characters"]} characters and 2 styles, {inversion["seeds"]} seeds, {inversion["steps"]} steps of
 {inversion["batch_size"]}, learning rate {inversion["learning_rate"]:g}, scored by mini-clip (mean pairwise cosine with the training images): initializer
 {mean["initializer"]:.3f}, colour caption {mean["colour_caption"]:.3f}, full caption {mean["full_caption"]:.3f}, learned word {mean["learned"]:.3f}, other
-real images of the same character {mean["ceiling"]:.3f}. {inversion["seconds_per_concept"]} s a concept in packs of 8, CPU threads: {inversion["cpu_threads"]}."""
+real images of the same character {mean["ceiling"]:.3f}. {inversion["seconds_per_concept"]} s a concept in packs of {inversion["pack"]} ({inversion["device"]})."""
     return inversion_rows(inversion), text
 
 

@@ -43,6 +43,8 @@ from training.common import BUILD, MODELS, Data, device, save_grid
 HERE = Path(__file__).parent
 FIRST_SEED = 1000
 """Seeds from here on were never used while anything was tuned."""
+PACK = {"cpu": 8, "cuda": 64}
+"""Words that are learned at a time."""
 TRAINING_VIEWS = 5
 """Of a held-out character's eight views five are learned from; the others are the ceiling."""
 EDITS = ("a photo of a {} on a blue background", "a photo of a {} with sunglasses")
@@ -164,7 +166,7 @@ def learn_all(
 ) -> tuple[dict[str, Tensor], float]:
     """Learn concepts in packs, refilled as they finish; vectors by placeholder token and seconds per concept."""
     started, waiting, learned = time.perf_counter(), list(reversed(concepts)), {}
-    pack = Pack(backbone, config, 8)
+    pack = Pack(backbone, config, PACK[device().type])
     while waiting or pack.tasks:
         while pack.free and waiting:
             pack.add(ConceptTask(waiting.pop(), backbone, config))
@@ -232,7 +234,10 @@ def measure_inversion(
         "batch_size": config.training.batch_size,
         "learning_rate": config.training.learning_rate,
         "seconds_per_concept": round(seconds, 1),
-        "cpu_threads": torch.get_num_threads(),
+        "pack": PACK[device().type],
+        "device": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"CPU, {torch.get_num_threads()} threads",
     }
     result |= judge_characters(judge, heldout, identities, pixels, seeds)
     result |= judge_styles(judge, heldout, seeds)

@@ -5,10 +5,10 @@
     python -m training.minutes sdxl --minutes 2 --out out
 
 `python -m training.build --to drawings.xz` writes the drawings elsewhere; `draw` makes pixels of them. `train` goes on
-from the bundled weights: the VAE first, beside it the two scorers, then UNet and text encoder. `sdxl` follows, in a run
-of its own or later. In the end `out` holds the trained models, curves and pictures, in a few files that are small
-enough to be sent (`cat model.tar.* | tar x` in the repository's root). On a CPU it does the same with far fewer samples:
-so it is tried out.
+from the bundled weights: the VAE first, beside it the two scorers, then UNet and text encoder. `sdxl` is a run of its
+own after that. In the end `out` holds the trained models, curves and pictures, in a few files that are small enough to
+be sent (`cat model.tar.* | tar x` in the repository's root). On a CPU it does the same with far fewer samples: so it is
+tried out.
 """
 
 from __future__ import annotations

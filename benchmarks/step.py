@@ -1,17 +1,21 @@
 """How fast the packed step is: pack sizes 1, 2, 4, ... by precision, with and without torch.compile,
 channels-last weights and activation checkpointing.
 
-    python benchmarks/step.py [--model mini-sd|sd15|sdxl|FOLDER] [--batch-size 4] [--max-pack 16]
+    python benchmarks/step.py [--model mini-sd|sd15|sdxl|FOLDER] [--batch-size 4] [--min-pack 1] [--max-pack 16]
                               [--dtypes float32,tf32,bfloat16] [--compile off,on] [--channels-last off,on]
-                              [--checkpointing off,on] [--repeats 3] [--json PATH]
+                              [--checkpointing off,on] [--repeats 3] [--limit SECONDS] [--json PATH]
 
 One process, no Ray, no network. All variants are held in memory side by side and take turns, so that a machine's
-moods meet all of them; a figure is the median of its turns. Ratios within one run are what counts.
+moods meet all of them; a figure is the median of its turns. Ratios within one run are what counts. "Share of peak" is
+of the fastest matrix product that this run found, "of data sheet" of the GPU's 16-bit peak that `textinv plan` knows.
+--limit: after so many seconds no variant is begun, and each takes one more turn at most.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import math
 import statistics
 import sys
 import time
@@ -39,6 +43,7 @@ from textinv_ray.inversion.pack import Pack, is_out_of_memory
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.inversion.tuning import compile_step
 from textinv_ray.model_files.places import BUNDLED
+from textinv_ray.sizing import tables
 
 WARM_UP_STEPS = 3
 TF32 = "tf32"
@@ -61,6 +66,12 @@ class Case:
     def samples_per_second(self) -> float:
         return statistics.median(self.speeds)
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether the last losses are numbers: matrix products of others may be faster."""
+        losses = [task.loss_history[-1:] for task in self.pack.tasks]
+        return bool(torch.cat(losses).isfinite().all())
+
     def take_turn(self, seconds: float) -> None:
         """Steps for about so long, and notes the samples per second."""
         use(self.dtype)
@@ -72,9 +83,14 @@ class Case:
         self.speeds.append(steps * self.pack.size * self.batch_size / (measure.now() - start))
 
 
+@functools.cache
+def noise_images(resolution: int) -> np.ndarray:
+    """Five pictures of noise, the same for all concepts: speed doesn't depend on what they show."""
+    return np.random.default_rng(0).integers(0, 256, (5, 1, resolution, resolution, 3), dtype=np.uint8)
+
+
 def concept(number: int, resolution: int, batch_size: int) -> Concept:
-    """A concept of five pictures of noise: speed doesn't depend on what they show."""
-    images = np.random.default_rng(number).integers(0, 256, (5, 1, resolution, resolution, 3), dtype=np.uint8)
+    """A concept of five pictures."""
     name = f"concept-{number}"
     return Concept(
         concept_id=name,
@@ -91,7 +107,7 @@ def concept(number: int, resolution: int, batch_size: int) -> Concept:
         prompts=(),
         edit_prompts=(),
         tags={},
-        images=images,
+        images=noise_images(resolution),
         image_uris=(),
         fingerprint=name,
         row_fingerprint=name,
@@ -119,6 +135,13 @@ def filled(backbone: Backbone, config: JobConfig, size: int, batch_size: int) ->
     for number in range(size):
         pack.add(ConceptTask(concept(number, backbone.resolution, batch_size), backbone, config))
     return pack
+
+
+def data_sheet_flops() -> float:
+    """The peak in FLOP/s of this machine's GPU in 16 bits, by the table of `textinv plan`; NaN if it isn't there."""
+    name = torch.cuda.get_device_name().lower() if torch.cuda.is_available() else ""
+    known = [device for key, device in tables.devices().items() if key in name.replace("-", " ").split()]
+    return known[0].tflops * 1e12 if len(known) == 1 else math.nan
 
 
 def flop_per_sample(backbone: Backbone, config: JobConfig) -> float:
@@ -156,15 +179,19 @@ def cases_of(
     backbone: Backbone,
     config: JobConfig,
     dtype: str,
-    max_pack: int,
+    packs: tuple[int, int],
     batch_size: int,
     *,
     compiled: bool,
     channels_last: bool,
+    until: float,
 ) -> list[Case]:
-    """Warmed-up packs of 1, 2, 4, ... concepts, as far as they fit into memory."""
-    cases, size = [], 1
-    while size <= max_pack:
+    """Warmed-up packs, as far as they fit into memory and begin before `until`, in seconds of the performance counter.
+
+    packs: the smallest and the largest number of concepts; each is twice as large as the one before.
+    """
+    cases, size = [], packs[0]
+    while size <= packs[1] and time.perf_counter() < until:
         try:
             pack, backbone.compiled = filled(backbone, config, size, batch_size), None
             if compiled and not compile_step(backbone, pack.tasks[0], size, config):
@@ -189,6 +216,7 @@ def main() -> None:
         "--model", default="mini-sd", help="bundled, random weights (sd15, sdxl), or a folder"
     )
     parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--min-pack", type=int, default=1)
     parser.add_argument("--max-pack", type=int, default=16)
     parser.add_argument(
         "--dtypes", default="auto", help="auto, float32, tf32, float16, bfloat16; several with commas"
@@ -198,8 +226,10 @@ def main() -> None:
     parser.add_argument("--checkpointing", default="off", help="of activations: off, on, or off,on")
     parser.add_argument("--seconds", type=float, default=2.0, help="of one turn")
     parser.add_argument("--repeats", type=int, default=3, help="turns of each variant")
+    parser.add_argument("--limit", type=float, default=math.inf, help="seconds, about")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    until = time.perf_counter() + options.limit
 
     # Random weights may overflow half precision: no concept may leave for that.
     training = {"max_nonfinite_steps": 10**9, "batch_size": options.batch_size}
@@ -209,6 +239,8 @@ def main() -> None:
     flop, cases = 0.0, []
     variants = (options.dtypes, options.channels_last, options.checkpointing, options.compile)
     for dtype, channels_last, checkpointing, compiled in product(*(names.split(",") for names in variants)):
+        if time.perf_counter() > until:
+            break
         backbone = load(options.model, dtype)
         flop = flop or flop_per_sample(backbone, config)
         if channels_last == "on":
@@ -219,16 +251,19 @@ def main() -> None:
             backbone,
             config,
             dtype if dtype == TF32 else str(backbone.dtype).removeprefix("torch."),
-            options.max_pack,
+            (options.min_pack, options.max_pack),
             options.batch_size,
             compiled=compiled == "on",
             channels_last=channels_last == "on",
+            until=until,
         )
     if not cases:
         raise SystemExit("nothing fits into memory")
 
     peaks = dict.fromkeys((case.dtype for case in cases), 0.0)
-    for _ in range(options.repeats):
+    for turn in range(options.repeats):
+        if turn and time.perf_counter() > until:
+            break
         for dtype in peaks:
             use(dtype)
             peaks[dtype] = max(peaks[dtype], measure.matmul_flops(DTYPES[dtype.replace(TF32, "float32")]))
@@ -244,7 +279,9 @@ def main() -> None:
             "samples/s": case.samples_per_second,
             "to the first": case.samples_per_second / cases[0].samples_per_second,
             "share of peak": case.samples_per_second * flop / peaks[case.dtype],
+            "of data sheet": case.samples_per_second * flop / data_sheet_flops(),
             "memory, MB": case.memory_mb,
+            "finite": "yes" if case.is_finite else "no",
         }
         for case in cases
     ]

@@ -65,6 +65,7 @@ BY_THEME = {
     "inversion/test_best_word": "the best evaluation of a word, from the score to the review",
     "inversion/test_notebook": "the documented code",
     "inversion/test_on_a_device": "the packed step on a device without values",
+    "inversion/test_on_a_gpu": "the packed step on a GPU",
     "inversion/test_pack_update": "the optimizer within the pack",
     "inversion/test_stopping_rules": "the rules alone",
     "inversion/test_stopping_states": "the rules and saved states",

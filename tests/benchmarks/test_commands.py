@@ -21,6 +21,7 @@ from PIL import Image
 from benchmarks import (
     against_script,
     breakdown,
+    catalogue_words,
     clip_rule,
     encoder_share,
     fewer_steps,
@@ -37,13 +38,15 @@ from benchmarks import (
 from benchmarks.public_script import Progress, PublicScript
 from tests.support import catalogue, tiny
 from tests.support.commands import REPOSITORY, as_options
-from textinv_ray.concepts import predictor
+from textinv_ray.concepts import image_features, predictor
+from textinv_ray.concepts.image_features import ImageFeatures
 from textinv_ray.concepts.word_files import store_word
 from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion.families.loading import load_backbone
 from textinv_ray.inversion.families.sdxl import StableDiffusionXL
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.manifest.reader import Manifest
+from textinv_ray.service.store.store import Store
 
 SCRIPT = """
 import sys, time
@@ -133,7 +136,13 @@ def test_memory(figures: Callable[..., dict[str, Any]]) -> None:
 @pytest.mark.slow
 def test_step(figures: Callable[..., dict[str, Any]]) -> None:
     found = figures(
-        step, "--model=tiny", "--max-pack=2", "--seconds=0.01", "--repeats=2", "--dtypes=float32,bfloat16"
+        step,
+        "--model=tiny",
+        "--max-pack=2",
+        "--limit=60",
+        "--seconds=0.01",
+        "--repeats=2",
+        "--dtypes=float32,bfloat16",
     )
     assert [(row["dtype"], row["pack"]) for row in found["steps"]] == [
         ("float32", 1),
@@ -142,11 +151,19 @@ def test_step(figures: Callable[..., dict[str, Any]]) -> None:
         ("bfloat16", 2),
     ]
     assert all(row["samples/s"] > 0 and 0 < row["share of peak"] < 1 for row in found["steps"])
+    assert {row["finite"] for row in found["steps"]} == {"yes"}
     found = figures(step, "--model=tiny-sdxl", "--max-pack=1", "--seconds=0.01", "--checkpointing=off,on")
     assert [row["checkpointing"] for row in found["steps"]] == ["off", "on"]
     found = figures(
-        step, "--model=tiny", "--max-pack=1", "--seconds=0.01", "--channels-last=on,off", "--dtypes=tf32"
+        step,
+        "--model=tiny",
+        "--min-pack=2",
+        "--max-pack=3",
+        "--seconds=0.01",
+        "--channels-last=on,off",
+        "--dtypes=tf32",
     )
+    assert [row["pack"] for row in found["steps"]] == [2, 2]
     assert [row["channels last"] for row in found["steps"]] == ["on", "off"]
     assert list(found["matmul_flops"]) == ["tf32"]
 
@@ -236,6 +253,21 @@ def test_words_of_a_script_are_learned_once(manifest: str, settings: list[str], 
     assert learn(SCRIPT) == {first}
     assert first.stat().st_mtime_ns == learned_at
     assert len(learn(SCRIPT + "# another script, so other words") - {first}) == 1
+
+
+def test_catalogue_words(
+    manifest: str, settings: list[str], tmp_path: Path, figures: Callable[..., dict[str, Any]]
+) -> None:
+    """A predictor can read what was learned; a second run learns nothing again."""
+    output = tmp_path / "words"
+    found = figures(catalogue_words, manifest, str(output), "--steps=3", "--pack=2", *settings)
+    assert (found["words"], found["why"]) == (2, {})
+    store = Store(str(output))
+    assert [result.steps for result in store.results()] == [3, 3]
+    data = store.read_concept("one", image_features.FILE)
+    assert data is not None
+    assert ImageFeatures.from_bytes(data).images.shape == (2, 16)
+    assert figures(catalogue_words, manifest, str(output), *settings)["words"] == 0
 
 
 def test_judged(

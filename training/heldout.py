@@ -1,18 +1,20 @@
 """A manifest of characters, and with --styles of drawing styles, that no training saw.
 
     python -m training.heldout -n 20 [--first 0] [--views 5] [--styles] -o build/heldout.parquet
+    python -m training.heldout -n 640 --others -o build/catalogue.parquet
 
 The images are those that `training.build` made, and lie in the manifest; characters are taken evenly from all
 styles, and with another --first others. Of a character there are eight; more views are drawn (which needs Node.js, as
-`training.build` says). Each image has a caption, and each concept a person's description as its tag `description`:
-all that `textinv ablate` and `textinv evaluate` can use.
+`training.build` says). --others draws all, of any number of characters that are in no figure of the cards. Each image
+has a caption, and each concept a person's description as its tag `description`: all that `textinv ablate` and
+`textinv evaluate` can use.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +27,10 @@ from textinv_ray.manifest import build
 from training.build import heldout_identities, render, row_of, svgs
 from training.captions import article, attributes, joined, noun_of, spoken, style_words
 from training.evaluate import Heldout
-from training.world import STYLES, draw_view
+from training.world import STYLES, TRAINING_STYLES, Identity, draw_identity, draw_view
 
 MORE_VIEWS_SEED = 79
+OTHERS_SEED = 10_000
 STYLE_IMAGES = 5
 STYLE_DESCRIPTIONS = {"notionists": "a line drawing in black and white", "adventurer": "a cartoon"}
 """In words that the bundled model knows."""
@@ -44,19 +47,41 @@ def characters(heldout: Heldout, count: int, views: int, first: int = 0) -> list
     rows = []
     for number in numbers[first :: max(1, len(numbers) // count)][:count]:
         found = _views(heldout, heldout.characters[number][:views])
-        found += more_views(number, views - len(found)) if len(found) < views else []
-        known = found[0][1]
-        rows.append(
-            {
-                **_images(found),
-                "concept_id": f"character-{number:02d}",
-                "initializer_token": "character",
-                "learnable_property": "object",
-                "captions": [character_caption(row) for _, row in found],
-                "tags": {"description": character_description(known), "drawn_in": known["style"]},
-            }
-        )
+        if len(found) < views:
+            found += drawn_views({number: heldout_identities()[number]}, views - len(found))[0]
+        rows.append(_character(f"character-{number:02d}", found))
     return rows
+
+
+def other_identities(count: int) -> list[Identity]:
+    """So many reserved identities, of all styles in turn, that are not among `heldout_identities`."""
+    rng, known = np.random.default_rng(OTHERS_SEED), heldout_identities()
+    drawn_styles = [style for style in TRAINING_STYLES if STYLES[style].kind != "pattern"]
+    found: list[Identity] = []
+    while len(found) < count:
+        identity = draw_identity(drawn_styles[len(found) % len(drawn_styles)], rng)
+        if identity.reserved and identity not in known and identity not in found:
+            found.append(identity)
+    return found
+
+
+def others(count: int, views: int) -> list[dict[str, Any]]:
+    """Rows of the manifest for `count` characters that no other figure is of, drawn now."""
+    identities = {OTHERS_SEED + number: identity for number, identity in enumerate(other_identities(count))}
+    drawn = drawn_views(identities, views)
+    return [_character(f"other-{number:04d}", found) for number, found in enumerate(drawn)]
+
+
+def _character(concept_id: str, found: list[ShownView]) -> dict[str, Any]:
+    known = found[0][1]
+    return {
+        **_images(found),
+        "concept_id": concept_id,
+        "initializer_token": "character",
+        "learnable_property": "object",
+        "captions": [character_caption(row) for _, row in found],
+        "tags": {"description": character_description(known), "drawn_in": known["style"]},
+    }
 
 
 def styles(heldout: Heldout) -> list[dict[str, Any]]:
@@ -114,13 +139,15 @@ def _views(heldout: Heldout, indices: Sequence[int]) -> list[ShownView]:
     return list(zip(heldout.data.pixels(indices), rows, strict=True))
 
 
-def more_views(number: int, count: int) -> list[ShownView]:
-    """Views of a held-out character that `training.build` didn't draw."""
-    identity, rng = heldout_identities()[number], np.random.default_rng((MORE_VIEWS_SEED, number))
-    views = [draw_view(identity, rng) for _ in range(count)]
-    drawings = svgs({"style": identity.style, "options": view["options"]} for view in views)
-    rows = [row_of(identity, number, None, view) for view in views]
-    return [(render(svg), row) for svg, row in zip(drawings, rows, strict=True)]
+def drawn_views(identities: Mapping[int, Identity], count: int) -> list[list[ShownView]]:
+    """So many views of each identity that `training.build` didn't draw; the identity's number is their seed."""
+    views = []
+    for number, identity in identities.items():
+        rng = np.random.default_rng((MORE_VIEWS_SEED, number))
+        views += [(identity, number, None, draw_view(identity, rng)) for _ in range(count)]
+    drawings = svgs({"style": identity.style, "options": view["options"]} for identity, _, _, view in views)
+    shown = [(render(svg), row_of(*view)) for svg, view in zip(drawings, views, strict=True)]
+    return [shown[start : start + count] for start in range(0, len(shown), count)]
 
 
 def _images(views: Sequence[ShownView]) -> dict[str, Any]:
@@ -139,15 +166,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("-n", "--characters", type=int, default=20)
     parser.add_argument("--first", type=int, default=0, help="number of the first character")
     parser.add_argument("--views", type=int, default=5, help="images of each character")
+    parser.add_argument("--others", action="store_true", help="characters that are in no figure of the cards")
     parser.add_argument("--styles", action="store_true", help="the held-out styles, too")
     parser.add_argument("-o", "--out", type=Path, default=Path("build/heldout.parquet"))
     options = parser.parse_args(arguments)
 
-    heldout = Heldout()
     rows = []
-    if options.characters:
-        rows = characters(heldout, options.characters, options.views, options.first)
-    rows += styles(heldout) if options.styles else []
+    if options.others:
+        rows = others(options.characters, options.views)
+    elif options.characters:
+        rows = characters(Heldout(), options.characters, options.views, options.first)
+    rows += styles(Heldout()) if options.styles else []
     options.out.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows, build.schema(embed=True)), options.out)
     print(f"{options.out}: {len(rows)} concepts, {sum(len(row['images']) for row in rows)} images")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from textinv_ray.experiments import ablation
 from textinv_ray.manifest import checks
 from textinv_ray.manifest.reader import Manifest
 from training import evaluate, heldout
-from training.build import heldout_views, row_of
+from training.build import heldout_identities, heldout_views, row_of
+from training.heldout import other_identities
 from training.tokenizer import load
 from training.world import HELDOUT_STYLES
 
@@ -94,3 +96,11 @@ def test_captions_leave_the_concept_to_the_word() -> None:
     assert heldout.style_caption({**plain, "phrases": [], "colours": {}}).endswith(
         "person in the style of {}"
     )
+
+
+def test_other_characters_are_unseen_and_different() -> None:
+    found, known = other_identities(60), heldout_identities()
+    assert all(identity.reserved for identity in found)
+    assert not [identity for identity in found if identity in known]
+    assert len({json.dumps(dataclasses.asdict(identity), sort_keys=True) for identity in found}) == 60
+    assert found[:20] == other_identities(20)

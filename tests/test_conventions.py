@@ -19,6 +19,7 @@ TESTED_IN = {
     "config/service": "config/test_job",
     "config/templates": "concepts/test_templates",
     "config/training": "config/test_job",
+    "inversion/cached_latents": "inversion/test_task",
     "inversion/dino": "inversion/test_encoder_loading",
     "inversion/draws": "inversion/test_task",
     "inversion/encoders": "inversion/test_encoder_loading",

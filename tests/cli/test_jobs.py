@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 import textinv_ray
 from tests.support import catalogue, examples
@@ -43,6 +44,19 @@ def test_validate_says_that_nothing_is_wrong(
     printed = capsys.readouterr()
     assert "row 1 (rex): image pets/rex/10.png: is not an image of a known kind" in printed.out
     assert printed.err == "1 concept would fail for an image\n"
+
+
+def test_validate_looks_at_masks(
+    pets: Path, tmp_path: Path, tiny_sd: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "m.parquet")
+    Image.new("L", (3, 3), 255).save(pets / "rex" / "10-masklabel.png")
+    assert textinv("manifest", str(pets), "-o", out) == 0
+    assert "rex: masks of 1 of its" in capsys.readouterr().out
+    assert textinv("validate", out, "--set", f"model.path={tiny_sd}", "--check-images") == 1
+    found = capsys.readouterr()
+    assert "row 1 (rex): mask pets/rex/10-masklabel.png: has 3 x 3 pixels, but its image" in found.out
+    assert found.err == "1 concept would fail for an image\n"
 
 
 def test_the_words_that_concepts_start_from_are_checked_like_images(

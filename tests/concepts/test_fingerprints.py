@@ -11,7 +11,7 @@ import safetensors.numpy
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tests.support.fields import column_values, leaves, setting_values, value_of, with_value, words
+from tests.support.fields import column_values, image, leaves, setting_values, value_of, with_value, words
 from textinv_ray.concepts import prepare
 from textinv_ray.concepts.concept import Concept
 from textinv_ray.config.job import JobConfig
@@ -161,6 +161,7 @@ SETTINGS: Effects = {
     "data.resolution": LEARNING,
     "data.crop": LEARNING,
     "data.crops_per_image": LEARNING,
+    "data.alpha_masks": LEARNING,
     "data.flip_probability": LEARNING,
     "data.holdout": LEARNING,
     "data.allowed_protocols": NOTHING,
@@ -202,6 +203,7 @@ SETTINGS: Effects = {
     "training.timesteps.shift": LEARNING,
     "training.timesteps.min": LEARNING,
     "training.timesteps.max": LEARNING,
+    "training.unmasked_weight": LEARNING,
     "training.noise_offset": LEARNING,
     "training.caption_dropout": LEARNING,
     "training.loss_weight": LEARNING,
@@ -259,6 +261,7 @@ FULL = {
     # Later than the digests that are written down
     "optimizer": "directional",
     "direction_prior": 0.5,
+    "masks": [image(9), None],
 }
 
 
@@ -305,6 +308,8 @@ def test_columns_change_the_fingerprints_of_what_reads_them(column: Column, data
     expected = {"learning": LEARNING, "review": RESULT, "labels": NOTHING}[column.read_by]
     values = st.sampled_from(INIT_FROM) if column.name == "init_from" else column_values(column)
     rows = [{**FULL, column.name: data.draw(values)} for _ in range(2)]
+    if column.name in ("images", "masks"):
+        rows = [{**row, "masks": (row["masks"] * 2)[: len(row["images"])]} for row in rows]
     assume(plain_row(rows[0]) != plain_row(rows[1]))
     config = CONFIG.override(["training.lr_schedule=cosine"])
     assert changed(*(made(row, config) for row in rows)) == expected

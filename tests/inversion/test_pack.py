@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.support import tiny
-from tests.support.learning import alone, assert_same, digest, run
+from tests.support.learning import alone, assert_same, digest, random_masks, run
 from textinv_ray.concepts.concept import Concept
 from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion.families.backbone import Backbone
@@ -26,7 +26,9 @@ CONFIG = JobConfig.from_dict(
 )
 CONCEPTS = [
     tiny.concept(0, steps=4, batch_size=1),
-    tiny.concept(1, steps=2, batch_size=3, num_vectors=2, initializer_token="red house"),
+    tiny.concept(
+        1, steps=2, batch_size=3, num_vectors=2, initializer_token="red house", masks=random_masks(1)
+    ),
     tiny.concept(2, steps=5, batch_size=2, num_vectors=3, captions=("a {}", "one {} here")),
     tiny.concept(
         3, steps=3, batch_size=2, learning_rate=0.05, templates=("a {}", "my {}", "{}", "the {} cat")

@@ -55,7 +55,7 @@ def test_the_fixed_batch_depends_on_the_seed_alone(backbone: StableDiffusion) ->
     same = tiny.concept(0, concept_id="x", seed=5, steps=99, batch_size=1, learning_rate=1.0)
     other = ConceptTask(tiny.concept(0, seed=6), backbone, CONFIG)
     names = [name for name in one.tensors if name.startswith("fixed_")]
-    assert len(names) == 5
+    assert len(names) == 6
     for name in names:
         assert torch.equal(one.tensors[name], ConceptTask(same, backbone, CONFIG).tensors[name])
     assert not torch.equal(one.tensors["fixed_noise"], other.tensors["fixed_noise"])

@@ -226,8 +226,9 @@ def test_what_is_no_image_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(image_files, "reads_heif", lambda: False)
     root = tmp_path / "x" / "rex"
     picture(root / "1.png")
-    picture(root / "1-masklabel.png")
-    picture(root / "mask" / "1.png")
+    picture(root / "1-condlabel.png")
+    picture(root / "mask" / "8.png")
+    (root / "mask" / "1.png").write_bytes(b"<!doctype html><title>Log in</title>")
     (root / "2.jpg").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
     (root / "3.jpg").write_bytes(b"<!doctype html><title>Log in</title>")
     (root / "4.heic").write_bytes(b"\0\0\0\x1cftypheic\0\0\0\0mif1heic")
@@ -237,8 +238,9 @@ def test_what_is_no_image_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     rows, built = made(tmp_path / "x")
     assert rows["rex"]["images"] == ["x/rex/1.png"]
     expected = {
-        "1-masklabel.png": "a mask, which the method has no use for yet",
-        "mask": "a folder (a mask, which the method has no use for yet)",
+        "1-condlabel.png": "a conditioning image, which the method has no use for",
+        "mask/8.png": "a mask without an image of its name",
+        "mask/1.png": "is an HTML page and not an image: the server may have answered with a login or an error",
         "2.jpg": "is a Git LFS pointer and not the image itself: run `git lfs pull`",
         "3.jpg": "is an HTML page and not an image: the server may have answered with a login or an error",
         "4.heic": "is a HEIC image, which needs another package: pip install 'textinv_ray[heic]'",
@@ -247,6 +249,30 @@ def test_what_is_no_image_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "7.jpg": "No such file or directory",
     }
     assert sorted(built.skipped) == sorted(f"rex/{name}: {why}" for name, why in expected.items())
+
+
+@pytest.mark.parametrize("embed", [False, True])
+def test_masks_beside_images(tmp_path: Path, embed: bool) -> None:
+    """OneTrainer's names, and folders of masks; they go with their images when captions put these first."""
+    root = tmp_path / "x" / "rex"
+    for name in ("1.png", "2.jpg", "3.png", "4.png", "1-masklabel.png", "mask/3.png", "mask/1.png"):
+        picture(root / name)
+    (root / "3.txt").write_text("a {}")
+    rows, built = made(tmp_path / "x", embed=embed)
+    row = rows["rex"]
+    names = [image if isinstance(image, str) else image["path"] for image in row["images"]]
+    assert [str(name).rsplit("/", 1)[-1] for name in names] == ["3.png", "1.png", "2.jpg", "4.png"]
+    if embed:
+        assert [isinstance(mask, dict) and mask["bytes"] for mask in row["masks"]] == [
+            (root / "mask" / "3.png").read_bytes(),
+            (root / "1-masklabel.png").read_bytes(),
+            False,
+            False,
+        ]
+    else:
+        assert row["masks"] == ["x/rex/mask/3.png", "x/rex/1-masklabel.png", None, None]
+    assert "rex: masks of 2 of its 4 images" in built.notes
+    assert built.skipped == []
 
 
 def test_captions_beside_images(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.tables import Write, good, problems
 from textinv_ray.concepts.concept import ConceptSettings
-from textinv_ray.manifest.columns import COLUMNS, Column, markdown_table, plain_row
+from textinv_ray.manifest.columns import COLUMNS, IMAGE_COLUMNS, Column, markdown_table, plain_row
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.util.errors import UserError
 
@@ -105,7 +105,7 @@ def test_values_that_are_none_of_their_column() -> None:
 
 
 def test_every_column_becomes_a_setting_of_the_concept() -> None:
-    assert {*COLUMNS} - {"images"} <= {field.name for field in fields(ConceptSettings)}
+    assert {*COLUMNS} - {*IMAGE_COLUMNS} <= {field.name for field in fields(ConceptSettings)}
 
 
 @pytest.mark.parametrize("column", COLUMNS.values(), ids=list(COLUMNS))

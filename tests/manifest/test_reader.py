@@ -168,7 +168,7 @@ texts = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_siz
 )
 def test_rows_come_back_as_they_were_written(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
     path = tmp_path / "m.parquet"
-    pq.write_table(pa.Table.from_pylist(rows, schema(embed=False)), path, row_group_size=3)
+    pq.write_table(pa.Table.from_pylist(rows, schema(())), path, row_group_size=3)
     assert list(Manifest.open(str(path)).rows()) == rows
 
 

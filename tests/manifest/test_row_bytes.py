@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from textinv_ray.manifest import row_bytes
 from textinv_ray.manifest.columns import COLUMNS
-from textinv_ray.manifest.kinds import IMAGES, INTEGER, INTEGERS, NUMBER, STRING, STRINGS, TAGS
+from textinv_ray.manifest.kinds import IMAGES, INTEGER, INTEGERS, MASKS, NUMBER, STRING, STRINGS, TAGS
 from textinv_ray.manifest.reader import Manifest
 
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=6)
@@ -44,7 +44,7 @@ def columns(draw: st.DrawFn, kind: Any, count: int) -> pa.Array:
             values(st.lists(st.integers(0, 9), max_size=3)),
             pa.list_(draw(st.sampled_from([pa.int8(), pa.uint64()]))),
         )
-    if kind is IMAGES:
+    if kind in (IMAGES, MASKS):
         if draw(st.booleans()):
             return pa.array(values(st.lists(st.none() | texts, max_size=3)), pa.list_(pa.string()))
         image = st.fixed_dictionaries({"bytes": st.none() | st.binary(max_size=9), "path": st.none() | texts})

@@ -76,6 +76,19 @@ from textinv_ray.manifest.reader import Manifest
             "row 1 (c1), column 'images': 'data:...': data: URIs aren't read; store the image's bytes in the",
         ),
         (
+            {"masks": [None, ["1.png", None], []]},
+            "row 1 (c1), column 'masks': has 2 masks for 1 images; give one per image, null for an image without one",
+        ),
+        (
+            {"masks": [None, [""], None]},
+            "row 1 (c1), column 'masks': a mask is empty text; give null for an image without one",
+        ),
+        ({"masks": [["ftp://x"], [None], None]}, "row 0 (c0), column 'masks': 'ftp://x': protocol not among"),
+        (
+            {"masks": [[1], [2], [3]]},
+            "column 'masks': has the type list<element: int64>; expected: list of strings",
+        ),
+        (
             {"captions": [None, ["a {}", "b {}"], []]},
             "row 1 (c1), column 'captions': has 2 captions for 1 images; give at most one per image",
         ),
@@ -282,6 +295,15 @@ def test_embedded_images_that_are_not_there(write: Write, image: Any, message: s
     assert str(found).startswith(f"row 1 (c1), column 'images': {message}")
     if image is None:  # which is known without the bytes
         assert [str(found)] == problems(path)
+
+
+def test_embedded_masks(write: Write) -> None:
+    """Null, and a struct of nulls, is an image without a mask."""
+    nothing, empty = {"bytes": None, "path": None}, {"bytes": b"", "path": None}
+    path = write(**good(masks=pa.array([[None], [nothing], [empty]], IMAGES)))
+    (problem,) = checks.problems(Manifest.open(path), CONFIG, image_bytes=True)
+    assert (problem.row, problem.column, problem.message) == (2, "masks", "a mask's bytes are empty")
+    assert [row["masks"] for row in Manifest.open(path).rows()] == [[None], [None], [empty]]
 
 
 def test_paths_alone_in_structs(write: Write) -> None:

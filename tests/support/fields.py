@@ -60,6 +60,7 @@ def column_values(column: Column) -> st.SearchStrategy[Any]:
         kinds.INTEGERS: st.lists(st.integers(1, 200), min_size=1, max_size=3).map(sorted),
         kinds.TAGS: st.dictionaries(words, words, min_size=1, max_size=2),
         kinds.IMAGES: st.lists(st.integers(0, 255).map(image), min_size=1, max_size=3),
+        kinds.MASKS: st.lists(st.none() | st.integers(0, 255).map(image), min_size=2, max_size=2),
     }[column.kind]
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from pydantic import JsonValue
 
+from tests.support import tiny
 from textinv_ray.concepts.concept import Concept
 from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion.families.backbone import Backbone
@@ -38,6 +40,51 @@ def assert_same(task: ConceptTask, expected: ConceptTask, tolerance: float = 1e-
         torch.testing.assert_close(
             task.state_dict()[name], value, rtol=0, atol=tolerance, equal_nan=True, msg=name
         )
+
+
+def random_masks(seed: int, count: int = 3) -> np.ndarray:
+    """Masks of the concepts of tiny.py: uint8 (count, 1, 16, 16), each with black and white in it."""
+    masks = np.random.default_rng(seed).integers(0, 256, (count, 1, 16, 16), dtype=np.uint8)
+    masks[:, :, :6] = 0
+    masks[:, :, 12:] = 255
+    return masks
+
+
+def gradients_by_target(
+    model: Backbone, config: JobConfig
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients of a loss whose mask is white in the lower half and whose `unmasked_weight` is 0, by a word's vector.
+
+    Three of them: as it is, with another target where the mask is black, and with another one where it is white. What
+    the model sees is the same, because latents and noise change so that the noisy latents don't.
+    """
+    masks = np.zeros((3, 1, 16, 16), np.uint8)
+    masks[:, :, 8:] = 255
+    config = config.override(["training.unmasked_weight=0"])
+    tensors = ConceptTask(tiny.concept(masks=masks), model, config).tensors
+    z, weights = tensors["latent_means"][:2], tensors["pixel_weights"][:2]
+    dtype = z.dtype
+    noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
+    levels = model.levels(torch.tensor([0.3, 0.6], dtype=torch.float64))
+    of_noise, _ = model.corrupt(torch.zeros_like(z), torch.ones_like(z), levels)
+    of_latents, _ = model.corrupt(torch.ones_like(z), torch.zeros_like(z), levels)
+    height = z.shape[-2] // 2
+    found = []
+    for rows in (slice(0, 0), slice(0, height), slice(height, None)):
+        moved = torch.zeros_like(z)
+        moved[:, :, rows] = 2.0
+        vectors = tensors["vectors"].detach().clone().requires_grad_()
+        ids, time_ids = tensors["prompt_ids"][:2], tensors["time_ids"][:2]
+        losses = model.denoising_loss(
+            z - moved * of_noise / of_latents,
+            noise + moved,
+            levels,
+            model.encode(ids, vectors, time_ids),
+            config.training,
+            weights,
+        )
+        found.append(torch.autograd.grad(losses.sum(), vectors)[0])
+    return found[0], found[1], found[2]
 
 
 def digest(backbone: Backbone) -> str:

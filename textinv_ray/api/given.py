@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
-from textinv_ray.manifest.columns import COLUMNS, schema
+from textinv_ray.manifest.columns import COLUMNS, IMAGE_COLUMNS, embedded_columns, schema
 from textinv_ray.manifest.kinds import EmbeddedImage, ImageSource
 from textinv_ray.manifest.uris import locate
 from textinv_ray.service.store.store import Store
@@ -99,7 +99,15 @@ def _checked(row: Mapping[str, Any], number: int) -> dict[str, Any]:
     if not isinstance(images, Iterable):
         raise UserError(f"{brief(concept_id)}: its images are missing: give a list of paths or of PIL images")
     sources = [_source(image, f"{brief(concept_id)}: images[{i}]") for i, image in enumerate(images)]
-    return {**row, "images": sources}
+    checked = {**row, "images": sources}
+    if (masks := row.get("masks")) is not None:
+        if isinstance(masks, str | bytes | Mapping) or not isinstance(masks, Iterable):
+            raise UserError(f"{brief(concept_id)}: masks must be a list, with None for an image without one")
+        checked["masks"] = [
+            None if mask is None else _source(mask, f"{brief(concept_id)}: masks[{i}]")
+            for i, mask in enumerate(masks)
+        ]
+    return checked
 
 
 def _source(image: object, place: str) -> ImageSource:
@@ -140,12 +148,13 @@ def _png(image: Image.Image) -> bytes:
 
 def _from_rows(rows: list[dict[str, Any]]) -> pa.Table:
     """A table with the columns that the rows have. Raises UserError for a value of the wrong type."""
-    embedded = any(not isinstance(image, str) for row in rows for image in row["images"])
-    if embedded:
+    embedded = embedded_columns(rows)
+    for name in embedded:
         for row in rows:
-            row["images"] = [
-                {"bytes": None, "path": image} if isinstance(image, str) else image for image in row["images"]
-            ]
+            if row.get(name) is not None:
+                row[name] = [
+                    {"bytes": None, "path": image} if isinstance(image, str) else image for image in row[name]
+                ]
     arrays, names = [], []
     for field in schema(embedded):
         if not any(field.name in row for row in rows):
@@ -172,18 +181,22 @@ def _from_rows(rows: list[dict[str, Any]]) -> pa.Table:
 
 def _with_absolute_paths(table: pa.Table) -> pa.Table:
     """The table with images that can be found from elsewhere. What isn't a column of images stays as it is."""
-    if table.schema.names.count("images") != 1 or not COLUMNS["images"].kind.accepts(
-        table.schema.field("images").type
-    ):
-        return table
-    index = table.schema.get_field_index("images")
+    for name in IMAGE_COLUMNS:
+        if table.schema.names.count(name) != 1:
+            continue
+        index, kind = table.schema.get_field_index(name), table.schema.field(name).type
+        if COLUMNS[name].kind.accepts(kind):
+            moved = [
+                None if row is None else [_moved(image, name) for image in row]
+                for row in table[name].to_pylist()
+            ]
+            table = table.set_column(index, name, pa.array(moved, kind))
+    return table
 
-    def moved(image: Any) -> Any:
-        if isinstance(image, str):
-            return _absolute(image, "images")
-        if isinstance(image, dict) and image.get("path") and image.get("bytes") is None:
-            return {**image, "path": _absolute(image["path"], "images")}
-        return image
 
-    images = [None if row is None else [moved(image) for image in row] for row in table["images"].to_pylist()]
-    return table.set_column(index, "images", pa.array(images, table.schema.field("images").type))
+def _moved(image: Any, column: str) -> Any:
+    if isinstance(image, str):
+        return _absolute(image, column)
+    if isinstance(image, dict) and image.get("path") and image.get("bytes") is None:
+        return {**image, "path": _absolute(image["path"], column)}
+    return image

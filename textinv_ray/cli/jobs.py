@@ -237,7 +237,7 @@ def validate(
 
 
 def _check_images(manifest: Manifest, job: JobConfig) -> int:
-    """Fetches and decodes every image, of several rows at a time, and prints errors in the rows' order.
+    """Fetches and decodes every image and mask, of several rows at a time, and prints errors in the rows' order.
 
     Reads the words and predictors that concepts start from as well. Returns the number of concepts that would fail.
     """
@@ -249,10 +249,10 @@ def _check_images(manifest: Manifest, job: JobConfig) -> int:
 
     def errors(row: Row) -> list[str]:
         found = []
-        for index, image in enumerate(row["images"]):
+        masks = row.get("masks") or [None] * len(row["images"])
+        for index, (image, mask) in enumerate(zip(row["images"], masks, strict=True)):
             try:
-                data = fetch.fetch(image, base=manifest.base, config=job.data, index=index)
-                images.decode(data, fetch.name(image, index, manifest.base), job.data.max_image_pixels)
+                images.check(image, mask, base=manifest.base, config=job.data, index=index)
             except fetch.ImageError as error:
                 found.append(str(error))
         start, _ = start_of(row, job)

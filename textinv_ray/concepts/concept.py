@@ -76,6 +76,8 @@ class Concept(ConceptSettings):
     """Where the N images came from, without credentials."""
     heldout: np.ndarray | None = None
     """uint8 (M, A, S, S, 3): images that nothing is learned from; None unless `data.holdout` is set."""
+    masks: np.ndarray | None = None
+    """uint8 (N, A, S, S): 255 where an image's pixels are the concept, 0 where they aren't; None: all are."""
     fingerprint: str
     """Digest of everything the result depends on, including the images' bytes. Equal fingerprints: equal results."""
     row_fingerprint: str
@@ -138,7 +140,7 @@ class Concept(ConceptSettings):
         return cls(**arrays, **header)
 
 
-_ARRAYS, _SHAPES = ("images", "heldout", "predictor"), "shapes"
+_ARRAYS, _SHAPES = ("images", "heldout", "masks", "predictor"), "shapes"
 
 
 def _frozen(value: Any) -> Any:

@@ -30,49 +30,62 @@ FETCHES_PER_HOST = 4
 class ImageError(Exception):
     """An image can't be used. It fails only its own concept. The message has no credentials in it."""
 
+    what = "image"
+    """What can't be used, in the message."""
+
     def __init__(self, uri: str, reason: str, *, is_transient: bool = False) -> None:
         """`is_transient`: whether the same fetch may succeed later, or within a longer time."""
         self.uri = shown(uri)
         self.reason = redact_text(reason)
         self.is_transient = is_transient
-        super().__init__(f"image {self.uri}: {self.reason}")
+        super().__init__(f"{self.what} {self.uri}: {self.reason}")
 
     def __reduce__(self) -> tuple[type[ImageError], tuple[str, str]]:
-        return ImageError, (self.uri, self.reason)
+        return type(self), (self.uri, self.reason)
 
 
-def name(image: ImageSource, index: int, base: str = "") -> str:
+def name(image: ImageSource, index: int, base: str = "", column: str = "images") -> str:
     """Name of an image in messages and reports: its URI without credentials, or for example "images[2]".
 
     `base`: the manifest's folder. If that is a URI, relative images are parts of URIs, whose query is cut off.
+    `column`: of the manifest, for an image that has no URI.
     """
     uri = image if isinstance(image, str) else image.get("path")
     if not uri:
-        return f"images[{index}]"
+        return f"{column}[{index}]"
     return shown(uri.partition("?")[0] if "://" in base and "://" not in uri else uri)
 
 
 def fetch(
-    image: ImageSource, *, base: str, config: DataConfig, index: int = 0, is_first_try: bool = False
+    image: ImageSource,
+    *,
+    base: str,
+    config: DataConfig,
+    index: int = 0,
+    is_first_try: bool = False,
+    column: str = "images",
 ) -> bytes:
     """The bytes of one image file. Retries for up to `data.download_retry_s`. Raises ImageError.
 
     `is_first_try`: tries once, for at most `FIRST_TRY_S` seconds; `ImageError.is_transient` tells whether another try
-    may succeed.
+    may succeed. `index`, `column`: see `name`.
     """
+    shown_name = name(image, index, column=column)
     if not isinstance(image, str):
         data = image.get("bytes")
         if data is None:
             path = image.get("path")
             if not path:
-                raise ImageError(name(image, index), "has neither bytes nor a path")
-            return fetch(path, base=base, config=config, index=index, is_first_try=is_first_try)
+                raise ImageError(shown_name, "has neither bytes nor a path")
+            return fetch(
+                path, base=base, config=config, index=index, is_first_try=is_first_try, column=column
+            )
     else:
         data = _fetch(image, base, config, is_first_try)
     if not data:
-        raise ImageError(name(image, index), "is an empty file")
+        raise ImageError(shown_name, "is an empty file")
     if len(data) > MAX_IMAGE_BYTES:
-        raise ImageError(name(image, index), f"is larger than {MAX_IMAGE_BYTES // 2**20} MiB")
+        raise ImageError(shown_name, f"is larger than {MAX_IMAGE_BYTES // 2**20} MiB")
     return data
 
 

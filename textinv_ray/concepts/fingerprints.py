@@ -50,6 +50,10 @@ class Inputs:
         """The same with another value of one setting."""
         return replace(self, settings={**self.settings, name: value})
 
+    def with_masks(self, masks: Sequence[str | None]) -> Inputs:
+        """The same with what stands for each mask, None or empty for an image without."""
+        return self.with_setting("masks", [mask or None for mask in masks]) if any(masks) else self
+
     def digest(self, images: Sequence[str]) -> str:
         """Digest of everything the result depends on. `images`: what stands for each image."""
         return _digest(self.config, self.settings, images)
@@ -84,15 +88,19 @@ def inputs_of(
 
 def image_keys(images: Sequence[ImageSource]) -> list[str]:
     """What stands for each image of a row without fetching it: its URI, or the digest of its embedded bytes."""
-    keys = []
-    for image in images:
-        if isinstance(image, str):
-            keys.append(image)
-        elif (data := image.get("bytes")) is not None:
-            keys.append(hashlib.sha256(data).hexdigest())
-        else:
-            keys.append(str(image.get("path")))
-    return keys
+    return [_key(image) for image in images]
+
+
+def mask_keys(masks: Sequence[ImageSource | None]) -> list[str | None]:
+    """The same of masks; None for an image without."""
+    return [None if mask is None else _key(mask) for mask in masks]
+
+
+def _key(image: ImageSource) -> str:
+    if isinstance(image, str):
+        return image
+    data = image.get("bytes")
+    return str(image.get("path")) if data is None else hashlib.sha256(data).hexdigest()
 
 
 @lru_cache(maxsize=8)

@@ -13,7 +13,7 @@ import numpy as np
 from textinv_ray.concepts import images, word_files
 from textinv_ray.concepts.concept import Concept, ConceptSettings
 from textinv_ray.concepts.fetch import ImageError, fetch
-from textinv_ray.concepts.fingerprints import image_keys, inputs_of
+from textinv_ray.concepts.fingerprints import Inputs, image_keys, inputs_of, mask_keys
 from textinv_ray.concepts.predictor import Predictor, is_predictor
 from textinv_ray.concepts.settings import is_file, settings_of, start_of
 from textinv_ray.config.job import JobConfig
@@ -52,9 +52,11 @@ def make(
         resolution=size,
         seed=settings.seed,
         is_first_try=is_first_try,
+        masks=plain.get("masks", ()),
     )
     inputs = inputs_of(settings, config, resolution=size, model_identity=model_identity)
-    row_fingerprint = inputs.digest(image_keys(plain["images"]))
+    row_fingerprint = _row_fingerprint(inputs, plain)
+    inputs = inputs.with_masks(prepared.mask_digests)
     values = dict(vars(settings))
     learned, held = split_images(len(prepared.pixels), config.data.holdout, settings)
     values["captions"] = tuple(
@@ -83,6 +85,7 @@ def make(
         model_identity=model_identity,
         images=prepared.pixels[learned],
         heldout=prepared.pixels[held] if held else None,
+        masks=None if prepared.masks is None else prepared.masks[learned],
         crops=tuple(prepared.crops[index] for index in learned),
         image_uris=tuple(prepared.uris[index] for index in learned),
         fingerprint=inputs.digest(prepared.digests),
@@ -113,13 +116,18 @@ def row_fingerprint(
     plain = plain_row(row)
     size = config.data.resolution or resolution
     inputs = inputs_of(settings_of(plain, config), config, resolution=size, model_identity=model_identity)
-    return inputs.digest(image_keys(plain["images"]))
+    return _row_fingerprint(inputs, plain)
+
+
+def _row_fingerprint(inputs: Inputs, row: Row) -> str:
+    return inputs.with_masks(mask_keys(row.get("masks", ()))).digest(image_keys(row["images"]))
 
 
 def files(row: Row, config: JobConfig) -> list[ImageSource]:
-    """Everything that must be fetched to make the row's concept: its images, and the file that it starts from."""
+    """Everything that must be fetched to make the row's concept: its images and masks, and the file it starts from."""
     start, _ = start_of(row, config)
-    return [*row["images"], *([start] if is_file(start) else [])]
+    masks = [mask for mask in row.get("masks", ()) if mask is not None]
+    return [*row["images"], *masks, *([start] if is_file(start) else [])]
 
 
 def check_predictor(

@@ -42,6 +42,9 @@ class DataConfig(Strict):
     """Which square is cropped after the shorter side was resized to the resolution."""
     crops_per_image: int = Field(4, ge=1, le=64)
     """With `crop: random`: crops of each image. They are drawn from the seed once, and their latents cached."""
+    alpha_masks: bool = False
+    """Whether the alpha channel of an image is its mask, where the manifest gives none: what is transparent isn't the
+    concept. (Transparency is put on white in any case.)"""
     flip_probability: Fraction = 0.5
     """Probability that a training image is mirrored. Use 0 for concepts with text or with a left and a right."""
     holdout: int = Field(0, ge=0, le=1000)
@@ -260,9 +263,11 @@ _LATER_FIELDS = (
     ("model", "prediction_type"),
     ("model", "vae_dtype"),
     ("data", "holdout"),
+    ("data", "alpha_masks"),
     ("review", "resolution"),
     ("scoring", "judge"),
     ("training", "timesteps"),
+    ("training", "unmasked_weight"),
     ("training", "noise_offset"),
     ("training", "caption_dropout"),
     ("training", "loss_weight"),

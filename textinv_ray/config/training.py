@@ -146,6 +146,11 @@ class TrainingConfig(Strict):
     """Weight of the penalty of `norm_control: regularize`."""
     timesteps: TimestepsConfig = TimestepsConfig()
     """Noise levels."""
+    unmasked_weight: float = Field(0.1, ge=0, le=1)
+    """Weight u of what an image's mask leaves out. The squared errors of a sample are averaged with the weights
+    u + (1 - u) m at each latent, divided by their mean; m is the mask's mean over the latent's pixels. So the size of a
+    mask doesn't change the scale of the loss (as OneTrainer's "normalize masked area loss", whose weights are
+    max(m, u)). 0: what a mask leaves out has no gradient; 1: masks change nothing."""
     noise_offset: float = Field(0.0, ge=0, le=1)
     """Offset noise: this times a standard normal number is added to all of a channel's noise, one number for each
     sample and channel, so that whole pictures may become darker or lighter (Guttenberg 2023: 0.1)."""

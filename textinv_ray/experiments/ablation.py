@@ -30,7 +30,7 @@ from textinv_ray.experiments import ablation_table
 from textinv_ray.experiments.ablation_table import Score
 from textinv_ray.inversion import sampling, scoring
 from textinv_ray.manifest import checks
-from textinv_ray.manifest.columns import COLUMNS, Row, schema
+from textinv_ray.manifest.columns import COLUMNS, Row, embedded_columns, schema
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.manifest.uris import locate
 from textinv_ray.service.driver import run
@@ -208,6 +208,8 @@ def run_of(row: Row, config: JobConfig, base: str, variant: str, columns: Column
     if variant != "captions":
         made.pop("captions", None)
     made["images"] = [locate(image, base)[1] if isinstance(image, str) else image for image in row["images"]]
+    if "masks" in row:
+        made["masks"] = [locate(mask, base)[1] if isinstance(mask, str) else mask for mask in row["masks"]]
     if (start := row.get("init_from")) and settings.is_file(start):
         made["init_from"] = locate(start, base)[1]
     tags = {CONCEPT_TAG: concept_id, VARIANT_TAG: variant, SEED_TAG: str(seed)}
@@ -223,9 +225,8 @@ def run_of(row: Row, config: JobConfig, base: str, variant: str, columns: Column
 
 def to_parquet(rows: list[Row]) -> bytes:
     """The rows of `run_of` as a manifest file."""
-    embedded = any(not isinstance(image, str) for row in rows for image in row["images"])
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows, schema(embedded)), sink)
+    pq.write_table(pa.Table.from_pylist(rows, schema(embedded_columns(rows))), sink)
     return bytes(sink.getvalue().to_pybytes())
 
 

@@ -98,6 +98,8 @@ def expand(
         for count in counts:
             columns: ablation.Columns = {"prompts": [_image_prompt(row, config)]}
             part: Row = {**row, "images": row["images"][:count]}
+            if "masks" in row:
+                part["masks"] = row["masks"][:count]
             for seed in range(seeds):
                 yield ablation.run_of(part, config, source.base, f"images-{count}", columns, seed)
 

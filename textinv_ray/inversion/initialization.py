@@ -43,12 +43,13 @@ def choose_initializer(
     latent_means: Tensor,
     time_ids: Tensor,
     timesteps: TimestepsConfig | None = None,
+    pixel_weights: Tensor | None = None,
 ) -> str:
     """The candidate word with the lowest loss: argmin in Gal et al. 2022, eq. (2), over candidates instead of vectors.
 
     All candidates are compared on one fixed batch of AUTO_SAMPLES samples: images and templates in turn, evenly
     spaced quantiles of the noise levels, noise from the concept's seed. latent_means: (N * A * F, C, h, w) of N
-    images. time_ids: (N * A * F, 6) of the same.
+    images. time_ids: (N * A * F, 6) of the same; pixel_weights: (N * A * F, 1, h, w), None: all are 1.
     Raises ValueError when no candidate gives a token.
     """
     known = [text for text in concept.initializer_candidates if _has_token(backbone, text)]
@@ -58,6 +59,7 @@ def choose_initializer(
     images = len(concept.images)
     chosen = (samples % images * (len(latent_means) // images)).to(latent_means.device)
     latents, time_ids = latent_means[chosen], time_ids[chosen]
+    weights = None if pixel_weights is None else pixel_weights[chosen]
     generator = torch.Generator().manual_seed(concept.seed)
     noise = torch.randn(latents.shape, generator=generator).to(latents)
     evenly = (2 * samples + 1).double() / (2 * AUTO_SAMPLES)
@@ -67,7 +69,8 @@ def choose_initializer(
     def loss(text: str) -> float:
         ids = words.tokenize(backbone, [words.fill(template, text) for template in templates])
         condition = backbone.encode(ids.to(backbone.device), time_ids=time_ids)
-        return float(backbone.denoising_loss(latents, noise, levels, condition).mean())
+        losses = backbone.denoising_loss(latents, noise, levels, condition, pixel_weights=weights)
+        return float(losses.mean())
 
     return min(known, key=loss)
 

@@ -123,7 +123,9 @@ class Pack:
         condition = self.backbone.encode(
             ids, rows, tensors["time_ids"][chosen[0]], learned=self.training.encoders
         )
-        per_sample = self.backbone.denoising_loss(latents, noise[1], levels, condition, self.training)
+        per_sample = self.backbone.denoising_loss(
+            latents, noise[1], levels, condition, self.training, tensors["pixel_weights"][chosen[0]]
+        )
         losses = per_sample.new_zeros(len(self.tasks)).index_add(
             0, self._concept_of_sample, per_sample / self._batch_size_of_sample
         )
@@ -180,6 +182,7 @@ class Pack:
                     tensors["fixed_levels"][samples],
                     condition,
                     self.training,
+                    tensors["fixed_pixel_weights"][samples],
                 )
             )
         return torch.cat(losses).reshape(len(due), size).mean(dim=1)

@@ -135,10 +135,10 @@ def fixed_batch(
     """The batch of F samples that DVAR's loss is measured on: images, noise, levels and prompts are all fixed.
 
     draws: of a step with F samples; their levels are stratified, one in each F-th of the schedule. latents: the cached
-    latent_means, latent_stds and time_ids of `task`. prompt_ids: int64 (stages * prompts, L), of the word with each of
-    its numbers of vectors in turn. timesteps: how levels are drawn.
-    Returns fixed_latents and fixed_noise (F, C, h, w), fixed_levels (F,), fixed_time_ids (F, 6), and fixed_ids
-    (stages * F, L).
+    tensors of `cached_latents`. prompt_ids: int64 (stages * prompts, L), of the word with each of its numbers of
+    vectors in turn. timesteps: how levels are drawn.
+    Returns fixed_latents and fixed_noise (F, C, h, w), fixed_levels (F,), fixed_time_ids (F, 6), fixed_pixel_weights
+    (F, 1, h, w), and fixed_ids (stages * F, L).
     """
     means, stds = latents["latent_means"], latents["latent_stds"]
     device, size = means.device, len(draws.levels)
@@ -150,5 +150,6 @@ def fixed_batch(
         "fixed_noise": noise[1],
         "fixed_levels": levels.to(device),
         "fixed_time_ids": latents["time_ids"][chosen],
+        "fixed_pixel_weights": latents["pixel_weights"][chosen],
         "fixed_ids": by_stage[:, draws.prompts.to(device)].flatten(0, 1),
     }

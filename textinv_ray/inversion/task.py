@@ -21,6 +21,7 @@ from textinv_ray.concepts.concept import Concept
 from textinv_ray.config.job import JobConfig, TrainingConfig
 from textinv_ray.config.training import StoppingConfig
 from textinv_ray.inversion import initialization, penalties, stopping, words
+from textinv_ray.inversion.cached_latents import cached_latents
 from textinv_ray.inversion.draws import Draws
 from textinv_ray.inversion.families.backbone import Backbone
 
@@ -50,7 +51,12 @@ class ConceptTask:
         self._noise_offset = config.training.noise_offset
         self._caption_dropout = config.training.caption_dropout
         self._generator = torch.Generator()
-        latents = _cached_latents(concept, backbone, flips=self._flip_probability > 0)
+        latents = cached_latents(
+            concept,
+            backbone,
+            flips=self._flip_probability > 0,
+            unmasked_weight=config.training.unmasked_weight,
+        )
         if concept.init_from == "auto":
             chosen = initialization.choose_initializer(
                 backbone,
@@ -58,6 +64,7 @@ class ConceptTask:
                 latents["latent_means"],
                 latents["time_ids"],
                 config.training.timesteps,
+                latents["pixel_weights"],
             )
             concept = dataclasses.replace(concept, initializer_token=chosen)
         self.concept = concept
@@ -343,19 +350,6 @@ def _initial_state(concept: Concept, backbone: Backbone, rule: StoppingConfig) -
         "evaluations": vectors.new_full((stopping.num_evaluations(concept.steps, rule),), math.nan),
         "best": vectors.clone() if rule.rule == "clip" else vectors[:0].clone(),
     }
-
-
-def _cached_latents(concept: Concept, backbone: Backbone, flips: bool) -> dict[str, Tensor]:
-    """Mean and standard deviation of the VAE's posterior for every image x crop (x flip): (N * A * F, C, h, w) each;
-    and time_ids of these, (N * A * F, 6).
-
-    A step samples a latent from this posterior, which is the distribution that encoding the image anew would give.
-    """
-    images = concept.images
-    variants = np.stack([images, images[:, :, :, ::-1]], axis=2) if flips else images
-    means, stds = backbone.latent_moments(variants.reshape(-1, *images.shape[2:]))
-    time_ids = torch.tensor(concept.time_ids(flips), device=means.device)
-    return {"latent_means": means, "latent_stds": stds, "time_ids": time_ids}
 
 
 def _image_words(concept: Concept) -> int:

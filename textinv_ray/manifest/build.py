@@ -23,8 +23,8 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from textinv_ray.manifest import captions, concept_settings, folder_names, image_files
-from textinv_ray.manifest.columns import schema
+from textinv_ray.manifest import captions, concept_settings, folder_names, image_files, mask_files
+from textinv_ray.manifest.columns import IMAGE_COLUMNS, schema
 from textinv_ray.manifest.concept_settings import Settings, leads_out
 from textinv_ray.manifest.folder_names import KohyaName, Named, readable
 from textinv_ray.manifest.kinds import ImageSource
@@ -37,9 +37,6 @@ from textinv_ray.util.text import nearest
 _ROW_GROUP_BYTES = 64 * 2**20
 _ROW_GROUP_ROWS = 10_000
 _MAX_IMAGE_BYTES = 256 * 2**20  # a larger file is no training image
-_MASK = re.compile(r"(.+?)[-_.]?(?:masklabel|condlabel|mask)", re.IGNORECASE)
-_MASK_FOLDERS = ("mask", "masks", "masklabel")
-_NO_MASKS = "a mask, which the method has no use for yet"
 
 
 @dataclass
@@ -66,15 +63,26 @@ class FolderConcept:
 
     images: list[Path]
     settings: Settings
+    masks: list[Path | None] = field(default_factory=list)
+    """One for each image, or none at all."""
+
+    @property
+    def files(self) -> list[Path]:
+        """Images and masks."""
+        return [*self.images, *(mask for mask in self.masks if mask)]
 
     def row(self, base: Path, embed: bool) -> dict[str, object]:
-        """All columns; images with their bytes, or as paths from `base`. Raises UserError."""
-        images: list[ImageSource]
-        if embed:
-            images = [{"bytes": _image_bytes(path), "path": readable(path.name)} for path in self.images]
-        else:
-            images = [_image_uri(path, base) for path in self.images]
-        return {**self.settings, "images": images}
+        """All columns; images and masks with their bytes, or as paths from `base`. Raises UserError."""
+
+        def source(path: Path) -> ImageSource:
+            if embed:
+                return {"bytes": _image_bytes(path), "path": readable(path.name)}
+            return _image_uri(path, base)
+
+        row = {**self.settings, "images": [source(path) for path in self.images]}
+        if any(self.masks):
+            row["masks"] = [mask and source(mask) for mask in self.masks]
+        return row
 
 
 @dataclass(frozen=True)
@@ -221,12 +229,14 @@ def _concept(
         settings["initializer_token"] = folder.kohya.class_word
     settings |= folder.settings
     files = {file.name: file for file in sorted(folder.path.iterdir(), key=_natural)}
-    images, others = [], []
+    masks, images, others = mask_files.MaskFiles(files), [], []
     for file in files.values():
-        why = _why_not(file, files, root)
-        if not why:
+        why = _why_not(file, root) or masks.take(file)
+        if why is None:
             images.append(file)
-        elif file.name not in (concept_settings.ONE, captions.METADATA):
+        elif file.name.lower() in mask_files.FOLDERS and file.is_dir() and not leads_out(file, root):
+            others += _masks_in(file, root, masks)
+        elif why and file.name not in (concept_settings.ONE, captions.METADATA):
             others.append((file, why))
     prefix = f"{folder.path.name}/"
     of_images = {
@@ -238,9 +248,10 @@ def _concept(
     inside = {name: file for name, file in files.items() if not leads_out(file, root)}
     found = captions.beside(images, inside, of_images)
     stems = {name for image in images for name in (image.stem, image.name)}
+    others += [(file, "a mask without an image of its name") for file in masks.without_image(images)]
     for file, why in others:
         if not (file.suffix.lower() in captions.SUFFIXES and file.stem in stems and file.name in inside):
-            built.skipped.append(f"{folder.shown}/{readable(file.name)}: {why}")
+            built.skipped.append(f"{folder.shown}/{readable(str(file.relative_to(folder.path)))}: {why}")
     built.skipped += [f"{folder.shown}/{line}" for line in found.ignored]
     if found.of_image and "captions" in settings:
         built.notes.append(
@@ -258,7 +269,21 @@ def _concept(
             built.notes.append(
                 f"{name}: its name isn't UTF-8; without --embed, the manifest has its absolute URI"
             )
-    return FolderConcept(images, settings)
+    of_images_masks = masks.of(images)
+    if count := sum(mask is not None for mask in of_images_masks):
+        built.notes.append(f"{folder.shown}: masks of {count} of its {len(images)} images")
+    return FolderConcept(images, settings, of_images_masks)
+
+
+def _masks_in(folder: Path, root: Path, masks: mask_files.MaskFiles) -> list[tuple[Path, str]]:
+    """Takes the masks in a folder of masks. Returns the other files in it, each with the reason."""
+    others = []
+    for file in sorted(folder.iterdir(), key=_natural):
+        if why := _why_not(file, root):
+            others.append((file, why))
+        else:
+            masks.add(file)
+    return others
 
 
 def _captions(folder: _Folder, settings: Settings, texts: list[str], built: Built) -> list[str]:
@@ -278,12 +303,12 @@ def _captions(folder: _Folder, settings: Settings, texts: list[str], built: Buil
     return [text for text, _ in marked]
 
 
-def _why_not(file: Path, files: Mapping[str, Path], root: Path) -> str:
-    """Why a file of a concept's folder is not one of its images; empty if it is."""
+def _why_not(file: Path, root: Path) -> str:
+    """Why a file of a concept's folder is neither an image nor a mask; empty if it is."""
     if file.name.startswith("."):
         return "hidden"
     if file.is_dir():
-        return f"a folder ({_NO_MASKS})" if file.name.lower() in _MASK_FOLDERS else "a folder"
+        return "a folder"
     if file.suffix.lower() not in image_files.SUFFIXES:
         return "not an image"
     try:
@@ -292,9 +317,6 @@ def _why_not(file: Path, files: Mapping[str, Path], root: Path) -> str:
         head = read_regular(file, image_files.HEAD_BYTES)
     except OSError as error:
         return error.strerror or str(error)
-    mask = _MASK.fullmatch(file.stem)
-    if mask and any(Path(other).stem == mask.group(1) for other in files if other != file.name):
-        return _NO_MASKS
     return image_files.why_not_an_image(head)
 
 
@@ -318,14 +340,14 @@ def _image_uri(path: Path, base: Path) -> str:
 
 def _write(concepts: Iterator[FolderConcept], file: IO[bytes], base: Path, embed: bool) -> None:
     """Writes row groups small enough to be held in memory, whatever the number of concepts."""
-    columns = schema(embed)
+    columns = schema(IMAGE_COLUMNS if embed else ())
     with pq.ParquetWriter(file, columns) as writer:
         pending: list[dict[str, object]] = []
         size = 0
         for concept in concepts:
             pending.append(concept.row(base, embed))
             if embed:
-                size += sum(path.stat().st_size for path in concept.images)
+                size += sum(path.stat().st_size for path in concept.files)
             if size >= _ROW_GROUP_BYTES or len(pending) >= _ROW_GROUP_ROWS:
                 writer.write_table(_table(pending, columns))
                 pending, size = [], 0

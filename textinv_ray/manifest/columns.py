@@ -10,7 +10,7 @@ the field.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
@@ -21,7 +21,7 @@ from pydantic.fields import FieldInfo
 
 from textinv_ray.config.job import JobConfig
 from textinv_ray.config.training import MAX_PROMPT_LENGTH
-from textinv_ray.manifest.kinds import EMBEDDED_IMAGES, IMAGES, OF_TYPE, ImageSource, Kind
+from textinv_ray.manifest.kinds import EMBEDDED_IMAGES, IMAGES, MASKS, OF_TYPE, ImageSource, Kind
 
 ReadBy = Literal["learning", "review", "labels"]
 """What reads a column, and so which fingerprints its value is part of:
@@ -170,6 +170,17 @@ class Row(_RequiredColumns, total=False):
             default="none",
             has_placeholder=True,
             max_length=MAX_PROMPT_LENGTH,
+            max_count=10_000,
+        ),
+    ]
+    masks: Annotated[
+        list[ImageSource | None],
+        Meaning(
+            "Masks of the images, as `images`: one for each, null for an image without. White is the concept, black "
+            "counts `training.unmasked_weight`, grey lies between.",
+            read_by="learning",
+            default="none; with `data.alpha_masks` the images' alpha channels",
+            max_length=8192,
             max_count=10_000,
         ),
     ]
@@ -355,14 +366,24 @@ def plain_row(row: Mapping[str, object]) -> Row:
     return cast(Row, plain)
 
 
-def schema(embed: bool) -> pa.Schema:
-    """Arrow schema of a manifest with all columns. `embed`: images as {bytes, path}, otherwise as URIs."""
-    return pa.schema(
-        [
-            (name, EMBEDDED_IMAGES if embed and column.kind is IMAGES else column.kind.arrow)
-            for name, column in COLUMNS.items()
-        ]
-    )
+IMAGE_COLUMNS = tuple(name for name, column in COLUMNS.items() if column.kind in (IMAGES, MASKS))
+"""Columns of images and masks: their values are URIs or bytes."""
+
+
+def schema(embedded: Collection[str]) -> pa.Schema:
+    """Arrow schema of a manifest with all columns. `embedded`: those of `IMAGE_COLUMNS` with {bytes, path}, no URIs."""
+    kinds = {name: column.kind.arrow for name, column in COLUMNS.items()}
+    return pa.schema({**kinds, **dict.fromkeys(embedded, EMBEDDED_IMAGES)})
+
+
+def embedded_columns(rows: Iterable[Mapping[str, Any]]) -> set[str]:
+    """Those of `IMAGE_COLUMNS` in which an image of the rows isn't a URI."""
+    return {
+        name
+        for row in rows
+        for name in IMAGE_COLUMNS
+        if any(not isinstance(image, str | None) for image in row.get(name) or ())
+    }
 
 
 def markdown_table() -> str:

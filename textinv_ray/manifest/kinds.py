@@ -102,6 +102,14 @@ def _images(values: Any) -> list[ImageSource]:
     return [{} if value is None else value for value in values]
 
 
+def _masks(values: Any) -> list[ImageSource | None]:
+    """The masks; None for an image without one, be it null or a struct of nulls."""
+    return [
+        None if isinstance(value, Mapping) and value.get("bytes") is None and not value.get("path") else value
+        for value in values
+    ]
+
+
 def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
 
@@ -149,6 +157,15 @@ IMAGES = Kind(
     "",
     lambda value: False,
 )
+MASKS = Kind(
+    "list of strings (URIs) or list of {bytes, path} structs, with nulls",
+    pa.list_(pa.string()),
+    _is_list_of(_is_image),
+    _masks,
+    "",
+    lambda value: False,
+    empty_is_absent=True,
+)
 TAGS = Kind(
     "map of strings, or struct",
     pa.map_(pa.string(), pa.string()),
@@ -159,7 +176,7 @@ TAGS = Kind(
     empty_is_absent=True,
 )
 EMBEDDED_IMAGES = pa.list_(pa.struct({"bytes": pa.binary(), "path": pa.string()}))
-"""Arrow type of an `images` column with the images' bytes in it."""
+"""Arrow type of a column of images, or of masks, with their bytes in it."""
 
 OF_TYPE: dict[object, Kind] = {
     str: STRING,
@@ -168,6 +185,7 @@ OF_TYPE: dict[object, Kind] = {
     list[str]: STRINGS,
     list[int]: INTEGERS,
     list[ImageSource]: IMAGES,
+    list[ImageSource | None]: MASKS,
     dict[str, str]: TAGS,
 }
 """The kind of a column whose plain values have this type."""

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from textinv_ray.manifest.batch import Batch
 from textinv_ray.manifest.columns import COLUMNS, Column
-from textinv_ray.manifest.kinds import IMAGES, INTEGERS, STRING, STRINGS, TAGS
+from textinv_ray.manifest.kinds import IMAGES, INTEGERS, MASKS, STRING, STRINGS, TAGS
 
 MAX_TAG_NAME_LENGTH = 250
 """The most characters of the name of a tag, which MLflow sets."""
@@ -26,7 +26,7 @@ def over_limits(batch: Batch) -> Iterator[tuple[int, str, str]]:
             yield from _texts(column, np.arange(len(batch)), values)
         elif column.kind is TAGS:
             yield from _tags(column, values)
-        elif column.kind in (STRINGS, INTEGERS, IMAGES):
+        elif column.kind in (STRINGS, INTEGERS, IMAGES, MASKS):
             counts = batch.lengths(column.name)
             for index in np.flatnonzero(counts > column.max_count).tolist():
                 yield index, column.name, f"has {counts[index]} entries; give at most {column.max_count}"

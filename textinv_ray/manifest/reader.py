@@ -155,11 +155,11 @@ def batches_of(part: Part, columns: list[str], *, image_bytes: bool) -> Iterator
     with part.open() as file:
         leaves = [file.schema.column(i).path for i in range(len(file.schema))]
         leaves = [path for path in leaves if path.split(".", 1)[0] in columns]
-        embedded = [path for path in leaves if path.startswith("images.") and path.endswith(".bytes")]
-        has_path = any(path.startswith("images.") and path.endswith(".path") for path in leaves)
-        if embedded and not image_bytes and has_path:
-            leaves = [path for path in leaves if path not in embedded]
-            embedded = []
+        embedded = _leaves_of_images(leaves, "bytes")
+        if not image_bytes:
+            left_out = [embedded[name] for name in embedded.keys() & _leaves_of_images(leaves, "path").keys()]
+            leaves = [path for path in leaves if path not in left_out]
+            embedded = _leaves_of_images(leaves, "bytes")
         rows = _BATCH_ROWS_WITH_BYTES if embedded else _BATCH_ROWS
         # Threads of Arrow that still call a Python file when the process ends would end it by a signal.
         stream = file.iter_batches(rows, columns=leaves, use_threads=not part.is_remote)
@@ -179,6 +179,12 @@ def batches_of(part: Part, columns: list[str], *, image_bytes: bool) -> Iterator
                 raise UserError(f"{part.label}: {_invalid(batch, first, error)}") from None
             yield batch
             first += len(batch)
+
+
+def _leaves_of_images(leaves: list[str], field: str) -> dict[str, str]:
+    """The Parquet leaf of this field in each column of images or masks, by the column's name."""
+    named = ((path.split(".", 1)[0], path) for path in leaves if path.endswith(f".{field}"))
+    return {name: path for name, path in named if name in ("images", "masks")}
 
 
 def _unreadable(file: pq.ParquetFile, leaves: list[str], error: Exception) -> str:

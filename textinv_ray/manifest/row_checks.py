@@ -6,7 +6,7 @@ Each check yields what it finds as (index within the batch, column, message).
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -44,8 +44,13 @@ def check_rows(
         if column.choices:
             yield from _choices(batch, column)
     if "images" in batch.names:
-        yield from _images(batch, base, config.data.allowed_protocols)
+        for index in np.flatnonzero(batch.lengths("images") == 0).tolist():
+            yield index, "images", "has no images; give 1 or more (3 to 5 are best)"
+        yield from _images(batch, "images", base, config.data.allowed_protocols)
         yield from _captions(batch)
+        if "masks" in batch.names:
+            yield from _mask_counts(batch)
+            yield from _images(batch, "masks", base, config.data.allowed_protocols)
     for column in COLUMNS.values():
         if column.has_placeholder:
             yield from _prompts(batch, column.name)
@@ -188,33 +193,37 @@ def _choices(batch: Batch, column: Column) -> Found:
         yield index, column.name, f"{short(values[index].as_py())} is {which}"
 
 
-def _images(batch: Batch, base: str, allowed: tuple[str, ...]) -> Found:
-    for index in np.flatnonzero(batch.lengths("images") == 0).tolist():
-        yield index, "images", "has no images; give 1 or more (3 to 5 are best)"
-    elements = batch.elements("images")
+def _images(batch: Batch, name: Literal["images", "masks"], base: str, allowed: tuple[str, ...]) -> Found:
+    """The files of a column of images, or of masks, which may be null."""
+    elements = batch.elements(name)
     if elements is None:
         return
     parents, values = elements
+    is_mask = name == "masks"
     if pa.types.is_struct(values.type):
-        values, empty = _paths(values, batch.has_image_bytes)
+        values, empty = _paths(values, batch.has_image_bytes, is_mask=is_mask)
         for element, message in empty:
-            yield int(parents[element]), "images", message
+            yield int(parents[element]), name, message
         for element, why in _unreachable(values, base, allowed):
-            yield int(parents[element]), "images", why
+            yield int(parents[element]), name, why
         return
     if pa.types.is_null(values.type):
         values = values.cast(pa.string())
-    nameless = pc.fill_null(pc.equal(values, ""), True)
+    nameless = pc.fill_null(pc.equal(values, ""), not is_mask)
     for element in _where(nameless):
-        yield int(parents[element]), "images", "an image has no URI"
+        what = (
+            "a mask is empty text; give null for an image without one" if is_mask else "an image has no URI"
+        )
+        yield int(parents[element]), name, what
     for element, why in _unreachable(values, base, allowed):
-        yield int(parents[element]), "images", why
+        yield int(parents[element]), name, why
 
 
-def _paths(images: pa.Array, has_bytes: bool) -> tuple[pa.Array, list[tuple[int, str]]]:
+def _paths(images: pa.Array, has_bytes: bool, *, is_mask: bool) -> tuple[pa.Array, list[tuple[int, str]]]:
     """(the paths of {bytes, path} structs without bytes, null for others; (index, message) of those with neither).
 
     `has_bytes`: whether the bytes were read. If not, only a null in place of the struct is known to have neither.
+    `is_mask`: whether they are masks; then one with neither stands for an image without a mask.
     """
     fields = {field.name for field in images.type}
     absent = pa.nulls(len(images), pa.string())
@@ -222,18 +231,18 @@ def _paths(images: pa.Array, has_bytes: bool) -> tuple[pa.Array, list[tuple[int,
     path = path.dictionary_decode() if pa.types.is_dictionary(path.type) else path
     path = absent if pa.types.is_null(path.type) else path.cast(pa.string())
     null = pc.is_null(images)
-    problems = [(index, "an image is null") for index in _where(null)]
+    problems = [] if is_mask else [(index, "an image is null") for index in _where(null)]
     if not has_bytes:
         return absent, problems
     data = pc.struct_field(images, "bytes") if "bytes" in fields else pa.nulls(len(images))
     without = pc.is_null(data)
     nameless = pc.and_(pc.and_(without, pc.invert(null)), pc.equal(pc.fill_null(path, ""), ""))
-    problems += [(index, "an image has neither bytes nor a path") for index in _where(nameless)]
+    if not is_mask:
+        problems += [(index, "an image has neither bytes nor a path") for index in _where(nameless)]
     if not pa.types.is_null(data.type):
         empty = pc.equal(pc.fill_null(pc.binary_length(data), 1), 0)
-        problems += [
-            (index, "an image's bytes are empty") for index in _where(pc.and_(empty, pc.invert(null)))
-        ]
+        what = "a mask's bytes are empty" if is_mask else "an image's bytes are empty"
+        problems += [(index, what) for index in _where(pc.and_(empty, pc.invert(null)))]
     return pc.if_else(without, path, absent), problems
 
 
@@ -250,6 +259,16 @@ def _unreachable(uris: pa.Array, base: str, allowed: tuple[str, ...]) -> Iterato
         else:
             why = f"protocol not among data.allowed_protocols ({', '.join(allowed)})"
         yield index, f"{short(shown(uri))}: {why}"
+
+
+def _mask_counts(batch: Batch) -> Found:
+    images, masks = batch.lengths("images"), batch.lengths("masks")
+    for index in np.flatnonzero((masks != images) & (masks > 0) & (images > 0)).tolist():
+        yield (
+            index,
+            "masks",
+            f"has {masks[index]} masks for {images[index]} images; give one per image, null for an image without one",
+        )
 
 
 def _captions(batch: Batch) -> Found:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support import tiny, tiny_flow
-from tests.support.learning import alone, assert_same, digest, run
+from tests.support.learning import alone, assert_same, digest, gradients_by_target, random_masks, run
 from textinv_ray.config.job import JobConfig, ReviewConfig
 from textinv_ray.inversion import words
 from textinv_ray.inversion.families.compiled import CompiledDenoiser
@@ -25,7 +25,7 @@ from textinv_ray.util.errors import UserError
 CONFIG = JobConfig.from_dict({"training": {"max_grad_norm": 0.05}})
 CONCEPTS = [
     tiny.concept(0, steps=3, batch_size=1),
-    tiny.concept(1, steps=2, batch_size=3, num_vectors=2, norm_control="rescale"),
+    tiny.concept(1, steps=2, batch_size=3, num_vectors=2, norm_control="rescale", masks=random_masks(1)),
     tiny.concept(2, steps=4, batch_size=2, norm_control="regularize", regularization_weight=0.01),
 ]
 FAMILIES: dict[str, tuple[Callable[[Path], Path], Callable[[Path], FlowBackbone]]] = {
@@ -94,6 +94,12 @@ def test_the_flow_leads_straight_from_latents_to_noise(model: FlowBackbone) -> N
     assert torch.equal(noisy[0], latents[0])
     assert torch.equal(noisy[2], noise[2])
     torch.testing.assert_close(noisy[1], latents[1] + 0.25 * target[1])
+
+
+def test_what_a_mask_leaves_out_has_no_gradient(model: FlowBackbone) -> None:
+    same, outside, inside = gradients_by_target(model, CONFIG)
+    torch.testing.assert_close(outside, same, rtol=1e-9, atol=1e-12)
+    assert (inside - same).norm() > 1e-3 * same.norm()
 
 
 def test_levels_move_with_the_uniform_number(model: FlowBackbone) -> None:

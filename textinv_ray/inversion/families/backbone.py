@@ -336,15 +336,18 @@ class Backbone(ABC):
         levels: Tensor,
         condition: Condition,
         training: TrainingConfig | None = None,
+        pixel_weights: Tensor | None = None,
     ) -> Tensor:
         """||target - prediction||^2, divided by C h w, for each sample: Gal et al. 2022, eq. (2).
 
         latents (z), noise (eps): (B, C, h, w) in `word_dtype`. levels: (B,). training: whose `loss_weight` counts;
-        None: no weights. Returns (B,) in `word_dtype`.
+        None: no weights. pixel_weights: (B, 1, h, w), of the squared errors; None: all are 1. Returns (B,) in
+        `word_dtype`.
         """
         noisy_latents, target = self.corrupt(latents, noise, levels)
         prediction = self.predict(noisy_latents, levels, condition)
-        losses = F.mse_loss(prediction.to(target.dtype), target, reduction="none").mean(dim=(1, 2, 3))
+        errors = F.mse_loss(prediction.to(target.dtype), target, reduction="none")
+        losses = (errors if pixel_weights is None else errors * pixel_weights).mean(dim=(1, 2, 3))
         weights = self.loss_weights(levels, training) if training else None
         return losses if weights is None else losses * weights
 

@@ -14,6 +14,7 @@ of the fastest matrix product that this run found, "of data sheet" of the GPU's 
 from __future__ import annotations
 
 import argparse
+import copy
 import functools
 import math
 import statistics
@@ -130,10 +131,14 @@ def load(model: str, dtype: str) -> Backbone:
 
 
 def filled(backbone: Backbone, config: JobConfig, size: int, batch_size: int) -> Pack:
-    """A pack of `size` concepts."""
+    """A pack of `size` concepts, which have the same images, encoded once, and draws of their own."""
     pack = Pack(backbone, config, size)
+    first = ConceptTask(concept(0, backbone.resolution, batch_size), backbone, config)
     for number in range(size):
-        pack.add(ConceptTask(concept(number, backbone.resolution, batch_size), backbone, config))
+        task = copy.copy(first)
+        task.concept = concept(number, backbone.resolution, batch_size)
+        task.tensors = dict(first.tensors)  # the pack copies what is in it
+        pack.add(task)
     return pack
 
 

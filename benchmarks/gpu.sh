@@ -46,7 +46,7 @@ for stage in "$@"; do
     if [ $tiny = yes ]; then sd15=tiny sdxl=tiny-sdxl largest=2 steps=2 pack=4 processes=2 workers=2 half=bfloat16; fi
     case $stage in
     tests)
-        limited 120 tests "$PYTHON" -m pytest -p no:cacheprovider -n $workers --dist worksteal \
+        limited 120 tests "$PYTHON" -m pytest -p no:cacheprovider -W default -n $workers --dist worksteal \
             --timeout 100 -rs --durations 8 tests/inversion/test_on_a_gpu.py
         ;;
     steps)

@@ -29,6 +29,7 @@ from benchmarks import (
     judged,
     measure,
     memory,
+    predicted_starts,
     quality_vs_steps,
     random_models,
     real_size,
@@ -188,6 +189,39 @@ def test_quality_vs_steps(
     assert [len(row["stopped_at"]) for row in rules] == [4, 4]
     assert rules[1]["stopped_at"] == [2, 2, 2, 2]
     assert plot.stat().st_size > 0
+
+
+def test_predicted_starts(
+    figures: Callable[..., dict[str, Any]], manifest: str, settings: list[str], tmp_path: Path
+) -> None:
+    folder = catalogue.output(tmp_path / "words", catalogue.examples(24))
+    options = [
+        "--sizes=12,24,999",
+        "--at=0,2",
+        "--seeds=2",
+        "--images=1",
+        f"--manifest={manifest}",
+        *settings,
+    ]
+    options += [
+        "--rates=1,0",
+        "--set=scoring.judge=null",
+        "--set=data.holdout=1",
+        f"--plot={tmp_path / 'plot.png'}",
+    ]
+    found = figures(predicted_starts, folder, *options)
+    points = {(point["start"], point["steps"]): point["values"] for point in found["points"]}
+    made = [f"predicted by {count}{rate}" for count in (12, 24) for rate in ("", ", rate x 0")]
+    names = ["initializer", "mean of 24", *made]
+    assert list(points) == [(name, step) for name in names for step in (0, 2)]
+    assert set(points["initializer", 0]) == {"clip", "edit", "retrieval", "loss"}
+    for name in ("predicted by 12", "predicted by 24"):
+        still = f"{name}, rate x 0"
+        assert points[still, 0] == points[name, 0] == points[still, 2], "at a rate of 0 no word moves"
+        assert points[name, 2] != points[name, 0]
+    assert points["predicted by 12", 0] != points["predicted by 24", 0]
+    assert (tmp_path / "plot.png").stat().st_size > 0
+    assert len(found["table"]) == len(points)
 
 
 def test_the_parts_of_a_step_make_up_the_step(figures: Callable[..., dict[str, Any]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -45,8 +46,15 @@ def output(folder: Path, catalogue: Sequence[Example], without: int = 0) -> str:
     """An output with these words. `without`: how many of them have no features, as in outputs of earlier versions."""
     store = Store(str(folder))
     for index, example in enumerate(catalogue):
-        files = {word_files.STORED: word_files.store_word(f"<{example.concept_id}>", example.word)}
-        if index >= without:
-            files[image_features.FILE] = example.features.to_bytes()
-        store.finish(stored.result(example.concept_id), files)
+        finish(store, example, index >= without)
     return store.uri
+
+
+def finish(store: Store, example: Example, with_features: bool = True, **changes: Any) -> None:
+    """Makes it a concept of the store that is done. `changes`: to the fields of its result."""
+    files = {word_files.STORED: word_files.store_word(f"<{example.concept_id}>", example.word)}
+    if with_features:
+        files[image_features.FILE] = example.features.to_bytes()
+    if example.initial:
+        files[word_files.INITIAL] = word_files.store_word(f"<{example.concept_id}>", example.initial)
+    store.finish(stored.result(example.concept_id, **changes), files)

@@ -13,6 +13,7 @@ import safetensors.numpy
 from tests.support import examples
 from tests.support.commands import LOCAL_RAY, Command, as_options, script
 from textinv_ray.concepts import prepare
+from textinv_ray.concepts.predicted_start import PredictedStart
 from textinv_ray.config.job import JobConfig
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.models import sources
@@ -115,25 +116,39 @@ class Job:
             assert difference < TOLERANCE, f"{concept_id}: {difference:.4f} of its norm away"
 
 
-def words(folder: Path, settings: Iterable[str], only: Collection[str] = ()) -> dict[str, np.ndarray]:
+def words(
+    folder: Path,
+    settings: Iterable[str],
+    only: Collection[str] = (),
+    given: PredictedStart | None = None,
+) -> dict[str, np.ndarray]:
     """What one process without any service learns of the manifest in `folder`: concept_id -> (V, D).
 
-    D: of all text encoders together.
+    D: of all text encoders together. `given`: the predictor that all start from.
     """
     from textinv_ray.inversion.families.loading import load_backbone
     from textinv_ray.inversion.pack import Pack
+    from textinv_ray.inversion.prediction import with_prediction
     from textinv_ray.inversion.task import ConceptTask
+    from textinv_ray.service.models import loading
 
     config = JobConfig.load("mini", list(settings))
     facts = sources.facts(config.model)
     opened = Manifest.open(str(folder / "data" / "manifest.parquet"))
     backbone = load_backbone(sources.resolve(config.model.path), dtype="float32")
+    scorer = loading.scorer(config) if given else None
     tasks = []
     for row in opened.rows():
         if not only or row["concept_id"] in only:
             concept = prepare.make(
-                row, config, base=opened.base, resolution=facts.resolution, model_identity=facts.identity
+                row,
+                config,
+                base=opened.base,
+                resolution=facts.resolution,
+                model_identity=facts.identity,
+                given=given,
             )
+            concept = with_prediction(concept, scorer) if scorer else concept
             tasks.append(ConceptTask(concept, backbone, config))
     for start in range(0, len(tasks), 4):
         pack = Pack(backbone, config, 4)

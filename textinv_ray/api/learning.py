@@ -14,7 +14,7 @@ from textinv_ray.config.job import JobConfig
 from textinv_ray.config.machine import load_config
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.driver import run
-from textinv_ray.service.intake import plan
+from textinv_ray.service.intake import plan, waves
 from textinv_ray.service.models import sources
 from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store
@@ -108,8 +108,10 @@ def _check_ray() -> None:
 
 def _results(store: Store, manifest: Manifest, config: JobConfig) -> Results:
     """Of the manifest's concepts, those that are done with these settings, in its order."""
-    stored = StoredResults.read(store)
-    todo = plan.make(manifest, config, sources.facts(config.model), stored).todo
+    stored, facts = StoredResults.read(store), sources.facts(config.model)
+    waved = waves.read(store, manifest, config, facts)
+    planned = plan.make(manifest, config, facts, stored, waves=waved)
+    todo = dict.fromkeys([*planned.todo, *planned.later])
     ids = [row["concept_id"] for row in manifest.rows(image_bytes=False)]
     failed = {failure.concept_id: failure.error for failure in stored.failures if failure.concept_id in todo}
     done = [concept_id for concept_id in ids if concept_id not in todo]

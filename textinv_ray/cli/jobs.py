@@ -89,6 +89,14 @@ def invert(
             "Default: that of RAY_ADDRESS, else local.",
         ),
     ] = None,
+    waves: Annotated[
+        int | None,
+        typer.Option(
+            min=10,
+            metavar="N",
+            help="Learn N concepts plainly first; a predictor that is fitted on their words starts the others.",
+        ),
+    ] = None,
     wait_for_resources: Annotated[
         float | None,
         typer.Option(min=0.1, metavar="MINUTES", help="End when no worker could start for so long."),
@@ -100,7 +108,12 @@ def invert(
 ) -> None:
     """Learn a word for every concept of the manifest. Concepts that are done are skipped."""
     job = load_config(config, overrides)
-    given = {"output": output, "ray": ray, "wait_for_resources_min": wait_for_resources}
+    given = {
+        "output": output,
+        "ray": ray,
+        "wait_for_resources_min": wait_for_resources,
+        "waves": None if waves is None else job.service.waves.model_copy(update={"first": waves}),
+    }
     given = {name: value for name, value in given.items() if value is not None}
     job = job.model_copy(update={"service": job.service.model_copy(update=given)})
 

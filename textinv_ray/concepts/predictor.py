@@ -5,6 +5,7 @@ image features to the vectors of its word. Fitted on concepts that are done, use
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ class Example:
     """Its learned word."""
     features: ImageFeatures
     """Of its training images."""
+    initial: Word | None = None
+    """What the word was before its first step; None where that isn't known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +51,8 @@ class Map:
     """See `ridge.Ridge`."""
     r2: float
     """Cross-validated R2 of the vectors: see `ridge.Ridge`."""
+    initial_r2: float | None = None
+    """The same of the vectors that learning began from; None where these aren't known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +69,20 @@ class Predictor:
     def counts(self) -> tuple[int, ...]:
         """Numbers of vectors of the words that it predicts, ascending."""
         return tuple(sorted({count for count, _ in self.maps}))
+
+    @property
+    def useless(self) -> str:
+        """Why its words are no better start than those that learning began from; empty when they are better.
+
+        Better: nearer to the learned words in mean R2 over all maps, and nearer than the catalogue's mean.
+        """
+        r2 = float(np.mean([one.r2 for one in self.maps.values()]))
+        known = [one.initial_r2 for one in self.maps.values() if one.initial_r2 is not None]
+        initial = float(np.mean(known)) if known else -math.inf
+        nearer = f"by cross-validation, predicted words (R2 {r2:.3f}) are no nearer to the learned ones than"
+        if r2 <= 0:
+            return f"{nearer} the mean of these"
+        return f"{nearer} the words that learning began from ({initial:.3f})" if r2 <= initial else ""
 
     def count_nearest(self, count: int) -> int:
         """This number of vectors if words of so many are predicted, else the smallest number of which they are."""
@@ -116,7 +135,12 @@ class Predictor:
         for (count, encoder), one in self.maps.items():
             tensors[f"{count}/{encoder}/weights"] = one.weights
             tensors[f"{count}/{encoder}/bias"] = one.bias
-            figures = {"words": one.words, "penalty": one.penalty, "r2": one.r2}
+            figures = {
+                "words": one.words,
+                "penalty": one.penalty,
+                "r2": one.r2,
+                "initial_r2": one.initial_r2,
+            }
             notes.append({"num_vectors": count, "encoder": encoder, **figures})
         note = {"format": _FORMAT, "model": self.model, "scorer": self.scorer, "maps": notes}
         return safetensors.numpy.save(tensors, {_METADATA: json.dumps(note)})
@@ -131,7 +155,10 @@ class Predictor:
                 count, encoder = int(one["num_vectors"]), str(one["encoder"])
                 weights, bias = (tensors[f"{count}/{encoder}/{name}"] for name in ("weights", "bias"))
                 figures = int(one["words"]), float(one["penalty"]), float(one["r2"])
-                maps[count, encoder] = Map(weights, bias, *figures)
+                initial = one.get("initial_r2")
+                maps[count, encoder] = Map(
+                    weights, bias, *figures, None if initial is None else float(initial)
+                )
                 if weights.ndim != 2 or bias.shape != weights.shape[1:] or count < 1 or len(bias) % count:
                     raise ValueError("its maps are damaged")
                 if not (np.isfinite(weights).all() and np.isfinite(bias).all()):
@@ -179,6 +206,7 @@ def fit(examples: Sequence[Example]) -> Predictor:
                 len(group),
                 solved.penalty,
                 round(solved.r2, 6),
+                _initial_r2(group, encoder, y),
             )
     if not maps:
         counts = ", ".join(f"{len(group)} of {count} vectors" for count, group in sorted(groups.items()))
@@ -188,6 +216,15 @@ def fit(examples: Sequence[Example]) -> Predictor:
         )
     first = examples[0].features
     return Predictor(first.model, first.scorer, maps)
+
+
+def _initial_r2(group: Sequence[Example], encoder: str, y: np.ndarray) -> float | None:
+    """R2 of the vectors that learning began from. y: (n, V * D), the learned ones."""
+    initial = [example.initial[encoder].reshape(-1) for example in group if example.initial]
+    spread = float(np.square(y - y.mean(axis=0, dtype=np.float64)).sum())
+    if len(initial) < len(group) or any(len(one) != y.shape[1] for one in initial) or not spread:
+        return None
+    return round(1 - float(np.square(y - np.stack(initial).astype(np.float64)).sum()) / spread, 6)
 
 
 def _order(example: Example) -> tuple[str, bytes]:

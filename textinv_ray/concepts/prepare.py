@@ -14,6 +14,7 @@ from textinv_ray.concepts import images, word_files
 from textinv_ray.concepts.concept import Concept, ConceptSettings
 from textinv_ray.concepts.fetch import ImageError, fetch
 from textinv_ray.concepts.fingerprints import Inputs, image_keys, inputs_of, mask_keys
+from textinv_ray.concepts.predicted_start import PredictedStart
 from textinv_ray.concepts.predictor import Predictor, is_predictor
 from textinv_ray.concepts.settings import is_file, settings_of, start_of
 from textinv_ray.config.job import JobConfig
@@ -33,16 +34,18 @@ def make(
     resolution: int,
     model_identity: str,
     is_first_try: bool = False,
+    given: PredictedStart | None = None,
 ) -> Concept:
     """Makes a concept that is ready to be learned.
 
     `row`: of a checked manifest, from any reader. `base`: `Manifest.base`. `resolution`: side of the training images in
     pixels, unless the configuration sets it. `model_identity`: what tells the model's weights from others, such as a
-    digest, or a Hub id with its commit. `is_first_try`: see `fetch.fetch`.
+    digest, or a Hub id with its commit. `is_first_try`: see `fetch.fetch`. `given`: what learning starts from, whatever
+    the row says.
 
     Raises fetch.ImageError for an image that can't be used, and ValueError for a row that `checks.check` refuses.
     """
-    plain = plain_row(row)
+    plain = plain_row(given.of(row) if given else row)
     settings = settings_of(plain, config)
     size = config.data.resolution or resolution
     prepared = images.prepare(
@@ -65,7 +68,7 @@ def make(
     initial_vectors: dict[str, tuple[tuple[float, ...], ...]] = {}
     predictor = None
     if is_file(settings.init_from):
-        start = starting_file(settings.init_from, base, config, is_first_try)
+        start = given.predictor if given else starting_file(settings.init_from, base, config, is_first_try)
         values["init_from"] = shown(settings.init_from)
         if isinstance(start, Predictor):
             count = settings.num_vectors or start.count_nearest(config.training.num_vectors)
@@ -110,10 +113,15 @@ def split_images(count: int, holdout: int, settings: ConceptSettings) -> tuple[l
 
 
 def row_fingerprint(
-    row: Mapping[str, object], config: JobConfig, *, resolution: int, model_identity: str
+    row: Mapping[str, object],
+    config: JobConfig,
+    *,
+    resolution: int,
+    model_identity: str,
+    given: PredictedStart | None = None,
 ) -> str:
     """`Concept.row_fingerprint` without fetching an image. Arguments and errors: as of `make`."""
-    plain = plain_row(row)
+    plain = plain_row(given.of(row) if given else row)
     size = config.data.resolution or resolution
     inputs = inputs_of(settings_of(plain, config), config, resolution=size, model_identity=model_identity)
     return _row_fingerprint(inputs, plain)

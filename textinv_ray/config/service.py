@@ -11,6 +11,15 @@ from textinv_ray.config.training import Strict
 from textinv_ray.util.logs import LogFormat
 
 
+class WavesConfig(Strict):
+    """Words of the first concepts predict those of the others."""
+
+    first: Annotated[int, Field(ge=10)] | None = None
+    """This many concepts, drawn by `training.seed`, are learned plainly. A predictor is fitted on their words, stored
+    in the output, and the other concepts start from what it predicts; rows with an `init_from` keep theirs. null: all
+    are learned plainly."""
+
+
 class ServiceConfig(Strict):
     """Workers, leases, and where results are stored."""
 
@@ -43,6 +52,8 @@ class ServiceConfig(Strict):
     log_format: LogFormat = "text"
     """Form of `job.log`. `json`: each line is an object with `time`, `level`, `message` and, where there is one,
     `concept_id` and `worker`."""
+    waves: WavesConfig = WavesConfig()
+    """A first part of the concepts, and the rest from predicted words."""
     heartbeat_s: float = Field(3.0, gt=0)
     """Seconds between the heartbeats of a worker."""
     lease_timeout_s: float = Field(60.0, gt=0)

@@ -10,6 +10,7 @@ from textinv_ray.config.job import JobConfig
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.driver.console import Screen
 from textinv_ray.service.intake.plan import Plan
+from textinv_ray.service.intake.waves import Waves
 from textinv_ray.service.models.sources import ModelFacts
 from textinv_ray.service.store.records import Result
 from textinv_ray.service.store.snapshot import StoredResults
@@ -31,6 +32,8 @@ class Job:
     """Name or path of the configuration that `config` was made from; None: the default one."""
     screen: Screen | None = None
     """What shows the console's lines in place of a terminal."""
+    waves: Waves | None = None
+    """Those of the job; None: all concepts are learned plainly."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Outcome:
             for result in stored.results
             if plan.todo.get(result.concept_id) == result.key and result.concept_id not in failed
         )
-        return cls(done, failed, len(plan.todo))
+        return cls(done, failed, len(plan.todo) + len(plan.later))
 
     @property
     def unfinished(self) -> int:

@@ -66,7 +66,10 @@ def begin(store: Store, manifest: Manifest, config: JobConfig, plan: Plan) -> No
 
 def _determines(config: JobConfig) -> dict[str, Any]:
     """The part of the configuration that results depend on, without credentials."""
-    return cast(dict[str, Any], redact_values(config.result_inputs()))
+    part: dict[str, Any] = dict(config.result_inputs())
+    if config.service.waves.first is not None:
+        part["service"] = {"waves": config.service.waves.model_dump(mode="json")}
+    return cast(dict[str, Any], redact_values(part))
 
 
 def _digest(determines: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -12,6 +12,7 @@ from textinv_ray.config.job import DEFAULT_PRESET, JobConfig
 from textinv_ray.model_files.places import is_bundled
 from textinv_ray.service.driver.job import Job, Outcome
 from textinv_ray.service.intake.plan import Plan
+from textinv_ray.service.intake.waves import Waves
 from textinv_ray.service.store.records import Result, worse_than_initializer
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.tracking.uri import how_to_open, resolve_uri
@@ -28,12 +29,14 @@ _SHOWN_WORSE = 10
 def print_start(job: Job) -> None:
     """What will run, with which model, where results go, and the resolved configuration."""
     console, manifest, plan, config, store = job.console, job.manifest, job.plan, job.config, job.store
-    if not plan.todo:
+    if not plan.todo and not plan.later:
         console.print(f"all {len(plan.done)} concepts are done; MLflow catches up")
         return
     console.print(f"manifest: {redact(manifest.uri)}, {_count(manifest.num_rows, 'concept')}")
     line = f"to learn: {_count(len(plan.todo), 'concept')}, {plan.steps} steps"
     console.print(line + (f"; done already: {len(plan.done)}" if plan.done else ""))
+    for line in _waves(plan, job.waves):
+        console.print(line)
     console.print(f"model: {_model(config)}")
     console.print(f"output: {store.shown}")
     changes = _changes(config, JobConfig.load(job.preset))
@@ -41,6 +44,13 @@ def print_start(job: Job) -> None:
     console.print(
         f"configuration: {redact(job.preset or DEFAULT_PRESET)}{with_changes} (job.json has all of it)"
     )
+
+
+def _waves(plan: Plan, waves: Waves | None) -> Iterator[str]:
+    if plan.later:
+        yield f"then, from words that a predictor makes of these: {_count(len(plan.later), 'concept')}"
+    elif waves and waves.start:
+        yield f"waves: words after the first {len(waves.first)} start from {waves.start.name}"
 
 
 def damaged(concept_ids: Sequence[str]) -> str:
@@ -73,6 +83,8 @@ def print_plan(
     console.print(f"output: {store.shown}")
     console.print(f"done already: {_count(len(plan.done), 'concept')}")
     console.print(f"to learn: {_count(len(plan.todo), 'concept')}, {plan.steps} steps")
+    if plan.later:
+        console.print(f"  then {_count(len(plan.later), 'concept')} from words that these predict")
     if not plan.todo:
         return
     again = len(plan.with_result)

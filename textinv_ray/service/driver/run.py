@@ -3,6 +3,7 @@
 plan    what is left to learn, by the manifest and the store; nothing heavy is imported before there is something
 start   a Ray, the scheduler, the fleet of workers (learning.py)
 watch   progress, failures, MLflow, signals, the lock (watch.py)
+waves   with service.waves: after the first part a predictor is fitted (waves.py); plan, start and watch again
 end     results.parquet, report.html, MLflow, the exit code (end.py)
 """
 
@@ -12,6 +13,7 @@ import logging
 import time
 from collections.abc import Collection, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 
 from textinv_ray.concepts import prepare
 from textinv_ray.config.job import JobConfig
@@ -25,7 +27,8 @@ from textinv_ray.service.driver.job import Job
 from textinv_ray.service.driver.learning import learn
 from textinv_ray.service.driver.lock import Lock
 from textinv_ray.service.driver.signals import Stopping, sigterm_as_exit
-from textinv_ray.service.intake import plan
+from textinv_ray.service.driver.waves import second_part
+from textinv_ray.service.intake import plan, waves
 from textinv_ray.service.models import sources
 from textinv_ray.service.store.files import StoreError
 from textinv_ray.service.store.job import is_behind
@@ -34,6 +37,7 @@ from textinv_ray.service.store.store import Store
 from textinv_ray.service.tracking.background import MirrorThread
 from textinv_ray.service.tracking.mirror import MLflowMirror, run_keys
 from textinv_ray.service.tracking.uri import resolve_uri
+from textinv_ray.util.errors import UserError
 from textinv_ray.util.exit_codes import ExitCode
 from textinv_ray.util.redact import message
 from textinv_ray.util.submitted_job import check_lasting
@@ -77,8 +81,9 @@ def invert(
         stored = StoredResults.read(store)
         damaged = store.damaged(stored.results)
         stored = stored.without(damaged)
-        todo = plan.make(manifest, config, facts, stored, only=only or (), limit=limit)
-        if again := [concept_id for concept_id in damaged if concept_id in todo.todo]:
+        waved = waves.read(store, manifest, config, facts)
+        todo = plan.make(manifest, config, facts, stored, only=only or (), limit=limit, waves=waved)
+        if again := [name for name in damaged if name in todo.todo or name in todo.later]:
             shown.print(messages.damaged(again))
         if todo.todo and not is_checked:
             checks.check(manifest, config, vocabulary.load(config.model))
@@ -88,10 +93,12 @@ def invert(
             return ExitCode.DONE
         log_format = config.service.log_format
         with log_file(store) as log, captured(log, verbose, log_format, screen) as console:
-            if not todo.todo and not is_behind(store):
+            if not (todo.todo or todo.later or is_behind(store)):
                 return messages.print_nothing_to_do(console, todo, config, store)
-            job = Job(store, manifest, config, facts, todo, console, preset, screen)
+            job = Job(store, manifest, config, facts, todo, console, preset, screen, waved)
             messages.print_start(job)
+            if waved and not waved.decided:
+                waves.forget(store)
             for concept_id in again:
                 store.reopen(concept_id)
             job_record.begin(store, manifest, config, todo)
@@ -106,6 +113,8 @@ def _run(job: Job, lock: Lock, keys: Mapping[str, str]) -> int:
     with Stopping() as stopping:
         mirror = _start_mirror(job, keys)
         problem = learn(job, mirror, stopping, lock) if job.plan.todo else ""
+        if job.plan.later and not problem and not stopping.signal:
+            job, problem = _learn_rest(job, mirror, stopping, lock)
         if problem:
             job.console.print(f"the job could not go on: {message(problem)}")
         try:
@@ -115,6 +124,18 @@ def _run(job: Job, lock: Lock, keys: Mapping[str, str]) -> int:
                 raise
             logger.exception("the store refused again")
             return ExitCode.INCOMPLETE
+
+
+def _learn_rest(first: Job, mirror: MirrorThread | None, stopping: Stopping, lock: Lock) -> tuple[Job, str]:
+    """Fits the predictor and learns what is after the first part. Returns the job with the plan of both, and why it
+    ended early; empty if it didn't.
+    """
+    try:
+        rest = second_part(first)
+    except UserError as error:  # the manifest was changed or can't be read any more
+        return first, str(error)
+    problem = learn(rest, mirror, stopping, lock) if rest.plan.todo else ""
+    return replace(rest, plan=first.plan.then(rest.plan)), problem
 
 
 def _start_mirror(job: Job, keys: Mapping[str, str]) -> MirrorThread | None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from textinv_ray.concepts import fetch, prepare
 from textinv_ray.config.job import JobConfig
 from textinv_ray.manifest.columns import Row
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.model_files.places import is_bundled
+from textinv_ray.service.intake.waves import Waves
 from textinv_ray.service.models.sources import ModelFacts
 from textinv_ray.service.store.keys import Key
 from textinv_ray.service.store.snapshot import StoredResults
@@ -35,16 +36,29 @@ class Plan:
     """Concepts whose result in the store is up to date."""
     todo: dict[str, Key] = field(default_factory=dict)
     """Concepts that must be learned, each with the key that its result will have."""
+    later: set[str] = field(default_factory=set)
+    """Concepts that must be learned once a predictor was fitted on the first part's words."""
     steps: int = 0
     """Optimizer steps of all concepts in `todo`."""
     samples: int = 0
     """Training samples of all concepts in `todo`: steps times batch size."""
     with_result: set[str] = field(default_factory=set)
-    """Concepts in `todo` that have a result for other settings, or possibly for other images."""
+    """Concepts in `todo` and `later` that have a result for other settings, or possibly for other images."""
     missing: list[str] = field(default_factory=list)
     """Local images that don't exist, at most 20."""
     digest: str = ""
     """Digest of the rows' fingerprints, which identifies the manifest together with the configuration."""
+
+    def then(self, rest: Plan) -> Plan:
+        """This plan of a first part together with the plan of what was `later`."""
+        return replace(
+            self,
+            done=self.done | rest.done,
+            todo=self.todo | rest.todo,
+            later=set(),
+            steps=self.steps + rest.steps,
+            samples=self.samples + rest.samples,
+        )
 
 
 @no_cycle_search()
@@ -56,11 +70,13 @@ def make(
     *,
     only: Collection[str] = (),
     limit: int | None = None,
+    waves: Waves | None = None,
 ) -> Plan:
     """Reads the manifest once and compares each row with the results in the store.
 
-    `only`: ids to select; empty: all. `limit`: the most rows to take. Raises UserError for an id in `only` that the
-    manifest doesn't have.
+    `only`: ids to select; empty: all. `limit`: the most rows to take. `waves`: those of the job. A word that was
+    learned plainly stays what it is when waves come later. Raises UserError for an id in `only` that the manifest
+    doesn't have, and when the selection has concepts after the first part, but not all of that part.
     """
     results = {result.concept_id: result.key for result in stored.results}
     plan, digest = Plan(), hashlib.sha256()
@@ -77,19 +93,32 @@ def make(
             mtime_digest = local.mtime_digest
             plan.missing += local.missing[: _SHOWN_MISSING - len(plan.missing)]
         key = Key(fingerprint, mtime_digest)
+        if waves and (start := waves.start_of(row, config)) and results.get(concept_id) != key:
+            fingerprint = prepare.row_fingerprint(
+                row, config, resolution=facts.resolution, model_identity=facts.identity, given=start
+            )
+            key = Key(fingerprint, mtime_digest)
         if results.get(concept_id) == key:
             plan.done.add(concept_id)
+            continue
+        if concept_id in results:
+            plan.with_result.add(concept_id)
+        if waves and waves.waits(row):
+            plan.later.add(concept_id)
             continue
         plan.todo[concept_id] = key
         steps = row.get("steps", config.training.steps)
         plan.steps += steps
         plan.samples += steps * row.get("batch_size", config.training.batch_size)
-        if concept_id in results:
-            plan.with_result.add(concept_id)
     unknown = [concept_id for concept_id in only if concept_id not in known]
     if unknown and (limit is None or len(known) < limit):
         near = nearest(unknown[0], sorted(known)) if known else ""
         raise UserError(f"--only: no concept {unknown[0]!r} in the manifest{near}")
+    if waves and plan.later and (missing := waves.first - known):
+        raise UserError(
+            f"service.waves: a predictor is fitted on {len(waves.first)} concepts of the whole manifest first, and "
+            f"--only or --limit leaves out {len(missing)} of them; run without these once, or without waves"
+        )
     plan.digest = digest.hexdigest()
     return plan
 

@@ -24,6 +24,7 @@ from textinv_ray.manifest import row_bytes
 from textinv_ray.manifest.batch import Batch
 from textinv_ray.manifest.columns import plain_row
 from textinv_ray.manifest.reader import Manifest, batches_of
+from textinv_ray.service.intake.waves import Waves
 from textinv_ray.service.models.sources import ModelFacts
 from textinv_ray.service.scheduling.protocol import PreparedRow
 from textinv_ray.service.store.store import Store
@@ -75,6 +76,8 @@ class Preparation:
     """Concepts with a result in the store, of this or of another fingerprint."""
     task_cpus: float
     """CPUs that one of its tasks reserves."""
+    waves: Waves | None = None
+    """Those of the job."""
 
     def iter_rows(self, wanted: Collection[str]) -> Iterable[PreparedRow]:
         """Yields the prepared rows of the `wanted` concepts, made as they are asked for.
@@ -211,13 +214,15 @@ class Preparation:
             return tried
         try:
             with about(concept_id):
+                plain = row_bytes.decode(data)
                 concept = prepare.make(
-                    row_bytes.decode(data),
+                    plain,
                     config,
                     base=self.manifest.base,
                     resolution=self.facts.resolution,
                     model_identity=self.facts.identity,
                     is_first_try=is_first_try,
+                    given=self.waves.start_of(plain, config) if self.waves else None,
                 )
         except ImageError as error:
             if is_first_try and error.is_transient:

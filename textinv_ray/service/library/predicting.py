@@ -9,6 +9,7 @@ import fsspec
 from textinv_ray.concepts import image_features, predictor, word_files
 from textinv_ray.concepts.image_features import ImageFeatures
 from textinv_ray.concepts.predictor import Example, Predictor
+from textinv_ray.concepts.word_files import Word
 from textinv_ray.service.library.lexicon import named_words
 from textinv_ray.service.store.store import Store
 from textinv_ray.util.errors import UserError
@@ -28,7 +29,7 @@ def fit(outputs: Sequence[str]) -> tuple[Predictor, int]:
         ids = [concept_id for concept_id, _ in named_words(store)]
         if not ids:
             raise UserError(f"{store.shown} has no learned words")
-        found = list(_examples(store, ids))
+        found = examples_of(store, ids)
         examples += found
         skipped += len(ids) - len(found)
     try:
@@ -37,18 +38,33 @@ def fit(outputs: Sequence[str]) -> tuple[Predictor, int]:
         raise UserError(str(error)) from None
 
 
-def _examples(store: Store, concept_ids: Sequence[str]) -> Iterator[Example]:
-    """Of the concepts with image features. Outputs of earlier versions have none."""
-    words = store.read_many(f"concepts/{concept_id}/{word_files.STORED}" for concept_id in concept_ids)
-    features = store.read_many(f"concepts/{concept_id}/{image_features.FILE}" for concept_id in concept_ids)
-    for concept_id, (_, word), (_, data) in zip(concept_ids, words, features, strict=True):
-        if word is None or data is None:
+def examples_of(store: Store, concept_ids: Sequence[str]) -> list[Example]:
+    """Of the concepts with a word and image features. Outputs of earlier versions have none. Raises StoreError."""
+
+    def read(name: str) -> Iterator[tuple[str, bytes | None]]:
+        return store.read_many(f"concepts/{concept_id}/{name}" for concept_id in concept_ids)
+
+    files = read(word_files.STORED), read(word_files.INITIAL), read(image_features.FILE)
+    found = []
+    for concept_id, (_, word), (_, initial), (_, features) in zip(concept_ids, *files, strict=True):
+        if word is None or features is None:
             continue
         try:
             (parts,) = word_files.parse_words(word, word_files.STORED).values()
-            yield Example(concept_id, parts, ImageFeatures.from_bytes(data))
+            made = Example(concept_id, parts, ImageFeatures.from_bytes(features), _initial(initial))
         except ValueError:
             continue
+        found.append(made)
+    return found
+
+
+def _initial(data: bytes | None) -> Word | None:
+    """What a word was before its first step; None where that isn't stored, or damaged."""
+    try:
+        (parts,) = word_files.parse_words(data or b"", word_files.INITIAL).values()
+    except ValueError:
+        return None
+    return parts
 
 
 def write(uri: str, fitted: Predictor) -> None:

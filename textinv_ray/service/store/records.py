@@ -239,6 +239,24 @@ class Decision(Opinion, OfConcept):
         return self.verdict if self.fingerprint == result.fingerprint else "undecided"
 
 
+WAVES = "waves.json"
+
+
+class WavesRecord(Record):
+    """What the concepts after a job's first part begin from: waves.json. See `intake/waves.py`."""
+
+    key: str
+    """Digest of the settings, the model and the size of the first part: with others, all is done anew."""
+    first: tuple[ConceptId, ...]
+    """The concepts of the first part, sorted."""
+    predictor: str
+    """Name of the predictor's file in the output; empty when it was left out."""
+    words: Count
+    """Words that the predictor was fitted on."""
+    why: Message
+    """Why the predictor was left out; empty when it wasn't."""
+
+
 class JobRecord(Record):
     """A job: job.json. No URI in it has credentials."""
 

@@ -15,6 +15,8 @@
       failed/<concept_id>.json       why a concept was given up
       reviews/<concept_id>.json      what reviewers decided about its word
       results.parquet, report.html
+      waves.json, predictor-<digest>.safetensors
+                                     with service.waves: the first part, and what the others start from
 
 Files appear whole: local ones are written under a temporary name and renamed, objects are put in one request. Before
 a file of a finished concept is replaced, its `result.json` is removed, so that a result always fits its files.

@@ -24,7 +24,7 @@ _SCORES = (
     "judge_similarity",
     "stopping_clip_image_similarity",
 )
-_PARAMS = ("model.path", "model.revision", "stopping.rule")
+_PARAMS = ("model.path", "model.revision", "stopping.rule", "service.waves.first")
 
 
 def of_history(history: History, after: int, config_steps: int, loss_points: int) -> list[Metric]:

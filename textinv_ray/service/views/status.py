@@ -17,12 +17,14 @@ from textinv_ray.config.job import ServiceConfig
 from textinv_ray.service.store import holder
 from textinv_ray.service.store.history import History
 from textinv_ray.service.store.records import (
+    WAVES,
     Count,
     Failure,
     JobRecord,
     Record,
     Result,
     Time,
+    WavesRecord,
     mean_scores,
     parse,
     worse_than_initializer,
@@ -104,6 +106,8 @@ class Status(Record):
     """Concepts that haven't begun."""
     waiting_for: str
     """What keeps the first worker from starting, by the driver's last sign of life; empty: nothing that is known."""
+    waves: str
+    """What concepts after the first part start from, or that they wait for it; empty for a job without waves."""
     concepts_per_hour: float | None
     """Over the last hour in which a concept was finished; null before the first one."""
     seconds_left: float | None
@@ -179,6 +183,7 @@ def read(output: str) -> Status:
         quarantined=quarantined,
         waiting=waiting,
         waiting_for=_waiting_for(store) if job.ended_at is None and now - lock < _SILENT_S else "",
+        waves=_waves(store, job.config(store.shown).service.waves.first),
         concepts_per_hour=rate,
         seconds_left=3600 * left / rate if rate and left and job.ended_at is None else None,
         worker_seconds_per_concept=seconds / len(done) if done else None,
@@ -198,6 +203,8 @@ def show(console: Console, status: Status) -> None:
     console.print(_course(status, now))
     if status.waiting_for:
         console.print(status.waiting_for)
+    if status.waves:
+        console.print(status.waves)
     console.print()
     counts = Table(box=None, show_header=False, pad_edge=False)
     counts.add_column()
@@ -248,6 +255,17 @@ def _waiting_for(store: Store) -> str:
         return one_line(parse(holder.Holder, store.read(holder.NAME) or b"").waiting_for)
     except ValueError:
         return ""
+
+
+def _waves(store: Store, first: int | None) -> str:
+    if first is None:
+        return ""
+    record = store.record(WavesRecord, WAVES)
+    if record is None:
+        return f"first wave: a predictor is fitted once the first {first} concepts are over"
+    if record.predictor:
+        return f"second wave: {record.words} words predict the others, by {store.shown}/{record.predictor}"
+    return f"waves are left out: {record.why}"
 
 
 def _count_stale(job: JobRecord, results: list[Result]) -> int:

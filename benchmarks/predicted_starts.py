@@ -1,0 +1,315 @@
+"""What is a predicted start worth? Words from the initializer, from a catalogue's mean and from predictors, by steps.
+
+    python benchmarks/predicted_starts.py OUTPUT [OUTPUT ...] [--sizes 40,160,640] [--at 0,5,10,25,50,100]
+                                          [--manifest benchmarks/heldout.parquet] [--rates 1,0.5,0.2,0.1] [--seeds 1]
+                                          [--config mini] [--set SECTION.FIELD=VALUE ...] [--plot PATH] [--json PATH]
+
+OUTPUT: words of a catalogue, as a job or `catalogue_words.py` learns them from a manifest of `training.heldout
+--others`; a predictor is fitted on the first words of a fixed draw, for each of --sizes. The manifest's concepts must
+not be among them. Each is learned from each start, and judged at each of --at on images that it didn't learn from
+(data.holdout, 2): likeness by the scoring model and by the judge, which has no part in the map or in the choice of a
+word; editability; the share of pictures that the judge finds nearest to their own concept; and the denoising loss, with
+the same draws for all starts (lower is better). --rates: factors of the learning rate for predicted starts. One
+process, no Ray.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+
+from benchmarks import job, measure
+from benchmarks.against_script import with_seeds
+from benchmarks.quality_vs_steps import Word, learn
+from textinv_ray.concepts import predictor
+from textinv_ray.concepts.concept import Concept
+from textinv_ray.concepts.predictor import Example, Predictor
+from textinv_ray.concepts.retrieval import retrieval_top1
+from textinv_ray.config.job import JobConfig
+from textinv_ray.inversion import words
+from textinv_ray.inversion.encoders import Encoder
+from textinv_ray.inversion.families.backbone import Backbone
+from textinv_ray.inversion.prediction import with_prediction
+from textinv_ray.inversion.review import Pictures, Subject, review
+from textinv_ray.inversion.scoring import Scorer
+from textinv_ray.inversion.task import ConceptTask
+from textinv_ray.service.library import predicting
+from textinv_ray.service.models import loading
+from textinv_ray.service.store.store import Store
+from textinv_ray.util.statistics import mean_of, paired_p
+
+HELDOUT = Path(__file__).with_name("heldout.parquet")
+COLD = "initializer"
+LOSS, JUDGE = "loss", "judge"
+SCORES = ("clip", JUDGE, "edit", "retrieval", LOSS)
+"""Columns: likeness by the scoring model and by the judge, editability, retrieval, denoising loss."""
+LOSS_SAMPLES = 64
+"""Of each word's denoising loss: images in turn, evenly spaced noise levels."""
+WORDS_AT_ONCE = 12
+_DRAW = 0  # seed of the order of a catalogue's words
+
+
+@dataclass(frozen=True)
+class Start:
+    """What all concepts are learned from."""
+
+    name: str
+    concepts: list[Concept]
+    words: int
+    """Of the catalogue; 0: none."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """The words of one start after the same number of steps."""
+
+    start: str
+    steps: int
+    words: int
+    """See Start."""
+    seconds: float
+    """Of learning, per word."""
+    values: Mapping[str, list[float]]
+    """Score -> a value for each concept (its seeds averaged)."""
+
+
+def catalogue(outputs: Sequence[str], exclude: set[str]) -> list[Example]:
+    """The words of the outputs in the fixed order that sizes are cut from. Raises SystemExit for a compared concept."""
+    found: list[Example] = []
+    for uri in outputs:
+        store = Store(uri)
+        found += predicting.examples_of(store, store.concepts())
+    both = sorted(exclude & {one.concept_id for one in found})
+    if both:
+        raise SystemExit(f"concepts of the comparison are in the catalogue: {', '.join(both[:5])}")
+    found.sort(key=lambda one: one.concept_id)
+    return [found[index] for index in np.random.default_rng(_DRAW).permutation(len(found))]
+
+
+def from_word(concept: Concept, word: Mapping[str, np.ndarray]) -> Concept:
+    """The concept as it starts from these vectors, by text encoder."""
+    vectors = {name: tuple(map(tuple, part.tolist())) for name, part in word.items()}
+    return dataclasses.replace(
+        concept, initializer_token="", init_from="benchmark.safetensors", initial_vectors=vectors
+    )
+
+
+def predicted(concept: Concept, found: Predictor, scorer: Scorer) -> Concept:
+    """The concept as it starts from its predicted word."""
+    data = np.frombuffer(found.only(concept.num_vectors).to_bytes(), np.uint8)
+    start = dataclasses.replace(
+        concept, initializer_token="", init_from="benchmark.safetensors", predictor=data
+    )
+    return with_prediction(start, scorer)
+
+
+def starts(
+    concepts: list[Concept],
+    examples: Sequence[Example],
+    sizes: Sequence[int],
+    rates: Sequence[float],
+    scorer: Scorer,
+) -> Iterator[Start]:
+    """The initializer, the mean of the largest catalogue, and each predictor with each rate."""
+    yield Start(COLD, concepts, 0)
+    most = examples[: sizes[-1]]
+    mean = {name: np.mean([one.word[name] for one in most], axis=0) for name in most[0].word}
+    yield Start(f"mean of {len(most)}", [from_word(concept, mean) for concept in concepts], len(most))
+    for size in sizes:
+        found = predictor.fit(examples[:size])
+        for line in predicting.lines(found, 0):
+            print(line, flush=True)
+        warm = [predicted(concept, found, scorer) for concept in concepts]
+        for rate in rates:
+            name = f"predicted by {size}" + (f", rate x {rate:g}" if rate != 1 else "")
+            slower = [
+                dataclasses.replace(concept, learning_rate=rate * concept.learning_rate) for concept in warm
+            ]
+            yield Start(name, slower, size)
+
+
+def learned(
+    start: Start, at: Sequence[int], backbone: Backbone, scorer: Scorer, config: JobConfig
+) -> dict[int, list[Word]]:
+    """Step -> the word of each concept, in their order."""
+    found = {0: [Word(one, ConceptTask(one, backbone, config).vectors, 0, 0.0) for one in start.concepts]}
+    if at[-1]:
+        by_step = {
+            (word.step, word.concept.concept_id): word
+            for word in learn(backbone, scorer, list(start.concepts), config, set(at))
+        }
+        for step in (step for step in at if step):
+            found[step] = [by_step[step, one.concept_id] for one in start.concepts]
+    return {step: found[step] for step in at}
+
+
+@torch.no_grad()
+def heldout_loss(backbone: Backbone, word: Word, config: JobConfig) -> float:
+    """Mean denoising loss on the reference images: LOSS_SAMPLES draws that depend on the concept's seed alone."""
+    concept, images = word.concept, word.concept.reference_images
+    assert word.vectors is not None
+    means, _ = backbone.latent_moments(images.reshape(-1, *images.shape[2:]))
+    numbers = torch.arange(LOSS_SAMPLES)
+    latents = means[numbers % len(means)]
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(concept.seed)).to(latents)
+    evenly = (2 * numbers + 1).double() / (2 * LOSS_SAMPLES)
+    levels = backbone.levels(evenly, config.training.timesteps, latents.shape[-2:]).to(backbone.device)
+    prompts = [
+        words.fill(concept.templates[number % len(concept.templates)], concept.placeholder_token)
+        for number in numbers.tolist()
+    ]
+    ids = words.tokenize(backbone, prompts, {concept.placeholder_token: len(word.vectors)})
+    condition = backbone.encode(ids.to(backbone.device), word.vectors.to(backbone.device))
+    return float(backbone.denoising_loss(latents, noise, levels, condition).mean())
+
+
+def judged(
+    found: Sequence[Word],
+    backbone: Backbone,
+    scorer: Scorer,
+    judge: Encoder | None,
+    config: JobConfig,
+    initializers: Pictures,
+) -> dict[str, list[float]]:
+    """Score -> a value for each concept."""
+    reviews = []
+    for first in range(0, len(found), WORDS_AT_ONCE):
+        some = [Subject(word.concept, word.vectors) for word in found[first : first + WORDS_AT_ONCE]]
+        reviews += review(backbone, scorer, some, config, initializers, judge)
+    features = [one.features for one in reviews]
+    names = [word.concept.concept_id.rpartition("-seed")[0] for word in found]
+    values: dict[str, list[float | None]] = {
+        "clip": [one.clip_image_similarity for one in reviews],
+        JUDGE: [one.judge_similarity for one in reviews],
+        "edit": [one.clip_text_similarity for one in reviews],
+        "retrieval": list(retrieved(names, [one for one in features if one is not None])),
+        LOSS: [heldout_loss(backbone, word, config) for word in found],
+    }
+    return {
+        score: [
+            statistics.mean(
+                value for of, value in zip(names, each, strict=True) if of == name and value is not None
+            )
+            for name in dict.fromkeys(names)
+        ]
+        for score, each in values.items()
+        if None not in each
+    }
+
+
+def retrieved(names: Sequence[str], features: Sequence[Any]) -> Iterator[float]:
+    """retrieval_top1 of each word among the concepts: seeds of one concept are no rivals."""
+    first = {name: names.index(name) for name in names}
+    for name, own in zip(names, features, strict=True):
+        others = [features[place] for of, place in first.items() if of != name]
+        blank = [dataclasses.replace(one, pictures=one.pictures[:0]) for one in others]
+        yield retrieval_top1([own, *blank])[0]
+
+
+def rows(points: Sequence[Point]) -> Iterator[dict[str, Any]]:
+    """The table, with paired differences from the initializer's words after the same and after all steps."""
+    cold = {point.steps: point for point in points if point.start == COLD}
+    last = max(cold)
+    main = JUDGE if JUDGE in points[0].values else "clip"
+    for point in points:
+        row: dict[str, Any] = {"": point.start, "steps": point.steps, "s": round(point.seconds, 2)}
+        row |= {score: str(mean_of(values)) for score, values in point.values.items()}
+        for name, other in (("same steps", point.steps), (f"{last} steps", last)):
+            pairs = zip(point.values[main], cold[other].values[main], strict=True)
+            differences = [own - of for own, of in pairs]
+            row[f"{main} - cold's, {name}"] = f"{mean_of(differences)}, p {paired_p(differences):.3f}"
+        yield row
+
+
+def plot(path: Path, points: Sequence[Point]) -> None:
+    """Each score against steps, a line for each start."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    shown = [score for score in SCORES if score in points[0].values]
+    figure, axes = pyplot.subplots(1, len(shown), figsize=(4 * len(shown), 4), constrained_layout=True)
+    for axis, score in zip(axes, shown, strict=True):
+        for name in dict.fromkeys(point.start for point in points):
+            line = [
+                (point.steps, *measure.mean_and_error(point.values[score]))
+                for point in points
+                if point.start == name
+            ]
+            axis.errorbar(*zip(*line, strict=True), label=name, marker=".", capsize=2)
+        axis.set_title(score)
+        axis.set_xlabel("steps")
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize="small")
+    figure.savefig(path, dpi=120)
+    print(f"plot: {path}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("outputs", nargs="+", metavar="OUTPUT")
+    parser.add_argument("--sizes", default="40,160,640", help="words of the catalogue, for a predictor each")
+    parser.add_argument("--at", default="0,5,10,25,50,100", help="steps at which to judge")
+    parser.add_argument("--manifest", default=str(HELDOUT), help="the concepts to compare on")
+    parser.add_argument("--limit", type=int, help="take the first rows only")
+    parser.add_argument("--rates", default="1", help="factors of the learning rate of predicted starts")
+    parser.add_argument("--seeds", type=int, default=1, help="words of each concept")
+    parser.add_argument("--images", type=int, default=8, help="pictures per prompt to judge")
+    parser.add_argument("--config", default="mini")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE")
+    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+
+    at = sorted({int(step) for step in options.at.split(",")})
+    settings = ["data.holdout=2", "scoring.judge=mini-judge", *options.set]
+    fixed = ["stopping.rule=none", f"training.steps={at[-1]}", f"scoring.num_images={options.images}"]
+    config = JobConfig.load(options.config, [*settings, *fixed])
+    plain = job.concepts_of(options.manifest, config, options.limit)
+    examples = catalogue(options.outputs, {concept.concept_id for concept in plain})
+    sizes = [size for size in sorted(map(int, options.sizes.split(","))) if size <= len(examples)]
+    if not sizes:
+        raise SystemExit(f"the catalogue has {len(examples)} words, fewer than any of --sizes")
+    concepts = [
+        # No picture but those that are scored
+        dataclasses.replace(concept, steps=at[-1], prompts=())
+        for concept in with_seeds(plain, options.seeds)
+    ]
+    backbone, scorer = loading.backbone(config), loading.scorer(config)
+    judge = loading.judge(config)
+    print(f"{options.config} on {measure.machine_line()}; a catalogue of {len(examples)} words", flush=True)
+    points: list[Point] = []
+    kept: Pictures = {}
+    factors = [float(rate) for rate in options.rates.split(",")]
+    for start in starts(concepts, examples, sizes, factors, scorer):
+        for step, found in learned(start, at, backbone, scorer, config).items():
+            values = judged(found, backbone, scorer, judge, config, kept)
+            seconds = statistics.mean(word.seconds for word in found)
+            points.append(Point(start.name, step, start.words, seconds, values))
+    table = list(rows(points))
+    print(measure.table(table))
+    print(f"(mean over {len(plain)} concepts with its 95 % bootstrap interval; differences are paired)")
+    if options.plot:
+        plot(options.plot, points)
+    measure.write_json(
+        options.json,
+        {**vars(options), "points": [dataclasses.asdict(point) for point in points], "table": table},
+    )
+
+
+if __name__ == "__main__":
+    main()

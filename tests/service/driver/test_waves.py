@@ -1,0 +1,227 @@
+"""Waves: what happens between them, and a job that is killed at each stage."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from tests.support import catalogue, examples, jobs
+from tests.support.jobs import Job as RunningJob
+from textinv_ray.concepts.predicted_start import PredictedStart
+from textinv_ray.concepts.predictor import Example, Predictor
+from textinv_ray.manifest.reader import Manifest
+from textinv_ray.service.driver.job import Job
+from textinv_ray.service.driver.waves import second_part
+from textinv_ray.service.intake import plan, waves
+from textinv_ray.service.models import sources
+from textinv_ray.service.store.records import WAVES, WavesRecord
+from textinv_ray.service.store.snapshot import StoredResults
+from textinv_ray.service.store.store import Store
+from textinv_ray.service.views import status
+
+COUNT, FIRST = 16, 12
+
+
+@pytest.fixture
+def job(tmp_path: Path, tiny_sd: Path, tiny_clip: Path) -> Job:
+    """A job that has learned nothing yet."""
+    config = examples.config(tiny_sd, tiny_clip, f"service.waves.first={FIRST}")
+    manifest = Manifest.open(str(examples.write_manifest(tmp_path / "data", COUNT)))
+    facts, store = sources.facts(config.model), Store(str(tmp_path / "out"))
+    waved = waves.read(store, manifest, config, facts)
+    found = plan.make(manifest, config, facts, StoredResults(), waves=waved)
+    console = Console(file=io.StringIO(), width=200)
+    return Job(store, manifest, config, facts, found, console, waves=waved)
+
+
+def learned(job: Job, count: int = FIRST, noise: float = 0.0, start: float = 0.0) -> None:
+    """Finishes `count` concepts of the first part: words that follow from their features.
+
+    noise: share of a word that doesn't. start: how much of the word learning began with, less being further away.
+    """
+    made = catalogue.examples(count, scorer=job.config.scoring.model, model=job.facts.identity)
+    random = np.random.default_rng(1)
+    for concept_id, one in zip(sorted(job.plan.todo)[::-1], made, strict=False):
+        word = {
+            name: ((1 - noise) * part + noise * 20 * random.normal(size=part.shape)).astype(np.float32)
+            for name, part in one.word.items()
+        }
+        initial = {name: start * part for name, part in word.items()}
+        example = Example(concept_id, word, one.features, initial)
+        catalogue.finish(job.store, example, **job.plan.todo[concept_id]._asdict())
+
+
+def said(job: Job) -> str:
+    assert isinstance(job.console.file, io.StringIO)
+    return job.console.file.getvalue()
+
+
+def record(job: Job) -> WavesRecord:
+    found = job.store.record(WavesRecord, WAVES)
+    assert found is not None
+    return found
+
+
+def test_the_rest_starts_from_the_first_words(job: Job) -> None:
+    learned(job)
+    rest = second_part(job)
+    assert set(rest.plan.todo) == job.plan.later
+    assert rest.waves is not None
+    assert rest.waves.start is not None
+    name = record(job).predictor
+    assert name == rest.waves.start.name
+    data = job.store.read(name)
+    assert data is not None
+    assert Predictor.from_bytes(data).maps[1, "clip_l"].words == FIRST
+    assert f"second wave: 4 concepts start from {job.store.shown}/{name}" in said(job)
+    both = job.plan.then(rest.plan)
+    assert set(both.todo) == {f"c{index}" for index in range(COUNT)}
+    assert not both.later
+    again = second_part(job)
+    assert again.waves == rest.waves, "fitted again, it is the same"
+
+
+def test_a_failed_concept_is_left_to_the_next_run(job: Job) -> None:
+    learned(job, FIRST - 1)
+    left = next(name for name in job.plan.todo if job.store.result(name) is None)
+    examples.fail(job.store, left)
+    rest = second_part(job)
+    assert set(rest.plan.todo) == job.plan.later
+    assert record(job).words == FIRST - 1
+    waved = waves.read(job.store, job.manifest, job.config, job.facts)
+    following = plan.make(job.manifest, job.config, job.facts, StoredResults.read(job.store), waves=waved)
+    assert set(following.todo) == {left, *rest.plan.todo}
+    assert not following.later
+    assert {name: following.todo[name] for name in rest.plan.todo} == rest.plan.todo
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ({"count": 9}, "a predictor needs at least 10 words"),
+        ({"noise": 1.0}, "no nearer to the learned ones than the mean of these"),
+        (
+            {"noise": 0.1, "start": 0.99},
+            "no nearer to the learned ones than the words that learning began from",
+        ),
+    ],
+)
+def test_waves_that_are_left_out(job: Job, words: dict[str, float], why: str) -> None:
+    learned(job, **words)  # type: ignore[arg-type]
+    rest = second_part(job)
+    plain = plan.make(job.manifest, job.config, job.facts, StoredResults()).todo
+    assert rest.plan.todo == {name: plain[name] for name in sorted(job.plan.later, key=list(plain).index)}
+    assert why in record(job).why
+    assert record(job).predictor == ""
+    (line,) = said(job).splitlines()
+    assert line.startswith("waves are left out: ")
+    assert why in line
+    assert not [name for name in job.store.names("") if name.startswith("predictor-")]
+
+
+def test_status_tells_the_wave(job: Job, tiny_sd: Path, tiny_clip: Path, tmp_path: Path) -> None:
+    config = examples.config(tiny_sd, tiny_clip, f"service.waves.first={FIRST}")
+    examples.begin(job.store, config, tmp_path, COUNT)
+    assert (
+        status.read(job.store.uri).waves
+        == "first wave: a predictor is fitted once the first 12 concepts are over"
+    )
+    learned(job)
+    second_part(job)
+    assert "second wave: 12 words predict the others, by " in status.read(job.store.uri).waves
+    assert record(job).predictor in status.read(job.store.uri).waves
+    waves.forget(job.store)
+    assert status.read(job.store.uri).waves.startswith("first wave")
+
+
+@pytest.fixture
+def running(tmp_path: Path, tiny_sd: Path, tiny_clip: Path) -> Iterator[RunningJob]:
+    """Words of concepts with the same pictures and seed are equal, so that features predict them exactly."""
+    path = examples.write_manifest(
+        tmp_path / "data",
+        COUNT,
+        {
+            f"c{index}": {"images": [f"c{index % 3}-{number}.png" for number in range(3)]}
+            for index in range(COUNT)
+        },
+    )
+    pq.write_table(pq.read_table(path).append_column("seed", pa.array([7] * COUNT, pa.int64())), path)
+    settings = examples.settings(
+        tiny_sd,
+        tiny_clip,
+        f"service.waves.first={FIRST}",
+        "training.steps=150",
+        "review.sample_at=[1.0]",
+        "service.workers=1",
+        "service.heartbeat_s=0.3",
+        "service.lease_timeout_s=4",
+        "service.checkpoint_every_s=0.1",
+        "tracking.enabled=false",
+    )
+    job = RunningJob(tmp_path, settings)
+    yield job
+    job.close()
+
+
+def kill(process: psutil.Popen) -> None:
+    """The driver and its Ray at once, as when their machine dies."""
+    family = [process, *psutil.Process(process.pid).children(recursive=True)]
+    for one in family:
+        one.kill()
+    psutil.wait_procs(family[1:])
+    process.wait()
+
+
+@pytest.mark.slow
+def test_killed_at_each_stage(running: RunningJob) -> None:
+    """In the first wave, before and after the predictor is stored, and in the second wave."""
+    store = running.store
+    process = running.start()
+    process.wait_for(running.checkpoints)
+    kill(process)
+    assert store.read(WAVES) is None
+
+    process = running.start()
+    process.wait_for(lambda: store.read(WAVES))
+    kill(process)
+    decided = store.record(WavesRecord, WAVES)
+    assert decided is not None
+    assert decided.predictor, decided.why
+    first = {name: store.result(name) for name in running.done()}
+    assert set(first) == set(decided.first)
+
+    # As if it had been killed a moment before, while it fitted
+    store.remove(WAVES)
+    store.remove(decided.predictor)
+    process = running.start()
+    process.wait_for(running.checkpoints)
+    assert store.record(WavesRecord, WAVES) == decided
+    kill(process)
+    assert set(running.checkpoints()).isdisjoint(decided.first)
+
+    code, out = running.run()
+    assert code == 0, out
+    assert re.search(r"\d of \d concepts? learned", out)
+    assert {name: store.result(name) for name in first} == first
+    data = store.read(decided.predictor)
+    assert data is not None
+    later = set(running.done()) - set(first)
+    assert len(later) == COUNT - FIRST
+    undisturbed = jobs.words(running.folder, running.settings, later, PredictedStart(data))
+    undisturbed |= jobs.words(running.folder, running.settings, decided.first[:2])
+    for name, word in undisturbed.items():
+        result = store.result(name)
+        assert result is not None
+        assert result.options.get("init_from") == (decided.predictor if name in later else None)
+        np.testing.assert_allclose(running.vectors(name), word, atol=1e-5)
+    code, out = running.run()
+    assert "nothing to do: all 16 concepts are done" in out

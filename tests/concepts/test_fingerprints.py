@@ -196,6 +196,13 @@ SETTINGS: Effects = {
     "training.norm_weight": LEARNING,
     "training.optimizer": LEARNING,
     "training.direction_prior": LEARNING,
+    "training.context_weight": LEARNING,
+    "training.context_every": {(): NOTHING, ("training.context_weight=0.1",): LEARNING},
+    "training.context_prompts.object": {(): NOTHING, ("training.context_weight=0.1",): LEARNING},
+    "training.context_prompts.style": {
+        ("training.context_weight=0.1",): NOTHING,
+        ("training.context_weight=0.1", "training.learnable_property=style"): LEARNING,
+    },
     "training.timesteps.distribution": LEARNING,
     "training.timesteps.logit_mean": LEARNING,
     "training.timesteps.logit_std": LEARNING,
@@ -262,6 +269,7 @@ FULL = {
     "optimizer": "directional",
     "direction_prior": 0.5,
     "masks": [image(9), None],
+    "context_weight": 0.0,  # else learnable_property chooses prompts of learning
 }
 
 

@@ -3,7 +3,14 @@ from __future__ import annotations
 import pytest
 
 from textinv_ray.config.job import JobConfig
-from textinv_ray.config.model_families import FAMILIES, STABLE_DIFFUSION_3, ModelFamily, family_of
+from textinv_ray.config.model_families import (
+    FAMILIES,
+    FLUX,
+    SANA,
+    STABLE_DIFFUSION_3,
+    ModelFamily,
+    family_of,
+)
 from textinv_ray.util.errors import UserError
 
 
@@ -80,6 +87,16 @@ def test_settings_that_fit_a_family(family: ModelFamily) -> None:
 def test_settings_that_do_not_fit(override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         STABLE_DIFFUSION_3.check(JobConfig().override([override]))
+
+
+def test_context_regularisation_needs_an_encoder_that_it_acts_on() -> None:
+    config = JobConfig().override(["training.context_weight=1e-3", "review.sampler=euler"])
+    message = r"training\.context_weight: .* CLIP and T5 \(of Sana: none\); set it to 0"
+    with pytest.raises(UserError, match=message):
+        SANA.check(config)
+    FLUX.check(config)
+    with pytest.raises(UserError, match=r"of Flux\.1: t5xxl"):
+        FLUX.check(config.override(["training.encoders=[clip_l]"]))
 
 
 def test_a_part_that_a_pipeline_was_saved_without() -> None:

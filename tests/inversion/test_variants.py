@@ -37,6 +37,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "direction_prior": 0.3,
         "vectors_added_at": (2,),
     },
+    "context": {"context_weight": 0.5, "context_prompts": ("{} on the beach", "a {} with a dog")},
+    "context at times": {
+        "context_weight": 0.2,
+        "context_every": 2,
+        "context_prompts": ("{} on the beach", "a {} with a dog", "my {} in the house"),
+        "vectors_added_at": (2,),
+    },
     "captions": {"captions": ("a red {}", "a {} on the beach")},
     "mean": {"init_from": "vocabulary_mean", "initializer_token": ""},
     "neighbour": {"init_from": "a.safetensors", "initializer_token": "", "initial_vectors": NEIGHBOUR},
@@ -47,6 +54,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "regularization_weight": 0.1,
         "per_image_probability": 0.7,
         "norm_control": "rescale",
+        "context_weight": 0.3,
+        "context_prompts": ("{} on the beach",),
         "captions": ("a red {}",),
     },
 }

@@ -88,6 +88,17 @@ def test_prompts_of_the_configuration(write: Write) -> None:
     assert problems(path, plain, tokenizers={"clip_l": tiny.tokenizer()}) == []
 
 
+def test_prompts_of_context_regularisation(write: Write) -> None:
+    """Where a row has it; in the configuration for rows without the column."""
+    prompts = f'training.context_prompts={{object: ["{LONG}a {{}}"], style: ["{{}}"]}}'
+    config, tokenizers = CONFIG.override([prompts]), {"clip_l": tiny.tokenizer()}
+    path = write(**good(3, context_weight=[None, 0.1, 0.0]))
+    (found,) = problems(path, config, tokenizers=tokenizers)
+    assert found.startswith("row 1 (c1), column 'num_vectors': '")
+    everywhere = config.override(["training.context_weight=0.1"])
+    assert [line[:5] for line in problems(path, everywhere, tokenizers=tokenizers)] == ["row 0", "row 1"]
+
+
 @pytest.fixture(scope="module")
 def backbone(tiny_sd: Path) -> Backbone:
     return load_backbone(str(tiny_sd), dtype="float32")

@@ -192,6 +192,7 @@ def test_local_files_can_be_forbidden(write: Write) -> None:
         ("norm_control", "off", "'off' is none of 'none', 'rescale', 'regularize'"),
         ("optimizer", "sgd", "'sgd' is neither 'adam' nor 'directional'"),
         ("direction_prior", -1.0, "-1.0 is out of range; give a number >= 0"),
+        ("context_weight", -1.0, "-1.0 is out of range; give a number >= 0"),
         (
             "init_from",
             " ",
@@ -220,6 +221,7 @@ def test_variants_that_are_fine(write: Write) -> None:
         "norm_weight": [None, 2.0, 0.0],
         "optimizer": ["adam", "directional", None],
         "direction_prior": [None, 1e-4, 0.0],
+        "context_weight": [None, 1e-4, 0.0],
         "init_from": ["auto", "../out/concepts/a/learned_embeds.safetensors", "s3://b/a.safetensors"],
     }
     path = write(**good(**columns))

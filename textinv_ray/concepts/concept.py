@@ -64,6 +64,12 @@ class ConceptSettings:
     """ "adam" or "directional"."""
     direction_prior: float = 0.0
     """Weight of the distance from the initial direction in the loss, with optimizer "directional"."""
+    context_weight: float = 0.0
+    """Weight of context regularisation in the loss."""
+    context_every: int = 1
+    """Steps between two with that term; 1 without it."""
+    context_prompts: tuple[str, ...] = ()
+    """Prompts of that term, with `{}`; empty without it."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -26,6 +26,8 @@ _LABELS = {name for name, column in COLUMNS.items() if column.read_by == "labels
 _AFTER_LEARNING = {name for name, column in COLUMNS.items() if column.read_by == "review"} | {"edit_prompts"}
 _IN_SETTINGS = (
     "training.initializer_candidates",
+    "training.context_every",
+    "training.context_prompts",
     "scoring.edit_prompts",
     *(column.overrides for column in COLUMNS.values() if column.overrides),
 )

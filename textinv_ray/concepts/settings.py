@@ -47,6 +47,9 @@ def settings_of(row: Row, config: JobConfig) -> ConceptSettings:
         ),
         "vectors_added_at": tuple(sorted(values["vectors_added_at"])),
     }
+    if values["context_weight"] > 0:
+        values["context_every"] = training.context_every
+        values["context_prompts"] = training.context_prompts.of(learnable_property)
     return ConceptSettings(
         **values,
         concept_id=concept_id,

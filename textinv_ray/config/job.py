@@ -20,7 +20,14 @@ from pydantic_core import ErrorDetails
 from textinv_ray.config.model import ModelConfig
 from textinv_ray.config.presets import preset_file
 from textinv_ray.config.service import ServiceConfig
-from textinv_ray.config.training import Prompt, StoppingConfig, Strict, TrainingConfig, read_templates
+from textinv_ray.config.training import (
+    Prompt,
+    PromptsByProperty,
+    StoppingConfig,
+    Strict,
+    TrainingConfig,
+    read_templates,
+)
 from textinv_ray.util import yaml_files
 from textinv_ray.util.errors import UserError
 from textinv_ray.util.redact import brief, redact_values
@@ -93,19 +100,6 @@ class PromptByProperty(Strict):
 
     def of(self, learnable_property: str) -> str:
         """The prompt for "object" or "style"."""
-        return self.style if learnable_property == "style" else self.object
-
-
-class PromptsByProperty(Strict):
-    """Prompts with `{}` for the word, for each learnable property."""
-
-    object: tuple[Prompt, ...] = Field(min_length=1)
-    """For objects."""
-    style: tuple[Prompt, ...] = Field(min_length=1)
-    """For styles."""
-
-    def of(self, learnable_property: str) -> tuple[str, ...]:
-        """The prompts for "object" or "style"."""
         return self.style if learnable_property == "style" else self.object
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -52,6 +52,9 @@ class ModelFamily:
     """Programs that read its words' files, by their sources, for the documentation. Our `load_words` does for all."""
     run_with: str = "tiny random models"
     """What its code was run with here, for the documentation."""
+    context_encoders: tuple[str, ...] = ()
+    """Names of the text encoders that `training.context_weight` acts on: the denoiser reads their states token by
+    token, and their prompts hold no text of the model's own."""
     addition: str | None = None
     """`addition_embed_type` in the configuration of its UNet."""
 
@@ -95,8 +98,19 @@ class ModelFamily:
             raise UserError(
                 f"training.encoders: {self.name} has no {unknown[0]} (its text encoders: {', '.join(self.encoders)})"
             )
+        if training.context_weight > 0 and (wrong := self.lacks_context(training.encoders)):
+            raise UserError(f"training.context_weight: {wrong}; set it to 0")
         self.check_side(config.data.resolution, "data.resolution")
         self.check_side(review.resolution, "review.resolution")
+
+    def lacks_context(self, learned: Collection[str] | None) -> str:
+        """Why context regularisation has no effect on words for these text encoders (None: all); empty: it has."""
+        if learned is None and self.context_encoders:
+            return ""
+        if self.context_encoders and set(learned or ()) & set(self.context_encoders):
+            return ""
+        has = " and ".join(self.context_encoders) or "none"
+        return f"context regularisation acts on vectors for CLIP and T5 (of {self.name}: {has})"
 
     def check_side(self, side: int | None, name: str) -> None:
         """Raises UserError for a side of images in pixels that the model can't have. name: of the setting."""
@@ -134,6 +148,7 @@ STABLE_DIFFUSION = ModelFamily(
     text_encoders=("text_encoder",),
     tokenizers=("tokenizer",),
     encoders=("clip_l", "clip_h"),
+    context_encoders=("clip_l", "clip_h"),
     second_from=1024,
     read_by=("diffusers", "A1111", "ComfyUI"),
     run_with="the bundled mini-sd, tiny random models",
@@ -145,6 +160,7 @@ STABLE_DIFFUSION_XL = ModelFamily(
     text_encoders=("text_encoder", "text_encoder_2"),
     tokenizers=("tokenizer", "tokenizer_2"),
     encoders=("clip_l", "clip_g"),
+    context_encoders=("clip_l", "clip_g"),
     read_by=("diffusers", "A1111", "ComfyUI"),
     run_with="the bundled mini-sdxl, tiny random models",
     addition="text_time",
@@ -157,6 +173,7 @@ STABLE_DIFFUSION_3 = ModelFamily(
     text_encoders=("text_encoder", "text_encoder_2", "text_encoder_3"),
     tokenizers=("tokenizer", "tokenizer_2", "tokenizer_3"),
     encoders=("clip_l", "clip_g", "t5xxl"),
+    context_encoders=("clip_l", "clip_g", "t5xxl"),
     optional=("text_encoder_3", "tokenizer_3"),
     read_by=("A1111", "ComfyUI"),
     timesteps="logit_normal",
@@ -172,6 +189,7 @@ FLUX = ModelFamily(
     text_encoders=("text_encoder", "text_encoder_2"),
     tokenizers=("tokenizer", "tokenizer_2"),
     encoders=("clip_l", "t5xxl"),
+    context_encoders=("t5xxl",),
     read_by=("diffusers", "ComfyUI"),
     timesteps="logit_normal",
     flow=True,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from textinv_ray.config.job import JobConfig
 from textinv_ray.config.training import TrainingConfig
-from textinv_ray.inversion import directional, penalties, words
+from textinv_ray.inversion import adam, context, directional, penalties, words
 from textinv_ray.inversion.families.backbone import Backbone
 from textinv_ray.inversion.task import ConceptTask, learning_rate
 
@@ -75,7 +75,7 @@ class Pack:
         joins_in = tensors["joins_at"] - steps_on_device[self._concept_of_row]
         absent, made = joins_in > 0, tensors["updates"][self._concept_of_row]
         tensors["updates_before"].copy_(torch.where(joins_in >= 0, made, tensors["updates_before"]))
-        gradient += self._penalty_gradient(absent)
+        gradient += self._penalty_gradient(absent) + self._context_gradient()
         if self._learned_columns is not None:
             gradient *= self._learned_columns  # the other columns stay as they are
         update(
@@ -203,6 +203,24 @@ class Pack:
         scale = self._tensors["loss_scale"][self._concept_of_row]
         return torch.where(absent, 0, scale)[:, None] * gradient
 
+    def _context_gradient(self) -> Tensor | float:
+        """The gradient (R, D) of the context terms of concepts that have one in this step, times their loss scale."""
+        prompts = {place: task.context_prompt for place, task in enumerate(self.tasks)}
+        due = [place for place, prompt in prompts.items() if prompt is not None]
+        if not due:
+            return 0.0
+        lines = self._starts("context_ids")[due] + torch.tensor([prompts[place] for place in due])
+        chosen = self._to_device(torch.stack([torch.tensor(due), lines, self._starts("vectors")[due]]))
+        concepts = [self.tasks[place].concept for place in due]
+        weights = [concept.context_weight * concept.context_every for concept in concepts]
+        tensors = self._tensors
+        rows = tensors["vectors"].detach().requires_grad_()
+        ids = words.shift(tensors["context_ids"][chosen[1]], chosen[2][:, None])
+        losses = context.losses(self.backbone, ids, rows, tensors["initial"], self.training.encoders)
+        scales = self._to_device(torch.tensor(weights, dtype=losses.dtype)) * tensors["loss_scale"][chosen[0]]
+        (gradient,) = torch.autograd.grad((losses * scales).sum(), rows)
+        return gradient
+
     def _turning(self, absent: Tensor) -> directional.Rows | None:
         """The vectors that take directional steps now; None when no concept here has that optimizer."""
         if all(task.concept.optimizer == "adam" for task in self.tasks):
@@ -319,7 +337,7 @@ def update(
     updates = state["updates"] + 1
     updates_of_row = updates[concept_of_row] - (0 if updates_before is None else updates_before)
     rate = rates[concept_of_row, None]
-    vectors, exp_avg, exp_avg_sq = adam(
+    vectors, exp_avg, exp_avg_sq = adam.step(
         state["vectors"],
         gradient,
         state["exp_avg"],
@@ -352,31 +370,6 @@ def update(
     grows = scaled & (finite_steps >= LOSS_SCALE_GROWTH_STEPS)
     state["finite_steps"].copy_(torch.where(grows, 0, finite_steps))
     state["loss_scale"].copy_(torch.where(grows, scale * 2, torch.where(overflow, scale / 2, scale)))
-
-
-def adam(
-    vectors: Tensor,
-    gradient: Tensor,
-    exp_avg: Tensor,
-    exp_avg_sq: Tensor,
-    *,
-    updates: Tensor,
-    rate: Tensor,
-    training: TrainingConfig,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Adam (Kingma and Ba 2015, algorithm 1) without weight decay. Returns new vectors, exp_avg and exp_avg_sq.
-
-    vectors (theta), gradient (g), exp_avg (m), exp_avg_sq (v): (R, D). updates (t, from 1 on): (R, 1),
-    because each row has its own. rate (alpha): (R, 1) or (R, D).
-    """
-    beta1, beta2 = training.adam_beta1, training.adam_beta2
-    exp_avg = exp_avg.lerp(gradient, 1 - beta1)
-    exp_avg_sq = exp_avg_sq * beta2 + gradient.square() * (1 - beta2)
-    # In float64: 1 - 0.999^t loses most digits in float32 for small t
-    correction1 = (1 - beta1 ** updates.double()).to(vectors.dtype)
-    correction2 = (1 - beta2 ** updates.double()).sqrt().to(vectors.dtype)
-    denominator = exp_avg_sq.sqrt() / correction2 + training.adam_epsilon
-    return vectors - rate / correction1 * exp_avg / denominator, exp_avg, exp_avg_sq
 
 
 def is_out_of_memory(error: BaseException) -> bool:

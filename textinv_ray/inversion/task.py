@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import safetensors.torch
@@ -20,7 +19,7 @@ from torch import Tensor
 from textinv_ray.concepts.concept import Concept
 from textinv_ray.config.job import JobConfig, TrainingConfig
 from textinv_ray.config.training import StoppingConfig
-from textinv_ray.inversion import initialization, penalties, stopping, words
+from textinv_ray.inversion import context, initialization, penalties, prompt_ids, stopping, words
 from textinv_ray.inversion.cached_latents import cached_latents
 from textinv_ray.inversion.draws import Draws
 from textinv_ray.inversion.families.backbone import Backbone
@@ -37,8 +36,10 @@ class ConceptTask:
     def __init__(self, concept: Concept, backbone: Backbone, config: JobConfig) -> None:
         """Encodes the images with the VAE, once, and tokenizes all prompts.
 
-        Raises ValueError when the initializer gives no token, and when a prompt is so long that the word is cut off.
+        Raises ValueError when the initializer gives no token, when a prompt is so long that the word is cut off, and
+        where `context.check` does.
         """
+        context.check(concept, backbone, config.training.encoders)
         self.step = 0
         self.failed: str | None = None
         """The reason why learning failed; None while it hasn't."""
@@ -72,7 +73,8 @@ class ConceptTask:
         self.tensors = {
             **_initial_state(concept, backbone, config.stopping),
             **latents,
-            "prompt_ids": _prompt_ids(concept, backbone, self._texts),
+            "prompt_ids": prompt_ids.of_training(concept, backbone, self._texts),
+            "context_ids": prompt_ids.of_context(concept, backbone),
         }
         """The state (see `_initial_state`) and the cached inputs. In a pack, these are views of the pack's tensors."""
         if config.stopping.rule == "dvar":
@@ -212,13 +214,19 @@ class ConceptTask:
         if self._noise_offset > 0:
             noise[1] += self._noise_offset * torch.randn((*noise.shape[1:3], 1, 1), generator=generator)
         # `prompt_ids` has a block per stage and companion: no other word, or the word of image 0, 1, ...
-        companions = 1 + _image_words(self.concept)
+        companions = 1 + prompt_ids.image_words(self.concept)
         block = torch.full_like(prompts, self.stage * companions)
         if companions > 1:
             beside = torch.rand(size, generator=generator) < self.concept.per_image_probability
             block = torch.where(beside, block + 1 + image, block)
         prompts += block * len(self._texts)
         return Draws(latents, prompts, uniform[4], noise)
+
+    @property
+    def context_prompt(self) -> int | None:
+        """Line of `context_ids` that context regularisation draws for the current step; None in steps without it."""
+        drawn = context.drawn(self.concept, self.step)
+        return None if drawn is None else self.stage * len(self.concept.context_prompts) + drawn
 
     def state_dict(self) -> dict[str, Tensor]:
         """What a later run needs to continue, as copies on the CPU: vectors, Adam's moments, counters and series."""
@@ -325,7 +333,7 @@ def _initial_state(concept: Concept, backbone: Backbone, rule: StoppingConfig) -
     `per_image_probability` is set. Images' words start at the vocabulary's mean, which carries no meaning yet.
     """
     words.check_placeholder(backbone, concept.placeholder_token)
-    own, images = concept.num_vectors + len(concept.vectors_added_at), _image_words(concept)
+    own, images = concept.num_vectors + len(concept.vectors_added_at), prompt_ids.image_words(concept)
     vectors = initialization.initial_vectors(backbone, concept, own)
     vectors = torch.cat([vectors, backbone.vocabulary_mean.expand(images, -1)])
     if concept.norm_control == "rescale" or concept.optimizer == "directional":
@@ -350,35 +358,6 @@ def _initial_state(concept: Concept, backbone: Backbone, rule: StoppingConfig) -
         "evaluations": vectors.new_full((stopping.num_evaluations(concept.steps, rule),), math.nan),
         "best": vectors.clone() if rule.rule == "clip" else vectors[:0].clone(),
     }
-
-
-def _image_words(concept: Concept) -> int:
-    """How many images have a word of their own: all, or 0 without `per_image_probability`."""
-    return len(concept.images) if concept.per_image_probability > 0 else 0
-
-
-def _prompt_ids(concept: Concept, backbone: Backbone, texts: Sequence[str]) -> Tensor:
-    """All prompts as int64 (stages * (1 + image words) * texts, L), on the model's device.
-
-    A stage is a number of vectors that the word has in turn (Gal et al. 2022, section 5.2, "Progressive extensions").
-    Each stage has all prompts with the word alone, then all with the first image's word beside it, and so on
-    ("a photo of {} with S_1": the same section, "Per-image tokens").
-    """
-    word = concept.placeholder_token
-    # Unicode's private use area: no prompt contains these names
-    image_words = {f"\ue000image {index}\ue001": 1 for index in range(_image_words(concept))}
-    filled = [word, *(f"{word} with {image_word}" for image_word in image_words)]
-    prompts = [words.fill(prompt, by) for by in filled for prompt in texts]
-    stages = []
-    for absent in range(len(concept.vectors_added_at), -1, -1):
-        count = concept.num_vectors + len(concept.vectors_added_at) - absent
-        ids = words.tokenize(backbone, prompts, {word: count, **image_words})
-        for prompt, line in zip(prompts, ids, strict=True):
-            if line.min() >= 0:
-                raise ValueError(f"the prompt {prompt!r} doesn't contain the word {word!r}")
-        # The rows of vectors that haven't joined lie between the word's and the images': skip them.
-        stages.append(torch.where(ids < -count, ids - absent, ids))
-    return torch.cat(stages).to(backbone.device)
 
 
 def learning_rate(step: int, steps: int, base: float, training: TrainingConfig) -> float:

@@ -281,6 +281,15 @@ class Row(_RequiredColumns, total=False):
             is_option=True,
         ),
     ]
+    context_weight: Annotated[
+        float,
+        Meaning(
+            "Weight in the loss of context regularisation: what text encoders say of a prompt's other tokens stays.",
+            read_by="learning",
+            overrides="training.context_weight",
+            is_option=True,
+        ),
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ _READ = (
     "num_vectors",
     "vectors_added_at",
     "per_image_probability",
+    "context_weight",
     "learnable_property",
     "init_from",
 )
@@ -32,7 +33,7 @@ class PromptChecks:
     def __init__(self, config: JobConfig, vocabulary: Vocabulary) -> None:
         self._config = config
         self._vocabulary = vocabulary
-        self._shared: dict[tuple[str, int, bool, bool, bool], str] = {}
+        self._shared: dict[tuple[str, int, bool, bool, bool, bool], str] = {}
 
     def problems(self, batch: Batch) -> Iterator[tuple[int, str, str]]:
         """Yields (index, column, message)."""
@@ -74,7 +75,9 @@ class PromptChecks:
                 ):
                     yield name, self._message(text, count)
                     break
-        given = bool(row.get("templates")), bool(row.get("prompts"))
+        weight = value("context_weight")
+        in_context = isinstance(weight, int | float) and weight > 0
+        given = bool(row.get("templates")), bool(row.get("prompts")), in_context
         key = (str(value("learnable_property")), count, beside, *given)
         if key not in self._shared:
             self._shared[key] = self._of_configuration(*key)
@@ -82,7 +85,13 @@ class PromptChecks:
             yield "num_vectors", self._shared[key]
 
     def _of_configuration(
-        self, learnable_property: str, count: int, beside: bool, own_templates: bool, own_prompts: bool
+        self,
+        learnable_property: str,
+        count: int,
+        beside: bool,
+        own_templates: bool,
+        own_prompts: bool,
+        in_context: bool,
     ) -> str:
         """The message about a prompt that the row doesn't give itself; empty if all fit."""
         config = self._config
@@ -94,6 +103,8 @@ class PromptChecks:
             prompts += scoring.edit_prompts.of(learnable_property)
         if review.sample_at and not own_prompts:
             prompts += review.prompts.of(learnable_property)
+        if in_context:
+            prompts += config.training.context_prompts.of(learnable_property)
         training = () if own_templates else config.training.templates or templates(learnable_property)
         cut_off = [text for text in prompts if self._is_cut_off(text, "<x>", count, False)]
         cut_off += [text for text in training if self._is_cut_off(text, "<x>", count, beside)]

@@ -160,6 +160,15 @@ class TextEncoder(ABC):
     def _precision(self) -> torch.dtype:
         return torch.promote_types(self.table.dtype, torch.float32)
 
+    def is_context(self, ids: Tensor) -> Tensor:
+        """Which tokens of prompts are text, neither of a word nor begin, end or padding: (B, L) -> bool (B, L)."""
+        special = torch.tensor(self._special_ids, device=ids.device)
+        return (ids >= 0) & ~torch.isin(ids, special)
+
+    @cached_property
+    def _special_ids(self) -> list[int]:
+        return list(self.tokenizer.all_special_ids)
+
     def known_as(self, text: str) -> bool:
         """Whether a text is one token of the vocabulary."""
         tokenizer = self.tokenizer

@@ -31,7 +31,8 @@ TESTS = Path(__file__).parent
 _START_RAY = ("benchmarks", "experiments", "service", "system")
 """Folders whose slow tests start a Ray of their own."""
 _WITHOUT_RAY = (
-    *("benchmarks/test_after_the_paper.py", "service/tracking/test_mirror.py"),
+    *("benchmarks/test_after_the_paper.py", "benchmarks/test_commands.py"),
+    *("service/library/test_damaged_outputs.py", "service/tracking/test_mirror.py"),
     *("service/tracking/test_rebuild.py", "system/test_bundled_models.py", "system/test_quality.py"),
 )
 """Except these files there."""

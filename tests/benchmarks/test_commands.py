@@ -1,22 +1,16 @@
-"""Every benchmark's command runs, at a tiny size: what they measure is for their tables, not for tests."""
+"""Commands of benchmarks run, at a tiny size: what they measure is for their tables, not for tests."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
 
 from benchmarks import (
     against_script,
@@ -25,7 +19,6 @@ from benchmarks import (
     clip_rule,
     encoder_share,
     fewer_steps,
-    job,
     judged,
     measure,
     memory,
@@ -36,9 +29,8 @@ from benchmarks import (
     review,
     step,
 )
-from benchmarks.public_script import Progress, PublicScript
+from benchmarks.public_script import Progress
 from tests.support import catalogue, tiny
-from tests.support.commands import REPOSITORY, as_options
 from textinv_ray.concepts import image_features, predictor
 from textinv_ray.concepts.image_features import ImageFeatures
 from textinv_ray.concepts.word_files import store_word
@@ -48,44 +40,6 @@ from textinv_ray.inversion.families.sdxl import StableDiffusionXL
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.store.store import Store
-
-SCRIPT = """
-import sys, time
-import safetensors.torch, torch
-options = dict(word.lstrip("-").split("=", 1) for word in sys.argv[1:] if "=" in word)
-if options:
-    steps = int(options["max_train_steps"])
-    for step in range(steps + 1):
-        print(f"\\rSteps:  1%|#  | {step}/{steps} [00:00<00:00]", end="", file=sys.stderr, flush=True)
-        time.sleep(0.05)
-    import pathlib
-    pathlib.Path(options["output_dir"]).mkdir(parents=True)
-    assert len(list(pathlib.Path(options["train_data_dir"]).iterdir())) == 2
-    word = {options["placeholder_token"]: torch.ones(1, 32)}
-    safetensors.torch.save_file(word, options["output_dir"] + "/learned_embeds.safetensors")
-"""
-
-
-@pytest.fixture
-def settings(tiny_sd: Path, tiny_clip: Path) -> list[str]:
-    """Settings of a job with the models of the tests."""
-    values = [f"model.path={tiny_sd}", f"scoring.model={tiny_clip}", "review.num_inference_steps=2"]
-    values += ['scoring.edit_prompts.style=["a cat in the style of {}"]']  # short, for a short tokenizer
-    values += ["training.steps=4", "training.initializer_token=cat", "pack.size=2", "tracking.enabled=false"]
-    return as_options(values)
-
-
-@pytest.fixture
-def manifest(tmp_path: Path) -> str:
-    """Two concepts of two pictures."""
-    rng, rows = np.random.default_rng(0), []
-    for name in ("one", "two"):
-        paths = [str(tmp_path / f"{name}-{number}.png") for number in range(2)]
-        for path in paths:
-            Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(path)
-        rows.append({"concept_id": name, "images": paths, "initializer_token": "cat"})
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "m.parquet")
-    return str(tmp_path / "m.parquet")
 
 
 @pytest.fixture
@@ -100,16 +54,6 @@ def figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 
     yield run
     torch.set_float32_matmul_precision("highest")
-
-
-def command(name: str, *options: str) -> dict[str, Any]:
-    """The same in a process of its own, for those that start a Ray."""
-    path = Path(options[-1])
-    subprocess.run(
-        [sys.executable, str(REPOSITORY / "benchmarks" / name), *options[:-1], "--json", str(path)],
-        check=True,
-    )
-    return dict(json.loads(path.read_text()))
 
 
 @pytest.mark.parametrize(("name", "weights"), [("sd15", 859_520_964), ("sdxl", 2_567_463_684)])
@@ -232,63 +176,6 @@ def test_the_parts_of_a_step_make_up_the_step(figures: Callable[..., dict[str, A
     assert sum(parts.values()) == pytest.approx(100, abs=0.1 * len(parts))
 
 
-@pytest.mark.slow  # starts Ray
-def test_the_parts_of_a_concept(settings: list[str], tmp_path: Path) -> None:
-    found = command("breakdown.py", "--steps=0", "--limit=1", *settings, str(tmp_path / "f.json"))
-    parts = {row[""]: row["per cent"] for row in found["concept"]}
-    assert {"steps", "samples and scores", "latents, prompts, initial state"} < set(parts)
-
-
-@pytest.mark.slow  # starts Ray
-def test_against_script(manifest: str, settings: list[str], tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    options = [
-        f"--script={script}",
-        f"--manifest={manifest}",
-        "--script-steps=6",
-        "--seeds=2",
-        "--at-once=2",
-        "--timed=2",
-        "--repeats=1",
-        "--images=1",
-        f"--words={tmp_path / 'words'}",
-    ]
-    found = command("against_script.py", *options, *settings, str(tmp_path / "f.json"))
-    table = {row[""]: row for row in found["table"]}
-    assert table["steps per concept"]["script"] == 6
-    assert table["steps per concept"]["ours"] == 4
-    assert table["steps per second"]["ours"] > 0
-    assert set(found["scores"]) == {"initializer", "script", "ours"}
-    timed = [run["seconds"] for run in found["script"].values()]
-    assert list(found["script"]) == ["two-seed2", "two-seed3"]
-    assert table["seconds per concept"]["script"] == pytest.approx(sum(timed) / 4)  # two share the machine
-
-    learned = set((tmp_path / "words").iterdir())
-    assert {path.name.rpartition("-")[0] for path in learned} == {"one-seed0", "one-seed1"}
-
-
-@pytest.mark.slow
-def test_words_of_a_script_are_learned_once(manifest: str, settings: list[str], tmp_path: Path) -> None:
-    config = JobConfig.load("mini", settings[1::2])
-    concepts = against_script.with_seeds(job.concepts_of(manifest, config, None), 1)
-    options = argparse.Namespace(words=tmp_path / "words", timed=1, repeats=0, at_once=1)
-    script = tmp_path / "script.py"
-
-    def learn(text: str) -> set[Path]:
-        script.write_text(text)
-        public = PublicScript(script, 6, [], 1)
-        with tempfile.TemporaryDirectory() as folder:
-            against_script.learn(public, concepts, options, config, Path(folder))
-        return set((tmp_path / "words").iterdir())
-
-    (first,) = learn(SCRIPT)
-    learned_at = first.stat().st_mtime_ns
-    assert learn(SCRIPT) == {first}
-    assert first.stat().st_mtime_ns == learned_at
-    assert len(learn(SCRIPT + "# another script, so other words") - {first}) == 1
-
-
 def test_catalogue_words(
     manifest: str, settings: list[str], tmp_path: Path, figures: Callable[..., dict[str, Any]]
 ) -> None:
@@ -335,40 +222,6 @@ def test_judged(
     assert {path.stem for path in learned} == {"one-seed0", "one-seed1", "two-seed2", "two-seed3"}
     assert figures(judged, *options, *settings, "--first", "2")["words"] == 2
     assert {path: path.stat().st_mtime for path in ours.iterdir()} == learned
-
-
-@pytest.mark.slow  # starts Ray, three times
-def test_scaling(settings: list[str], tmp_path: Path) -> None:
-    sizes = ["--workers=1", "--concepts=2", "--simulated=2", "--seconds=1", "--repeats=1"]
-    found = command("scaling.py", *sizes, *settings, str(tmp_path / "f.json"))
-    assert [row["workers"] for row in found["rows"]] == ["1 real", "2 simulated"]
-    assert found["rows"][1]["efficiency"] <= 1
-
-
-@pytest.mark.slow  # starts Ray
-def test_startup(manifest: str, settings: list[str], tmp_path: Path) -> None:
-    found = command(
-        "startup.py", f"--manifest={manifest}", "--repeats=1", *settings, str(tmp_path / "f.json")
-    )
-    *moments, nothing = found["table"]
-    assert [row["since the command"] for row in moments] == sorted(
-        row["since the command"] for row in moments
-    )
-    assert 0 < nothing["seconds"] < moments[-1]["since the command"]
-
-
-@pytest.mark.slow  # starts Ray
-def test_scale(tmp_path: Path) -> None:
-    found = command("scale.py", "--rows=300", "--workers=1", str(tmp_path / "f.json"))
-    assert found["concepts per second"] > 0
-    assert found["restart: the command, to `nothing to do`, s"] > 0
-
-
-@pytest.mark.slow
-def test_scale_of_a_store_alone(tmp_path: Path) -> None:
-    found = command("scale.py", "--rows=20", "--store-only", str(tmp_path / "f.json"))
-    assert found["restart: the command, to `nothing to do`, CPU s"] > 0
-    assert found["read all results, write results.parquet, MB"] > 10
 
 
 def test_a_script_that_cannot_run_is_explained(

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from tests.support import examples
+from tests.support.commands import as_options, textinv
 from textinv_ray.concepts import prepare
 from textinv_ray.config.job import JobConfig
 from textinv_ray.experiments import ablation
@@ -180,7 +181,9 @@ def test_references_use_the_crops_that_the_review_uses(
 
 
 @pytest.mark.slow
-def test_from_the_command_to_mlflow(source: Manifest, tmp_path: Path, tiny_sd: Path, tiny_clip: Path) -> None:
+def test_from_the_command_to_mlflow(
+    source: Manifest, tmp_path: Path, tiny_sd: Path, tiny_clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from mlflow import MlflowClient
 
     given = examples.settings(tiny_sd, tiny_clip, "service.workers=1")
@@ -212,6 +215,5 @@ def test_from_the_command_to_mlflow(source: Manifest, tmp_path: Path, tiny_sd: P
     }
     assert run.data.params["vectors_added_at"] == "[4, 8]"
 
-    wrong = examples.ablate(source.uri, tmp_path, given, "--variants", "progresive")
-    assert wrong.returncode == 2
-    assert "no variant 'progresive'; did you mean 'progressive'?" in wrong.stderr
+    assert textinv("ablate", source.uri, *as_options(given), "--variants", "progresive") == 2
+    assert "no variant 'progresive'; did you mean 'progressive'?" in capsys.readouterr().err

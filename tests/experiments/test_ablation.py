@@ -19,6 +19,7 @@ from textinv_ray.concepts import prepare
 from textinv_ray.config.job import JobConfig
 from textinv_ray.experiments import ablation
 from textinv_ray.experiments.ablation import VARIANTS, expand
+from textinv_ray.experiments.interpolated import Models
 from textinv_ray.inversion.families.loading import load_backbone
 from textinv_ray.inversion.review import Subject, review
 from textinv_ray.inversion.scoring import Scorer
@@ -97,6 +98,28 @@ def test_variants_by_name() -> None:
         ablation.choose_variants(["progresive"])
 
 
+def test_predicted_variants(source: Manifest, tmp_path: Path) -> None:
+    """They need a predictor; they start from it and take few steps, or none."""
+    with pytest.raises(
+        UserError, match=r"'predicted' starts from a predictor; give its file with --predictor"
+    ):
+        ablation.choose_variants(["predicted"])
+    chosen = ablation.choose_variants([], with_predictor=True)
+    assert chosen == [*VARIANTS, "predicted", "predicted-10"]
+    assert ablation.choose_variants(["predicted-10"], with_predictor=True) == ["base", "predicted-10"]
+    rows = list(expand(source, CONFIG, ["base", "predicted", "predicted-10"], 1, predictor="/p.safetensors"))
+    found = {row["concept_id"]: (row.get("init_from"), row.get("steps")) for row in rows}
+    assert found["c0.predicted.0"] == ("/p.safetensors", 0)
+    assert found["c0.predicted-10.0"] == ("/p.safetensors", 10)
+    assert found["c0.base.0"] == (None, None)
+    few = CONFIG.override(["training.steps=3"])
+    rows = list(expand(source, few, ["predicted-10"], 1, limit=1, predictor="/p.safetensors"))
+    assert rows[0]["steps"] == 3
+    path = tmp_path / "runs.parquet"
+    path.write_bytes(ablation.to_parquet(rows))
+    checks.check(Manifest.open(str(path)), few)
+
+
 @pytest.mark.slow
 def test_what_is_written_of_finished_runs(
     source: Manifest,
@@ -155,7 +178,7 @@ def test_references_use_the_crops_that_the_review_uses(
     row = next(source.rows())
     concept = prepare.make(row, config, base=source.base, resolution=16, model_identity="model-1")
     assert concept.images.shape[:2] == (3, crops)
-    found = {score.name: score for score in ablation.references([concept], config)}
+    found = {score.name: score for score in ablation.references([concept], Models.load(config), config)}
 
     scorer = Scorer.load(str(tiny_clip))
     images = [scorer.image_features(of_image) for of_image in concept.images]

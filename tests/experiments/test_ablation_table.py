@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -87,6 +89,38 @@ def test_text_and_plot(tmp_path: Path) -> None:
     assert lines[1].split() == ["base", "0.500", "±", "3.177", "0.250", "±", "1.588", "2", "2"]
     assert lines[2].split() == ["auto", "0.500", "0.250", "+0.250", "+0.125", "1", "1"]
     assert lines[3].split() == ["no", "word", "0.100", "0.300", "1", "1"]
+    assert "judge" not in lines[0]
     ablation_table.plot(found, tmp_path / "plot.png")
     pixels = np.asarray(Image.open(tmp_path / "plot.png").convert("RGB"))
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50, "something was drawn"
+
+
+def test_a_judge_and_words_between(tmp_path: Path) -> None:
+    """Words between are compared with base by the same runs; the judge is an axis of its own, and a panel."""
+    kinds: tuple[tuple[Literal["variant", "between"], str, float], ...] = (
+        ("variant", "base", 0.0),
+        ("variant", "auto", 0.02),
+        ("between", "0.3", -0.1),
+    )
+    runs = [
+        Score(kind, name, concept, "0", 0.5 + level + shift, 0.2 - shift, 1.0, judge=0.4 + level + 2 * shift)
+        for kind, name, shift in kinds
+        for concept, level in (("a", 0.0), ("b", 0.1))
+    ]
+    found = table([*runs, Score("reference", "no word", "a", "", 0.1, 0.3)], "base")
+    auto, between = found.to_pylist()[1:3]
+    assert auto["judge_difference"] == pytest.approx(0.04)
+    assert between["kind"] == "between"
+    assert between["judge"] == pytest.approx(0.25)
+    assert between["judge_difference"] == pytest.approx(-0.2)
+    assert between["reconstruction_difference"] == pytest.approx(-0.1)
+    lines = ablation_table.text(found, "base").splitlines()
+    assert lines[0].split()[:3] == ["reconstruction", "editability", "judge"]
+    assert "-0.200" in lines[3]
+    without = table([dataclasses.replace(run, judge=None) for run in runs], "base")
+    sizes = []
+    for number, one in enumerate((found, without)):
+        ablation_table.plot(one, tmp_path / f"{number}.png")
+        with Image.open(tmp_path / f"{number}.png") as drawn:
+            sizes.append(drawn.size[0])
+    assert sizes[0] > 1.5 * sizes[1], "a panel for the judge"

@@ -40,6 +40,21 @@ def ablate(
             help="Instead of variants: learn from each concept's first N images.",
         ),
     ] = None,
+    predictor: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Of `textinv predictor fit`: adds the words that it predicts, with no step and with 10.",
+        ),
+    ] = None,
+    towards: Annotated[
+        str | None,
+        typer.Option(
+            "--towards-initializer",
+            metavar="SHARE,SHARE",
+            help="Adds the words of `base`, moved back by these shares such as 0.15,0.3.",
+        ),
+    ] = None,
     overrides: SetOption = None,
 ) -> None:
     """Learn every variant of every concept, and compare reconstruction and editability.
@@ -47,8 +62,17 @@ def ablate(
     All runs are concepts of one job, so the same command continues where it was stopped. It writes ablation.parquet
     and ablation.png (with --set-sizes: set_sizes.png) to the output and to the job's run in MLflow.
     """
-    if counts is not None and variants:
-        raise UserError("--set-sizes and --variants are different studies: give one of them")
+    if counts is not None and (variants or predictor or towards):
+        other = next(
+            name
+            for name, given in (
+                ("--variants", variants),
+                ("--predictor", predictor),
+                ("--towards-initializer", towards),
+            )
+            if given
+        )
+        raise UserError(f"--set-sizes and {other} are of different studies: give one of them")
     # By default all variants take the same number of steps.
     settings = load_config(config, overrides, [f"service.output={_OUTPUT}", "stopping.rule=none"])
     target = settings.service.output if output is None else output
@@ -56,7 +80,7 @@ def ablate(
     Manifest.open(manifest)  # before the seconds that the imports take
 
     quiet_libraries()
-    from textinv_ray.experiments import ablation, image_counts
+    from textinv_ray.experiments import ablation, image_counts, interpolated
 
     if counts is not None:
         code = image_counts.ablate(
@@ -64,5 +88,14 @@ def ablate(
         )
     else:
         names = [name.strip() for name in (variants or "").split(",") if name.strip()]
-        code = ablation.ablate(manifest, settings, output=target, variants=names, seeds=seeds, limit=limit)
+        code = ablation.ablate(
+            manifest,
+            settings,
+            output=target,
+            variants=names,
+            seeds=seeds,
+            limit=limit,
+            predictor=predictor,
+            shares=interpolated.parse(towards) if towards else (),
+        )
     raise typer.Exit(code)

@@ -8,17 +8,21 @@ resumed, and all share packs.
       concepts/ ...                what every job stores (service/store/store.py)
       ablation.parquet             a row per variant and reference (ablation_table.py)
       ablation.png                 reconstruction against editability, as in Gal et al. 2022, section 5.3
+
+Words between the base variant's and their initializers (interpolated.py) are further points of table and plot.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TypedDict
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
@@ -26,15 +30,16 @@ from torch import Tensor
 from textinv_ray.concepts import prepare, settings, templates
 from textinv_ray.concepts.concept import Concept
 from textinv_ray.config.job import JobConfig
-from textinv_ray.experiments import ablation_table
+from textinv_ray.experiments import ablation_table, interpolated
 from textinv_ray.experiments.ablation_table import Score
+from textinv_ray.experiments.interpolated import Models
 from textinv_ray.inversion import sampling, scoring
 from textinv_ray.manifest import checks
 from textinv_ray.manifest.columns import COLUMNS, Row, embedded_columns, schema
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.manifest.uris import locate
 from textinv_ray.service.driver import run
-from textinv_ray.service.models import loading, sources
+from textinv_ray.service.models import sources
 from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.tracking.mirror import MLflowMirror
@@ -61,7 +66,10 @@ class Columns(TypedDict, total=False):
     per_image_probability: float
     norm_control: str
     optimizer: str
+    direction_prior: float
+    context_weight: float
     learning_rate: float
+    steps: int
     init_from: str
     prompts: list[str]
 
@@ -86,12 +94,22 @@ VARIANTS: dict[str, Callable[[int, float], Columns]] = {
     "auto": lambda steps, rate: {"init_from": "auto"},
     "norm-rescaled": lambda steps, rate: {"norm_control": "rescale"},
     "norm-regularized": lambda steps, rate: {"norm_control": "regularize"},
+    "directional-slow": lambda steps, rate: {"optimizer": "directional", "learning_rate": 0.02},
     "directional": lambda steps, rate: {"optimizer": "directional", "learning_rate": 0.04},
+    "directional-prior": lambda steps, rate: {
+        "optimizer": "directional",
+        "learning_rate": 0.04,
+        "direction_prior": 1e-3,
+    },
+    "context": lambda steps, rate: {"context_weight": 1e-3},
+    "context-strong": lambda steps, rate: {"context_weight": 1e-2},
 }
 """Name of a variant -> the columns that it sets, given the row's steps and learning rate.
 
 Everything else is as in `base`: one vector, templates instead of captions, and the row's own initializer. `captions`
 is `base` with the row's captions."""
+PREDICTED = {"predicted": 0, "predicted-10": 10}
+"""Name of a variant that starts from a predictor's word -> its steps, or those of the row if these are fewer."""
 _PLAIN: Columns = {
     "num_vectors": 1,
     "vectors_added_at": [],
@@ -99,6 +117,8 @@ _PLAIN: Columns = {
     "per_image_probability": 0.0,
     "norm_control": "none",
     "optimizer": "adam",
+    "direction_prior": 0.0,
+    "context_weight": 0.0,
 }
 
 
@@ -110,21 +130,26 @@ def ablate(
     variants: Sequence[str] = (),
     seeds: int = 3,
     limit: int | None = None,
+    predictor: str | None = None,
+    shares: Sequence[float] = (),
 ) -> int:
     """Learns the named variants (all, without names) of each concept, `seeds` times each, and compares them.
 
-    limit: only the first so many concepts. Returns the exit code of `run.invert`. Raises UserError for unknown
-    variants, and for a manifest or model that can't be used.
+    limit: only the first so many concepts. predictor: path or URI of the file that PREDICTED variants start from.
+    shares: how far the base variant's words are moved back towards their initializers, each in (0, 1).
+    Returns the exit code of `run.invert`. Raises UserError for unknown variants, and for a manifest or model that can't
+    be used.
     """
-    chosen = choose_variants(variants)
+    chosen = choose_variants(variants, with_predictor=predictor is not None)
     check_lasting(output)
     source = Manifest.open(manifest_uri)
     checks.check(source, config)
     store = Store(output)
-    rows = list(expand(source, config, chosen, seeds, limit))
+    place = None if predictor is None else locate(predictor, os.getcwd())[1]
+    rows = list(expand(source, config, chosen, seeds, limit, place))
     code = learn(store, rows, config)
     if code <= ExitCode.INCOMPLETE:
-        compare(store, source, {row["concept_id"] for row in rows}, config, code)
+        compare(store, source, {row["concept_id"] for row in rows}, config, code, shares)
     return code
 
 
@@ -135,14 +160,28 @@ def learn(store: Store, rows: list[Row], config: JobConfig) -> int:
     return run.invert(place, config, output=store.uri)
 
 
-def compare(store: Store, source: Manifest, runs: set[str], config: JobConfig, code: int) -> None:
-    """Writes and prints the table and the plot of the finished runs, if there are any. `code`: exit code of the job."""
+def compare(
+    store: Store,
+    source: Manifest,
+    runs: set[str],
+    config: JobConfig,
+    code: int,
+    shares: Sequence[float] = (),
+) -> None:
+    """Writes and prints the table and the plot of the finished runs, if there are any.
+
+    code: exit code of the job. shares: see `ablate`.
+    """
     scores = _scores(store, runs)
     if not scores:
         return
-    concepts = {score.concept for score in scores}
-    found = references(list(concepts_of(source, concepts, config)), config)
-    table = ablation_table.table(scores + found, BASE)
+    wanted = {score.concept for score in scores}
+    concepts = list(concepts_of(source, wanted, config))
+    models = Models.load(config)
+    base = [(score.concept, score.seed) for score in scores if score.name == BASE]
+    words = {key: f"{key[0]}.{BASE}.{key[1]}" for key in base}
+    between = interpolated.scores(store, concepts, words, shares, models, config)
+    table = ablation_table.table(scores + between + references(concepts, models, config), BASE)
     with tempfile.TemporaryDirectory() as folder:
         ablation_table.plot(table, Path(folder) / PLOT)
         publish(store, table, Path(folder) / PLOT, config, code)
@@ -161,21 +200,33 @@ def concepts_of(source: Manifest, wanted: Collection[str], config: JobConfig) ->
             )
 
 
-def choose_variants(names: Sequence[str]) -> list[str]:
-    """The named variants (all, without names) and `base`, in the order of VARIANTS. Raises UserError for others."""
+def choose_variants(names: Sequence[str], *, with_predictor: bool = False) -> list[str]:
+    """The named variants (all, without names) and `base`, in the order of VARIANTS and PREDICTED.
+
+    with_predictor: whether there is a predictor. Raises UserError for others, and for PREDICTED without a predictor.
+    """
+    every = [*VARIANTS, *PREDICTED]
     for name in names:
-        if name not in VARIANTS:
-            known = ", ".join(VARIANTS)
-            raise UserError(
-                f"--variants: no variant {name!r}{nearest(name, list(VARIANTS))} (known: {known})"
-            )
-    return [name for name in VARIANTS if not names or name in names or name == BASE]
+        if name in PREDICTED and not with_predictor:
+            raise UserError(f"--variants: {name!r} starts from a predictor; give its file with --predictor")
+        if name not in every:
+            known = ", ".join(every)
+            raise UserError(f"--variants: no variant {name!r}{nearest(name, every)} (known: {known})")
+    available = every if with_predictor else list(VARIANTS)
+    return [name for name in available if not names or name in names or name == BASE]
 
 
 def expand(
-    source: Manifest, config: JobConfig, variants: Sequence[str], seeds: int, limit: int | None = None
+    source: Manifest,
+    config: JobConfig,
+    variants: Sequence[str],
+    seeds: int,
+    limit: int | None = None,
+    predictor: str | None = None,
 ) -> Iterator[Row]:
     """A manifest row for each run of the first `limit` concepts. The variant `captions` needs a row with captions.
+
+    predictor: absolute path or URI of the file that PREDICTED variants start from.
 
     Run number s of a concept has the same seed in all variants, so they learn from the same random draws.
     """
@@ -186,8 +237,12 @@ def expand(
             if variant == "captions" and "captions" not in row:
                 continue
             training = config.training
-            rate = row.get("learning_rate", training.learning_rate)
-            columns = VARIANTS[variant](row.get("steps", training.steps), rate)
+            rate, steps = row.get("learning_rate", training.learning_rate), row.get("steps", training.steps)
+            if variant in VARIANTS:
+                columns = VARIANTS[variant](steps, rate)
+            else:
+                assert predictor is not None
+                columns = {"init_from": predictor, "steps": min(steps, PREDICTED[variant])}
             for seed in range(seeds):
                 yield run_of(row, config, source.base, variant, columns, seed)
 
@@ -242,35 +297,42 @@ def _scores(store: Store, wanted: set[str]) -> list[Score]:
         image, text = result.clip_image_similarity, result.clip_text_similarity
         if image is None or text is None:
             continue
-        found.append(Score("variant", variant, concept, tags[SEED_TAG], image, text, result.seconds))
+        judge = result.judge_similarity
+        found.append(Score("variant", variant, concept, tags[SEED_TAG], image, text, result.seconds, judge))
         image, text = result.clip_image_similarity_initializer, result.clip_text_similarity_initializer
         # The same for every seed, because it doesn't depend on training
         if variant == BASE and image is not None and text is not None:
-            starts[concept] = Score("reference", "initializer", concept, "", image, text)
-    order = list(VARIANTS)
+            judge = result.judge_similarity_initializer
+            starts[concept] = Score("reference", "initializer", concept, "", image, text, judge=judge)
+    order = [*VARIANTS, *PREDICTED]
     found.sort(key=lambda score: order.index(score.name))
     return [*found, *starts.values()]
 
 
-def references(concepts: Sequence[Concept], config: JobConfig) -> list[Score]:
+def references(concepts: Sequence[Concept], models: Models, config: JobConfig) -> list[Score]:
     """Bounds for the variants' scores (Gal et al. 2022, "Reference setups"), with the crops that the review compares.
 
     "training images": the training images in place of samples. Their image similarity is over pairs of different
-    images; a concept with one image has none. "no word": samples of the prompts without the word. Loads the models.
+    images; a concept with one image has none. "no word": samples of the prompts without the word.
     """
-    backbone, scorer = loading.backbone(config), loading.scorer(config)
+    scorer, judge = models.scorer, models.judge
     seeds = list(range(config.scoring.num_images))
 
     @cache
+    def pictures(prompt: str) -> np.ndarray:
+        """uint8 (num_images, H, W, 3): samples of a prompt without a word."""
+        return sampling.sample_images(models.backbone, {}, [prompt] * len(seeds), seeds, config.review)
+
+    @cache
     def samples(prompt: str) -> Tensor:
-        """(num_images, d) features of samples of a prompt without a word."""
-        pictures = sampling.sample_images(backbone, {}, [prompt] * len(seeds), seeds, config.review)
-        return scorer.image_features(pictures)
+        """(num_images, d): their features."""
+        return scorer.image_features(pictures(prompt))
 
     found = []
     for concept in concepts:
         training = scoring.crop_features(scorer, concept.images)
         crops = training.flatten(0, 1)
+        judged = scoring.crop_features(judge, concept.images) if judge else None
         edits = [scoring.without_word(prompt) for prompt in concept.edit_prompts]
         texts = scorer.text_features(edits)
         by_training = [scoring.text_similarity(crops, text) for text in texts]
@@ -280,11 +342,16 @@ def references(concepts: Sequence[Concept], config: JobConfig) -> list[Score]:
         if len(training) > 1:
             image = scoring.similarity_between_images(training)
             mean = sum(by_training) / len(edits)
-            found.append(Score("reference", "training images", concept.concept_id, "", image, mean))
+            by_judge = None if judged is None else scoring.similarity_between_images(judged)
+            name = "training images"
+            found.append(Score("reference", name, concept.concept_id, "", image, mean, judge=by_judge))
         image_prompt = scoring.without_word(config.scoring.image_prompt.of(concept.learnable_property))
         image = scoring.image_similarity(samples(image_prompt), crops)
-        mean = sum(by_nothing) / len(edits)
-        found.append(Score("reference", "no word", concept.concept_id, "", image, mean))
+        mean, by_judge = sum(by_nothing) / len(edits), None
+        if judge and judged is not None:
+            of_samples = judge.image_features(pictures(image_prompt))
+            by_judge = scoring.image_similarity(of_samples, judged.flatten(0, 1))
+        found.append(Score("reference", "no word", concept.concept_id, "", image, mean, judge=by_judge))
     return found
 
 

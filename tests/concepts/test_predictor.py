@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import safetensors.numpy
 
 from tests.support.catalogue import examples
-from textinv_ray.concepts import predictor
-from textinv_ray.concepts.predictor import MIN_WORDS, Predictor
+from textinv_ray.concepts import predictor, variants
+from textinv_ray.concepts.predictor import MIN_WORDS, Likeness, Predictor
 from textinv_ray.concepts.word_files import store_word
 
 BOTH = {"clip_l": 8, "clip_g": 6}
@@ -52,6 +53,12 @@ def test_it_comes_back_from_its_file() -> None:
         json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["textinv_ray"]
     )
     assert [(one["words"], one["num_vectors"]) for one in note["maps"]] == [(12, 2)] * 2
+    for one in note["maps"]:
+        assert set(one["r2"]) == {"ridge", "kernel", "direction", "standardised"}
+        assert one["r2"][one["variant"]] == pytest.approx(max(one["r2"].values()), abs=1e-3)
+    drawn = replace(found, likeness=Likeness(5, 0.5, 0.125))
+    assert Predictor.from_bytes(drawn.to_bytes()).likeness == drawn.likeness
+    assert drawn.only(2).to_bytes() == data, "what concepts begin from is the same"
     assert not predictor.is_predictor(store_word("<x>", {"clip_l": np.ones((1, 4), np.float32)}))
     assert not predictor.is_predictor(b"rubbish")
 
@@ -98,6 +105,63 @@ def test_it_is_refused_elsewhere(arguments: tuple[str, str, int], message: str) 
     fitted.check("model-1", "clip", 1)
     with pytest.raises(ValueError, match=message):
         fitted.check(*arguments)
+
+
+def bent(examples_of: list[predictor.Example]) -> list[predictor.Example]:
+    """Words that no linear map of the features gives."""
+    return [
+        replace(one, word={name: np.square(part) for name, part in one.word.items()}) for one in examples_of
+    ]
+
+
+def test_a_variant_that_predicts_better_is_stored_and_used() -> None:
+    """Here a kernel, whose file has more than weights; its words are those of the variants' own prediction."""
+    catalogue = bent(examples(60, dim=3))
+    fitted = Predictor.from_bytes(predictor.fit(catalogue).to_bytes())
+    found = fitted.maps[1, "clip_l"]
+    assert found.variant == "kernel"
+    assert found.r2 == found.r2_of["kernel"] > found.r2_of["ridge"] + 0.1
+    (unseen,) = bent(examples(1, dim=3, first=1000))
+    features = unseen.features.images.mean(axis=0, dtype=np.float64)[None]
+    arrays = {name: part.astype(np.float64) for name, part in found.arrays.items()}
+    np.testing.assert_allclose(
+        fitted.word(unseen.features.images, 1)["clip_l"],
+        variants.predict(arrays, features, np.zeros(1)),
+        rtol=1e-6,
+    )
+
+
+def test_objects_and_styles_by_maps_of_their_own() -> None:
+    """Where they contradict each other."""
+    objects = examples(40)
+    styles = [
+        replace(one, learnable_property="style", word={name: -part for name, part in one.word.items()})
+        for one in examples(40, first=100)
+    ]
+    fitted = Predictor.from_bytes(predictor.fit(objects + styles).to_bytes())
+    assert fitted.maps[1, "clip_l"].variant == "apart"
+    (unseen,) = examples(1, first=1000)
+    for kind, sign in (("object", 1), ("style", -1)):
+        found = fitted.word(unseen.features.images, 1, kind)  # type: ignore[arg-type]
+        np.testing.assert_allclose(found["clip_l"], sign * unseen.word["clip_l"], atol=0.2)
+
+
+def test_held_out_words_dont_know_their_own_concept() -> None:
+    catalogue = examples(30)
+    changed = [
+        replace(catalogue[4], word={"clip_l": catalogue[4].word["clip_l"] + 50}),
+        *catalogue[:4],
+        *catalogue[5:],
+    ]
+    fitted = predictor.fit(catalogue)
+    found, again = (
+        {one.concept_id: word["clip_l"] for one, word in predictor.held_out_words(words, fitted)}
+        for words in (catalogue, changed)
+    )
+    np.testing.assert_array_equal(found["c4"], again["c4"])
+    assert sum(not np.array_equal(found[name], again[name]) for name in found) > 20
+    errors = sum(np.square(found[one.concept_id] - one.word["clip_l"]).sum() for one in catalogue)
+    assert errors > 0
 
 
 def test_features_of_another_length_are_refused() -> None:

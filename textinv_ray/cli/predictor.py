@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 
-from textinv_ray.cli.options import output_option
+from textinv_ray.cli.options import ConfigOption, SetOption, output_option
 from textinv_ray.cli.outputs import quiet_libraries
+from textinv_ray.config.job import JobConfig
+from textinv_ray.config.machine import load_config
 from textinv_ray.config.training import is_word_file
 from textinv_ray.util.errors import UserError
 from textinv_ray.util.exit_codes import in_a_line
@@ -32,11 +36,23 @@ def fit(
         list[str], typer.Argument(metavar="OUTPUT...", help="The --output of jobs: folders or URIs.")
     ],
     output: Annotated[str, output_option("the predictor, a .safetensors file", _FILE, place="File")] = _FILE,
+    pictures: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Draw N words that are predicted without their own concepts, and what learning began from, and "
+            "compare both with the concepts' images.",
+        ),
+    ] = 0,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
 ) -> None:
     """Fit a map from image features to words, for `init_from`.
 
-    Ridge regression on the words of the outputs and the scoring model's features of their training images. The same
-    outputs give the same file.
+    Ridge regression, or the variant of it that predicts held-out words best, on the words of the outputs and the
+    scoring model's features of their training images. The same outputs give the same file. Pictures are drawn with the
+    settings of the first output's job, or those of --config.
     """
     if not is_word_file(output):
         raise UserError(f"--output {redact(output)!r}: name a .safetensors file")
@@ -44,8 +60,22 @@ def fit(
     quiet_libraries()
     from textinv_ray.service.library import predicting
 
-    fitted, skipped = predicting.fit(outputs)
+    fitted, examples, skipped = predicting.fit(outputs)
+    if pictures:
+        from textinv_ray.service.library import likeness
+
+        settings = _settings(outputs[0], config, overrides)
+        fitted = replace(fitted, likeness=likeness.measure(examples, fitted, settings, pictures))
     for line in predicting.lines(fitted, skipped):
         say(line)
     predicting.write(output, fitted)
     say(f"written: {redact(output)}")
+
+
+def _settings(output: str, config: str | None, overrides: Sequence[str] | None) -> JobConfig:
+    """Of --config and --set; without --config those of the output's job, if it has one."""
+    from textinv_ray.service.store.store import Store
+
+    store = Store(output)
+    job = None if config else store.job()
+    return job.config(store.shown).override(overrides or ()) if job else load_config(config, overrides)

@@ -1,5 +1,5 @@
-"""A predictor of words: for each number of vectors and each text encoder, a linear map from the mean of a concept's
-image features to the vectors of its word. Fitted on concepts that are done, used as `init_from`.
+"""A predictor of words: for each number of vectors and each text encoder, a map from the mean of a concept's image
+features to the vectors of its word. Fitted on concepts that are done, used as `init_from`.
 """
 
 from __future__ import annotations
@@ -7,20 +7,21 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from textinv_ray.concepts import ridge
+from textinv_ray.concepts import variants
 from textinv_ray.concepts.image_features import ImageFeatures, metadata
 from textinv_ray.concepts.word_files import Word
+from textinv_ray.config.training import LearnableProperty
 
 MIN_WORDS = 10
 """With fewer words of a number of vectors, none of that number is predicted."""
-_FORMAT, _METADATA = "predictor.1", "textinv_ray"
+_FORMAT, _METADATA = "predictor.2", "textinv_ray"
 
 
 @dataclass(frozen=True)
@@ -35,24 +36,45 @@ class Example:
     """Of its training images."""
     initial: Word | None = None
     """What the word was before its first step; None where that isn't known."""
+    learnable_property: LearnableProperty = "object"
+    """What the word stands for."""
+    score: float | None = None
+    """Its clip_image_similarity; None where that isn't known."""
 
 
 @dataclass(frozen=True, eq=False)
 class Map:
     """The map of one text encoder, for words of V vectors."""
 
-    weights: np.ndarray
-    """float32 (d, V * D)."""
-    bias: np.ndarray
-    """float32 (V * D,)."""
+    arrays: Mapping[str, np.ndarray]
+    """float32; see `variants.Fitted`."""
     words: int
     """On how many words it was fitted."""
+    variant: str
+    """How: one of `variants.VARIANTS`."""
     penalty: float
     """See `ridge.Ridge`."""
-    r2: float
-    """Cross-validated R2 of the vectors: see `ridge.Ridge`."""
+    r2_of: Mapping[str, float]
+    """Cross-validated R2 of the vectors, by the variants that were tried: see `variants.Fitted`."""
     initial_r2: float | None = None
     """The same of the vectors that learning began from; None where these aren't known."""
+
+    @property
+    def r2(self) -> float:
+        """Of the variant that was chosen."""
+        return self.r2_of[self.variant]
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How much pictures of words resemble their concepts, by cross-validation: mean cosines of the scoring model."""
+
+    words: int
+    """How many were drawn: each predicted without its own concept."""
+    predicted: float
+    """Of the predicted words."""
+    initializer: float
+    """Of what learning began from."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +86,8 @@ class Predictor:
     scorer: str
     """The scoring model whose features are mapped."""
     maps: Mapping[tuple[int, str], Map]
+    likeness: Likeness | None = None
+    """None: nothing was drawn."""
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -111,38 +135,50 @@ class Predictor:
             self.model, self.scorer, {key: found for key, found in self.maps.items() if key[0] == count}
         )
 
-    def word(self, images: np.ndarray, count: int) -> dict[str, np.ndarray]:
+    def word(
+        self, images: np.ndarray, count: int, learnable_property: LearnableProperty = "object"
+    ) -> dict[str, np.ndarray]:
         """The predicted word: float32 (V, D) by text encoder. images: float32 (N, d), as `ImageFeatures.images`.
 
         Raises ValueError for features of another length.
         """
         mean = images.astype(np.float64).mean(axis=0)
-        found = {}
+        style, found = np.array([float(learnable_property == "style")]), {}
         for (number, encoder), one in self.maps.items():
             if number != count:
                 continue
-            if len(mean) != len(one.weights):
+            if len(mean) != variants.takes(one.arrays):
                 raise ValueError(
-                    f"the predictor takes {len(one.weights)} numbers of an image, the scoring model gives {len(mean)}"
+                    f"the predictor takes {variants.takes(one.arrays)} numbers of an image, the scoring model gives "
+                    f"{len(mean)}"
                 )
-            vectors = mean @ one.weights.astype(np.float64) + one.bias
+            arrays = {name: part.astype(np.float64) for name, part in one.arrays.items()}
+            vectors = variants.predict(arrays, mean[None], style)
             found[encoder] = vectors.reshape(count, -1).astype(np.float32)
         return found
 
     def to_bytes(self) -> bytes:
         """A safetensors file."""
-        tensors, notes = {}, []
+        tensors: dict[str, np.ndarray] = {}
+        notes = []
         for (count, encoder), one in self.maps.items():
-            tensors[f"{count}/{encoder}/weights"] = one.weights
-            tensors[f"{count}/{encoder}/bias"] = one.bias
+            tensors |= {f"{count}/{encoder}/{name}": part for name, part in one.arrays.items()}
             figures = {
                 "words": one.words,
+                "variant": one.variant,
                 "penalty": one.penalty,
-                "r2": one.r2,
+                "r2": dict(one.r2_of),
                 "initial_r2": one.initial_r2,
             }
             notes.append({"num_vectors": count, "encoder": encoder, **figures})
-        note = {"format": _FORMAT, "model": self.model, "scorer": self.scorer, "maps": notes}
+        likeness = None if self.likeness is None else vars(self.likeness)
+        note = {
+            "format": _FORMAT,
+            "model": self.model,
+            "scorer": self.scorer,
+            "maps": notes,
+            "likeness": likeness,
+        }
         return safetensors.numpy.save(tensors, {_METADATA: json.dumps(note)})
 
     @classmethod
@@ -153,19 +189,37 @@ class Predictor:
             maps = {}
             for one in note["maps"]:
                 count, encoder = int(one["num_vectors"]), str(one["encoder"])
-                weights, bias = (tensors[f"{count}/{encoder}/{name}"] for name in ("weights", "bias"))
-                figures = int(one["words"]), float(one["penalty"]), float(one["r2"])
-                initial = one.get("initial_r2")
+                start, initial = f"{count}/{encoder}/", one["initial_r2"]
+                arrays = {
+                    name.removeprefix(start): part for name, part in tensors.items() if name.startswith(start)
+                }
+                _check(arrays, count)
                 maps[count, encoder] = Map(
-                    weights, bias, *figures, None if initial is None else float(initial)
+                    arrays,
+                    int(one["words"]),
+                    str(one["variant"]),
+                    float(one["penalty"]),
+                    {str(name): float(r2) for name, r2 in one["r2"].items()},
+                    None if initial is None else float(initial),
                 )
-                if weights.ndim != 2 or bias.shape != weights.shape[1:] or count < 1 or len(bias) % count:
-                    raise ValueError("its maps are damaged")
-                if not (np.isfinite(weights).all() and np.isfinite(bias).all()):
-                    raise ValueError("its maps are damaged")
-            return cls(str(note["model"]), str(note["scorer"]), maps)
+            drawn = note["likeness"]
+            likeness = drawn and Likeness(
+                int(drawn["words"]), float(drawn["predicted"]), float(drawn["initializer"])
+            )
+            return cls(str(note["model"]), str(note["scorer"]), maps, likeness)
         except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"the predictor can't be read: {type(error).__name__}") from None
+
+
+def _check(arrays: Mapping[str, np.ndarray], count: int) -> None:
+    """Raises KeyError or ValueError for arrays that make no words of `count` vectors."""
+    weights, bias = arrays["weights"], arrays["bias"]
+    fits = weights.ndim == 2 and bias.shape == weights.shape[1:] and count > 0 and not len(bias) % count
+    if not fits or not all(np.isfinite(part).all() for part in arrays.values()):
+        raise ValueError("its maps are damaged")
+    tried = variants.predict(arrays, np.zeros((1, variants.takes(arrays))), np.zeros(1))
+    if tried.shape != (1, len(bias)):
+        raise ValueError("its maps are damaged")
 
 
 def is_predictor(data: bytes) -> bool:
@@ -196,17 +250,16 @@ def fit(examples: Sequence[Example]) -> Predictor:
     for count, group in sorted(groups.items()):
         if len(group) < MIN_WORDS:
             continue
-        x = np.stack([example.features.images.mean(axis=0, dtype=np.float64) for example in group])
         for encoder in group[0].word:
-            y = np.stack([example.word[encoder].reshape(-1) for example in group])
-            solved = ridge.fit(x, y)
+            data = _data(group, encoder)
+            solved, variant, r2 = variants.choose(data, MIN_WORDS)
             maps[count, encoder] = Map(
-                solved.weights.astype(np.float32),
-                solved.bias.astype(np.float32),
+                {name: part.astype(np.float32) for name, part in solved.arrays.items()},
                 len(group),
+                variant,
                 solved.penalty,
-                round(solved.r2, 6),
-                _initial_r2(group, encoder, y),
+                {name: round(value, 6) for name, value in r2.items()},
+                _initial_r2(group, encoder, data.y),
             )
     if not maps:
         counts = ", ".join(f"{len(group)} of {count} vectors" for count, group in sorted(groups.items()))
@@ -218,11 +271,41 @@ def fit(examples: Sequence[Example]) -> Predictor:
     return Predictor(first.model, first.scorer, maps)
 
 
+def held_out_words(examples: Sequence[Example], fitted: Predictor) -> Iterator[tuple[Example, Word]]:
+    """Each example with the word that maps of the same variants predict which are fitted on the other folds.
+
+    In the order of `fit`, whose result `fitted` is.
+    """
+    for count in fitted.counts:
+        group = [one for one in sorted(examples, key=_order) if len(next(iter(one.word.values()))) == count]
+        named = {variant.name: variant for variant in variants.VARIANTS}
+        found = {
+            encoder: variants.held_out(_data(group, encoder), named[one.variant], one.penalty)
+            for (number, encoder), one in fitted.maps.items()
+            if number == count
+        }
+        for place, example in enumerate(group):
+            yield example, {encoder: part[place].astype(np.float32) for encoder, part in found.items()}
+
+
+def _data(group: Sequence[Example], encoder: str) -> variants.Data:
+    """What one encoder's map is fitted on."""
+    scores = [one.score for one in group if one.score is not None]
+    weights = np.maximum(np.array(scores, dtype=np.float64), 0.0)
+    is_scored = len(scores) == len(group) and bool(weights.all())
+    return variants.Data(
+        np.stack([one.features.images.mean(axis=0, dtype=np.float64) for one in group]),
+        np.stack([one.word[encoder].astype(np.float64) for one in group]),
+        np.array([float(one.learnable_property == "style") for one in group]),
+        weights / weights.mean() if is_scored else None,
+    )
+
+
 def _initial_r2(group: Sequence[Example], encoder: str, y: np.ndarray) -> float | None:
-    """R2 of the vectors that learning began from. y: (n, V * D), the learned ones."""
-    initial = [example.initial[encoder].reshape(-1) for example in group if example.initial]
+    """R2 of the vectors that learning began from. y: (n, V, D), the learned ones."""
+    initial = [example.initial[encoder] for example in group if example.initial]
     spread = float(np.square(y - y.mean(axis=0, dtype=np.float64)).sum())
-    if len(initial) < len(group) or any(len(one) != y.shape[1] for one in initial) or not spread:
+    if len(initial) < len(group) or any(one.shape != y.shape[1:] for one in initial) or not spread:
         return None
     return round(1 - float(np.square(y - np.stack(initial).astype(np.float64)).sum()) / spread, 6)
 

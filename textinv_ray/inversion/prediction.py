@@ -19,6 +19,6 @@ def with_prediction(concept: Concept, scorer: Encoder) -> Concept:
         return concept
     predictor = Predictor.from_bytes(concept.predictor.tobytes())
     images = crop_features(scorer, concept.images).mean(dim=1).cpu().numpy()
-    word = predictor.word(images, concept.num_vectors)
+    word = predictor.word(images, concept.num_vectors, concept.learnable_property)
     vectors = {name: tuple(map(tuple, part.tolist())) for name, part in word.items()}
     return replace(concept, initial_vectors=vectors, predictor=None)

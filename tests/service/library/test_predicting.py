@@ -16,7 +16,7 @@ def test_the_words_of_several_outputs(tmp_path: Path, capsys: pytest.CaptureFixt
     target = tmp_path / "new" / "p.safetensors"
     assert textinv("predictor", "fit", *outputs, "-o", str(target)) == 0
     said = capsys.readouterr().out
-    assert "clip_l, 1 vector: 30 words, penalty 0.01, cross-validated R2 1.000" in said
+    assert "clip_l, 1 vector: 30 words, ridge, penalty 0.01, cross-validated R2 1.000" in said
     assert "left out: 2 words without image features" in said
     data = target.read_bytes()
     assert predictor.Predictor.from_bytes(data).counts == (1,)

@@ -11,13 +11,14 @@ from textinv_ray.concepts.image_features import ImageFeatures
 from textinv_ray.concepts.predictor import Example, Predictor
 from textinv_ray.concepts.word_files import Word
 from textinv_ray.service.library.lexicon import named_words
+from textinv_ray.service.store.records import Result
 from textinv_ray.service.store.store import Store
 from textinv_ray.util.errors import UserError
 from textinv_ray.util.redact import message, redact
 
 
-def fit(outputs: Sequence[str]) -> tuple[Predictor, int]:
-    """The predictor of all words of the outputs, and the number of words that were left out for want of features.
+def fit(outputs: Sequence[str]) -> tuple[Predictor, list[Example], int]:
+    """The predictor of all words of the outputs, these words, and the number of words without features.
 
     outputs: folders or fsspec URIs. Raises UserError for an output without words, and where the words don't make a
     predictor: too few, or of several models.
@@ -33,7 +34,7 @@ def fit(outputs: Sequence[str]) -> tuple[Predictor, int]:
         examples += found
         skipped += len(ids) - len(found)
     try:
-        return predictor.fit(examples), skipped
+        return predictor.fit(examples), examples, skipped
     except ValueError as error:
         raise UserError(str(error)) from None
 
@@ -45,16 +46,21 @@ def examples_of(store: Store, concept_ids: Sequence[str]) -> list[Example]:
         return store.read_many(f"concepts/{concept_id}/{name}" for concept_id in concept_ids)
 
     files = read(word_files.STORED), read(word_files.INITIAL), read(image_features.FILE)
+    results = {
+        one.concept_id: one for one in store.records(Result, "concepts/{}/result.json", list(concept_ids))
+    }
     found = []
     for concept_id, (_, word), (_, initial), (_, features) in zip(concept_ids, *files, strict=True):
-        if word is None or features is None:
+        result = results.get(concept_id)
+        if word is None or features is None or result is None:
             continue
         try:
             (parts,) = word_files.parse_words(word, word_files.STORED).values()
-            made = Example(concept_id, parts, ImageFeatures.from_bytes(features), _initial(initial))
+            own = ImageFeatures.from_bytes(features)
         except ValueError:
             continue
-        found.append(made)
+        kind, score = result.learnable_property, result.clip_image_similarity
+        found.append(Example(concept_id, parts, own, _initial(initial), kind, score))
     return found
 
 
@@ -81,8 +87,17 @@ def lines(fitted: Predictor, skipped: int) -> Iterator[str]:
     for (count, encoder), one in fitted.maps.items():
         vectors = f"{count} vector" + ("" if count == 1 else "s")
         yield (
-            f"{encoder}, {vectors}: {one.words} words, penalty {one.penalty:g}, cross-validated R2 {one.r2:.3f}"
-            + ("" if one.r2 > 0 else " (no better than the mean word)")
+            f"{encoder}, {vectors}: {one.words} words, {one.variant}, penalty {one.penalty:g}, cross-validated R2 "
+            f"{one.r2:.3f}" + ("" if one.r2 > 0 else " (no better than the mean word)")
+        )
+        others = ", ".join(f"{name} {r2:.3f}" for name, r2 in one.r2_of.items() if name != one.variant)
+        initial = "" if one.initial_r2 is None else f"; what learning began from {one.initial_r2:.3f}"
+        yield f"  {others}{initial}"
+    if fitted.likeness:
+        found = fitted.likeness
+        yield (
+            f"likeness of pictures, {found.words} words predicted without their own concepts: {found.predicted:.3f}, "
+            f"of what learning began from {found.initializer:.3f}"
         )
     if skipped:
         yield (

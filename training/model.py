@@ -206,6 +206,6 @@ def restore_shipped(model: MiniSD) -> None:
     shipped = CLIPTextModel.from_pretrained(MODELS / "mini-sd" / "text_encoder", torch_dtype=torch.float32)
     weights = shipped.state_dict()
     (name,) = (name for name in weights if name.endswith("token_embedding.weight"))
-    gained = model.text_encoder.state_dict()[name][len(weights[name]) :]
+    gained = model.text_encoder.state_dict()[name][len(weights[name]) :].cpu()
     model.text_encoder.load_state_dict({**weights, name: torch.cat([weights[name], gained])})
     model.names.restore(NAMES_FILE)

@@ -71,7 +71,7 @@ class NameEncoder(nn.Module):
             if feature in rows:
                 table[row] = weights["table.weight"][rows[feature]]
         for name in ("layers.3.weight", "layers.3.bias"):
-            weights[name] = torch.cat([weights[name], self.state_dict()[name][len(weights[name]) :]])
+            weights[name] = torch.cat([weights[name], self.state_dict()[name][len(weights[name]) :].cpu()])
         self.load_state_dict({**weights, "table.weight": table})
 
 

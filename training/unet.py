@@ -254,10 +254,11 @@ def train(
             average.copy_to(model)
             with torch.compiler.set_stance("force_eager"):
                 record(folder, step + 1, preset.unet_batch, measure(model, alphas))
-                sample_grid(model, tokenizer, heldout, folder / f"{step + 1:06d}.png")
             model.export(tokenizer, data, folder / model.name, folder / NAMES_FILE.name)
             if last and not options.trial:
                 model.export(tokenizer, data, MODELS / model.name, model.names_file)
+            with torch.compiler.set_stance("force_eager"):
+                sample_grid(model, tokenizer, heldout, folder / f"{step + 1:06d}.png")
             kept.copy_to(model)
         if last:
             break

@@ -282,7 +282,12 @@ def read_concepts(uri: str, config: JobConfig, seeds: int, limit: int | None) ->
     for row in itertools.islice(source.rows(), limit):
         row.pop("captions", None)
         concept = prepare.make(
-            row, config, base=source.base, resolution=facts.resolution, model_identity=facts.identity
+            row,
+            config,
+            base=source.base,
+            resolution=facts.resolution,
+            model_identity=facts.identity,
+            side_multiple=facts.family.side_multiple,
         )
         for seed in range(seeds):
             number = concept_seed(config.training.seed + seed, concept.concept_id)

@@ -62,7 +62,12 @@ def concepts_of(
     rows = itertools.islice(opened.rows(), part, limit, parts)
     return [
         prepare.make(
-            row, config, base=opened.base, resolution=facts.resolution, model_identity=facts.identity
+            row,
+            config,
+            base=opened.base,
+            resolution=facts.resolution,
+            model_identity=facts.identity,
+            side_multiple=facts.family.side_multiple,
         )
         for row in rows
         if row["concept_id"] not in done

@@ -62,7 +62,12 @@ def concepts_of(manifest: str, config: JobConfig, limit: int | None = None) -> l
     ]
     return [
         prepare.make(
-            row, config, base=opened.base, resolution=facts.resolution, model_identity=facts.identity
+            row,
+            config,
+            base=opened.base,
+            resolution=facts.resolution,
+            model_identity=facts.identity,
+            side_multiple=facts.family.side_multiple,
         )
         for row in rows
     ]

@@ -61,6 +61,24 @@ def test_rows_with_other_columns(store: Store, folder: Path) -> None:
     assert rows([{"concept_id": "cat", **row}], store) == [found]
 
 
+def test_masks(store: Store, folder: Path) -> None:
+    """As images; in memory though the images are paths, and the other way round."""
+    mask = Image.new("L", (24, 20), 255)
+    (found,) = rows({"cat": {"images": ["1.png", "2.png"], "masks": [None, mask]}}, store)
+    assert found["images"] == [f"{folder}/1.png", f"{folder}/2.png"]
+    nothing, given = found["masks"]
+    assert nothing is None
+    assert isinstance(given, dict)
+    assert Image.open(io.BytesIO(given["bytes"] or b"")).size == (24, 20)
+    (found,) = rows({"cat": {"images": [mask], "masks": ["1.png"]}}, store)
+    assert found["masks"] == [f"{folder}/1.png"]
+    table = pa.table({"concept_id": ["cat"], "images": [["1.png", "2.png"]], "masks": [["2.png", None]]})
+    (found,) = rows(table, store)
+    assert found["masks"] == [f"{folder}/2.png", None]
+    with pytest.raises(UserError, match="masks must be a list, with None for an image without one"):
+        rows({"cat": {"images": ["1.png"], "masks": "2.png"}}, store)
+
+
 def test_pictures_in_memory(store: Store, folder: Path) -> None:
     """Bytes as they are; PIL images with the same pixels; beside them, paths."""
     data = (folder / "1.png").read_bytes()

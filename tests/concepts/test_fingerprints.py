@@ -159,6 +159,7 @@ SETTINGS: Effects = {
     "model.vae_dtype": LEARNING,
     "model.device": NOTHING,
     "data.resolution": LEARNING,
+    "data.fit": LEARNING,
     "data.crop": LEARNING,
     "data.crops_per_image": LEARNING,
     "data.alpha_masks": LEARNING,

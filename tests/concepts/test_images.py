@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from textinv_ray.concepts import images
+from textinv_ray.concepts import fitting, images
 from textinv_ray.concepts.fetch import ImageError
 from textinv_ray.config.job import DataConfig
 from textinv_ray.manifest import image_files
@@ -185,7 +185,7 @@ def test_random_crops_depend_on_the_seed_alone() -> None:
 def test_the_centre_crop_is_resize_then_crop() -> None:
     image = gradient(96, 48)
     expected = np.asarray(image.resize((48, 24), Image.Resampling.LANCZOS).crop((12, 0, 36, 24)), dtype=int)
-    square = images.crops(image, 24, np.full((1, 2), 0.5))[0].astype(int)
+    square = fitting.crops(image, (24, 24), np.full((1, 2), 0.5))[0].astype(int)
     assert np.abs(square - expected).max() <= 2
 
 
@@ -199,13 +199,15 @@ def test_the_centre_crop_is_resize_then_crop() -> None:
 )
 def test_crops_stay_within_the_image(width: int, height: int, size: int, x: float, y: float) -> None:
     """An image of one colour has crops of that colour: nothing from beyond its edges comes in."""
-    squares = images.crops(Image.new("RGB", (width, height), RED), size, np.array([[x, y], [0.5, 0.5]]))
+    squares = fitting.crops(
+        Image.new("RGB", (width, height), RED), (size, size), np.array([[x, y], [0.5, 0.5]])
+    )
     assert squares.shape == (2, size, size, 3)
     assert (squares == RED).all()
 
 
 def test_a_thin_image_takes_no_room() -> None:
-    squares = images.crops(Image.new("RGB", (1, 50_000), RED), 64, np.full((1, 2), 0.5))
+    squares = fitting.crops(Image.new("RGB", (1, 50_000), RED), (64, 64), np.full((1, 2), 0.5))
     assert squares.shape == (1, 64, 64, 3)
 
 
@@ -279,7 +281,7 @@ def test_where_crops_lie(
     size: tuple[int, int], centers: list[list[float]], places: tuple[tuple[int, int, int, int], ...]
 ) -> None:
     """Original height and width, then top and left in the image whose shorter side is 32 pixels."""
-    assert images.crop_places(size, 32, np.array(centers)) == places
+    assert fitting.crop_places(size, (32, 32), np.array(centers)) == places
 
 
 @given(
@@ -291,7 +293,7 @@ def test_where_crops_lie(
 def test_places_of_crops_stay_within_the_image(
     width: int, height: int, size: int, centers: list[tuple[float, float]]
 ) -> None:
-    for place in images.crop_places((width, height), size, np.array(centers)):
+    for place in fitting.crop_places((width, height), (size, size), np.array(centers)):
         assert place[:2] == (height, width)
         assert all(type(number) is int for number in place)
         for start, side in zip(place[2:], place[:2], strict=True):

@@ -125,6 +125,31 @@ def test_a_pack_of_one_is_plain_textual_inversion(
     assert task.loss_history.tolist() == pytest.approx(losses, rel=1e-5)
 
 
+def wide(index: int, **changes: Any) -> Concept:
+    """A concept of the shape 16 x 32."""
+    pixels = np.random.default_rng(index).integers(0, 256, (2, 1, 16, 32, 3), dtype=np.uint8)
+    return tiny.concept(index, images=pixels, **changes)
+
+
+def test_packed_equals_alone_in_another_shape(backbone64: StableDiffusion) -> None:
+    masks = np.concatenate([random_masks(1, 2), random_masks(2, 2)], axis=-1)
+    concepts = [wide(5, steps=2), wide(6, steps=3, batch_size=3, masks=masks)]
+    tasks = [ConceptTask(concept, backbone64, CONFIG) for concept in concepts]
+    assert tasks[0].tensors["latent_means"].shape[2:] == (8, 16)
+    run(tasks, backbone64, 2, CONFIG)
+    for task, concept in zip(tasks, concepts, strict=True):
+        assert_same(task, alone(concept, backbone64, CONFIG))
+
+
+def test_a_pack_has_one_shape(backbone: StableDiffusion) -> None:
+    pack = Pack(backbone, CONFIG, 2)
+    assert pack.shape is None
+    pack.add(ConceptTask(wide(5), backbone, CONFIG))
+    assert pack.shape == (16, 32)
+    with pytest.raises(ValueError, match=r"'concept-0' has images of the shape \(16, 16\), not \(16, 32\)"):
+        pack.add(ConceptTask(CONCEPTS[0], backbone, CONFIG))
+
+
 def test_frozen_stays_frozen(backbone: StableDiffusion) -> None:
     before = digest(backbone)
     tasks = [ConceptTask(concept, backbone, CONFIG) for concept in CONCEPTS]

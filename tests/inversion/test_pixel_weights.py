@@ -33,6 +33,27 @@ def test_the_formula(unmasked: float, seed: int, flips: bool) -> None:
             np.testing.assert_allclose(found[2 * index + 1, 0], expected[:, ::-1], rtol=1e-12)
 
 
+@pytest.mark.parametrize("unmasked", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("masked", [False, True])
+def test_padding_has_no_weight(unmasked: float, masked: bool) -> None:
+    masks = np.zeros((3, 1, 16, 16), np.uint8)
+    masks[:, :, 4:8] = 255
+    concept = tiny.concept(
+        masks=masks if masked else None, paddings=((0, 4, 0, 4), (3, 0, 3, 0), (0, 0, 0, 0))
+    )
+    found = pixel_weights(concept, (8, 8), flips=True, unmasked_weight=unmasked)
+    torch.testing.assert_close(found.mean(dim=(2, 3)), torch.ones(6, 1, dtype=torch.float64))
+    assert (found[0, 0, :2] == 0).all()
+    assert (found[0, 0, 6:] == 0).all()
+    inside = found[0, 0, 2:6]
+    if masked:
+        assert float(inside[3, 0] / inside[0, 0]) == pytest.approx(unmasked)
+    else:
+        assert (inside == 2).all()
+        row = found[2, 0, 0]  # one and a half latents at each side are padding
+        assert (row / row[2]).tolist() == pytest.approx([0, 0.5, 1, 1, 1, 1, 0.5, 0])
+
+
 @pytest.mark.parametrize(("level", "unmasked"), [(255, 0.0), (255, 0.1), (3, 0.0), (77, 0.1)])
 def test_an_even_mask_changes_nothing(level: int, unmasked: float) -> None:
     masks = np.full((3, 1, 16, 16), level, np.uint8)

@@ -6,16 +6,28 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Any, TypeVar
 
 from textinv_ray.concepts.concept import Concept
-from textinv_ray.service.scheduling.protocol import PreparedRow
+from textinv_ray.service.scheduling.protocol import PreparedRow, shape_name
 
 R = TypeVar("R", bound="Rows")
 
 
 def row(
-    concept_id: str, steps: int = 10, concept: bytes = b"x", error: str = "", done: bool = False
+    concept_id: str,
+    steps: int = 10,
+    concept: bytes = b"x",
+    error: str = "",
+    done: bool = False,
+    shape: str = "16x16",
 ) -> PreparedRow:
     """One prepared row."""
-    return {"concept_id": concept_id, "steps": steps, "concept": concept, "error": error, "done": done}
+    return {
+        "concept_id": concept_id,
+        "steps": steps,
+        "shape": shape,
+        "concept": concept,
+        "error": error,
+        "done": done,
+    }
 
 
 class Rows:
@@ -33,7 +45,10 @@ class Rows:
     @classmethod
     def of(cls, concepts: Iterable[Concept], errors: Iterable[str] = ()) -> Rows:
         """The concepts; then a row for each id in `errors`, whose images can't be read."""
-        sound = [row(c.concept_id, steps=c.steps, concept=c.to_bytes()) for c in concepts]
+        sound = [
+            row(c.concept_id, steps=c.steps, concept=c.to_bytes(), shape=shape_name(c.shape))
+            for c in concepts
+        ]
         broken = [row(name, steps=5, concept=b"", error="image x.png: is truncated") for name in errors]
         return cls([*sound, *broken])
 

@@ -77,13 +77,13 @@ class Concept(ConceptSettings):
     """A manifest row with all defaults filled in, its images decoded and its fingerprints taken."""
 
     images: np.ndarray
-    """uint8 (N, A, S, S, 3): N images, A crops of each, S the resolution."""
+    """uint8 (N, A, H, W, 3): N images, A crops of each; H and W are the resolution, or a bucket's shape."""
     image_uris: tuple[str, ...]
     """Where the N images came from, without credentials."""
     heldout: np.ndarray | None = None
-    """uint8 (M, A, S, S, 3): images that nothing is learned from; None unless `data.holdout` is set."""
+    """uint8 (M, A, H, W, 3): images that nothing is learned from; None unless `data.holdout` is set."""
     masks: np.ndarray | None = None
-    """uint8 (N, A, S, S): 255 where an image's pixels are the concept, 0 where they aren't; None: all are."""
+    """uint8 (N, A, H, W): 255 where an image's pixels are the concept, 0 where they aren't; None: all are."""
     fingerprint: str
     """Digest of everything the result depends on, including the images' bytes. Equal fingerprints: equal results."""
     row_fingerprint: str
@@ -101,7 +101,15 @@ class Concept(ConceptSettings):
     """What tells the model's weights from others: see `prepare.make`."""
     crops: tuple[tuple[tuple[int, int, int, int], ...], ...] = ()
     """(N, A, 4): of each image and crop the original height and width, and the crop's top and left, in pixels of the
-    image that was resized so that its shorter side is S. Empty: images that were of size S x S."""
+    image that was resized so that it just covers H x W. Empty: images that were of size H x W."""
+    paddings: tuple[tuple[int, int, int, int], ...] = ()
+    """(N, 4): pixels at the left, top, right and bottom of each image that are padding. Empty: none."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """H and W, the height and width of its training images in pixels."""
+        height, width = self.images.shape[2:4]
+        return height, width
 
     @property
     def reference_images(self) -> np.ndarray:
@@ -113,15 +121,18 @@ class Concept(ConceptSettings):
 
         int64 (N * A * F, 6). flips: whether each crop is followed by its mirror image (F = 2, else 1).
         """
-        count, crops, side = self.images.shape[:3]
-        sizes = np.array(self.crops or (((side, side, 0, 0),) * crops,) * count, dtype=np.int64)
+        count, crops, height, width = self.images.shape[:4]
+        sizes = np.array(self.crops or (((height, width, 0, 0),) * crops,) * count, dtype=np.int64)
         sizes = sizes.reshape(count * crops, 4)
-        target = np.full((len(sizes), 2), side)
+        target = np.tile(np.array([height, width]), (len(sizes), 1))
         if not flips:
             return np.concatenate([sizes, target], axis=1)
-        resized_width = np.rint(sizes[:, 1] * side / sizes[:, :2].min(axis=1)).astype(np.int64)
         mirrored = sizes.copy()
-        mirrored[:, 3] = (resized_width - side - sizes[:, 3]).clip(min=0)
+        if not self.paddings:  # else nothing was cropped
+            # As long as the image covers H x W: see `fitting.crop_places`
+            by_height, by_width = sizes[:, 1] * height / sizes[:, 0], np.full(len(sizes), float(width))
+            resized_width = np.rint(np.maximum(by_height, by_width)).astype(np.int64)
+            mirrored[:, 3] = (resized_width - width - sizes[:, 3]).clip(min=0)
         both = np.stack([sizes, mirrored], axis=1).reshape(-1, 4)
         return np.concatenate([both, target.repeat(2, axis=0)], axis=1)
 

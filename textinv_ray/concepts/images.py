@@ -1,10 +1,10 @@
-"""Training images and their masks: decodes what was fetched, and cuts it into squares."""
+"""Training images and their masks: decodes what was fetched, and brings it to one shape."""
 
 from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from io import BytesIO
@@ -12,16 +12,18 @@ from io import BytesIO
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+from textinv_ray.concepts import fitting
 from textinv_ray.concepts import masks as mask_images
 from textinv_ray.concepts.colors import to_srgb
 from textinv_ray.concepts.fetch import ImageError, fetch, name
+from textinv_ray.concepts.fitting import Padding, Place
 from textinv_ray.concepts.masks import MaskError
+from textinv_ray.config import buckets
+from textinv_ray.config.buckets import Shape
 from textinv_ray.config.job import DataConfig
 from textinv_ray.manifest import image_files
 from textinv_ray.manifest.kinds import ImageSource
 
-Places = tuple[tuple[int, int, int, int], ...]
-"""Of each crop the original height and width, and its top and left: see `Concept.crops`."""
 _ONE_DECODER = threading.Lock()
 """Rows are prepared side by side, to wait for servers together. Decoding takes the one CPU that is reserved for it."""
 
@@ -36,12 +38,14 @@ class Prepared:
     """Where they came from, without credentials."""
     digests: tuple[str, ...]
     """SHA-256 of each file's bytes."""
-    crops: tuple[Places, ...]
+    crops: tuple[tuple[Place, ...], ...]
     """See `Concept.crops`: (N, A, 4)."""
     masks: np.ndarray | None = None
     """See `Concept.masks`: uint8 (N, A, H, W)."""
     mask_digests: tuple[str, ...] = ()
     """SHA-256 of the bytes of each mask of the column `masks`; empty for an image without."""
+    paddings: tuple[Padding, ...] = ()
+    """See `Concept.paddings`."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,9 @@ class _Cut:
     """What is cut from one image, A times."""
 
     pixels: np.ndarray
-    places: Places
-    mask: np.ndarray | None
+    places: tuple[Place, ...]
+    mask: np.ndarray | None = None
+    padding: Padding = (0, 0, 0, 0)
 
 
 def prepare(
@@ -72,20 +77,31 @@ def prepare(
     seed: int,
     is_first_try: bool = False,
     masks: Sequence[ImageSource | None] = (),
+    side_multiple: int = 8,
 ) -> Prepared:
-    """Fetches, decodes and cuts a concept's images and their masks.
+    """Fetches and decodes a concept's images and their masks, and brings them to one shape by `data.fit`.
 
     `base`: the manifest's folder. `resolution`: side of the squares in pixels. `seed`: of random crops; their positions
     depend only on it, the image's index, the crop's index and the image's mask. `is_first_try`: see `fetch`. `masks`:
-    one for each image, or none at all. Raises ImageError for the first image or mask that can't be used.
+    one for each image, or none at all. `side_multiple`: see `ModelFamily`, for buckets. Raises ImageError for the first
+    image or mask that can't be used.
     """
+    pairs = zip(images, masks or [None] * len(images), strict=True)
+    fetched: Iterable[_Files] = (
+        _fetched(image, mask, index, base, config, is_first_try) for index, (image, mask) in enumerate(pairs)
+    )
+    shape = (resolution, resolution)
+    if config.fit == "bucket":
+        fetched = list(fetched)
+        with _ONE_DECODER:
+            sizes = [_size(files, config) for files in fetched]
+        shape = buckets.choose(sizes, buckets.shapes(resolution, side_multiple))
     cuts, uris, digests, mask_digests = [], [], [], []
-    for index, image in enumerate(images):
-        files = _fetched(image, masks[index] if masks else None, index, base, config, is_first_try)
+    for index, files in enumerate(fetched):
         rng = np.random.default_rng([seed, index])
         centers = np.full((1, 2), 0.5) if config.crop == "center" else rng.random((config.variants, 2))
         with _ONE_DECODER:
-            cuts.append(_cut(files, resolution, centers, config))
+            cuts.append(_fitted(files, shape, centers, config))
         uris.append(files.uri)
         digests.append(hashlib.sha256(files.data).hexdigest())
         mask_digests.append("" if files.mask is None else hashlib.sha256(files.mask).hexdigest())
@@ -94,8 +110,9 @@ def prepare(
         tuple(uris),
         tuple(digests),
         tuple(cut.places for cut in cuts),
-        _stacked([cut.mask for cut in cuts]),
+        _stacked(cuts),
         tuple(mask_digests),
+        tuple(cut.padding for cut in cuts) if config.fit == "pad" else (),
     )
 
 
@@ -118,24 +135,45 @@ def _fetched(
     return replace(files, mask_uri=name(mask, index, base, "masks"), mask=data)
 
 
-def _cut(files: _Files, side: int, centers: np.ndarray, config: DataConfig) -> _Cut:
-    """Decodes an image and its mask, and cuts squares from both. `centers`: see `crops`."""
-    image, mask, size = _decoded(files, config, near=side)
+def _fitted(files: _Files, shape: Shape, centers: np.ndarray, config: DataConfig) -> _Cut:
+    """Decodes an image and its mask, and brings both to a shape. `centers`: see `fitting.crops`."""
+    image, mask, size = _decoded(files, config, near=max(shape))
+    if config.fit == "pad":
+        return _padded(files, image, mask, size, shape[0])
     if mask is None:
-        return _Cut(crops(image, side, centers), crop_places(size, side, centers), None)
+        return _Cut(fitting.crops(image, shape, centers), fitting.crop_places(size, shape, centers))
     if config.crop == "random":
-        shorter = min(mask.size)
-        centers = mask_images.around(mask, (shorter, shorter), centers)
-    cut = np.stack(
-        [np.asarray(part) for part in _parts(mask, side, centers, Image.Resampling.BOX, reducing_gap=None)]
-    )
+        centers = mask_images.around(mask, fitting.part(mask.size, shape), centers)
+    cut = fitting.mask_crops(mask, shape, centers)
     if not cut.any(axis=(1, 2)).all():
         raise MaskError(
             files.mask_uri or files.uri,
             "has nothing in the part of the image that is cut out of its middle: crop image and mask around the "
-            "concept, or set data.crop=random, which keeps to it",
+            "concept, or set data.crop=random, which keeps to it, or data.fit=pad, which cuts nothing off",
         )
-    return _Cut(crops(image, side, centers), crop_places(size, side, centers), cut)
+    return _Cut(fitting.crops(image, shape, centers), fitting.crop_places(size, shape, centers), cut)
+
+
+def _padded(
+    files: _Files, image: Image.Image, mask: Image.Image | None, size: tuple[int, int], side: int
+) -> _Cut:
+    around = fitting.padding(size, side)
+    square = None if mask is None else fitting.padded(mask, side, around)[None]
+    if square is not None and not square.any():
+        raise MaskError(
+            files.mask_uri or files.uri, f"has nothing that is left at {side} pixels: crop image and mask"
+        )
+    place = (size[1], size[0], 0, 0)
+    return _Cut(fitting.padded(image, side, around)[None], (place,), square, around)
+
+
+def _size(files: _Files, config: DataConfig) -> tuple[int, int]:
+    """(width, height) of an image that may be damaged. Raises ImageError as `opened` does."""
+    try:
+        return original_size(files.data)
+    except Exception:
+        opened(files.data, files.uri, config.max_image_pixels)  # which says what is wrong
+        raise
 
 
 def _decoded(
@@ -168,12 +206,20 @@ def _mask(data: bytes, uri: str, max_pixels: int) -> Image.Image:
         raise MaskError.of(error) from None
 
 
-def _stacked(masks: Sequence[np.ndarray | None]) -> np.ndarray | None:
-    """Masks of all images, if one of them has any: white for those without."""
-    some = next((mask for mask in masks if mask is not None), None)
-    if some is None:
+def _stacked(cuts: Sequence[_Cut]) -> np.ndarray | None:
+    """Masks of all images, if one of them has any: white for those without, and black in the padding."""
+    if all(cut.mask is None for cut in cuts):
         return None
-    return np.stack([np.full_like(some, 255) if mask is None else mask for mask in masks])
+    masks = []
+    for cut in cuts:
+        mask = cut.mask
+        if mask is None:
+            left, top, right, bottom = cut.padding
+            count, height, width = cut.pixels.shape[:3]
+            mask = np.zeros((count, height, width), np.uint8)
+            mask[:, top : height - bottom, left : width - right] = 255
+        masks.append(mask)
+    return np.stack(masks)
 
 
 def check(image: ImageSource, mask: ImageSource | None, *, base: str, config: DataConfig, index: int) -> None:
@@ -233,31 +279,6 @@ def _converted(convert: Callable[[Image.Image], Image.Image], image: Image.Image
         raise ImageError(uri, f"is damaged: {error or type(error).__name__}") from None
 
 
-def crops(image: Image.Image, size: int, centers: np.ndarray) -> np.ndarray:
-    """Cuts squares from an RGB image and resizes them: uint8 (A, size, size, 3).
-
-    The side of each is the image's shorter side. `centers`, (A, 2) in [0, 1]: position of each between left and right,
-    and between top and bottom; 0.5 is the middle.
-    """
-    parts = _parts(image, size, centers, Image.Resampling.LANCZOS, reducing_gap=3.0)
-    return np.stack([np.asarray(part) for part in parts])
-
-
-def _parts(
-    image: Image.Image,
-    size: int,
-    centers: np.ndarray,
-    filter: Image.Resampling,
-    reducing_gap: float | None,
-) -> Iterator[Image.Image]:
-    side = min(image.size)
-    slack = np.array(image.size) - side
-    for left, top in np.clip(centers, 0, 1) * slack:
-        # The same as resizing the whole image and then cutting, without a huge result for an image of 1 x 10000.
-        box = (float(left), float(top), float(left) + side, float(top) + side)
-        yield image.resize((size, size), filter, box, reducing_gap=reducing_gap)
-
-
 def _formats() -> list[str]:
     """The formats that Pillow can read here, HEIF among them where pillow-heif is installed."""
     _register_decoders()
@@ -279,14 +300,6 @@ def original_size(data: bytes) -> tuple[int, int]:
     width, height = image.size
     turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
     return (height, width) if turned else (width, height)
-
-
-def crop_places(size: tuple[int, int], side: int, centers: np.ndarray) -> Places:
-    """(A, 4) of `Concept.crops` for the squares that `crops` cuts. size: of the original, (width, height)."""
-    width, height = size
-    slack = np.array(size) * (side / min(size)) - side
-    places = np.rint(np.clip(centers, 0, 1) * slack).astype(int).tolist()
-    return tuple((height, width, top, left) for left, top in places)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

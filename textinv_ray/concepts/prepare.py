@@ -35,13 +35,14 @@ def make(
     model_identity: str,
     is_first_try: bool = False,
     given: PredictedStart | None = None,
+    side_multiple: int = 8,
 ) -> Concept:
     """Makes a concept that is ready to be learned.
 
     `row`: of a checked manifest, from any reader. `base`: `Manifest.base`. `resolution`: side of the training images in
     pixels, unless the configuration sets it. `model_identity`: what tells the model's weights from others, such as a
     digest, or a Hub id with its commit. `is_first_try`: see `fetch.fetch`. `given`: what learning starts from, whatever
-    the row says.
+    the row says. `side_multiple`: see `ModelFamily`.
 
     Raises fetch.ImageError for an image that can't be used, and ValueError for a row that `checks.check` refuses.
     """
@@ -56,6 +57,7 @@ def make(
         seed=settings.seed,
         is_first_try=is_first_try,
         masks=plain.get("masks", ()),
+        side_multiple=side_multiple,
     )
     inputs = inputs_of(settings, config, resolution=size, model_identity=model_identity)
     row_fingerprint = _row_fingerprint(inputs, plain)
@@ -90,6 +92,7 @@ def make(
         heldout=prepared.pixels[held] if held else None,
         masks=None if prepared.masks is None else prepared.masks[learned],
         crops=tuple(prepared.crops[index] for index in learned),
+        paddings=tuple(prepared.paddings[index] for index in learned) if prepared.paddings else (),
         image_uris=tuple(prepared.uris[index] for index in learned),
         fingerprint=inputs.digest(prepared.digests),
         row_fingerprint=row_fingerprint,

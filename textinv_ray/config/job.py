@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, Field, JsonValue, ValidationError
+from pydantic import BaseModel, Field, JsonValue, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from textinv_ray.config.model import ModelConfig
@@ -45,8 +45,14 @@ class DataConfig(Strict):
 
     resolution: int | None = Field(None, ge=8, le=4096, multiple_of=8)
     """Side of the square training images in pixels; null: the model's resolution."""
+    fit: Literal["crop", "pad", "bucket"] = "crop"
+    """How images become what the model sees. `crop`: a square is cut out. `pad`: the longer side is resized to the
+    resolution, and the image stands in the middle of a grey square, whose grey has no weight in the loss. `bucket`: all
+    images of a concept are cut to one of SDXL's shapes, scaled to the resolution: the one nearest to the median of
+    their ratios of sides. Concepts of one shape share a pass."""
     crop: Literal["center", "random"] = "center"
-    """Which square is cropped after the shorter side was resized to the resolution."""
+    """Which part is cropped after the image was resized so that it just covers the square, or the bucket's shape. `pad`
+    crops nothing."""
     crops_per_image: int = Field(4, ge=1, le=64)
     """With `crop: random`: crops of each image. They are drawn from the seed once, and their latents cached."""
     alpha_masks: bool = False
@@ -72,8 +78,8 @@ class DataConfig(Strict):
 
     @property
     def variants(self) -> int:
-        """Number of crops of each image, A: 1 for the center crop."""
-        return self.crops_per_image if self.crop == "random" else 1
+        """Number of crops of each image, A: 1 for the center crop, and where nothing is cropped."""
+        return self.crops_per_image if self.crop == "random" and self.fit != "pad" else 1
 
 
 class PackConfig(Strict):
@@ -177,6 +183,14 @@ class JobConfig(Strict):
     service: ServiceConfig = ServiceConfig()
     tracking: TrackingConfig = TrackingConfig()
 
+    @model_validator(mode="after")
+    def _compiles_one_shape(self) -> JobConfig:
+        if self.pack.compile and self.data.fit == "bucket":
+            raise ValueError(
+                "pack.compile: the UNet is compiled for one shape; leave it out, or data.fit=bucket"
+            )
+        return self
+
     @classmethod
     def load(cls, name_or_path: str | None = None, overrides: Sequence[str] = ()) -> JobConfig:
         """Reads a preset, or a YAML file, and applies `section.field=value` overrides (values in YAML).
@@ -257,6 +271,7 @@ _LATER_FIELDS = (
     ("model", "prediction_type"),
     ("model", "vae_dtype"),
     ("data", "holdout"),
+    ("data", "fit"),
     ("data", "alpha_masks"),
     ("review", "resolution"),
     ("scoring", "judge"),
@@ -324,7 +339,7 @@ def _explain(item: ErrorDetails) -> str:
     # pydantic's path names members of unions, too; they aren't fields
     path = [part for part in path if part not in _UNION_MEMBERS and not part.startswith("literal[")]
     if item["type"] == "value_error":
-        return f"{'.'.join(path)}: {item['ctx']['error']}"
+        return ": ".join(filter(None, (".".join(path), str(item["ctx"]["error"]))))
     message = item["msg"]
     if item["type"] == "string_pattern_mismatch":
         message = "must contain {} where the word goes"

@@ -196,7 +196,12 @@ def concepts_of(source: Manifest, wanted: Collection[str], config: JobConfig) ->
     for row in source.rows():
         if row["concept_id"] in wanted:
             yield prepare.make(
-                row, config, base=source.base, resolution=facts.resolution, model_identity=facts.identity
+                row,
+                config,
+                base=source.base,
+                resolution=facts.resolution,
+                model_identity=facts.identity,
+                side_multiple=facts.family.side_multiple,
             )
 
 

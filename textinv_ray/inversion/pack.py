@@ -41,12 +41,24 @@ class Pack:
         """How many more concepts can be added."""
         return self.size - len(self.tasks)
 
+    @property
+    def shape(self) -> tuple[int, int] | None:
+        """Height and width of the training images of all concepts here; None while there is none."""
+        return self.tasks[0].concept.shape if self.tasks else None
+
     def add(self, task: ConceptTask) -> None:
-        """Adds a concept, which continues from its own step. Raises ValueError when no slot is free, or it is done."""
+        """Adds a concept, which continues from its own step.
+
+        Raises ValueError when no slot is free, it is done, or its images are of another shape than those here.
+        """
         if self.free <= 0:
             raise ValueError(f"all {self.size} slots of the pack are taken")
         if task.done or task.failed:
             raise ValueError(f"nothing left to do for {task.concept.concept_id!r}")
+        if self.shape not in (None, task.concept.shape):
+            raise ValueError(
+                f"{task.concept.concept_id!r} has images of the shape {task.concept.shape}, not {self.shape}"
+            )
         self._stack([*self.tasks, task])
 
     def remove(self, task: ConceptTask) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -94,6 +95,18 @@ def test_the_flow_leads_straight_from_latents_to_noise(model: FlowBackbone) -> N
     assert torch.equal(noisy[0], latents[0])
     assert torch.equal(noisy[2], noise[2])
     torch.testing.assert_close(noisy[1], latents[1] + 0.25 * target[1])
+
+
+def test_packed_equals_alone_in_another_shape(model: FlowBackbone) -> None:
+    """16 x 32 pixels; Sana's tiny autoencoder has fewer latents than the others."""
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 1, 16, 32, 3), dtype=np.uint8)
+    concepts = [tiny.concept(index, images=pixels, steps=1 + index) for index in range(2)]
+    tasks = [ConceptTask(concept, model, CONFIG) for concept in concepts]
+    height, width = tasks[0].tensors["latent_means"].shape[2:]
+    assert width == 2 * height
+    run(tasks, model, 2, CONFIG)
+    for task, concept in zip(tasks, concepts, strict=True):
+        assert_same(task, alone(concept, model, CONFIG))
 
 
 def test_what_a_mask_leaves_out_has_no_gradient(model: FlowBackbone) -> None:

@@ -53,6 +53,7 @@ def test_rows_of_the_wanted_concepts(local_ray: None, tmp_path: Path, tiny_sd: P
     }
     for name in ("c0", "c1"):
         assert found[name]["concept"] == expected[name].to_bytes()
+        assert found[name]["shape"] == "16x16"
         assert found[name]["error"] == ""
     assert "missing.png" in found["c3"]["error"]
     assert found["c3"]["concept"] == found["c4"]["concept"] == b""

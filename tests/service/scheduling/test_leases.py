@@ -32,6 +32,42 @@ def test_taken_once_in_order() -> None:
     assert not leases.over
 
 
+def of_shapes(shapes: str) -> Leases:
+    """Concepts of these shapes, a letter each: "AB" are a0 and b1. More may come."""
+    leases = Leases(timeout_s=10, max_attempts=3, clock=Clock())
+    for index, shape in enumerate(shapes):
+        leases.offer(f"{shape.lower()}{index}", index, 100, shape)
+    return leases
+
+
+def test_leases_are_of_one_shape() -> None:
+    leases = of_shapes("ABBABC")
+    assert (leases.waiting_of("B"), leases.waiting_of(""), leases.waiting_of("D")) == (3, 6, 0)
+    assert ids(leases.take("w", 2)) == ["b1", "b2"], "most are of that shape"
+    assert ids(leases.take("w", 2, shape="B")) == ["b4"]
+    assert ids(leases.take("w", 2, shape="B")) == [], "its pack isn't empty yet"
+    assert ids(leases.take("v", 4)) == ["a0", "a3"]
+    assert ids(leases.take("w", 2)) == ["c5"]
+
+
+def test_what_was_lost_chooses_the_shape() -> None:
+    leases = of_shapes("AABBB")
+    (lost,) = leases.take("w", 1, shape="A")
+    leases.leave("w", "it died")
+    assert ids(leases.take("v", 9)) == [lost.concept_id, "a1"]
+
+
+def test_one_that_is_learned_alone_holds_up_no_other_shape() -> None:
+    leases = of_shapes("AB")
+    for _ in range(2):
+        leases.take("w", 1, shape="A")
+        leases.leave("w", "it died")
+    assert ids(leases.take("v", 1, shape="B")) == ["b1"]
+    assert ids(leases.take("v", 1)) == [], "beside b1, whose result is still written"
+    leases.ack("v", "b1")
+    assert ids(leases.take("v", 1)) == ["a0"]
+
+
 def test_shares_of_a_small_job() -> None:
     """A worker whose pack would hold everything leaves the others their share."""
     leases, _ = make(9)
@@ -254,13 +290,21 @@ ACTIONS = st.lists(
 @settings(max_examples=200, deadline=None)
 @given(ACTIONS)
 def test_every_concept_ends_exactly_once(actions: list[tuple[str, int, int]]) -> None:
-    leases, clock = make(8, max_attempts=2)
+    clock = Clock()
+    leases = Leases(timeout_s=10, max_attempts=2, clock=clock)
+    for index in range(8):
+        leases.offer(f"c{index}", index, 100, "AAB"[index % 3])
+    leases.close()
     held: dict[str, set[str]] = {f"w{index}": set() for index in range(3)}
     for action, worker_index, concept_index in actions:
         worker, concept = f"w{worker_index}", f"c{concept_index}"
         clock.now += 1
         if action == "take":
-            held[worker] |= set(ids(leases.take(worker, 2)))
+            shape = ("", "A", "B")[concept_index % 3]
+            given = set(ids(leases.take(worker, 2, shape=shape)))
+            assert {"AAB"[int(name[1:]) % 3] for name in given} <= ({shape} if shape else {"A", "B"})
+            assert len({"AAB"[int(name[1:]) % 3] for name in given}) <= 1
+            held[worker] |= given
         elif action == "beat":
             held[worker] -= set(leases.beat(worker, dict.fromkeys(held[worker], concept_index), 1))
         elif action == "saved":

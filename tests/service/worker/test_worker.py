@@ -16,6 +16,7 @@ import torch
 from tests.support import tiny
 from tests.support.bench import Bench, Crash, crashing, over
 from tests.support.catalogue import examples
+from tests.support.learning import random_masks
 from tests.support.waiting import wait_for
 from textinv_ray.concepts import image_features, predictor
 from textinv_ray.inversion import words
@@ -65,10 +66,17 @@ class HeldStore(Store):
 
 
 def test_everything_that_is_kept(bench: Bench) -> None:
+    """Of concepts of two shapes, which no pack mixes, some with masks."""
     concepts = [tiny.concept(index, steps=3 + index) for index in range(4)]
     concepts.append(tiny.concept(4, steps=7, heldout=tiny.concept(9).images[:2]))
+    wide = np.random.default_rng(0).integers(0, 256, (3, 1, 16, 32, 3), dtype=np.uint8)
+    concepts.insert(1, tiny.concept(5, steps=2, images=wide))
+    concepts.insert(
+        3, tiny.concept(6, steps=4, images=wide, masks=np.concatenate([random_masks(0)] * 2, axis=3))
+    )
+    concepts.append(tiny.concept(7, steps=3, masks=random_masks(1)))
     status = bench.learn(concepts)
-    assert (status.done, status.failed, status.steps_computed) == (5, 0, sum(c.steps for c in concepts))
+    assert (status.done, status.failed, status.steps_computed) == (8, 0, sum(c.steps for c in concepts))
     for concept in concepts:
         result = bench.store.result(concept.concept_id)
         assert result is not None
@@ -97,7 +105,7 @@ def test_everything_that_is_kept(bench: Bench) -> None:
         assert found.pictures.shape == (bench.config.scoring.num_images, 16)
         held = bench.store.read_concept(concept.concept_id, "heldout.png")
         assert (held is not None, result.heldout_images) == (
-            (True, 2) if concept is concepts[4] else (False, 0)
+            (True, 2) if concept.heldout is not None else (False, 0)
         )
 
 

@@ -355,7 +355,7 @@ class Backbone(ABC):
     def latent_moments(self, images: np.ndarray) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the VAE's posterior q(z | x), shifted and scaled as the denoiser expects z.
 
-        images: uint8 (N, S, S, 3). Returns two tensors (N, C, h, w) in `word_dtype` on the model's device.
+        images: uint8 (N, H, W, 3). Returns two tensors (N, C, h, w) in `word_dtype` on the model's device.
         Raises ValueError when the VAE gives values that aren't finite.
         """
         with self.vae_on_device():

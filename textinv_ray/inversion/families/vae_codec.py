@@ -19,7 +19,7 @@ _MOST_IMAGES = 16  # that are encoded at once
 def latent_moments(vae: ModelMixin, images: np.ndarray, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """See `Backbone.latent_moments`. dtype: of what is returned."""
     means, stds = [], []
-    batch_size = min(_MOST_IMAGES, _batch_size(images.shape[1]))
+    batch_size = min(_MOST_IMAGES, _batch_size(images.shape[1] * images.shape[2]))
     for start in range(0, len(images), batch_size):
         pixels = torch.tensor(images[start : start + batch_size], device=vae.device)
         pixels = (pixels.permute(0, 3, 1, 2).to(dtype) / 127.5 - 1).to(vae.dtype)
@@ -46,14 +46,14 @@ def decode(vae: ModelMixin, latents: Tensor) -> np.ndarray:
     shift, scale = _shift_and_scale(vae, latents)
     latents = F.pixel_shuffle(latents / scale + shift, patch_size(vae.config))
     factor = vae_factor(vae.config)
-    parts = latents.split(_batch_size(latents.shape[-1] * factor))
+    parts = latents.split(_batch_size(latents.shape[-2] * latents.shape[-1] * factor**2))
     pixels = torch.cat([vae.decode(part, return_dict=False)[0] for part in parts])
     images = VaeImageProcessor(vae_scale_factor=factor).postprocess(pixels, output_type="np")
     return (images * 255).round().astype(np.uint8)
 
 
 def _posterior(vae: ModelMixin, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of q(z | x). pixels: (B, 3, S, S) in [-1, 1]."""
+    """Mean and standard deviation of q(z | x). pixels: (B, 3, H, W) in [-1, 1]."""
     encoded = vae.encode(pixels)
     if isinstance(vae, AutoencoderDC):  # not variational
         return encoded.latent, torch.zeros_like(encoded.latent)
@@ -73,5 +73,6 @@ def _shift_and_scale(vae: ModelMixin, latents: Tensor) -> tuple[Tensor | float, 
     return mean, config.scaling_factor / std
 
 
-def _batch_size(side: int) -> int:
-    return max(1, PIXELS_AT_ONCE // side**2)
+def _batch_size(pixels: int) -> int:
+    """pixels: of one image."""
+    return max(1, PIXELS_AT_ONCE // pixels)

@@ -26,7 +26,7 @@ from textinv_ray.manifest.columns import plain_row
 from textinv_ray.manifest.reader import Manifest, batches_of
 from textinv_ray.service.intake.waves import Waves
 from textinv_ray.service.models.sources import ModelFacts
-from textinv_ray.service.scheduling.protocol import PreparedRow
+from textinv_ray.service.scheduling.protocol import PreparedRow, shape_name
 from textinv_ray.service.store.store import Store
 from textinv_ray.util.errors import UnreachableError, UserError
 from textinv_ray.util.logs import about, log_to_stderr
@@ -50,6 +50,7 @@ _PREPARED = pa.schema(
     {
         "concept_id": pa.string(),
         "steps": pa.int64(),
+        "shape": pa.string(),
         "concept": pa.large_binary(),
         "error": pa.string(),
         "done": pa.bool_(),
@@ -208,7 +209,13 @@ class Preparation:
         assert isinstance(steps, int)
         unreadable = str(row["error"])
         tried = _Tried(
-            concept_id=concept_id, steps=steps, concept=b"", error=unreadable, done=False, put_off=False
+            concept_id=concept_id,
+            steps=steps,
+            shape="",
+            concept=b"",
+            error=unreadable,
+            done=False,
+            put_off=False,
         )
         if unreadable:
             return tried
@@ -223,6 +230,7 @@ class Preparation:
                     model_identity=self.facts.identity,
                     is_first_try=is_first_try,
                     given=self.waves.start_of(plain, config) if self.waves else None,
+                    side_multiple=self.facts.family.side_multiple,
                 )
         except ImageError as error:
             if is_first_try and error.is_transient:
@@ -234,7 +242,7 @@ class Preparation:
             result = Store(self.output).result(concept_id)
             if result and result.fingerprint == concept.fingerprint:
                 return {**tried, "done": True}
-        return {**tried, "concept": concept.to_bytes()}
+        return {**tried, "concept": concept.to_bytes(), "shape": shape_name(concept.shape)}
 
 
 def _tables(rows: Iterator[dict[str, object]]) -> Iterator[pa.Table]:

@@ -26,6 +26,8 @@ from textinv_ray.service.store.keys import Key
 
 NAME = "textinv:scheduler"
 """Of the actor, in Ray's dashboard."""
+_AHEAD_OF_SHAPES = 4
+"""As many times more concepts wait where they are of several shapes, so that packs of one shape find enough."""
 NEWS_S, MORE_S, NOTICE_S = 3.0, 10.0, 60.0
 """For how many seconds the actor holds a question that it has no answer to. Steps are no news, so the driver hears of
 them in these intervals."""
@@ -45,9 +47,9 @@ class SchedulerClient:
         """A reference to the answer. In Ray's dashboard the task has the actor's name as well."""
         return getattr(self._actor, method).options(name=f"{NAME}.{method}").remote(*arguments)
 
-    def take(self, worker: str, count: int) -> Answer:
-        """Leases up to `count` concepts."""
-        answer: Answer = _wait(self._ask("take", worker, count))
+    def take(self, worker: str, count: int, shape: str = "") -> Answer:
+        """Leases up to `count` concepts of one shape."""
+        answer: Answer = _wait(self._ask("take", worker, count, shape))
         return answer
 
     def fetch(self, lease: Lease) -> PreparedConcept:
@@ -65,7 +67,9 @@ class SchedulerClient:
 
     def more(self, answer: Answer) -> Pending[bool]:
         """See SchedulerInterface."""
-        return Call(self._ask("wait_for_work", answer.waiting, answer.no_pending, MORE_S), _wait)
+        return Call(
+            self._ask("wait_for_work", answer.waiting, answer.no_pending, MORE_S, answer.shape), _wait
+        )
 
     def notice(self, node: str) -> Pending[bool]:
         """See SchedulerInterface."""
@@ -151,7 +155,7 @@ def start_scheduler(
             rows,
             keys,
             output,
-            ahead=max(16, 4 * layout.workers),
+            ahead=max(16, 4 * layout.workers) * (_AHEAD_OF_SHAPES if config.data.fit == "bucket" else 1),
             workers=layout.workers,
             lease_timeout_s=config.service.lease_timeout_s,
             max_attempts=config.service.max_attempts,

@@ -9,7 +9,8 @@ gets the same result.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,8 @@ class Unfinished:
     """What a worker needs to learn it (a Ray object reference)."""
     steps: int
     """Steps in all."""
+    shape: str = ""
+    """Of its training images: concepts of one shape are learned together."""
     step: int = 0
     """The last one reported by a heartbeat."""
     losses: int = 0
@@ -98,6 +101,12 @@ class Leases:
         """Concepts nobody learns at the moment."""
         return len(self._waiting)
 
+    def waiting_of(self, shape: str) -> int:
+        """Those of them that are of this shape; empty: of any."""
+        if not shape:
+            return self.waiting
+        return sum(self._entries[concept_id].shape == shape for concept_id in self._waiting)
+
     @property
     def running(self) -> int:
         """Concepts on lease."""
@@ -128,12 +137,12 @@ class Leases:
         """All that is left is on lease: a worker without any has nothing to wait for but another's end."""
         return self.closed and not self._waiting
 
-    def offer(self, concept_id: str, payload: Any, steps: int) -> None:
-        """A concept to learn."""
+    def offer(self, concept_id: str, payload: Any, steps: int, shape: str = "") -> None:
+        """A concept to learn. shape: of its training images."""
         if concept_id in self.known:
             return
         self.known.add(concept_id)
-        entry = self._entries[concept_id] = Unfinished(concept_id, payload, steps)
+        entry = self._entries[concept_id] = Unfinished(concept_id, payload, steps, shape)
         for worker in self._workers.values():
             if concept_id in worker.claims:
                 worker.claims.discard(concept_id)
@@ -154,8 +163,10 @@ class Leases:
         for worker in self._workers.values():
             worker.claims.clear()
 
-    def take(self, worker: str, count: int, expected_workers: int = 1) -> list[Lease]:
-        """Up to `count` concepts for a worker; none when all are out (then it should ask again) or `over`.
+    def take(self, worker: str, count: int, expected_workers: int = 1, shape: str = "") -> list[Lease]:
+        """Up to `count` concepts of one shape for a worker; none when all are out (then it should ask again) or `over`.
+
+        They are of `shape`, or if that is empty of the shape that most of those have that come first.
 
         Concepts that a worker has had before come first, then those with most steps left: a long one must not begin
         last. Once all concepts are known, no worker gets more than its share of what is left: else the first worker
@@ -171,11 +182,14 @@ class Leases:
             return []
         leases: list[Lease] = []
         waiting = [self._entries[concept_id] for concept_id in self._waiting] if count > 0 else []
+        waiting = [entry for entry in waiting if not (me.holds and entry.losses >= _ALONE)]
+        shape = shape or _commonest_shape(waiting)
+        waiting = [entry for entry in waiting if entry.shape == shape]
         for entry in sorted(waiting, key=lambda entry: (not entry.first, entry.step - entry.steps)):
             if len(leases) >= count:
                 break
             alone = entry.losses >= _ALONE
-            if alone and (me.holds or leases):
+            if alone and leases:
                 continue
             del self._waiting[entry.concept_id]
             me.holds[entry.concept_id] = entry
@@ -309,3 +323,10 @@ class Leases:
             worker.holds.pop(concept_id, None)
         self._waiting.pop(concept_id, None)
         return True
+
+
+def _commonest_shape(waiting: Sequence[Unfinished]) -> str:
+    """The shape to begin with: of those that a worker has had before, if there are any; empty without concepts."""
+    first = [entry for entry in waiting if entry.first] or waiting
+    counts = Counter(entry.shape for entry in first)
+    return max(counts, key=lambda shape: counts[shape]) if counts else ""

@@ -15,12 +15,19 @@ class PreparedRow(TypedDict):
     concept_id: str
     steps: int
     """That the concept takes at most."""
+    shape: str
+    """Height and width of its training images, as `shape_name` has them; empty without a concept."""
     concept: bytes
     """`Concept.to_bytes()`; empty when there is an error, or when it is done."""
     error: str
     """Why the concept can't be learned, such as an image that can't be read; empty if it can."""
     done: bool
     """Its result is in the store already."""
+
+
+def shape_name(shape: tuple[int, int]) -> str:
+    """Height and width in pixels, such as "832x1216": concepts of one shape share a pack."""
+    return f"{shape[0]}x{shape[1]}"
 
 
 class RowSource(Protocol):
@@ -50,7 +57,10 @@ class Answer:
     no_pending: bool = False
     """No concept waits and no more will come: this worker gets work only if another one loses a lease."""
     waiting: int = 0
-    """Concepts that wait and that this worker wasn't given, such as those that are learned alone."""
+    """Concepts that wait and that this worker wasn't given, such as those that are learned alone: of the shape that it
+    asked for, if it did."""
+    shape: str = ""
+    """The shape that it asked for; empty: any."""
 
 
 @dataclass(frozen=True)
@@ -121,8 +131,8 @@ class SchedulerInterface(Protocol):
 
     # For workers
 
-    def take(self, worker: str, count: int) -> Answer:
-        """Leases up to `count` concepts."""
+    def take(self, worker: str, count: int, shape: str = "") -> Answer:
+        """Leases up to `count` concepts of one shape: of `shape`, unless that is empty."""
 
     def fetch(self, lease: Lease) -> PreparedConcept:
         """The concept of a lease. Raises PayloadLostError."""

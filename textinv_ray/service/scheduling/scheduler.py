@@ -123,30 +123,31 @@ class Scheduler:
 
     # For workers
 
-    def take(self, worker: str, count: int) -> Answer:
-        """Leases up to `count` concepts."""
+    def take(self, worker: str, count: int, shape: str = "") -> Answer:
+        """Leases up to `count` concepts of one shape: of `shape`, unless that is empty."""
         is_starting = self._clock() - self._started < _STARTING_S
         expected = self._workers if is_starting else 1
         with self._changed:
             over = self._is_stopped or self._leases.over or self._nodes.get(worker) in self._draining
-            leases = [] if over else self._leases.take(worker, count, expected)
+            leases = [] if over else self._leases.take(worker, count, expected, shape)
             self._changed.notify_all()
-            return Answer(tuple(leases), over, self._leases.no_pending, self._leases.waiting)
+            waiting = self._leases.waiting_of(shape)
+            return Answer(tuple(leases), over, self._leases.no_pending, waiting, shape)
 
-    def wait_for_work(self, waiting: int, no_pending: bool, wait_s: float) -> bool:
+    def wait_for_work(self, waiting: int, no_pending: bool, wait_s: float, shape: str = "") -> bool:
         """Waits until `take` may have more, or something else, to say than it had with these; False: it hasn't."""
 
         def is_news() -> bool:
             table = self._leases
             ended = self._is_stopped or table.over
-            return ended or table.waiting > waiting or table.no_pending != no_pending
+            return ended or table.waiting_of(shape) > waiting or table.no_pending != no_pending
 
         with self._changed:
             return self._more_work.wait_for(is_news, wait_s)
 
     def more(self, answer: Answer) -> Pending[bool]:
         """See SchedulerInterface."""
-        return Asked(partial(self.wait_for_work, answer.waiting, answer.no_pending))
+        return Asked(partial(self.wait_for_work, answer.waiting, answer.no_pending, shape=answer.shape))
 
     def fetch(self, lease: Lease) -> PreparedConcept:
         """The concept of a lease, if concepts are kept in leases as they are."""
@@ -331,7 +332,7 @@ class Scheduler:
             prepared = PreparedConcept(row["concept"], self._keys[concept_id].images_mtime_digest)
             payload = None if row["error"] else self._keep(prepared)
             with self._changed:
-                self._leases.offer(concept_id, payload, steps)
+                self._leases.offer(concept_id, payload, steps, row["shape"])
                 if row["error"]:
                     self._leases.give_up(concept_id, message(row["error"]))
                 self._more_work.notify_all()

@@ -30,9 +30,16 @@ def sample_grid(samples: Mapping[str, np.ndarray]) -> bytes:
 
 
 def training_grid(images: np.ndarray) -> bytes:
-    """PNG: the first crop of each training image, in rows of TRAINING_COLUMNS. images: uint8 (N, A, S, S, 3)."""
-    side = min(images.shape[2], _TRAINING_SIDE, max(1, math.isqrt(TRAINING_PIXELS // len(images))))
-    small = [Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS) for image in images[:, 0]]
+    """PNG: the middle square of each training image's first crop, in rows of TRAINING_COLUMNS.
+
+    images: uint8 (N, A, H, W, 3).
+    """
+    height, width = images.shape[2:4]
+    shorter = min(height, width)
+    top, left = (height - shorter) // 2, (width - shorter) // 2
+    squares = images[:, 0, top : top + shorter, left : left + shorter]
+    side = min(shorter, _TRAINING_SIDE, max(1, math.isqrt(TRAINING_PIXELS // len(images))))
+    small = [Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS) for image in squares]
     columns = min(len(small), TRAINING_COLUMNS)
     grid = Image.new("RGB", (columns * side, -(-len(small) // columns) * side), "white")
     for index, image in enumerate(small):

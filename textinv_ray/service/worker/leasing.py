@@ -43,16 +43,16 @@ class Leasing:
         """Held while leases are taken, and while one is given back by the writing thread: the scheduler knows leases
         by worker and concept only, so what is given back must not be a new lease of the same concept."""
 
-    def take(self, count: int, wait_s: float = 0.0) -> list[ActiveConcept] | None:
+    def take(self, count: int, shape: str = "", wait_s: float = 0.0) -> list[ActiveConcept] | None:
         """Takes up to `count` leases and makes their concepts active. None when there will never be more.
 
-        Where there were none before, the scheduler is asked again when it may have some. `wait_s`: for how long that
-        may be waited for here.
+        Where there were none before, the scheduler is asked again when it may have some. `shape`: that their images
+        must be of; empty: of any one. `wait_s`: for how long may be waited here.
         """
-        if self._is_in_vain(wait_s):
+        if self._is_in_vain(shape, wait_s):
             return None if self._goes(self._last) else []
         with self._lease_lock:
-            answer = self._scheduler.take(self._context.name, count)
+            answer = self._scheduler.take(self._context.name, count, shape)
             for lease in answer.leases:
                 before = self._concepts.get(lease.concept_id)
                 if before:  # lost, and leased to this worker again before it heard of that
@@ -67,10 +67,11 @@ class Leasing:
                 begun.append(self._begin(lease))
         return [active for active in begun if active]
 
-    def _is_in_vain(self, wait_s: float) -> bool:
+    def _is_in_vain(self, shape: str, wait_s: float) -> bool:
         """Whether asking for leases would bring no more than the last time."""
-        # With fewer concepts than then, this worker may get what it couldn't then
-        if self._more is None or len(self._concepts) < self._held or self._more.answer(wait_s) is not None:
+        # With fewer concepts than then, or with an empty pack, this worker may get what it couldn't then
+        is_freer = len(self._concepts) < self._held or shape != self._last.shape
+        if self._more is None or is_freer or self._more.answer(wait_s) is not None:
             self._more = None
             return False
         return True

@@ -9,6 +9,7 @@ import torch
 from textinv_ray.inversion.pack import Pack, is_out_of_memory
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.service import metrics
+from textinv_ray.service.scheduling.protocol import shape_name
 from textinv_ray.service.worker.active_concept import ActiveConcept
 from textinv_ray.service.worker.context import WorkerContext
 
@@ -26,6 +27,12 @@ class Slots:
     def free(self) -> int:
         """How many more concepts can be added; 1 before the first one, with which the size is measured."""
         return 1 if self._pack is None else self._pack.free
+
+    @property
+    def shape(self) -> str:
+        """The shape that further concepts must be of; empty: of any."""
+        shape = self._pack and self._pack.shape
+        return shape_name(shape) if shape else ""
 
     @property
     def active(self) -> list[ActiveConcept]:

@@ -123,7 +123,8 @@ class Worker:
         """Takes leases for the free slots. False when there will never be more."""
         if not self._slots.free:
             return True
-        begun = self._leasing.take(self._slots.free, wait_s=_IDLE_S if self._slots.is_empty else 0.0)
+        wait_s = _IDLE_S if self._slots.is_empty else 0.0
+        begun = self._leasing.take(self._slots.free, self._slots.shape, wait_s)
         if begun is None:
             return False
         if begun:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,12 @@ NOTHING, RESULT, LEARNING = "nothing", "the result", "the course of learning"
 """Which fingerprints an input is part of: none; fingerprint and row_fingerprint; state_fingerprint as well."""
 Effects = dict[str, str | dict[tuple[str, ...], str]]
 
+FOLDER = tempfile.TemporaryDirectory()
+"""Of the manifest, with a learned word."""
+Path(FOLDER.name, "word.safetensors").write_bytes(
+    safetensors.numpy.save({"<a>": np.ones((1, 4), np.float32)})
+)
+WARM = ("training.init_from=word.safetensors",)
 ELSEWHERE = ("pack", "service", "tracking")
 """Sections that say where, how fast and how visibly a concept is learned. None of their fields changes a result."""
 SETTINGS: Effects = {
@@ -190,6 +197,9 @@ SETTINGS: Effects = {
         ("training.init_from=auto",): NOTHING,
         ("training.init_from=auto", "training.learnable_property=style"): LEARNING,
     },
+    "training.warm_start.steps": {(): NOTHING, WARM: RESULT},
+    "training.warm_start.learning_rate_scale": {(): NOTHING, WARM: LEARNING},
+    "training.warm_start.min_steps": {(): NOTHING, WARM: NOTHING, (*WARM, "stopping.rule=clip"): RESULT},
     "training.vectors_added_at": LEARNING,
     "training.regularization_weight": LEARNING,
     "training.per_image_probability": LEARNING,
@@ -275,7 +285,7 @@ FULL = {
 
 
 def made(row: dict[str, Any], config: JobConfig) -> Concept:
-    return prepare.make(row, config, base="/", **MODEL)
+    return prepare.make(row, config, base=FOLDER.name, **MODEL)
 
 
 def changed(one: Concept, other: Concept) -> str:

@@ -248,6 +248,20 @@ def test_another_concepts_word(tmp_path: Path) -> None:
     )
     assert cheap == make(init_from=name, base=str(tmp_path)).row_fingerprint
 
+    warm = [
+        "training.warm_start={steps: 7, learning_rate_scale: 0.2, min_steps: 0}",
+        "stopping.rule=clip",
+        "training.learning_rate=0.01",
+    ]
+    concept = make(init_from=name, base=str(tmp_path), overrides=warm)
+    assert (concept.steps, concept.min_steps) == (7, 0)
+    assert concept.learning_rate == pytest.approx(0.002)
+    own = make(init_from=name, base=str(tmp_path), overrides=warm, steps=5, learning_rate=0.5)
+    assert (own.steps, own.learning_rate) == (5, 0.5), "the row's own values come first"
+    cold = make(overrides=warm)
+    assert (cold.learning_rate, cold.min_steps) == (0.01, None)
+    assert cold.fingerprint == make(overrides=warm[1:]).fingerprint
+
     copied = word_file(tmp_path, "b.safetensors", vectors)
     assert (
         make(init_from=copied, base=str(tmp_path)).fingerprint

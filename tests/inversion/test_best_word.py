@@ -55,6 +55,28 @@ def test_a_concept_ends_when_its_scores_rise_no_more(backbone: StableDiffusion, 
     assert not torch.equal(seen[8], seen[4])
 
 
+@pytest.mark.parametrize("interrupted", [False, True])
+@pytest.mark.parametrize(("at_start", "best"), [(0.9, 0), (0.6, 4)])
+def test_a_warm_start_may_be_kept_as_it_is(
+    backbone: StableDiffusion, at_start: float, best: int, interrupted: bool
+) -> None:
+    """With a `min_steps` of its own the concept's start is evaluated as well, whatever the configuration's is."""
+    config = clip(patience=2, min_steps=6)
+    task = ConceptTask(tiny.concept(steps=20, min_steps=0), backbone, config)
+    initial = task.vectors
+    scores = {0: at_start, **SCORES}
+    task, seen = learned_by(scores, task, backbone, config, interrupted=interrupted)
+    assert torch.equal(seen[0], initial)
+    assert (task.step, task.stopped, task.best_step) == ((4 if best == 0 else 8), "clip", best)
+    assert torch.equal(task.vectors, seen[best])
+
+
+def test_without_steps_there_is_nothing_to_choose(backbone: StableDiffusion) -> None:
+    task = ConceptTask(tiny.concept(steps=0, min_steps=0), backbone, clip(patience=2))
+    assert task.done
+    assert not task.evaluation_due
+
+
 @pytest.mark.parametrize(("steps", "best"), [(10, 10), (9, 4), (5, 4), (1, None)])
 def test_the_last_word_is_evaluated_too(backbone: StableDiffusion, steps: int, best: int | None) -> None:
     config = clip(patience=9)

@@ -62,6 +62,8 @@ class ConceptSettings:
     """Weight of (||v|| - mean norm)^2 in the loss, with norm_control "regularize"."""
     optimizer: str = "adam"
     """ "adam" or "directional"."""
+    min_steps: int | None = None
+    """No stopping rule ends learning before this step; None: `stopping.min_steps`."""
     direction_prior: float = 0.0
     """Weight of the distance from the initial direction in the loss, with optimizer "directional"."""
     context_weight: float = 0.0

@@ -23,9 +23,13 @@ FINGERPRINT_VERSION = 1
 _DEFAULTS = {field.name: field.default for field in fields(ConceptSettings) if field.default is not MISSING}
 """Settings that came after the first results. They are left out at these values."""
 _LABELS = {name for name, column in COLUMNS.items() if column.read_by == "labels"}
-_AFTER_LEARNING = {name for name, column in COLUMNS.items() if column.read_by == "review"} | {"edit_prompts"}
+_AFTER_LEARNING = {name for name, column in COLUMNS.items() if column.read_by == "review"} | {
+    "edit_prompts",
+    "min_steps",
+}
 _IN_SETTINGS = (
     "training.initializer_candidates",
+    "training.warm_start",
     "training.context_every",
     "training.context_prompts",
     "scoring.edit_prompts",

@@ -38,6 +38,7 @@ def settings_of(row: Row, config: JobConfig) -> ConceptSettings:
     values |= {
         "init_from": init_from,
         "initializer_token": initializer_token,
+        **_warm(row, config, is_file(init_from)),
         # 0: as many as the file has, which is not read yet.
         "num_vectors": row.get("num_vectors", 0 if is_file(init_from) else training.num_vectors),
         "seed": row.get("seed", concept_seed(training.seed, concept_id)),
@@ -61,6 +62,25 @@ def settings_of(row: Row, config: JobConfig) -> ConceptSettings:
             training.initializer_candidates.of(learnable_property) if init_from == "auto" else ()
         ),
     )
+
+
+def _warm(row: Row, config: JobConfig, is_warm: bool) -> dict[str, Any]:
+    """The settings of `training.warm_start`, where learning starts from a file."""
+    training, warm = config.training, config.training.warm_start
+    if not is_warm:
+        return {}
+    steps = training.steps if warm.steps is None else warm.steps
+    return {
+        "steps": row.get("steps", steps),
+        "learning_rate": row.get("learning_rate", training.learning_rate * warm.learning_rate_scale),
+        "min_steps": None if config.stopping.rule == "none" else warm.min_steps,
+    }
+
+
+def steps_of(row: Row, config: JobConfig) -> int:
+    """`ConceptSettings.steps` of a row."""
+    warm = _warm(row, config, is_file(_init_from(row, config)))
+    return int(warm.get("steps", row.get("steps", config.training.steps)))
 
 
 @lru_cache(maxsize=8)
@@ -87,9 +107,13 @@ def start_of(row: Row, config: JobConfig) -> tuple[str, str]:
     """
     training = config.training
     token = row.get("initializer_token", training.initializer_token) or ""
-    start = row.get("init_from") or ("" if row.get("initializer_token") else training.init_from) or ""
+    start = _init_from(row, config)
     if not token and not start:
         raise ValueError(
             f"{row['concept_id']}: the row has no initializer_token, and the configuration no default"
         )
     return start, "" if start else token
+
+
+def _init_from(row: Row, config: JobConfig) -> str:
+    return row.get("init_from") or ("" if row.get("initializer_token") else config.training.init_from) or ""

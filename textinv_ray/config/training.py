@@ -132,6 +132,19 @@ class TimestepsConfig(Strict):
         return self
 
 
+class WarmStartConfig(Strict):
+    """What differs where learning starts from a file: another word, or what a predictor makes of the images. Values of
+    a row's own columns come first."""
+
+    steps: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    """In place of `training.steps`; null: the same."""
+    learning_rate_scale: float = Field(1.0, gt=0, le=10)
+    """`training.learning_rate` is multiplied by this: large steps throw a good start away."""
+    min_steps: Annotated[int, Field(ge=0)] | None = None
+    """In place of `stopping.min_steps`; null: the same. At 0 `stopping.rule: clip` evaluates the start as well, and may
+    keep it as it is."""
+
+
 class TrainingConfig(Strict):
     """How words are learned. A manifest row overrides fields that have a column of the same name."""
 
@@ -175,6 +188,8 @@ class TrainingConfig(Strict):
     `initializer_token` here. `auto`: the candidate with the lowest denoising loss; `vocabulary_mean`; the
     learned_embeds.safetensors of another word; or the file of a predictor, which `textinv predictor fit` makes (a URI,
     or a path relative to the manifest)."""
+    warm_start: WarmStartConfig = WarmStartConfig()
+    """What differs where learning starts from a file."""
     initializer_candidates: WordsByProperty = _CANDIDATES
     """Candidates of `init_from: auto`. Each costs about as much time as a step with batch size 4."""
     vectors_added_at: tuple[Annotated[int, Field(ge=1)], ...] = ()

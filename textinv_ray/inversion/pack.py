@@ -159,7 +159,7 @@ class Pack:
         self._tensors["evaluations"][self._to_device(first + numbers)] = losses
         for place in due:
             self.tasks[place].record()
-            if self.tasks[place].step >= self.stopping.min_steps:
+            if self.tasks[place].may_stop:
                 self.tasks[place].apply_stopping()
         stopped = [task for task in self.tasks if task.stopped]
         for task in stopped:

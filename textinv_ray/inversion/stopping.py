@@ -36,15 +36,23 @@ def num_evaluations(steps: int, stopping: StoppingConfig) -> int:
     return steps // evaluation_interval(stopping) + 1 if stopping.rule != "none" else 0
 
 
-def evaluation_due(step: int, steps: int, stopping: StoppingConfig) -> bool:
-    """Whether the rule evaluates the word at this step, of `steps` in all.
+def evaluation_due(step: int, steps: int, stopping: StoppingConfig, first: int | None = None) -> bool:
+    """Whether the rule evaluates the word at this step, of `steps` in all. first: `Concept.min_steps`.
 
     `dvar` needs the whole series from step 0 on, but not the last word: a loss after the last step ends nothing.
     `clip` renders samples, so it begins at `min_steps`, and includes the last word because that may be the best one.
+    Only a concept with a `min_steps` of its own may have its start evaluated.
     """
     if stopping.rule == "none" or step % evaluation_interval(stopping):
         return False
-    return step < steps if stopping.rule == "dvar" else step >= max(1, stopping.min_steps)
+    if stopping.rule == "dvar":
+        return step < steps
+    return steps > 0 and step >= (max(1, stopping.min_steps) if first is None else first)
+
+
+def min_steps(concept: Concept, stopping: StoppingConfig) -> int:
+    """The step before which no rule ends the concept's learning."""
+    return stopping.min_steps if concept.min_steps is None else concept.min_steps
 
 
 def evaluation_digest(concept: Concept, config: JobConfig) -> str:
@@ -81,7 +89,7 @@ def stopping_step(evaluations: np.ndarray, concept: Concept, stopping: StoppingC
         return None
     steps = known * evaluation_interval(stopping)
     # Not before the last vector of a progressive extension has joined: that word isn't complete.
-    found = steps[ends & (steps >= max(stopping.min_steps, *concept.vectors_added_at, 0))]
+    found = steps[ends & (steps >= max(min_steps(concept, stopping), *concept.vectors_added_at, 0))]
     return int(found[0]) if len(found) else None
 
 

@@ -110,7 +110,12 @@ class ConceptTask:
         """Whether the stopping rule must evaluate the word as it is now, before the next step or after the last."""
         if self.stopped or self._evaluated_at == self.step:
             return False
-        return stopping.evaluation_due(self.step, self.steps, self._stopping)
+        return stopping.evaluation_due(self.step, self.steps, self._stopping, self.concept.min_steps)
+
+    @property
+    def may_stop(self) -> bool:
+        """Whether the stopping rule may end learning at this step."""
+        return self.step >= stopping.min_steps(self.concept, self._stopping)
 
     def record(self, value: float | None = None) -> None:
         """Marks the evaluation of this step as done. `value`: its result, unless the caller wrote it to `tensors`."""

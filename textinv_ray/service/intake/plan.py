@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 
 from textinv_ray.concepts import fetch, prepare
+from textinv_ray.concepts.settings import steps_of
 from textinv_ray.config.job import JobConfig
 from textinv_ray.manifest.columns import Row
 from textinv_ray.manifest.reader import Manifest
@@ -107,7 +108,7 @@ def make(
             plan.later.add(concept_id)
             continue
         plan.todo[concept_id] = key
-        steps = row.get("steps", config.training.steps)
+        steps = waves.steps_of(row, config) if waves else steps_of(row, config)
         plan.steps += steps
         plan.samples += steps * row.get("batch_size", config.training.batch_size)
     unknown = [concept_id for concept_id in only if concept_id not in known]

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from textinv_ray.concepts import prepare
 from textinv_ray.concepts.fetch import ImageError
+from textinv_ray.concepts.settings import steps_of
 from textinv_ray.config.job import JobConfig
 from textinv_ray.manifest import row_bytes
 from textinv_ray.manifest.batch import Batch
@@ -175,13 +176,12 @@ class Preparation:
 
     def _rows_of(self, part: int, columns: list[str], ids: pa.Array | None) -> Iterator[dict[str, object]]:
         """A part's rows as `_ROWS`. `ids`: of the wanted concepts; None: all."""
-        default = self.config.training.steps
         for records in batches_of(self.manifest.parts[part], columns, image_bytes=True):
             if ids is not None:
                 records = records.filter(pc.is_in(Batch(records).ids, ids))
             for found in records.to_pylist():
                 row = plain_row(found)
-                steps = row.get("steps", default)
+                steps = self.waves.steps_of(row, self.config) if self.waves else steps_of(row, self.config)
                 data = row_bytes.encode(row)
                 yield {"concept_id": row["concept_id"], "steps": steps, "row": data, "error": ""}
 

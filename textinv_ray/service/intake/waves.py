@@ -12,9 +12,10 @@ import heapq
 import json
 from dataclasses import dataclass
 
+from textinv_ray.concepts import settings
 from textinv_ray.concepts.predicted_start import PredictedStart
 from textinv_ray.config.job import JobConfig
-from textinv_ray.manifest.columns import Row
+from textinv_ray.manifest.columns import Row, plain_row
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.models.sources import ModelFacts
 from textinv_ray.service.store.records import WAVES, WavesRecord
@@ -45,6 +46,11 @@ class Waves:
             return None
         count = row.get("num_vectors", config.training.num_vectors)
         return self.start if count in self.start.predictor.counts else None
+
+    def steps_of(self, row: Row, config: JobConfig) -> int:
+        """Optimizer steps of a row, from wherever it starts."""
+        start = self.start_of(row, config)
+        return settings.steps_of(plain_row(start.of(row)) if start else row, config)
 
     def _is_later(self, row: Row) -> bool:
         return row["concept_id"] not in self.first and not row.get("init_from")

@@ -32,6 +32,7 @@ TESTED_IN = {
     "manifest/batch": "manifest/test_row_checks",
     "manifest/concept_settings": "manifest/test_build",
     "manifest/duplicates": "manifest/test_checks",
+    "manifest/image_columns": "manifest/test_columns",
     "manifest/kinds": "manifest/test_columns",
     "manifest/problem": "manifest/test_checks",
     "service/batch/actor_pool": "service/batch/test_generate",

@@ -173,10 +173,14 @@ def test_random_crops_show_what_the_mask_has(
 )
 def test_masks_that_cannot_be_used_say_why(mask: Image.Image, reason: str) -> None:
     kind = "TIFF" if mask.mode == "F" else "PNG"
-    given = {"bytes": encoded(mask, kind), "path": "s3://me:SECRET@b/mask.png?SECRET"}
+    given: EmbeddedImage = {"bytes": encoded(mask, kind), "path": "s3://me:SECRET@b/mask.png?SECRET"}
     with pytest.raises(ImageError) as error:
         prepared(Image.new("RGB", (40, 20)), given)
     assert str(error.value).startswith(f"mask s3://b/mask.png: {reason}")
+    found = images.problems(
+        [embedded(Image.new("RGB", (40, 20)))], base="/", config=CONFIG, resolution=16, seed=0, masks=[given]
+    )
+    assert list(map(str, found)) == [str(error.value)]
     assert "SECRET" not in str(error.value)
     again = pickle.loads(pickle.dumps(error.value))
     assert str(again) == str(error.value)
@@ -193,8 +197,10 @@ def test_a_mask_that_is_not_there(tmp_path: Path) -> None:
             images.prepare(
                 ["a.png"] * 2, base=str(tmp_path), config=CONFIG, resolution=8, seed=0, masks=[None, mask]
             )
-        with pytest.raises(MaskError, match=re.escape(f"mask {said}")):
-            images.check("a.png", mask, base=str(tmp_path), config=CONFIG, index=1)
+        (error,) = images.problems(
+            ["a.png"] * 2, base=str(tmp_path), config=CONFIG, resolution=8, seed=0, masks=[None, mask]
+        )
+        assert str(error).startswith(f"mask {said}")
 
 
 def test_alpha_channels_by_choice() -> None:

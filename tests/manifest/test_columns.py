@@ -10,7 +10,8 @@ import pytest
 
 from tests.support.tables import Write, good, problems
 from textinv_ray.concepts.concept import ConceptSettings
-from textinv_ray.manifest.columns import COLUMNS, IMAGE_COLUMNS, Column, markdown_table, plain_row
+from textinv_ray.manifest.columns import COLUMNS, Column, markdown_table, plain_row
+from textinv_ray.manifest.image_columns import IMAGE_COLUMNS
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.util.errors import UserError
 

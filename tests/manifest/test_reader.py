@@ -17,7 +17,7 @@ from tests.support import tiny
 from tests.support.tables import CONFIG, Write, good, problems
 from textinv_ray.config.job import JobConfig
 from textinv_ray.manifest import checks
-from textinv_ray.manifest.columns import schema
+from textinv_ray.manifest.image_columns import schema
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.util.errors import UserError
 

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
-from textinv_ray.manifest.columns import COLUMNS, IMAGE_COLUMNS, embedded_columns, schema
+from textinv_ray.manifest.columns import COLUMNS
+from textinv_ray.manifest.image_columns import IMAGE_COLUMNS, embedded_columns, schema
 from textinv_ray.manifest.kinds import EmbeddedImage, ImageSource
 from textinv_ray.manifest.uris import locate
 from textinv_ray.service.store.store import Store

@@ -54,6 +54,7 @@ SHOWN_FILES = 20
 """The most skipped or renamed files that are listed."""
 ROWS_AT_ONCE = 8
 """Rows whose images `validate --check-images` fetches side by side."""
+_USUAL_RESOLUTION = 512  # of a model that can't be read
 
 
 def _print_version(wanted: bool) -> None:
@@ -254,20 +255,23 @@ def _check_images(manifest: Manifest, job: JobConfig) -> int:
 
     Reads the words and predictors that concepts start from as well. Returns the number of concepts that would fail.
     """
-    from textinv_ray.concepts import fetch, images, prepare
+    from textinv_ray.concepts import images, prepare
     from textinv_ray.concepts.predictor import Predictor
-    from textinv_ray.concepts.settings import is_file, start_of
+    from textinv_ray.concepts.settings import concept_seed, is_file, start_of
     from textinv_ray.model_files import places
     from textinv_ray.service.models import sources
 
     def errors(row: Row) -> list[str]:
-        found = []
-        masks = row.get("masks") or [None] * len(row["images"])
-        for index, (image, mask) in enumerate(zip(row["images"], masks, strict=True)):
-            try:
-                images.check(image, mask, base=manifest.base, config=job.data, index=index)
-            except fetch.ImageError as error:
-                found.append(str(error))
+        wrong = images.problems(
+            row["images"],
+            base=manifest.base,
+            config=job.data,
+            resolution=job.data.resolution or resolution,
+            seed=row.get("seed", concept_seed(job.training.seed, row["concept_id"])),
+            masks=row.get("masks", ()),
+            side_multiple=side_multiple,
+        )
+        found = [str(error) for error in wrong]
         start, _ = start_of(row, job)
         if is_file(start):
             try:
@@ -286,9 +290,11 @@ def _check_images(manifest: Manifest, job: JobConfig) -> int:
         return found
 
     try:
-        dims, identity = places.open_model(job.model).embedding_dims, sources.facts(job.model).identity
+        dims, facts = places.open_model(job.model).embedding_dims, sources.facts(job.model)
+        identity, resolution, side_multiple = facts.identity, facts.resolution, facts.family.side_multiple
     except (UserError, OSError, KeyError, ValueError):
-        dims, identity = (), ""  # what is wrong with the model was said before
+        # What is wrong with the model was said before
+        dims, identity, resolution, side_multiple = (), "", _USUAL_RESOLUTION, 8
     failed, rows = 0, manifest.placed_rows()
     with ThreadPoolExecutor(ROWS_AT_ONCE) as pool:
         while some := list(itertools.islice(rows, ROWS_AT_ONCE)):

@@ -87,9 +87,46 @@ def prepare(
     image or mask that can't be used.
     """
     pairs = zip(images, masks or [None] * len(images), strict=True)
-    fetched: Iterable[_Files] = (
+    fetched = (
         _fetched(image, mask, index, base, config, is_first_try) for index, (image, mask) in enumerate(pairs)
     )
+    return _prepared(fetched, config, resolution, seed, side_multiple)
+
+
+def problems(
+    images: Sequence[ImageSource],
+    *,
+    base: str,
+    config: DataConfig,
+    resolution: int,
+    seed: int,
+    masks: Sequence[ImageSource | None] = (),
+    side_multiple: int = 8,
+) -> list[ImageError]:
+    """What is wrong with each of a concept's images and masks. Arguments: as of `prepare`.
+
+    If all can be read, the first mask that shows nothing in its image as it is cut.
+    """
+    found, fetched = [], []
+    for index, (image, mask) in enumerate(zip(images, masks or [None] * len(images), strict=True)):
+        try:
+            files = _fetched(image, mask, index, base, config, is_first_try=False)
+            _decoded(files, config)
+        except ImageError as error:
+            found.append(error)
+        else:
+            fetched += [files] if any(masks) or config.alpha_masks else []
+    if fetched and not found:
+        try:
+            _prepared(fetched, config, resolution, seed, side_multiple)
+        except ImageError as error:
+            found.append(error)
+    return found
+
+
+def _prepared(
+    fetched: Iterable[_Files], config: DataConfig, resolution: int, seed: int, side_multiple: int
+) -> Prepared:
     shape = (resolution, resolution)
     if config.fit == "bucket":
         fetched = list(fetched)
@@ -220,11 +257,6 @@ def _stacked(cuts: Sequence[_Cut]) -> np.ndarray | None:
             mask[:, top : height - bottom, left : width - right] = 255
         masks.append(mask)
     return np.stack(masks)
-
-
-def check(image: ImageSource, mask: ImageSource | None, *, base: str, config: DataConfig, index: int) -> None:
-    """Fetches and decodes an image and its mask. Raises ImageError for one that can't be used."""
-    _decoded(_fetched(image, mask, index, base, config, is_first_try=False), config)
 
 
 def decode(data: bytes, uri: str, max_pixels: int, near: int | None = None) -> Image.Image:

@@ -35,7 +35,8 @@ from textinv_ray.experiments.ablation_table import Score
 from textinv_ray.experiments.interpolated import Models
 from textinv_ray.inversion import sampling, scoring
 from textinv_ray.manifest import checks
-from textinv_ray.manifest.columns import COLUMNS, Row, embedded_columns, schema
+from textinv_ray.manifest.columns import COLUMNS, Row
+from textinv_ray.manifest.image_columns import embedded_columns, schema
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.manifest.uris import locate
 from textinv_ray.service.driver import run

@@ -24,9 +24,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from textinv_ray.manifest import captions, concept_settings, folder_names, image_files, mask_files
-from textinv_ray.manifest.columns import IMAGE_COLUMNS, schema
 from textinv_ray.manifest.concept_settings import Settings, leads_out
 from textinv_ray.manifest.folder_names import KohyaName, Named, readable
+from textinv_ray.manifest.image_columns import IMAGE_COLUMNS, schema
 from textinv_ray.manifest.kinds import ImageSource
 from textinv_ray.manifest.uris import locate
 from textinv_ray.util.errors import UserError

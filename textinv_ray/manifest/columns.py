@@ -10,18 +10,17 @@ the field.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
 from typing import Annotated, Any, Literal, TypedDict, cast, get_args, get_origin, get_type_hints
 
-import pyarrow as pa
 from pydantic.fields import FieldInfo
 
 from textinv_ray.config.job import JobConfig
 from textinv_ray.config.training import MAX_PROMPT_LENGTH
-from textinv_ray.manifest.kinds import EMBEDDED_IMAGES, IMAGES, MASKS, OF_TYPE, ImageSource, Kind
+from textinv_ray.manifest.kinds import OF_TYPE, ImageSource, Kind
 
 ReadBy = Literal["learning", "review", "labels"]
 """What reads a column, and so which fingerprints its value is part of:
@@ -373,26 +372,6 @@ def plain_row(row: Mapping[str, object]) -> Row:
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"{name} {error}") from None
     return cast(Row, plain)
-
-
-IMAGE_COLUMNS = tuple(name for name, column in COLUMNS.items() if column.kind in (IMAGES, MASKS))
-"""Columns of images and masks: their values are URIs or bytes."""
-
-
-def schema(embedded: Collection[str]) -> pa.Schema:
-    """Arrow schema of a manifest with all columns. `embedded`: those of `IMAGE_COLUMNS` with {bytes, path}, no URIs."""
-    kinds = {name: column.kind.arrow for name, column in COLUMNS.items()}
-    return pa.schema({**kinds, **dict.fromkeys(embedded, EMBEDDED_IMAGES)})
-
-
-def embedded_columns(rows: Iterable[Mapping[str, Any]]) -> set[str]:
-    """Those of `IMAGE_COLUMNS` in which an image of the rows isn't a URI."""
-    return {
-        name
-        for row in rows
-        for name in IMAGE_COLUMNS
-        if any(not isinstance(image, str | None) for image in row.get(name) or ())
-    }
 
 
 def markdown_table() -> str:

@@ -98,6 +98,14 @@ def test_variants_by_name() -> None:
         ablation.choose_variants(["progresive"])
 
 
+def test_waves_are_refused(tmp_path: Path) -> None:
+    """Variants that began from different words could not be compared."""
+    store = Store(str(tmp_path / "out"))
+    with pytest.raises(UserError, match=r"service\.waves: in a study"):
+        ablation.learn(store, [], CONFIG.override(["service.waves.first=20"]))
+    assert not store.names("")
+
+
 def test_predicted_variants(source: Manifest, tmp_path: Path) -> None:
     """They need a predictor; they start from it and take few steps, or none."""
     with pytest.raises(

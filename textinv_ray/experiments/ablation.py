@@ -155,7 +155,11 @@ def ablate(
 
 
 def learn(store: Store, rows: list[Row], config: JobConfig) -> int:
-    """Learns all runs; `rows`: of `run_of`. Returns the exit code of `run.invert`."""
+    """Learns all runs; `rows`: of `run_of`. Returns the exit code of `run.invert`. Raises UserError."""
+    if config.service.waves.first is not None:
+        raise UserError(
+            "service.waves: in a study each word starts from what its variant says; leave waves out"
+        )
     store.write(MANIFEST, to_parquet(rows))
     place = store.path(MANIFEST) if store.is_local else f"{store.uri}/{MANIFEST}"
     return run.invert(place, config, output=store.uri)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from textinv_ray.concepts.predicted_start import PredictedStart
 from textinv_ray.concepts.predictor import Example, Predictor
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.driver.job import Job
+from textinv_ray.service.driver.messages import print_start
 from textinv_ray.service.driver.waves import second_part
 from textinv_ray.service.intake import plan, waves
 from textinv_ray.service.models import sources
@@ -27,6 +29,7 @@ from textinv_ray.service.store.records import WAVES, WavesRecord
 from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.views import status
+from textinv_ray.util.errors import UserError
 
 COUNT, FIRST = 16, 12
 
@@ -126,6 +129,25 @@ def test_waves_that_are_left_out(job: Job, words: dict[str, float], why: str) ->
     assert line.startswith("waves are left out: ")
     assert why in line
     assert not [name for name in job.store.names("") if name.startswith("predictor-")]
+
+
+def test_most_of_the_first_part_must_have_been_learned(job: Job) -> None:
+    """Else what broke would decide for good what all others start from."""
+    learned(job, FIRST // 2 - 1)
+    with pytest.raises(UserError, match=r"only 5 of the first 12 concepts were learned"):
+        second_part(job)
+    assert job.store.read(WAVES) is None
+    learned(job, FIRST // 2)
+    second_part(job)
+    assert record(job).words == FIRST // 2
+
+
+def test_fewer_concepts_than_a_first_part(job: Job) -> None:
+    more = job.config.override([f"service.waves.first={COUNT + 1}"])
+    waved = waves.read(job.store, job.manifest, more, job.facts)
+    found = plan.make(job.manifest, more, job.facts, StoredResults(), waves=waved)
+    print_start(replace(job, config=more, plan=found, waves=waved))
+    assert "waves are left out: no more than 16 concepts could be in the first part" in said(job)
 
 
 def test_status_tells_the_wave(job: Job, tiny_sd: Path, tiny_clip: Path, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def print_start(job: Job) -> None:
     console.print(f"manifest: {redact(manifest.uri)}, {_count(manifest.num_rows, 'concept')}")
     line = f"to learn: {_count(len(plan.todo), 'concept')}, {plan.steps} steps"
     console.print(line + (f"; done already: {len(plan.done)}" if plan.done else ""))
-    for line in _waves(plan, job.waves):
+    for line in _waves(plan, job.waves, config.service.waves.first):
         console.print(line)
     console.print(f"model: {_model(config)}")
     console.print(f"output: {store.shown}")
@@ -46,9 +46,11 @@ def print_start(job: Job) -> None:
     )
 
 
-def _waves(plan: Plan, waves: Waves | None) -> Iterator[str]:
+def _waves(plan: Plan, waves: Waves | None, wanted: int | None) -> Iterator[str]:
     if plan.later:
         yield f"then, from words that a predictor makes of these: {_count(len(plan.later), 'concept')}"
+    elif waves and len(waves.first) < (wanted or 0) and not waves.decided:
+        yield f"waves are left out: no more than {len(waves.first)} concepts could be in the first part"
     elif waves and waves.start:
         yield f"waves: words after the first {len(waves.first)} start from {waves.start.name}"
 

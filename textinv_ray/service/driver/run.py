@@ -132,7 +132,7 @@ def _learn_rest(first: Job, mirror: MirrorThread | None, stopping: Stopping, loc
     """
     try:
         rest = second_part(first)
-    except UserError as error:  # the manifest was changed or can't be read any more
+    except UserError as error:
         return first, str(error)
     problem = learn(rest, mirror, stopping, lock) if rest.plan.todo else ""
     return replace(rest, plan=first.plan.then(rest.plan)), problem

@@ -15,12 +15,14 @@ from textinv_ray.service.intake import plan, waves
 from textinv_ray.service.intake.waves import Waves
 from textinv_ray.service.library import predicting
 from textinv_ray.service.store.snapshot import StoredResults
+from textinv_ray.util.errors import UserError
 
 
 def second_part(job: Job) -> Job:
     """The job with the plan of the concepts after its first part; concepts that failed in that aren't tried again.
 
-    Fits and stores the predictor. Raises StoreError.
+    Fits and stores the predictor. Raises StoreError, and UserError where most of the first part failed, or where the
+    manifest can't be read any more.
     """
     assert job.waves is not None
     stored = StoredResults.read(job.store)
@@ -36,7 +38,13 @@ def _decided(job: Job, undecided: Waves, stored: StoredResults) -> tuple[Waves, 
     done = job.plan.done | {
         result.concept_id for result in stored.results if job.plan.todo.get(result.concept_id) == result.key
     }
-    examples = predicting.examples_of(job.store, sorted(undecided.first & done))
+    learned = undecided.first & done
+    if 2 * len(learned) < len(undecided.first):
+        raise UserError(
+            f"service.waves: only {len(learned)} of the first {len(undecided.first)} concepts were learned, too few "
+            "for a predictor that all others start from; repair those that failed, or set a smaller service.waves.first"
+        )
+    examples = predicting.examples_of(job.store, sorted(learned))
     fitted, why = None, ""
     try:
         fitted = predictor.fit(examples)

@@ -22,6 +22,7 @@ from benchmarks import (
     judged,
     measure,
     memory,
+    options,
     predicted_starts,
     quality_vs_steps,
     random_models,
@@ -265,6 +266,24 @@ def test_fewer_steps(figures: Callable[..., dict[str, Any]], manifest: str, sett
     assert scores["averaged-half/1"] == scores["base/1"]  # of one iterate
     assert scores["averaged-half/3"] != scores["base/3"]
     assert len({json.dumps(one) for name, one in scores.items() if name.endswith("/3")}) == 9
+
+
+@pytest.mark.slow
+def test_options(
+    figures: Callable[..., dict[str, Any]], manifest: str, settings: list[str], tmp_path: Path
+) -> None:
+    """Paired with base; what is in the output is not learned again."""
+    arguments = [str(tmp_path / "out"), f"--manifest={manifest}", "--seeds=2", "--steps=2", "--images=1"]
+    same, other = "training.noise_offset=0", "training.learning_rate=1 training.noise_offset=0.1"
+    arguments += ["--set=scoring.judge=mini-judge", *settings]
+    found = figures(options, *arguments, f"--option={same}")["rows"]
+    assert [(row["name"], row["runs"]) for row in found] == [("base", 4), (same, 4)]
+    assert found[1]["reconstruction_difference"] == found[1]["judge_difference"] == 0
+    learned = (tmp_path / "out" / "scores.jsonl").read_text()
+    again = figures(options, *arguments, f"--option={same}", f"--option={other}")["rows"]
+    assert again[:2] == found
+    assert again[2]["reconstruction_difference"] != 0
+    assert (tmp_path / "out" / "scores.jsonl").read_text().startswith(learned)
 
 
 def test_review(figures: Callable[..., dict[str, Any]]) -> None:

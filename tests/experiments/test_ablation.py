@@ -219,12 +219,14 @@ def test_from_the_command_to_mlflow(
 
     given = examples.settings(tiny_sd, tiny_clip, "service.workers=1")
 
-    done = examples.ablate(source.uri, tmp_path, given, "--variants", "progressive", "--seeds", "1")
+    options = ("--variants", "progressive", "--seeds", "1", "--towards-initializer", "0.5")
+    done = examples.ablate(source.uri, tmp_path, given, *options)
     assert done.returncode == 0, done.stdout + done.stderr
     found = pq.read_table(tmp_path / "out" / "ablation.parquet").to_pylist()
     assert [(row["kind"], row["name"], row["runs"]) for row in found] == [
         ("variant", "base", 2),
         ("variant", "progressive", 2),
+        ("between", "0.5 towards the initializer", 2),
         ("reference", "initializer", 2),
         ("reference", "training images", 2),
         ("reference", "no word", 2),
@@ -248,3 +250,5 @@ def test_from_the_command_to_mlflow(
 
     assert textinv("ablate", source.uri, *as_options(given), "--variants", "progresive") == 2
     assert "no variant 'progresive'; did you mean 'progressive'?" in capsys.readouterr().err
+    assert textinv("ablate", source.uri, *as_options(given), "--variants", "predicted") == 2
+    assert "'predicted' starts from a predictor; give its file with --predictor" in capsys.readouterr().err

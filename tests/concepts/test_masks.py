@@ -166,7 +166,7 @@ def test_random_crops_show_what_the_mask_has(
             Image.new("L", (40, 20)),
             "is empty, all of it is black: paint the concept white in it, or give null",
         ),
-        (spot(40, 20, (0, 0, 5, 5)), "has nothing in the part of the image that is cut out of its middle"),
+        (spot(40, 20, (0, 0, 5, 5)), "has nothing in the part of the image that is cut out: crop"),
         (Image.new("F", (40, 20), 1.0), "is damaged: 32-bit pixels have no known range"),
     ],
     ids=["size", "empty", "outside", "32 bits"],

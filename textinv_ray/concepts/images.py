@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from io import BytesIO
+from typing import TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -24,6 +25,7 @@ from textinv_ray.config.job import DataConfig
 from textinv_ray.manifest import image_files
 from textinv_ray.manifest.kinds import ImageSource
 
+Made = TypeVar("Made")
 _ONE_DECODER = threading.Lock()
 """Rows are prepared side by side, to wait for servers together. Decoding takes the one CPU that is reserved for it."""
 
@@ -185,8 +187,8 @@ def _fitted(files: _Files, shape: Shape, centers: np.ndarray, config: DataConfig
     if not cut.any(axis=(1, 2)).all():
         raise MaskError(
             files.mask_uri or files.uri,
-            "has nothing in the part of the image that is cut out of its middle: crop image and mask around the "
-            "concept, or set data.crop=random, which keeps to it, or data.fit=pad, which cuts nothing off",
+            "has nothing in the part of the image that is cut out: crop image and mask around the concept, or set "
+            "data.crop=random, which keeps to what the mask shows, or data.fit=pad, which cuts nothing off",
         )
     return _Cut(fitting.crops(image, shape, centers), fitting.crop_places(size, shape, centers), cut)
 
@@ -227,7 +229,7 @@ def _decoded(
         mask = _mask(files.mask, files.mask_uri, most)
         mask_images.check(mask, files.mask_uri, size, files.uri)
     elif config.alpha_masks:
-        mask = mask_images.of_alpha(image)
+        mask = _converted(mask_images.of_alpha, image, files.uri)
         if mask is not None and not mask.getbbox():
             raise ImageError(
                 files.uri,
@@ -304,7 +306,7 @@ def _in_rgb(image: Image.Image, uri: str) -> Image.Image:
     return _converted(_to_rgb, image, uri)
 
 
-def _converted(convert: Callable[[Image.Image], Image.Image], image: Image.Image, uri: str) -> Image.Image:
+def _converted(convert: Callable[[Image.Image], Made], image: Image.Image, uri: str) -> Made:
     try:
         return convert(image)
     except Exception as error:  # Pillow's conversions raise nearly everything

@@ -43,6 +43,8 @@ from training.common import BUILD, MODELS, Data, device, save_grid
 HERE = Path(__file__).parent
 FIRST_SEED = 1000
 """Seeds from here on were never used while anything was tuned."""
+SHOWN = 48
+"""Captions whose pictures are shown, each below the real one: how many have their eyes, mouth and glasses right?"""
 PACK = {"cpu": 8, "cuda": 64}
 """Words that are learned at a time."""
 TRAINING_VIEWS = 5
@@ -125,9 +127,10 @@ def measure_generation(
     captions = [characters.full_caption(row) for row in rows]
     seeds = [FIRST_SEED + number for number in range(len(rows))]
     drawn = sample_images(backbone, {}, captions, seeds, config.review)
-    show = np.linspace(0, len(rows) - 1, 24).astype(int)
+    show = np.linspace(0, len(rows) - 1, SHOWN).astype(int)
     real = heldout.data.pixels([list(heldout.characters.values())[i][0] for i in show])
-    sheet = np.concatenate([real[:12], drawn[show[:12]], real[12:], drawn[show[12:]]])
+    lines = [slice(start, start + 12) for start in range(0, SHOWN, 12)]
+    sheet = np.concatenate([part for line in lines for part in (real[line], drawn[show[line]])])
     save_grid(pictures / "generation.png", sheet, 12)
     return {
         "captions": len(rows),

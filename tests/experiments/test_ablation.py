@@ -144,18 +144,20 @@ def test_what_is_written_of_finished_runs(
     store = Store(str(tmp_path / "out"))
     for number, row in enumerate(rows[:-1]):
         score: dict[str, Any] = {"clip_image_similarity": 0.5 + number / 64, "clip_text_similarity": 0.25}
-        examples.finish(store, row["concept_id"], tags=row["tags"], **score)
+        word = np.random.default_rng(number).normal(0, 0.1, (1, 32)).tolist()
+        examples.finish(store, row["concept_id"], word, tags=row["tags"], **score)
     examples.finish(
         store, "other", tags={"ablation_concept": "c0", "ablation_variant": "x", "ablation_seed": "0"}
     )
     todo = plan.Plan()
     job_record.begin(store, source, config, todo)
-    ablation.compare(store, source, {row["concept_id"] for row in rows}, config, 1)
+    ablation.compare(store, source, {row["concept_id"] for row in rows}, config, 1, shares=[0.5])
 
     found = pq.read_table(tmp_path / "out" / "ablation.parquet").to_pylist()
     assert [(row["name"], row["concepts"], row["runs"]) for row in found] == [
         ("base", 2, 4),
         ("auto", 2, 3),
+        ("0.5 towards the initializer", 2, 4),
         ("initializer", 2, 2),
         ("training images", 2, 2),
         ("no word", 2, 2),
@@ -163,7 +165,7 @@ def test_what_is_written_of_finished_runs(
     first, second = 0.5 + 0.5 / 64, 0.5 + 4.5 / 64  # c0.base.0, c0.base.1; c1.base.0, c1.base.1
     assert found[0]["reconstruction"] == pytest.approx((first + second) / 2)
     assert found[1]["reconstruction_difference"] == pytest.approx(2 / 64)
-    assert found[2]["reconstruction"] == 0.5, "of the initializer, as the results say"
+    assert found[3]["reconstruction"] == 0.5, "of the initializer, as the results say"
     assert all(-1 <= row["reconstruction"] <= 1 for row in found)
     out = capsys.readouterr().out
     assert out.splitlines()[-1] == f"table and plot: {tmp_path / 'out'}/ablation.parquet, ablation.png"

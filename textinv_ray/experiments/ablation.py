@@ -187,7 +187,9 @@ def compare(
     base = [(score.concept, score.seed) for score in scores if score.name == BASE]
     words = {key: f"{key[0]}.{BASE}.{key[1]}" for key in base}
     between = interpolated.scores(store, concepts, words, shares, models, config)
-    table = ablation_table.table(scores + between + references(concepts, models, config), BASE)
+    every = scores + between + references(concepts, models, config)
+    every.sort(key=lambda score: score.kind == "reference")
+    table = ablation_table.table(every, BASE)
     with tempfile.TemporaryDirectory() as folder:
         ablation_table.plot(table, Path(folder) / PLOT)
         publish(store, table, Path(folder) / PLOT, config, code)

@@ -2,12 +2,13 @@
 
     python -m training.heldout -n 20 [--first 0] [--views 5] [--styles] -o build/heldout.parquet
     python -m training.heldout -n 640 --others -o build/catalogue.parquet
+    python -m training.heldout -n 24 --others --drawn-in notionists adventurer -o build/unseen.parquet
 
 The images are those that `training.build` made, and lie in the manifest; characters are taken evenly from all
 styles, and with another --first others. Of a character there are eight; more views are drawn (which needs Node.js, as
-`training.build` says). --others draws all, of any number of characters that are in no figure of the cards. Each image
-has a caption, and each concept a person's description as its tag `description`: all that `textinv ablate` and
-`textinv evaluate` can use.
+`training.build` says). --others draws all, of any number of characters that are in no figure of the cards; with
+--drawn-in of these styles, such as the two that no training saw. Each image has a caption, and each concept a person's
+description as its tag `description`: all that `textinv ablate` and `textinv evaluate` can use.
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ from textinv_ray.manifest import build
 from training.build import heldout_identities, render, row_of, svgs
 from training.captions import article, attributes, joined, noun_of, spoken, style_words
 from training.evaluate import Heldout
-from training.world import STYLES, TRAINING_STYLES, Identity, draw_identity, draw_view
+from training.world import HELDOUT_STYLES, STYLES, TRAINING_STYLES, Identity, draw_identity, draw_view
 
 MORE_VIEWS_SEED = 79
 OTHERS_SEED = 10_000
+CHARACTER_STYLES = tuple(style for style in TRAINING_STYLES if STYLES[style].kind != "pattern")
 STYLE_IMAGES = 5
 STYLE_DESCRIPTIONS = {"notionists": "a line drawing in black and white", "adventurer": "a cartoon"}
 """In words that the bundled model knows."""
@@ -53,23 +55,27 @@ def characters(heldout: Heldout, count: int, views: int, first: int = 0) -> list
     return rows
 
 
-def other_identities(count: int) -> list[Identity]:
-    """So many reserved identities, of all styles in turn, that are not among `heldout_identities`."""
+def other_identities(count: int, drawn_styles: Sequence[str] = CHARACTER_STYLES) -> list[Identity]:
+    """So many identities that no training saw, of the styles in turn, that are not among `heldout_identities`.
+
+    Of a style that trainings had, reserved ones.
+    """
     rng, known = np.random.default_rng(OTHERS_SEED), heldout_identities()
-    drawn_styles = [style for style in TRAINING_STYLES if STYLES[style].kind != "pattern"]
     found: list[Identity] = []
     while len(found) < count:
         identity = draw_identity(drawn_styles[len(found) % len(drawn_styles)], rng)
-        if identity.reserved and identity not in known and identity not in found:
+        is_unseen = identity.reserved or identity.style in HELDOUT_STYLES
+        if is_unseen and identity not in known and identity not in found:
             found.append(identity)
     return found
 
 
-def others(count: int, views: int) -> list[dict[str, Any]]:
+def others(count: int, views: int, drawn_styles: Sequence[str] = CHARACTER_STYLES) -> list[dict[str, Any]]:
     """Rows of the manifest for `count` characters that no other figure is of, drawn now."""
-    identities = {OTHERS_SEED + number: identity for number, identity in enumerate(other_identities(count))}
-    drawn = drawn_views(identities, views)
-    return [_character(f"other-{number:04d}", found) for number, found in enumerate(drawn)]
+    chosen = other_identities(count, drawn_styles)
+    drawn = drawn_views({OTHERS_SEED + number: identity for number, identity in enumerate(chosen)}, views)
+    name = "other" if drawn_styles == CHARACTER_STYLES else "-".join(drawn_styles)
+    return [_character(f"{name}-{number:04d}", found) for number, found in enumerate(drawn)]
 
 
 def _character(concept_id: str, found: list[ShownView]) -> dict[str, Any]:
@@ -167,13 +173,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--first", type=int, default=0, help="number of the first character")
     parser.add_argument("--views", type=int, default=5, help="images of each character")
     parser.add_argument("--others", action="store_true", help="characters that are in no figure of the cards")
+    parser.add_argument(
+        "--drawn-in",
+        nargs="+",
+        choices=(*CHARACTER_STYLES, *HELDOUT_STYLES),
+        default=CHARACTER_STYLES,
+        metavar="STYLE",
+        help="with --others: styles to take in turn",
+    )
     parser.add_argument("--styles", action="store_true", help="the held-out styles, too")
     parser.add_argument("-o", "--out", type=Path, default=Path("build/heldout.parquet"))
     options = parser.parse_args(arguments)
 
     rows = []
     if options.others:
-        rows = others(options.characters, options.views)
+        rows = others(options.characters, options.views, options.drawn_in)
     elif options.characters:
         rows = characters(Heldout(), options.characters, options.views, options.first)
     rows += styles(Heldout()) if options.styles else []

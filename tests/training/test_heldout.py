@@ -104,3 +104,7 @@ def test_other_characters_are_unseen_and_different() -> None:
     assert not [identity for identity in found if identity in known]
     assert len({json.dumps(dataclasses.asdict(identity), sort_keys=True) for identity in found}) == 60
     assert found[:20] == other_identities(20)
+    unseen = other_identities(20, HELDOUT_STYLES)
+    assert [identity.style for identity in unseen] == 10 * [*HELDOUT_STYLES]
+    assert not all(identity.reserved for identity in unseen), "of these styles no training saw anything"
+    assert not [identity for identity in unseen if identity in known]

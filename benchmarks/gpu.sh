@@ -22,11 +22,12 @@ if [ "${1:-}" = --tiny ]; then tiny=yes; shift; fi
 [ $# -gt 0 ] || set -- tests steps sdxl words
 failed=0
 
-# limited SECONDS NAME COMMAND...: runs a command with its output in OUT/NAME.txt, and says how it ended.
+# limited SECONDS NAME COMMAND...: runs a command with its output in OUT/NAME.txt, and says how it ended. At its limit it is
+# interrupted, so that it says how far it got.
 limited() {
     local seconds=$1 name=$2 start=$SECONDS code=0
     shift 2
-    timeout --kill-after=5 "$seconds" "$@" >"$figures/$name.txt" 2>&1 || code=$?
+    timeout --signal=INT --kill-after=10 "$seconds" "$@" >"$figures/$name.txt" 2>&1 || code=$?
     [ "$code" -eq 0 ] || failed=1
     echo "== $name: exit code $code after $((SECONDS - start)) s" | tee -a "$OUT/gpu.txt"
     cat "$figures/$name.txt" >>"$OUT/gpu.txt"

@@ -162,6 +162,8 @@ def test_invert_hands_over_to_the_service(monkeypatch: pytest.MonkeyPatch, code:
     options = [
         "--output",
         "s3://b/out: x",
+        "--waves",
+        "30",
         "--only",
         "a, b,",
         "--limit",
@@ -174,6 +176,7 @@ def test_invert_hands_over_to_the_service(monkeypatch: pytest.MonkeyPatch, code:
     ((path, config, given),) = calls
     assert path == "m.parquet"
     assert (config.training.steps, config.service.output) == (5, "s3://b/out: x")
+    assert config.service.waves.first == 30
     assert given == {
         "output": "s3://b/out: x",
         "preset": None,

@@ -15,6 +15,7 @@ from textinv_ray.service.intake.plan import Plan
 from textinv_ray.service.store.job import end
 from textinv_ray.service.store.records import JobRecord
 from textinv_ray.service.store.store import Store
+from textinv_ray.service.tracking.shown import params_of_job
 
 
 @pytest.fixture
@@ -50,6 +51,10 @@ def test_id_and_name_last_and_the_start_is_that_of_the_configuration(
     same = begin(store, manifest, JobConfig().override(["service.workers=7"]))
     assert (same.id, same.name, same.started_at) == (first.id, first.name, first.started_at)
     assert same.begun_at > first.begun_at
+    waves = begin(store, manifest, JobConfig().override(["service.waves.first=20"]))
+    assert waves.config_digest != first.config_digest, "what words begin from is another"
+    assert params_of_job(waves)["service.waves.first"] == 20
+    assert "service.waves.first" not in params_of_job(first)
     other = begin(store, manifest, JobConfig().override(["training.steps=7"]))
     assert (other.id, other.name) == (first.id, first.name)
     assert other.started_at == other.begun_at

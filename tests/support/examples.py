@@ -29,6 +29,7 @@ MANIFEST = pa.schema(
     [
         ("concept_id", pa.string()),
         ("images", pa.list_(pa.string())),
+        ("masks", pa.list_(pa.string())),
         ("initializer_token", pa.string()),
         ("init_from", pa.string()),
         ("steps", pa.int64()),

@@ -89,6 +89,10 @@ class SimulatedPack:
     def free(self) -> int:
         return self.size - len(self.tasks)
 
+    @property
+    def shape(self) -> tuple[int, int] | None:
+        return self.tasks[0].concept.shape if self.tasks else None
+
     def add(self, task: SimulatedTask) -> None:
         self.tasks.append(task)
 

@@ -28,9 +28,9 @@ def test_a_worker_with_free_slots_asks_for_concepts_only_when_there_may_be_some(
     asked: list[int] = []
     take = scheduler.take
 
-    def counted(worker: str, count: int) -> Answer:
+    def counted(worker: str, count: int, shape: str = "") -> Answer:
         asked.append(count)
-        return take(worker, count)
+        return take(worker, count, shape)
 
     monkeypatch.setattr(scheduler, "take", counted)
     bench.worker(scheduler, Pack, "pack.size=2").run()

@@ -40,7 +40,6 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from textinv_ray.concepts import prepare
 from textinv_ray.concepts.concept import Concept
 from textinv_ray.concepts.settings import concept_seed
 from textinv_ray.config.job import JobConfig
@@ -56,6 +55,7 @@ from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.manifest import checks
 from textinv_ray.manifest.reader import Manifest
+from textinv_ray.service.intake.preparation import concept_of
 from textinv_ray.service.models import loading, sources
 
 BASE = "base"
@@ -281,14 +281,7 @@ def read_concepts(uri: str, config: JobConfig, seeds: int, limit: int | None) ->
     found = {}
     for row in itertools.islice(source.rows(), limit):
         row.pop("captions", None)
-        concept = prepare.make(
-            row,
-            config,
-            base=source.base,
-            resolution=facts.resolution,
-            model_identity=facts.identity,
-            side_multiple=facts.family.side_multiple,
-        )
+        concept = concept_of(row, config, source.base, facts)
         for seed in range(seeds):
             number = concept_seed(config.training.seed + seed, concept.concept_id)
             found[concept.concept_id, str(seed)] = dataclasses.replace(

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from benchmarks import measure
-from textinv_ray.concepts import image_features, prepare, word_files
+from textinv_ray.concepts import image_features, word_files
 from textinv_ray.concepts.concept import Concept
 from textinv_ray.concepts.image_features import ImageFeatures
 from textinv_ray.config.job import JobConfig
@@ -35,6 +35,7 @@ from textinv_ray.inversion.scoring import Scorer, crop_features
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.manifest import checks
 from textinv_ray.manifest.reader import Manifest
+from textinv_ray.service.intake.preparation import concept_of
 from textinv_ray.service.models import loading, sources
 from textinv_ray.service.store.history import History
 from textinv_ray.service.store.store import Store
@@ -60,18 +61,7 @@ def concepts_of(
     """The concepts of every `parts`-th row from row `part` on that are not done, prepared as a job would."""
     opened, facts = Manifest.open(manifest), sources.facts(config.model)
     rows = itertools.islice(opened.rows(), part, limit, parts)
-    return [
-        prepare.make(
-            row,
-            config,
-            base=opened.base,
-            resolution=facts.resolution,
-            model_identity=facts.identity,
-            side_multiple=facts.family.side_multiple,
-        )
-        for row in rows
-        if row["concept_id"] not in done
-    ]
+    return [concept_of(row, config, opened.base, facts) for row in rows if row["concept_id"] not in done]
 
 
 def learn_pack(engine: Engine, concepts: Sequence[Concept]) -> tuple[list[ConceptTask], dict[str, str]]:

@@ -16,11 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.measure import PeakMemory
-from textinv_ray.concepts import prepare, word_files
+from textinv_ray.concepts import word_files
 from textinv_ray.concepts.concept import Concept
 from textinv_ray.config.job import JobConfig
 from textinv_ray.manifest import checks
 from textinv_ray.manifest.reader import Manifest
+from textinv_ray.service.intake.preparation import concept_of
 from textinv_ray.service.models import sources
 from textinv_ray.service.store.history import History
 from textinv_ray.service.store.store import Store
@@ -60,17 +61,7 @@ def concepts_of(manifest: str, config: JobConfig, limit: int | None = None) -> l
         {name: value for name, value in row.items() if name != "captions"}
         for row in itertools.islice(opened.rows(), limit)
     ]
-    return [
-        prepare.make(
-            row,
-            config,
-            base=opened.base,
-            resolution=facts.resolution,
-            model_identity=facts.identity,
-            side_multiple=facts.family.side_multiple,
-        )
-        for row in rows
-    ]
+    return [concept_of(row, config, opened.base, facts) for row in rows]
 
 
 def write_manifest(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:

@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
-from textinv_ray.concepts import prepare, settings, templates
+from textinv_ray.concepts import settings, templates
 from textinv_ray.concepts.concept import Concept
 from textinv_ray.config.job import JobConfig
 from textinv_ray.experiments import ablation_table, interpolated
@@ -40,6 +40,7 @@ from textinv_ray.manifest.image_columns import embedded_columns, schema
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.manifest.uris import locate
 from textinv_ray.service.driver import run
+from textinv_ray.service.intake.preparation import concept_of
 from textinv_ray.service.models import sources
 from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store
@@ -203,14 +204,7 @@ def concepts_of(source: Manifest, wanted: Collection[str], config: JobConfig) ->
     facts.family.check(config)
     for row in source.rows():
         if row["concept_id"] in wanted:
-            yield prepare.make(
-                row,
-                config,
-                base=source.base,
-                resolution=facts.resolution,
-                model_identity=facts.identity,
-                side_multiple=facts.family.side_multiple,
-            )
+            yield concept_of(row, config, source.base, facts)
 
 
 def choose_variants(names: Sequence[str], *, with_predictor: bool = False) -> list[str]:

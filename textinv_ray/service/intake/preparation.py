@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,7 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from textinv_ray.concepts import prepare
+from textinv_ray.concepts.concept import Concept
 from textinv_ray.concepts.fetch import ImageError
+from textinv_ray.concepts.predicted_start import PredictedStart
 from textinv_ray.concepts.settings import steps_of
 from textinv_ray.config.job import JobConfig
 from textinv_ray.manifest import row_bytes
@@ -222,16 +224,8 @@ class Preparation:
         try:
             with about(concept_id):
                 plain = row_bytes.decode(data)
-                concept = prepare.make(
-                    plain,
-                    config,
-                    base=self.manifest.base,
-                    resolution=self.facts.resolution,
-                    model_identity=self.facts.identity,
-                    is_first_try=is_first_try,
-                    given=self.waves.start_of(plain, config) if self.waves else None,
-                    side_multiple=self.facts.family.side_multiple,
-                )
+                given = self.waves.start_of(plain, config) if self.waves else None
+                concept = concept_of(plain, config, self.manifest.base, self.facts, is_first_try, given)
         except ImageError as error:
             if is_first_try and error.is_transient:
                 return {**tried, "put_off": True}
@@ -243,6 +237,27 @@ class Preparation:
             if result and result.fingerprint == concept.fingerprint:
                 return {**tried, "done": True}
         return {**tried, "concept": concept.to_bytes(), "shape": shape_name(concept.shape)}
+
+
+def concept_of(
+    row: Mapping[str, object],
+    config: JobConfig,
+    base: str,
+    facts: ModelFacts,
+    is_first_try: bool = False,
+    given: PredictedStart | None = None,
+) -> Concept:
+    """A row's concept for the model of `facts`; arguments and errors as of `prepare.make`."""
+    return prepare.make(
+        row,
+        config,
+        base=base,
+        resolution=facts.resolution,
+        model_identity=facts.identity,
+        is_first_try=is_first_try,
+        given=given,
+        side_multiple=facts.family.side_multiple,
+    )
 
 
 def _tables(rows: Iterator[dict[str, object]]) -> Iterator[pa.Table]:

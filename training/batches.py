@@ -67,22 +67,27 @@ class Captions:
 
     def ahead(
         self, size: int, seed: int, first: int, workers: int, shift: int = 0
-    ) -> Iterator[tuple[int, np.ndarray, Words]]:
+    ) -> Iterator[tuple[int, Tensor, Words]]:
         """Steps from `first` on without end: number, indices and words, made by so many processes beside this one.
 
         The captions of step n are drawn with the seed n + `shift`; how many processes there are changes nothing.
         """
         steps = _Ahead(self, size, seed, first, shift)
-        return iter(DataLoader(steps, batch_size=None, num_workers=workers, collate_fn=lambda step: step))
+        pinned = device().type == "cuda"  # a copy from pinned memory doesn't wait for the step before
+        return iter(
+            DataLoader(
+                steps, batch_size=None, num_workers=workers, pin_memory=pinned, collate_fn=lambda step: step
+            )
+        )
 
 
-class _Ahead(IterableDataset[tuple[int, np.ndarray, Words]]):
+class _Ahead(IterableDataset[tuple[int, Tensor, Words]]):
     """Each of N workers draws every N-th step; the loader takes them in turn."""
 
     def __init__(self, captions: Captions, size: int, seed: int, first: int, shift: int) -> None:
         self.captions, self.size, self.seed, self.first, self.shift = captions, size, seed, first, shift
 
-    def __iter__(self) -> Iterator[tuple[int, np.ndarray, Words]]:
+    def __iter__(self) -> Iterator[tuple[int, Tensor, Words]]:
         info = get_worker_info()
         start, stride = (info.id, info.num_workers) if info else (0, 1)
         steps = zip(
@@ -91,15 +96,15 @@ class _Ahead(IterableDataset[tuple[int, np.ndarray, Words]]):
             strict=False,
         )
         for step, indices in islice(steps, start, None, stride):
-            yield step, indices, self.captions.draw(indices, step + self.shift)
+            yield step, torch.from_numpy(indices), self.captions.draw(indices, step + self.shift)
 
 
 def named_words(names: NameEncoder, words: Words, slot_id: int, seed: int) -> NamedWords:
     """On the device: token ids (B, T), where the slot is (B, T), and the vectors for it (B, D), jittered."""
     ids, inputs = words
-    ids = ids.to(device())
-    vectors = names(*(part.to(device()) for part in inputs))
-    return ids, ids == slot_id, jitter(vectors, torch.Generator().manual_seed(seed))
+    ids = ids.to(device(), non_blocking=True)
+    vectors = names(*(part.to(device(), non_blocking=True) for part in inputs))
+    return ids, ids == slot_id, jitter(vectors, torch.Generator(device()).manual_seed(seed))
 
 
 def all_features(data: Data) -> list[str]:

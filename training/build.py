@@ -16,6 +16,7 @@ import dataclasses
 import io
 import json
 import lzma
+import os
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -45,6 +46,11 @@ HELDOUT = Path(__file__).with_name("reserved.json")
 DICEBEAR = Path(__file__).with_name("characters")
 SIZE = 64
 NAMED_VIEWS, HELDOUT_VIEWS, STYLE_VIEWS = 10, 8, 2
+
+
+def cores() -> int:
+    """That this process may run on: a container shows all of its machine's as `os.cpu_count()`."""
+    return len(os.sched_getaffinity(0))
 
 
 def render(svg: str, size: int = SIZE) -> np.ndarray:
@@ -146,7 +152,7 @@ def write(drawings: Iterator[Drawing], count: int, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (count, SIZE, SIZE, 3))
     # Fresh interpreters: a fork inherits locks that other threads of this process hold, and may wait for them for ever.
-    pool = ProcessPoolExecutor(mp_context=get_context("spawn"))
+    pool = ProcessPoolExecutor(cores(), mp_context=get_context("spawn"))
     with open(folder / "rows.jsonl", "w") as rows, pool:
         for start in range(0, count, CHUNK):
             part = list(islice(drawings, min(CHUNK, count - start)))

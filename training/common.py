@@ -49,7 +49,7 @@ class Preset:
     rate: float
     """Of the learning rates that are said elsewhere, which are those of the small batches."""
     show_every: int
-    """Steps of the UNet between two points of its curve."""
+    """Steps of the UNet between two sheets of pictures; the curve has five points in that time."""
     workers: int
     """Processes that make captions ahead of the UNet; half of them for mini-clip."""
 
@@ -79,7 +79,7 @@ PRESETS = {
     # The same shapes, so that it goes on from the same weights, and what it trains learns words as fast on a CPU.
     "gpu": replace(
         CPU, vae_steps=40000, clip_steps=6000, text_steps=10000, unet_steps=60000, vae_batch=128, clip_batch=384,
-        judge_steps=6000, unet_batch=512, rate=2.5, show_every=8000, workers=12,
+        judge_steps=6000, unet_batch=512, rate=2.5, show_every=10000, workers=8,
     ),
 }  # fmt: skip
 

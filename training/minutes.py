@@ -5,10 +5,11 @@
     python -m training.minutes sdxl --minutes 2 --out out
 
 `python -m training.build --to drawings.xz` writes the drawings elsewhere; `draw` makes pixels of them. `train` goes on
-from the bundled weights: the VAE first, beside it the two scorers, then UNet and text encoder. `sdxl` is a run of its
-own after that. In the end `out` holds the trained models, curves and pictures, in a few files that are small enough to
-be sent (`cat model.tar.* | tar x` in the repository's root). On a CPU it does the same with far fewer samples: so it is
-tried out.
+from the bundled weights: the VAE first, beside it the two scorers, then UNet and text encoder. With `--parts
+decoder,unet` latents and scorers stay as they are, so that figures before and after can be compared; the VAE's decoder
+is trained beside the UNet. `sdxl` is a run of its own after that. In the end `out` holds the trained models, curves and
+pictures, in a few files that are small enough to be sent (`cat model.tar.* | tar x` in the repository's root). On a CPU
+it does the same with far fewer samples: so it is tried out.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ RESERVE = 0.06
 """Share of the time that starting, encoding and packing may take beside what is measured."""
 VAE_SHARE = 0.3
 """Of the time of `train`. The scorers are trained within it as well."""
+DECODER_SHARE = 0.4
+"""The same, of the decoder alone, beside the UNet."""
+PARTS = ("vae", "scorers", "decoder", "unet")
 
 
 def start(module: str, *arguments: str) -> subprocess.Popen[bytes]:
@@ -78,22 +82,25 @@ def draw(drawings: Path) -> None:
     finish(start("training.pixels"))
 
 
-def train(seconds: float, vae: float) -> list[str]:
-    """Train all but mini-sdxl; returns the models' names."""
-    end = time.monotonic() + seconds
+def train(seconds: float, parts: Sequence[str]) -> list[str]:
+    """Train these of PARTS; returns the models' names."""
+    end, share, beside = time.monotonic() + seconds, VAE_SHARE * seconds, []
     finish(start("training.tokenizer"))
-    beside = vae or VAE_SHARE
-    scorers = [
-        start("training.clip", "--hours", hours(beside * seconds)),
-        start("training.judge", "--hours", hours(0.6 * beside * seconds)),
-    ]
-    if vae:
-        finish(start("training.vae", "--layers", "2", "--hours", hours(vae * seconds)))
+    if "scorers" in parts:
+        beside += [
+            start("training.clip", "--hours", hours(share)),
+            start("training.judge", "--hours", hours(0.6 * share)),
+        ]
+    if "vae" in parts:
+        finish(start("training.vae", "--layers", "2", "--hours", hours(share)))
     else:
         finish(start("training.vae", "--encode"))
-    finish(start("training.unet", "--average", "0.999", "--hours", hours(end - time.monotonic())))
-    finish(*scorers)
-    return ["mini-sd", "mini-clip", "mini-judge"]
+    if "decoder" in parts:
+        beside.append(start("training.vae", "--part", "decoder", "--hours", hours(DECODER_SHARE * seconds)))
+    if "unet" in parts:
+        finish(start("training.unet", "--average", "0.999", "--hours", hours(end - time.monotonic())))
+    finish(*beside)
+    return ["mini-sd", *(("mini-clip", "mini-judge") if "scorers" in parts else ())]
 
 
 def train_sdxl(seconds: float) -> list[str]:
@@ -114,15 +121,13 @@ def main() -> None:
         command.add_argument("--minutes", type=float, required=True, help="from start to end")
         command.add_argument("--out", type=Path, required=True)
         if name == "train":
-            command.add_argument(
-                "--vae", type=float, default=VAE_SHARE, help="share of the time; 0 leaves it"
-            )
+            command.add_argument("--parts", default="vae,scorers,unet", help=f"of {', '.join(PARTS)}")
     options = parser.parse_args()
     if options.command == "draw":
         draw(options.drawings)
         return
     seconds = 60 * options.minutes * (1 - RESERVE)
-    names = train(seconds, options.vae) if options.command == "train" else train_sdxl(seconds)
+    names = train(seconds, options.parts.split(",")) if options.command == "train" else train_sdxl(seconds)
     print(f"{options.out}: {', '.join(names)} in {pack_models(options.out, names)} files", flush=True)
 
 

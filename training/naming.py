@@ -89,12 +89,11 @@ def jitter(vectors: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Move word vectors (B, D) a little, so that meaning changes smoothly with them, and stretch them up to NORMS[1].
 
     Inversion makes norms grow two- or threefold; a text encoder that knows such words still reads those beside them.
+    The generator is of the vectors' device.
     """
-    noise = torch.randn(vectors.shape, generator=generator).to(vectors) * (
-        0.15 * WORD_NORM / vectors.shape[1] ** 0.5
-    )
-    scale = torch.empty(len(vectors), 1).uniform_(*NORMS, generator=generator).to(vectors)
-    return (vectors + noise) * scale
+    noise = torch.randn(vectors.shape, generator=generator, device=vectors.device)
+    scale = torch.empty(len(vectors), 1, device=vectors.device).uniform_(*NORMS, generator=generator)
+    return (vectors + noise * (0.15 * WORD_NORM / vectors.shape[1] ** 0.5)) * scale
 
 
 @torch.no_grad()

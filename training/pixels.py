@@ -13,7 +13,7 @@ from multiprocessing import get_context
 
 import numpy as np
 
-from training.build import SIZE
+from training.build import SIZE, cores
 from training.common import BUILD, Data
 from training.sdxl import Views
 
@@ -32,7 +32,7 @@ def _made(kind: str, start: int) -> np.ndarray:
 
 
 def main() -> None:
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(cores(), mp_context=get_context("spawn")) as pool:
         for kind in KINDS:
             data = _data(kind)
             made = np.lib.format.open_memmap(data.made, "w+", np.uint8, (len(data), SIZE, SIZE, 3))

@@ -224,6 +224,7 @@ def train(
             peak = recipe.rate * preset.rate
             rate = learning_rate(step - first, schedule.progress(step), peak, WARMUP, cooldown=0.4)
             group["lr"] = group["ratio"] * rate
+        indices = indices.to(device(), non_blocking=True)
         draws = torch.Generator(device()).manual_seed(step)
         mean, log_variance = moments[indices].float().chunk(2, 1)
         noises = torch.randn((2, *mean.shape), generator=draws, device=device())
@@ -247,18 +248,20 @@ def train(
         last = schedule.progress(step + 1) >= 1
         if team.leads:
             progress.update(step + 1, loss, len(indices))
-        if team.leads and ((step + 1) % (preset.show_every // 5) == 0 or last):
+        measured = (step + 1) % (preset.show_every // 5) == 0
+        shown = last or (step + 1) % preset.show_every == 0
+        if team.leads and (measured or last):
             checkpoint.save(step + 1)
-        if team.leads and ((step + 1) % preset.show_every == 0 or last):
             kept = Averaged(model, 0.0)
             average.copy_to(model)
             with torch.compiler.set_stance("force_eager"):
                 record(folder, step + 1, preset.unet_batch, measure(model, alphas))
-            model.export(tokenizer, data, folder / model.name, folder / NAMES_FILE.name)
-            if last and not options.trial:
-                model.export(tokenizer, data, MODELS / model.name, model.names_file)
-            with torch.compiler.set_stance("force_eager"):
-                sample_grid(model, tokenizer, heldout, folder / f"{step + 1:06d}.png")
+            if shown:
+                model.export(tokenizer, data, folder / model.name, folder / NAMES_FILE.name)
+                if last and not options.trial:
+                    model.export(tokenizer, data, MODELS / model.name, model.names_file)
+                with torch.compiler.set_stance("force_eager"):
+                    sample_grid(model, tokenizer, heldout, folder / f"{step + 1:06d}.png")
             kept.copy_to(model)
         if last:
             break

@@ -1,12 +1,15 @@
 """What single settings of training change: each beside the preset, for the same concepts, seeds and steps.
 
     python benchmarks/options.py OUTPUT --option "training.loss_weight=min_snr" --option "training.noise_offset=0.1"
-                                 [--manifest PATH] [--limit N] [--seeds 3] [--steps 100] [--images 4] [--config mini]
-                                 [--set SECTION.FIELD=VALUE ...] [--json PATH]
+                                 [--predictor PATH] [--towards-initializer 0.15,0.3] [--manifest PATH] [--limit N]
+                                 [--seeds 3] [--steps 100] [--images 4] [--config mini] [--set SECTION.FIELD=VALUE ...]
+                                 [--plot PATH] [--json PATH]
 
 An option is one or more settings, separated by spaces. Every word takes all steps; concepts and draws are those of the
-preset, so that differences are paired. Scores by the scoring model and by the judge. OUTPUT is a folder with
-scores.jsonl; what is in it is not learned again. One process, no Ray.
+preset, so that differences are paired. Scores by the scoring model and by the judge. --predictor (of `textinv predictor
+fit`): also the words that it predicts, with no step, with 10 and with all. --towards-initializer: also the preset's
+words moved back by these shares. OUTPUT is a folder with scores.jsonl; what is in it is not learned again. One process,
+no Ray.
 """
 
 from __future__ import annotations
@@ -16,42 +19,78 @@ import dataclasses
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import numpy as np
+
 from benchmarks import job, measure
 from benchmarks.against_script import with_seeds
-from benchmarks.quality_vs_steps import learn
+from benchmarks.quality_vs_steps import Word, learn, predicted_start
+from textinv_ray.concepts.concept import Concept
+from textinv_ray.concepts.interpolation import between
 from textinv_ray.config.job import JobConfig
-from textinv_ray.experiments import ablation_table
+from textinv_ray.experiments import ablation_table, interpolated
 from textinv_ray.experiments.ablation_table import Score
 from textinv_ray.experiments.interpolated import Models
+from textinv_ray.inversion import words
 from textinv_ray.inversion.review import Subject, review
+from textinv_ray.inversion.task import ConceptTask
 
-BASE = "base"
+Kind = Literal["variant", "between", "reference"]
+BASE, INITIALIZER, TOWARDS = "base", "initializer", "towards the initializer"
+PREDICTED_STEPS = (0, 10)
+"""After which words of a predictor are judged, beside all steps."""
 
 
-def scores_of(name: str, config: JobConfig, options: argparse.Namespace, models: Models) -> list[Score]:
-    """Learns all concepts with one configuration, and scores them."""
-    concepts = with_seeds(job.concepts_of(options.manifest, config, options.limit), options.seeds)
-    concepts = [dataclasses.replace(concept, steps=options.steps, prompts=()) for concept in concepts]
-    words = learn(models.backbone, models.scorer, concepts, config, {options.steps})
-    subjects = [Subject(word.concept, word.vectors) for word in words]
-    found = []
-    for word, made in zip(
-        words,
-        review(models.backbone, models.scorer, subjects, config, judge=models.judge),
-        strict=True,
-    ):
+def with_steps(concepts: Sequence[Concept], steps: int) -> list[Concept]:
+    """Made to be learned for so many steps, without pictures but those that are scored."""
+    return [dataclasses.replace(concept, steps=steps, prompts=()) for concept in concepts]
+
+
+def learned(concepts: Sequence[Concept], config: JobConfig, models: Models, steps: int) -> list[Word]:
+    """The words after so many steps; 0: as they start."""
+    if steps == 0:
+        tasks = [ConceptTask(concept, models.backbone, config) for concept in concepts]
+        return [Word(task.concept, task.vectors, 0, 0.0) for task in tasks]
+    return learn(models.backbone, models.scorer, with_steps(concepts, steps), config, {steps})
+
+
+def moved(found: Sequence[Word], share: float, config: JobConfig, models: Models) -> list[Word]:
+    """The words, `share` of the way back to their initializers."""
+
+    def stored(word: Word) -> dict[str, np.ndarray]:
+        assert word.vectors is not None
+        return {
+            name: part.float().cpu().numpy() for name, part in models.backbone.split(word.vectors).items()
+        }
+
+    starts = learned([word.concept for word in found], config, models, 0)
+    mixed = [
+        between(stored(start), stored(word), 1 - share) for start, word in zip(starts, found, strict=True)
+    ]
+    return [
+        dataclasses.replace(word, vectors=words.rows_of(models.backbone, vectors))
+        for word, vectors in zip(found, mixed, strict=True)
+    ]
+
+
+def judged(kind: Kind, name: str, found: Sequence[Word], config: JobConfig, models: Models) -> list[Score]:
+    """Scores of words; concepts are named as `with_seeds` does."""
+    subjects = [Subject(word.concept, word.vectors) for word in found]
+    scores = []
+    reviews = review(models.backbone, models.scorer, subjects, config, judge=models.judge)
+    for word, made in zip(found, reviews, strict=True):
         concept, _, seed = word.concept.concept_id.rpartition("-seed")
         image, text = made.clip_image_similarity, made.clip_text_similarity
         assert image is not None
         assert text is not None
-        found.append(
-            Score("variant", name, concept, seed, image, text, word.seconds, judge=made.judge_similarity)
-        )
-    return found
+        judge = made.judge_similarity
+        scores.append(Score(kind, name, concept, seed, image, text, word.seconds, judge=judge))
+    return scores
 
 
 def main() -> None:
@@ -67,6 +106,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=4, help="samples per prompt to score")
     parser.add_argument("--config", default="mini")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE")
+    parser.add_argument("--predictor", type=Path, metavar="PATH")
+    parser.add_argument("--towards-initializer", type=interpolated.parse, default=[], metavar="SHARE,SHARE")
+    parser.add_argument("--plot", type=Path)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
 
@@ -81,20 +123,53 @@ def main() -> None:
     lines = notes.read_text().splitlines() if notes.exists() else []
     known = [Score(**json.loads(line)) for line in lines]
     models = Models.load(plain)
-    for name in (BASE, *options.option):
-        if any(score.name == name for score in known):
-            continue
-        config = plain.override(shlex.split(name)) if name != BASE else plain
-        made = scores_of(name, config, options, models)
+    print(f"{options.config} on {measure.machine_line()}", flush=True)
+
+    def judge(kind: Kind, name: str, found: Sequence[Word], config: JobConfig = plain) -> None:
+        made = judged(kind, name, found, config, models)
         with notes.open("a") as file:
             file.writelines(json.dumps(dataclasses.asdict(score)) + "\n" for score in made)
-        known += made
+        known.extend(made)
         print(f"{name}: {len(made)} words", flush=True)
-    shown = [score for name in (BASE, *options.option) for score in known if score.name == name]
-    table = ablation_table.table(shown, BASE)
+
+    def unknown(name: str) -> bool:
+        return all(score.name != name for score in known)
+
+    def concepts_of(config: JobConfig) -> list[Concept]:
+        concepts = job.concepts_of(options.manifest, config, options.limit)
+        return with_steps(with_seeds(concepts, options.seeds), options.steps)
+
+    shares = {f"{share:g} {TOWARDS}": share for share in options.towards_initializer}
+    if any(map(unknown, [BASE, INITIALIZER, *shares])):
+        base = learned(concepts_of(plain), plain, models, options.steps)
+        if unknown(INITIALIZER):
+            plain_words = [dataclasses.replace(word, vectors=None, seconds=0.0) for word in base]
+            judge("reference", INITIALIZER, plain_words)
+        if unknown(BASE):
+            judge("variant", BASE, base)
+        for name, share in shares.items():
+            if unknown(name):
+                judge("between", name, moved(base, share, plain, models))
+    for name in filter(unknown, options.option):
+        config = plain.override(shlex.split(name))
+        judge("variant", name, learned(concepts_of(config), config, models, options.steps), config)
+    if options.predictor:
+        for steps in (*PREDICTED_STEPS, options.steps):
+            if unknown(name := f"predicted, {steps} steps"):
+                concepts = [
+                    predicted_start(concept, options.predictor, models.scorer)
+                    for concept in concepts_of(plain)
+                ]
+                judge("variant", name, learned(concepts, plain, models, steps))
+
+    known.sort(key=lambda score: ("variant", "between", "reference").index(score.kind))
+    table = ablation_table.table(known, BASE)
     print(ablation_table.text(table, BASE))
     rows = table.to_pylist()
     print("seconds per word: " + ", ".join(f"{row['name']} {row['seconds']:.1f}" for row in rows))
+    if options.plot:
+        ablation_table.plot(table, options.plot)
+        print(f"plot: {options.plot}")
     measure.write_json(options.json, {**vars(options), "rows": rows})
 
 

@@ -12,7 +12,7 @@ import safetensors.numpy
 
 from tests.support.catalogue import examples
 from textinv_ray.concepts import predictor, variants
-from textinv_ray.concepts.predictor import MIN_WORDS, Likeness, Predictor
+from textinv_ray.concepts.predictor import MIN_WORDS, Likeness, Map, Predictor
 from textinv_ray.concepts.word_files import store_word
 
 BOTH = {"clip_l": 8, "clip_g": 6}
@@ -40,6 +40,30 @@ def test_twice_and_in_another_order_it_is_equal_to_the_bit() -> None:
     data = predictor.fit(catalogue).to_bytes()
     assert predictor.fit(catalogue[::-1]).to_bytes() == data
     assert predictor.fit(examples(24)).to_bytes() != data
+
+
+@pytest.mark.parametrize("variant", variants.VARIANTS, ids=lambda variant: variant.name)
+def test_from_its_file_it_predicts_the_same_words(variant: variants.Variant) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(40, 6)), rng.normal(size=(40, 2, 8))
+    data = variants.Data(x, y, np.arange(40.0) % 2, rng.uniform(0.5, 1.5, 40))
+    arrays = variants.fit(data, variant).arrays
+    fitted = Predictor(
+        "model-1",
+        "clip",
+        {
+            (2, "clip_l"): Map(
+                {name: part.astype(np.float32) for name, part in arrays.items()},
+                40,
+                variant.name,
+                1.0,
+                {variant.name: 0.5},
+            )
+        },
+    )
+    images = rng.normal(size=(3, 6)).astype(np.float32)
+    word = Predictor.from_bytes(fitted.to_bytes()).word(images, 2)
+    np.testing.assert_array_equal(word["clip_l"], fitted.word(images, 2)["clip_l"])
 
 
 def test_it_comes_back_from_its_file() -> None:

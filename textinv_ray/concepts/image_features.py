@@ -12,6 +12,8 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
+from textinv_ray.util import tensor_files
+
 FILE = "image_features.safetensors"
 _TENSOR, _METADATA = "images", "textinv_ray"
 
@@ -30,7 +32,7 @@ class ImageFeatures:
     def to_bytes(self) -> bytes:
         """A safetensors file; the features are rounded to 16 bits."""
         note = json.dumps({"scorer": self.scorer, "model": self.model})
-        return safetensors.numpy.save({_TENSOR: self.images.astype(np.float16)}, {_METADATA: note})
+        return tensor_files.to_bytes({_TENSOR: self.images.astype(np.float16)}, {_METADATA: note})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> ImageFeatures:

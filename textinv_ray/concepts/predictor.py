@@ -18,6 +18,7 @@ from textinv_ray.concepts import variants
 from textinv_ray.concepts.image_features import ImageFeatures, metadata
 from textinv_ray.concepts.word_files import Word
 from textinv_ray.config.training import LearnableProperty
+from textinv_ray.util import tensor_files
 
 MIN_WORDS = 10
 """With fewer words of a number of vectors, none of that number is predicted."""
@@ -179,7 +180,7 @@ class Predictor:
             "maps": notes,
             "likeness": likeness,
         }
-        return safetensors.numpy.save(tensors, {_METADATA: json.dumps(note)})
+        return tensor_files.to_bytes(tensors, {_METADATA: json.dumps(note)})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Predictor:

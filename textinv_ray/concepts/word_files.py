@@ -27,8 +27,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import safetensors.numpy
 from safetensors import SafetensorError, deserialize
+
+from textinv_ray.util import tensor_files
 
 Word = Mapping[str, np.ndarray]
 """A word's vectors by text encoder, as ComfyUI names these: float32 (V, D of the encoder) each. The encoders are in
@@ -189,8 +190,8 @@ def _token_in(metadata: Mapping[str, str]) -> str | None:
 
 
 def _file(tensors: Word, metadata: dict[str, str]) -> bytes:
-    arrays = {key: np.ascontiguousarray(vectors, np.float32) for key, vectors in tensors.items()}
-    return safetensors.numpy.save(arrays, metadata)
+    arrays = {key: np.asarray(vectors, np.float32) for key, vectors in tensors.items()}
+    return tensor_files.to_bytes(arrays, metadata)
 
 
 def _tensors(data: bytes, name: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -8,6 +8,7 @@ import numpy as np
 import safetensors.numpy
 
 from textinv_ray.concepts.retrieval import Features
+from textinv_ray.util import tensor_files
 
 FILE = "features.safetensors"
 """Name of a concept's file."""
@@ -19,7 +20,7 @@ def to_bytes(features: Mapping[str, Features]) -> bytes:
     for encoder, found in features.items():
         tensors[f"{encoder}/pictures"] = found.pictures.astype(np.float16)
         tensors[f"{encoder}/views"] = found.views.astype(np.float32)
-    return safetensors.numpy.save(tensors)
+    return tensor_files.to_bytes(tensors)
 
 
 def from_bytes(data: bytes) -> dict[str, Features]:

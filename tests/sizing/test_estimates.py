@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from textinv_ray.config.job import JobConfig
-from textinv_ray.manifest.reader import Manifest
 from textinv_ray.sizing import tables
-from textinv_ray.sizing.estimates import STARTING_S, UTILISATION, Estimate, Work, expected_steps
+from textinv_ray.sizing.estimates import STARTING_S, UTILISATION, Estimate, Learning, Work, expected_steps
 from textinv_ray.util.errors import UserError
 
 GPUS = [name for name in tables.devices() if name != "cpu"]
@@ -22,24 +19,6 @@ PRESETS = ["sd15", "sd21", "sdxl", "sd35", "flux", "sana", "klein"]
 def estimate(preset: str, gpu: str, *settings: str, concepts: int = 100) -> Estimate:
     config = JobConfig.load(preset, settings)
     return Estimate.of(Work.of_equal(concepts, 5, config), config, gpu)
-
-
-def test_a_manifests_rows_count(tmp_path: Path) -> None:
-    """Its own steps and batch sizes, where it has them; null means the configuration's."""
-    table = pa.table(
-        {
-            "concept_id": ["a", "b", "c"],
-            "images": [["a.png"], ["b.png"] * 3, ["c.png"] * 5],
-            "steps": pa.array([100, None, 50], pa.int64()),
-            "batch_size": pa.array([None, 8, 2], pa.int64()),
-        }
-    )
-    pq.write_table(table, tmp_path / "m.parquet")
-    config = JobConfig.load("sd15", ["training.steps=1000", "training.batch_size=4"])
-    work = Work.of(Manifest.open(str(tmp_path / "m.parquet")), config)
-    assert (work.concepts, work.images, work.batch_size) == (3, 9, 8)
-    assert work.samples == work.most_samples == 400 + 8000 + 100
-    assert work.longest == 8000
 
 
 @pytest.mark.parametrize(
@@ -63,6 +42,25 @@ def test_a_manifests_rows_count(tmp_path: Path) -> None:
 def test_a_stopping_rule_shortens_learning(settings: list[str], expected: float) -> None:
     """By what was measured on the bundled model: 269 and 74 steps (docs/benchmarks.md)."""
     assert expected_steps(400, JobConfig.load("sd15", settings)) == pytest.approx(expected)
+
+
+def test_a_start_with_a_first_look_of_its_own_ends_earlier() -> None:
+    settings = [
+        "stopping.rule=clip",
+        "stopping.min_steps=50",
+        "stopping.clip.every=20",
+        "stopping.clip.patience=6",
+    ]
+    config = JobConfig.load("sd15", settings)
+    cold, warm = (Work.of([Learning(5, 4, 400, first)], config) for first in (None, 0))
+    assert warm.samples == 4 * expected_steps(400, config, 0) < cold.samples
+    assert warm.evaluations == pytest.approx(1 + expected_steps(400, config, 0) / 20)
+
+
+def test_the_longest_of_each_wave_take_turns() -> None:
+    config = JobConfig.load("sd15")
+    both = Work.of([Learning(5, 4, 100), Learning(5, 4, 70), Learning(5, 4, 30, wave=1)], config)
+    assert both.longest == 4 * (100 + 30)
 
 
 @pytest.mark.parametrize("gpu", GPUS)

@@ -48,12 +48,13 @@ def plan(
 
     from textinv_ray.manifest import checks
     from textinv_ray.manifest.reader import Manifest
+    from textinv_ray.service.intake import work
     from textinv_ray.sizing import report
-    from textinv_ray.sizing.estimates import Estimate, Work
+    from textinv_ray.sizing.estimates import Estimate
 
     opened = Manifest.open(manifest)
     checks.check(opened, job)
-    estimate = Estimate.of(Work.of(opened, job), job, gpu.lower())
+    estimate = Estimate.of(work.of(opened, job), job, gpu.lower())
     if as_json:
         typer.echo(json.dumps(report.as_json(estimate, price), indent=1))
     else:

@@ -83,6 +83,12 @@ def steps_of(row: Row, config: JobConfig) -> int:
     return int(warm.get("steps", row.get("steps", config.training.steps)))
 
 
+def min_steps_of(row: Row, config: JobConfig) -> int | None:
+    """`ConceptSettings.min_steps` of a row."""
+    found: int | None = _warm(row, config, is_file(_init_from(row, config))).get("min_steps")
+    return found
+
+
 @lru_cache(maxsize=8)
 def _defaults(config: ById[JobConfig]) -> Mapping[str, object]:
     """What the configuration says for each column that overrides one of its fields."""

@@ -1,6 +1,6 @@
 """What a job will take on a kind of GPU: pack size, time and cost, by arithmetic from tables.
 
-    estimate = Estimate.of(Work.of(manifest, config), config, "h100")
+    estimate = Estimate.of(Work.of(learnings, config), config, "h100")
 
 Time is operations divided by the device's peak times a share of it that is assumed (UTILISATION), but not less than its
 memory takes to move weights and activations. A measured throughput of the same model and device takes precedence.
@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 
 from textinv_ray.config.job import JobConfig
 from textinv_ray.config.model_families import family_named
-from textinv_ray.manifest.columns import plain_row
-from textinv_ray.manifest.reader import Manifest
 from textinv_ray.model_files import places
 from textinv_ray.sizing import tables
 from textinv_ray.sizing.tables import Costs, Device, EncoderCost, Measured, Model, PictureCost
@@ -32,8 +30,23 @@ SHARE_OF_STEPS = {"none": 1.0, "clip": 0.40, "dvar": 0.07}
 """By `stopping.rule`: where learning ends on average, between the first step where the rule can end it (0) and
 `training.steps` (1). Measured on the bundled model (docs/benchmarks.md): 269 steps, between 180 and 400; 74, between
 50 and 400."""
-_COLUMNS = ("images", "steps", "batch_size")
 _GB = 1e9
+
+
+@dataclass(frozen=True)
+class Learning:
+    """What one concept takes."""
+
+    images: int
+    """Training images."""
+    batch_size: int
+    """Samples per step."""
+    steps: int
+    """If no rule ends learning early."""
+    min_steps: int | None = None
+    """In place of `stopping.min_steps`: of a start from a file."""
+    wave: int = 0
+    """1: it begins when all of wave 0 are done."""
 
 
 @dataclass(frozen=True)
@@ -49,58 +62,44 @@ class Work:
     most_samples: int
     """If no rule ends learning early."""
     longest: float
-    """Training samples expected of the concept that has most."""
+    """Training samples expected of the concept that has most; with waves, of those of both, one after the other."""
     evaluations: float
     """Of `stopping.rule: clip`, expected of all concepts."""
     batch_size: int
     """The largest."""
 
     @classmethod
-    def of(cls, manifest: Manifest, config: JobConfig) -> Work:
-        """Reads the rows' `steps`, `batch_size` and the number of their images, nothing else."""
-        columns = [name for name in _COLUMNS if name in set(manifest.sound_columns())]
-        rows = (plain_row(row) for batch in manifest.batches(columns) for row in batch.to_pylist())
-        training = config.training
-        return cls._of_rows(
-            (
-                (
-                    row.get("steps", training.steps),
-                    row.get("batch_size", training.batch_size),
-                    len(row["images"]),
-                )
-                for row in rows
-            ),
-            config,
-        )
+    def of(cls, learnings: Iterable[Learning], config: JobConfig) -> Work:
+        """Of these concepts."""
+        concepts = images = most = largest = 0
+        samples = evaluations = 0.0
+        longest = [0.0, 0.0]
+        for one in learnings:
+            expected = expected_steps(one.steps, config, one.min_steps)
+            concepts += 1
+            images += one.images
+            samples += expected * one.batch_size
+            most += one.steps * one.batch_size
+            longest[one.wave] = max(longest[one.wave], expected * one.batch_size)
+            largest = max(largest, one.batch_size)
+            evaluations += _evaluations(expected, config, one.min_steps)
+        return cls(concepts, images, samples, most, sum(longest), evaluations, largest)
 
     @classmethod
     def of_equal(cls, concepts: int, images: int, config: JobConfig) -> Work:
         """Of so many concepts of so many images each, with the configuration's steps and batch size."""
         training = config.training
-        return cls._of_rows(((training.steps, training.batch_size, images),) * concepts, config)
-
-    @classmethod
-    def _of_rows(cls, rows: Iterable[tuple[int, int, int]], config: JobConfig) -> Work:
-        """`rows`: (steps, batch size, images) of each concept."""
-        concepts = images = most = largest = 0
-        samples = longest = evaluations = 0.0
-        for steps, batch_size, pictures in rows:
-            expected: float = expected_steps(steps, config)
-            concepts += 1
-            images += pictures
-            samples += expected * batch_size
-            most += steps * batch_size
-            longest = max(longest, expected * batch_size)
-            largest = max(largest, batch_size)
-            evaluations += _evaluations(expected, config)
-        return cls(concepts, images, samples, most, longest, evaluations, largest)
+        return cls.of((Learning(images, training.batch_size, training.steps),) * concepts, config)
 
 
-def expected_steps(steps: int, config: JobConfig) -> float:
-    """Optimizer steps that a concept of at most `steps` takes on average, by the stopping rule."""
+def expected_steps(steps: int, config: JobConfig, min_steps: int | None = None) -> float:
+    """Optimizer steps that a concept of at most `steps` takes on average, by the stopping rule.
+
+    min_steps: see Learning.
+    """
     rule, share = config.stopping, SHARE_OF_STEPS[config.stopping.rule]
     last_vector = max(config.training.vectors_added_at, default=0)
-    first = max(rule.min_steps, last_vector)
+    first = max(rule.min_steps if min_steps is None else min_steps, last_vector)
     if rule.rule == "clip":
         first = math.ceil(first / rule.clip.every) * rule.clip.every + rule.clip.patience * rule.clip.every
     if rule.rule == "dvar":
@@ -108,11 +107,12 @@ def expected_steps(steps: int, config: JobConfig) -> float:
     return first + share * (steps - first) if first < steps else steps
 
 
-def _evaluations(steps: float, config: JobConfig) -> float:
+def _evaluations(steps: float, config: JobConfig, min_steps: int | None) -> float:
     rule = config.stopping
-    if rule.rule != "clip" or steps < rule.min_steps:
+    first = rule.min_steps if min_steps is None else min_steps
+    if rule.rule != "clip" or not steps or steps < first:
         return 0.0
-    return 1 + (steps - rule.min_steps) / rule.clip.every
+    return 1 + (steps - first) / rule.clip.every
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,9 @@ def test_first_the_first_part_then_the_rest(manifest: Manifest, config: JobConfi
     assert set(found.todo) == first | {"c13"}
     assert found.later == {f"c{index}" for index in range(13)} - first
     assert found.steps == 6 * (FIRST + 1)
+    assert (found.later_steps, found.later_samples) == (6 * len(found.later), 12 * len(found.later))
+    shorter = planned(store, manifest, config.override(["training.warm_start.steps=2"]))
+    assert (shorter.steps, shorter.later_steps) == (found.steps, 2 * len(found.later))
     plain = plan.make(manifest, config, sources.facts(config.model), StoredResults())
     assert found.todo == {name: plain.todo[name] for name in found.todo}, "they are learned as without waves"
     assert found.digest == plain.digest

@@ -86,8 +86,9 @@ def print_plan(
     console.print(f"done already: {_count(len(plan.done), 'concept')}")
     console.print(f"to learn: {_count(len(plan.todo), 'concept')}, {plan.steps} steps")
     if plan.later:
-        console.print(f"  then {_count(len(plan.later), 'concept')} from words that these predict")
-    if not plan.todo:
+        then = f"{_count(len(plan.later), 'concept')}, {plan.later_steps} steps"
+        console.print(f"  then {then}, from words that these predict")
+    if not (plan.todo or plan.later):
         return
     again = len(plan.with_result)
     if again:
@@ -100,7 +101,7 @@ def print_plan(
         return
     console.print(f"estimate: {duration(seconds)} of one worker's time ({source})")
     if config.service.workers != "auto":
-        workers = min(config.service.workers, len(plan.todo))
+        workers = min(config.service.workers, len(plan.todo) + len(plan.later))
         console.print(f"  with {_count(workers, 'worker')}: about {duration(seconds / workers)}")
 
 

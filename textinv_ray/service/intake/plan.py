@@ -39,6 +39,10 @@ class Plan:
     """Concepts that must be learned, each with the key that its result will have."""
     later: set[str] = field(default_factory=set)
     """Concepts that must be learned once a predictor was fitted on the first part's words."""
+    later_steps: int = 0
+    """Optimizer steps of all concepts in `later`."""
+    later_samples: int = 0
+    """Training samples of all concepts in `later`."""
     steps: int = 0
     """Optimizer steps of all concepts in `todo`."""
     samples: int = 0
@@ -57,6 +61,8 @@ class Plan:
             done=self.done | rest.done,
             todo=self.todo | rest.todo,
             later=set(),
+            later_steps=0,
+            later_samples=0,
             steps=self.steps + rest.steps,
             samples=self.samples + rest.samples,
         )
@@ -104,13 +110,16 @@ def make(
             continue
         if concept_id in results:
             plan.with_result.add(concept_id)
+        steps = waves.steps_of(row, config) if waves else steps_of(row, config)
+        samples = steps * row.get("batch_size", config.training.batch_size)
         if waves and waves.waits(row):
             plan.later.add(concept_id)
+            plan.later_steps += steps
+            plan.later_samples += samples
             continue
         plan.todo[concept_id] = key
-        steps = waves.steps_of(row, config) if waves else steps_of(row, config)
         plan.steps += steps
-        plan.samples += steps * row.get("batch_size", config.training.batch_size)
+        plan.samples += samples
     unknown = [concept_id for concept_id in only if concept_id not in known]
     if unknown and (limit is None or len(known) < limit):
         near = nearest(unknown[0], sorted(known)) if known else ""
@@ -135,23 +144,23 @@ def _rows(manifest: Manifest, only: Collection[str], known: set[str]) -> Iterato
 def estimate(
     plan: Plan, config: JobConfig, facts: ModelFacts, stored: StoredResults
 ) -> tuple[float | None, str]:
-    """Estimates the work: (seconds of one worker's time for all of `todo`, where the figure comes from).
+    """Estimates the work: (seconds of one worker's time for all of `todo` and `later`, where the figure comes from).
 
     None, and the reason: where it can't be estimated.
     """
     measured = [(result.seconds, result.steps * result.batch_size) for result in stored.results]
-    samples = sum(count for _, count in measured)
-    if samples:
-        per_sample = sum(seconds for seconds, _ in measured) / samples
-        return plan.samples * per_sample, f"measured on the {len(measured)} results in the output"
+    samples, done = plan.samples + plan.later_samples, sum(count for _, count in measured)
+    if done:
+        per_sample = sum(seconds for seconds, _ in measured) / done
+        return samples * per_sample, f"measured on the {len(measured)} results in the output"
     path = config.model.path
     device = "cpu" if is_bundled(path) or config.model.device == "cpu" else _USUAL_GPU
     model = None if is_bundled(path) else tables.model_at(path) or tables.model_of(facts.family)
-    work = Work.of_equal(max(1, len(plan.todo)), _USUAL_IMAGES, config)
+    work = Work.of_equal(max(1, len(plan.todo) + len(plan.later)), _USUAL_IMAGES, config)
     try:
         found = Estimate.of(work, config, device, model)
     except UserError as error:
         return None, str(error)
     share = work.samples / work.most_samples if work.most_samples else 1.0
-    seconds = plan.samples * share / found.samples_per_second + 3600 * found.review_hours
+    seconds = samples * share / found.samples_per_second + 3600 * found.review_hours
     return seconds, f"on {found.device.name}, {found.source}; `textinv plan` knows other devices"

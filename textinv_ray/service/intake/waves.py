@@ -48,12 +48,17 @@ class Waves:
         return self.start if count in self.start.predictor.counts else None
 
     def steps_of(self, row: Row, config: JobConfig) -> int:
-        """Optimizer steps of a row, from wherever it starts."""
-        start = self.start_of(row, config)
-        return settings.steps_of(plain_row(start.of(row)) if start else row, config)
+        """Optimizer steps of a row, from wherever it starts; of one that waits, from a prediction."""
+        is_predicted = self.waits(row) or self.start_of(row, config) is not None
+        return settings.steps_of(predicted(row) if is_predicted else row, config)
 
     def _is_later(self, row: Row) -> bool:
         return row["concept_id"] not in self.first and not row.get("init_from")
+
+
+def predicted(row: Row) -> Row:
+    """The row as it starts from a predictor, whichever that is: for its settings, not for its fingerprint."""
+    return plain_row({**row, "init_from": "predictor.safetensors"})
 
 
 def read(store: Store, manifest: Manifest, config: JobConfig, facts: ModelFacts) -> Waves | None:

@@ -2,21 +2,25 @@
 
     python benchmarks/predicted_starts.py OUTPUT [OUTPUT ...] [--sizes 40,160,640] [--at 0,5,10,25,50,100]
                                           [--manifest benchmarks/heldout.parquet] [--rates 1,0.5,0.2,0.1] [--seeds 1]
-                                          [--config mini] [--set SECTION.FIELD=VALUE ...] [--plot PATH] [--json PATH]
+                                          [--config mini] [--set SECTION.FIELD=VALUE ...] [--scores PATH]
+                                          [--plot PATH] [--json PATH]
 
 OUTPUT: words of a catalogue, as a job or `catalogue_words.py` learns them from a manifest of `training.heldout
 --others`; a predictor is fitted on the first words of a fixed draw, for each of --sizes. The manifest's concepts must
 not be among them. Each is learned from each start, and judged at each of --at on images that it didn't learn from
 (data.holdout, 2): likeness by the scoring model and by the judge, which has no part in the map or in the choice of a
 word; editability; the share of pictures that the judge finds nearest to their own concept; and the denoising loss, with
-the same draws for all starts (lower is better). --rates: factors of the learning rate for predicted starts. One
-process, no Ray.
+the same draws for all starts (lower is better). --rates: factors of the learning rate for predicted starts. --scores: a
+file that is written after each point; what is in it is not learned or judged again. One process, no Ray.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
+import json
+import os
 import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -84,6 +88,40 @@ class Point:
     """Score -> a value for each concept (its seeds averaged)."""
 
 
+Points = dict[tuple[str, int], Point]
+"""By start and steps."""
+
+
+def comparison(concepts: Sequence[Concept], examples: Sequence[Example], config: JobConfig) -> str:
+    """Digest of what all points depend on."""
+    parts = [repr(config.result_inputs()), *(f"{one.fingerprint} {one.seed}" for one in concepts)]
+    digest = hashlib.sha256("\n".join(parts).encode())
+    for example in examples:
+        for part in (*example.word.values(), example.features.images):
+            digest.update(part.tobytes())
+    return digest.hexdigest()
+
+
+def read_points(path: Path | None, key: str) -> Points:
+    """The points of the file, if there is one. Raises SystemExit for a file of another comparison."""
+    if path is None or not path.exists():
+        return {}
+    found = json.loads(path.read_text())
+    if found["key"] != key:
+        raise SystemExit(f"{path} has scores of another comparison: other words, concepts or settings")
+    points = [Point(**point) for point in found["points"]]
+    return {(point.start, point.steps): point for point in points}
+
+
+def write_points(path: Path | None, key: str, points: Points) -> None:
+    """Replaces the file in one step, so that it is whole whenever the comparison is stopped."""
+    if path is None:
+        return
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps({"key": key, "points": [dataclasses.asdict(one) for one in points.values()]}))
+    os.replace(part, path)
+
+
 def catalogue(outputs: Sequence[str], exclude: set[str]) -> list[Example]:
     """The words of the outputs in the fixed order that sizes are cut from. Raises SystemExit for a compared concept."""
     found: list[Example] = []
@@ -144,7 +182,7 @@ def learned(
 ) -> dict[int, list[Word]]:
     """Step -> the word of each concept, in their order."""
     found = {0: [Word(one, ConceptTask(one, backbone, config).vectors, 0, 0.0) for one in start.concepts]}
-    if at[-1]:
+    if any(at):
         by_step = {
             (word.step, word.concept.concept_id): word
             for word in learn(backbone, scorer, list(start.concepts), config, set(at))
@@ -271,6 +309,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=8, help="pictures per prompt to judge")
     parser.add_argument("--config", default="mini")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE")
+    parser.add_argument("--scores", type=Path, metavar="PATH.json", help="continue where it was stopped")
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -292,14 +331,19 @@ def main() -> None:
     backbone, scorer = loading.backbone(config), loading.scorer(config)
     judge = loading.judge(config)
     print(f"{options.config} on {measure.machine_line()}; a catalogue of {len(examples)} words", flush=True)
+    key = comparison(concepts, examples, config)
+    known = read_points(options.scores, key)
     points: list[Point] = []
     kept: Pictures = {}
     factors = [float(rate) for rate in options.rates.split(",")]
     for start in starts(concepts, examples, sizes, factors, scorer):
-        for step, found in learned(start, at, backbone, scorer, config).items():
+        missing = [step for step in at if (start.name, step) not in known]
+        for step, found in learned(start, missing, backbone, scorer, config).items():
             values = judged(found, backbone, scorer, judge, config, kept)
             seconds = statistics.mean(word.seconds for word in found)
-            points.append(Point(start.name, step, start.words, seconds, values))
+            known[start.name, step] = Point(start.name, step, start.words, seconds, values)
+            write_points(options.scores, key, known)
+        points += [known[start.name, step] for step in at]
     table = list(rows(points))
     print(measure.table(table))
     print(f"(mean over {len(plain)} concepts with its 95 % bootstrap interval; differences are paired)")

@@ -136,6 +136,10 @@ def test_quality_vs_steps(
     assert plot.stat().st_size > 0
 
 
+def without_seconds(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in point.items() if name != "seconds"} for point in points]
+
+
 def test_predicted_starts(
     figures: Callable[..., dict[str, Any]], manifest: str, settings: list[str], tmp_path: Path
 ) -> None:
@@ -153,6 +157,7 @@ def test_predicted_starts(
         "--set=scoring.judge=null",
         "--set=data.holdout=1",
         f"--plot={tmp_path / 'plot.png'}",
+        f"--scores={tmp_path / 'scores.json'}",
     ]
     found = figures(predicted_starts, folder, *options)
     points = {(point["start"], point["steps"]): point["values"] for point in found["points"]}
@@ -167,6 +172,18 @@ def test_predicted_starts(
     assert points["predicted by 12", 0] != points["predicted by 24", 0]
     assert (tmp_path / "plot.png").stat().st_size > 0
     assert len(found["table"]) == len(points)
+    scores = tmp_path / "scores.json"
+    whole = scores.read_text()
+    stopped = json.loads(whole)
+    assert stopped["points"] == found["points"]
+    scores.write_text(json.dumps({**stopped, "points": stopped["points"][:1] + stopped["points"][2:]}))
+    went_on = figures(predicted_starts, folder, *options)
+    assert without_seconds(went_on["points"]) == without_seconds(found["points"])
+    assert [point["seconds"] for point in went_on["points"][2:]] == [
+        point["seconds"] for point in found["points"][2:]
+    ], "these weren't learned again"
+    with pytest.raises(SystemExit, match="scores of another comparison"):
+        figures(predicted_starts, folder, *options, "--seeds=1")
 
 
 def test_the_parts_of_a_step_make_up_the_step(figures: Callable[..., dict[str, Any]]) -> None:

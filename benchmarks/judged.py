@@ -117,10 +117,10 @@ def judge(
             found[side][f"{encoder} similarity"] = averaged(names, likeness)
             together = [
                 Features.of(
-                    torch.cat([one for one, of in zip(features, names, strict=True) if of == name]).numpy()
+                    torch.cat([one for one, of in zip(features, names, strict=True) if of == name]).cpu().numpy()
                     if name in names
-                    else features[0][:0].numpy(),
-                    of_concept.numpy(),
+                    else features[0][:0].cpu().numpy(),
+                    of_concept.cpu().numpy(),
                 )
                 for name, of_concept in own.items()
             ]

@@ -86,7 +86,7 @@ def measure_scorer(scorer: Scorer, heldout: Heldout) -> dict[str, Any]:
     identities = list(heldout.characters.values())
     features = scorer.image_features(heldout.data.pixels([i for views in identities for i in views]))
     features = features.view(len(identities), -1, features.shape[-1])
-    own = torch.arange(len(identities))
+    own = torch.arange(len(identities), device=features.device)
     hits = [(features[:, view] @ features[:, 0].T).argmax(1) == own for view in range(1, features.shape[1])]
     texts = scorer.text_features(
         [characters.full_caption(heldout.data.rows[views[0]]) for views in identities]
@@ -103,9 +103,10 @@ def measure_judge(judge: Encoder, heldout: Heldout) -> dict[str, Any]:
     identities = list(heldout.characters.values())
     features = judge.image_features(heldout.data.pixels([i for views in identities for i in views]))
     features = features.view(len(identities), -1, features.shape[-1])
-    own = torch.arange(len(identities))
+    own = torch.arange(len(identities), device=features.device)
     hits = [(features[:, view] @ features[:, 0].T).argmax(1) == own for view in range(1, features.shape[1])]
-    split = features[:, :TRAINING_VIEWS].numpy(), features[:, TRAINING_VIEWS:].numpy()
+    views = features.cpu().numpy()
+    split = views[:, :TRAINING_VIEWS], views[:, TRAINING_VIEWS:]
     top1 = retrieval_top1([Features.of(*of_one) for of_one in zip(*split, strict=True)])
     return {
         "identities": len(identities),
@@ -117,7 +118,7 @@ def measure_judge(judge: Encoder, heldout: Heldout) -> dict[str, Any]:
 def top5(texts: Tensor, images: Tensor) -> float:
     """Share of texts (n, d) with their own image among the five nearest of (n, d)."""
     nearest = (texts @ images.T).topk(5, dim=1).indices
-    return float((nearest == torch.arange(len(texts))[:, None]).any(1).float().mean())
+    return float((nearest == torch.arange(len(texts), device=nearest.device)[:, None]).any(1).float().mean())
 
 
 def measure_generation(

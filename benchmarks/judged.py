@@ -117,7 +117,9 @@ def judge(
             found[side][f"{encoder} similarity"] = averaged(names, likeness)
             together = [
                 Features.of(
-                    torch.cat([one for one, of in zip(features, names, strict=True) if of == name]).cpu().numpy()
+                    torch.cat([one for one, of in zip(features, names, strict=True) if of == name])
+                    .cpu()
+                    .numpy()
                     if name in names
                     else features[0][:0].cpu().numpy(),
                     of_concept.cpu().numpy(),

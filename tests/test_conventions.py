@@ -8,7 +8,6 @@ from pathlib import Path
 TESTS = Path(__file__).parent
 TESTED_IN = {
     "cli/options": "cli/test_jobs",
-    "cli/outputs": "service/library/test_export",
     "cli/predictor": "service/library/test_predicting",
     "cli/review": "service/reviewing/test_serve",
     "cli/studies": "experiments/test_ablation",

@@ -34,7 +34,6 @@ from textinv_ray.experiments import ablation_table, interpolated
 from textinv_ray.experiments.ablation_table import Score
 from textinv_ray.experiments.interpolated import Models
 from textinv_ray.inversion import sampling, scoring
-from textinv_ray.manifest import checks
 from textinv_ray.manifest.columns import COLUMNS, Row
 from textinv_ray.manifest.image_columns import embedded_columns, schema
 from textinv_ray.manifest.reader import Manifest
@@ -146,7 +145,7 @@ def ablate(
     chosen = choose_variants(variants, with_predictor=predictor is not None)
     check_lasting(output)
     source = Manifest.open(manifest_uri)
-    checks.check(source, config)
+    run.check(source, config)
     store = Store(output)
     place = None if predictor is None else locate(predictor, os.getcwd())[1]
     rows = list(expand(source, config, chosen, seeds, limit, place))

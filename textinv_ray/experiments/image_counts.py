@@ -29,9 +29,9 @@ from textinv_ray.experiments.ablation import CONCEPT_TAG, SEED_TAG, VARIANT_TAG
 from textinv_ray.experiments.ablation_table import Score
 from textinv_ray.inversion import scoring
 from textinv_ray.inversion.scoring import Scorer
-from textinv_ray.manifest import checks
 from textinv_ray.manifest.columns import Row
 from textinv_ray.manifest.reader import Manifest
+from textinv_ray.service.driver import run
 from textinv_ray.service.models import loading
 from textinv_ray.service.store.records import Result
 from textinv_ray.service.store.store import Store, sample_name
@@ -67,7 +67,7 @@ def ablate(
     """
     check_lasting(output)
     source = Manifest.open(manifest_uri)
-    checks.check(source, config)
+    run.check(source, config)
     # The job stores the samples that it scores, and they are scored again here with other reference images
     kept = min(config.scoring.num_images, _MOST_SAMPLES)
     config = config.override([f"review.images_per_prompt={kept}"])

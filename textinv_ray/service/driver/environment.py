@@ -31,9 +31,19 @@ def quiet() -> None:
 
 @contextmanager
 def log_file(store: Store) -> Iterator[Path]:
-    """job.log of a local output; for a remote one, a local file that is put there in the end."""
+    """job.log of a local output; for a remote one, a local file that is put there in the end.
+
+    Nothing that was made for it stays when nothing was logged, as after a user's mistake.
+    """
     if store.is_local:
-        yield store.local_file("job.log")
+        with store.without_empty_folders():
+            path = store.local_file("job.log")
+            was_there = path.exists()
+            try:
+                yield path
+            finally:
+                if not was_there and path.exists() and not path.stat().st_size:
+                    path.unlink()
         return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "job.log"

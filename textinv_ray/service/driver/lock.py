@@ -42,7 +42,10 @@ class Pace(NamedTuple):
 
 
 class Lock:
-    """Held while entered. Raises UserError when another job holds the output."""
+    """Held while entered. Raises UserError when another job holds the output.
+
+    A folder that only the lock was put in is removed with it.
+    """
 
     def __init__(self, store: Store, say: Callable[[str], None], pace: Pace | None = None) -> None:
         """`say` is called when the user must wait until it is known whether another job lives."""
@@ -52,6 +55,7 @@ class Lock:
         self._pace = pace or Pace()
         self._me = _this_process()
         self._ended = threading.Event()
+        self._folders = contextlib.ExitStack()
         self._thread = threading.Thread(target=self._keep, name="lock", daemon=True)
         self.lost = ""
         """Why this job must stop: another one has taken the output over. Empty while it needn't."""
@@ -59,6 +63,7 @@ class Lock:
         """What keeps the first worker from starting, for `textinv status`; empty: nothing that is known."""
 
     def __enter__(self) -> Lock:
+        self._folders.enter_context(self._store.without_empty_folders())
         while True:
             # Looked for first: where files can't be created exclusively, `create` would replace a live job's lock.
             data = self._store.read(NAME)
@@ -88,6 +93,7 @@ class Lock:
         if not self.lost:
             with contextlib.suppress(StoreError):
                 self._impatient.remove(NAME)
+        self._folders.close()
 
     def _is_dead(self, holder: Holder) -> bool:
         """Whether the holder is dead; False when it gives the lock back meanwhile. Raises UserError when it lives."""

@@ -70,9 +70,7 @@ def invert(
     check_lasting(target)
     store = Store(target)
     manifest = Manifest.open(manifest_uri)
-    facts = sources.facts(config.model)
-    facts.family.check(config)
-    prepare.check_start(config, base=manifest.base, model_identity=facts.identity)
+    facts = _usable_model(manifest, config)
     # Loading a tokenizer takes seconds, which a job that only finds that all is done needn't spend.
     is_checked = not job_record.was_finished(store, manifest, config)
     checks.check(manifest, config, vocabulary.load(config.model) if is_checked else {})
@@ -105,6 +103,20 @@ def invert(
             keys = run_keys(stored)
             del stored  # of hundreds of megabytes in a large job
             return _run(job, lock, keys)
+
+
+def check(manifest: Manifest, config: JobConfig) -> None:
+    """Raises UserError for what `invert` would find wrong with a manifest, a configuration and a model."""
+    _usable_model(manifest, config)
+    checks.check(manifest, config, vocabulary.load(config.model))
+
+
+def _usable_model(manifest: Manifest, config: JobConfig) -> sources.ModelFacts:
+    """The configured model. Raises UserError when it can't be read or can't do what is configured."""
+    facts = sources.facts(config.model)
+    facts.family.check(config)
+    prepare.check_start(config, base=manifest.base, model_identity=facts.identity)
+    return facts
 
 
 def _run(job: Job, lock: Lock, keys: Mapping[str, str]) -> int:

@@ -211,6 +211,18 @@ class Files:
         self._call(remove, name, "remove")
 
     @contextlib.contextmanager
+    def without_empty_folders(self) -> Iterator[None]:
+        """Removes, in the end, the folders of a local output that weren't there before and that nothing was put in."""
+        folders = (Path(self.root), *Path(self.root).parents) if self.is_local else ()
+        missing = [folder for folder in folders if not folder.exists()]
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # something is in it
+                for folder in missing:
+                    folder.rmdir()
+
+    @contextlib.contextmanager
     def building(self, name: str) -> Iterator[Path]:
         """Yields a local path to write a large file to. At the end, the file is moved or uploaded to the store."""
         beside, target = self.root if self.is_local else None, self._writable_path(name)

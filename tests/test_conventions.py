@@ -46,6 +46,7 @@ TESTED_IN = {
     "service/scheduling/protocol": "service/scheduling/test_scheduler",
     "service/store/holder": "service/driver/test_lock",
     "service/scheduling/report": "service/cluster/test_connection",
+    "service/scheduling/stored": "service/scheduling/test_scheduler",
     "service/store/files": "service/store/test_store",
     "service/store/job": "service/driver/test_job_record",
     "service/store/keys": "service/intake/test_plan",

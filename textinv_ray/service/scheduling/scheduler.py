@@ -24,10 +24,9 @@ from textinv_ray.service.scheduling.protocol import (
     SchedulerStatus,
 )
 from textinv_ray.service.scheduling.report import Report
+from textinv_ray.service.scheduling.stored import Stored
 from textinv_ray.service.store.files import StoreError
 from textinv_ray.service.store.keys import Key
-from textinv_ray.service.store.records import Failure, Result
-from textinv_ray.service.store.store import Store
 from textinv_ray.util.errors import UserError
 from textinv_ray.util.logs import about
 from textinv_ray.util.redact import message
@@ -67,11 +66,7 @@ class Scheduler:
         """
         self._rows = rows
         self._keys = keys
-        self._store = Store(output)
-        self._failures = Store(
-            output, patience_s=0
-        )  # a write that fails is tried again when it is published next
-        self._began = began
+        self._stored = Stored(output, keys, began)
         self._was_restarted = was_restarted
         self._keep = keep
         self._clock = clock
@@ -325,7 +320,7 @@ class Scheduler:
         for row in self._rows.iter_rows(wanted):
             concept_id, steps = row["concept_id"], row["steps"]
             if row["done"]:
-                self._recognise(concept_id)
+                self._stored.recognise(concept_id)
                 with self._changed:
                     self._leases.skip(concept_id, steps)
                 continue
@@ -346,26 +341,15 @@ class Scheduler:
 
     def _recover(self) -> None:
         """Learns from the store which concepts of this job are over."""
-        done = [result.concept_id for result in self._store.results() if self._is_done(result)]
-        failed = [failure for failure in self._store.failures() if failure.time >= self._began]
+        done, failures = self._stored.done(), self._stored.failures()
         logger.warning(
-            "this scheduler was restarted: %d concepts are done, %d failed", len(done), len(failed)
+            "this scheduler was restarted: %d concepts are done, %d failed", len(done), len(failures)
         )
         with self._changed:
             for concept_id in done:
                 self._leases.conclude(concept_id)
-            for failure in failed:
-                if failure.concept_id in self._keys:
-                    self._leases.give_up(failure.concept_id, failure.error, quarantined=failure.quarantined)
-
-    def _is_done(self, result: Result) -> bool:
-        return self._keys.get(result.concept_id) == result.key
-
-    def _recognise(self, concept_id: str) -> None:
-        """Stores the new key of a result whose images were touched or moved: next time they needn't be read."""
-        result = self._store.result(concept_id)
-        if result:
-            self._store.amend(result.model_copy(update=self._keys[concept_id]._asdict()))
+            for failure in failures:
+                self._leases.give_up(failure.concept_id, failure.error, quarantined=failure.quarantined)
 
     def publish(self) -> None:
         """Ends expired leases, and lets `status` show what happened: failures once their record is in the store."""
@@ -394,14 +378,7 @@ class Scheduler:
     def _record(self, event: Event) -> bool:
         """Whether a failure's record is in the store."""
         try:
-            self._failures.fail(
-                Failure(
-                    concept_id=event.concept_id,
-                    error=event.error,
-                    time=time.time(),
-                    quarantined=event.quarantined,
-                )
-            )
+            self._stored.fail(event)
             return True
         except Exception as error:
             logger.exception("the store refused a failure's record")

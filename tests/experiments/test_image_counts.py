@@ -19,11 +19,14 @@ from tests.support import examples
 from tests.support.commands import as_options, textinv
 from textinv_ray.concepts import prepare
 from textinv_ray.config.job import JobConfig
-from textinv_ray.experiments import ablation_table, image_counts
+from textinv_ray.experiments import ablation, ablation_table, image_counts
 from textinv_ray.experiments.ablation_table import Score, table
 from textinv_ray.experiments.image_counts import expand
 from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.manifest.reader import Manifest
+from textinv_ray.service.intake import plan
+from textinv_ray.service.models import sources
+from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store, sample_name
 from textinv_ray.util.errors import UserError
 
@@ -138,14 +141,23 @@ def test_plot(tmp_path: Path) -> None:
     assert "reconstruction - images-5" in ablation_table.text(found, "images-5")
 
 
-@pytest.mark.slow
 def test_from_the_command(
-    source: Manifest, tmp_path: Path, tiny_sd: Path, tiny_clip: Path, capsys: pytest.CaptureFixture[str]
+    source: Manifest, tmp_path: Path, tiny_sd: Path, tiny_clip: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    given = examples.settings(tiny_sd, tiny_clip, "service.workers=1", "tracking.enabled=false")
+    """All runs are finished: how those of a study are learned is tested in test_ablation.py."""
+    given = examples.settings(tiny_sd, tiny_clip, "tracking.enabled=false", "review.images_per_prompt=2")
+    config, store = JobConfig.load("mini", given), Store(str(tmp_path / "out"))
+    rows = list(expand(source, config, [1, 2], seeds=1))
+    runs = tmp_path / "runs.parquet"
+    runs.write_bytes(ablation.to_parquet(rows))
+    todo = plan.make(Manifest.open(str(runs)), config, sources.facts(config.model), StoredResults()).todo
+    for row in rows:
+        changes = {"tags": row["tags"], "images": len(row["images"]), **todo[row["concept_id"]]._asdict()}
+        examples.finish(store, row["concept_id"], **changes)
 
-    done = examples.ablate(source.uri, tmp_path, given, "--set-sizes", "1,2", "--seeds", "1")
-    assert done.returncode == 0, done.stdout + done.stderr
+    study = ["ablate", source.uri, *as_options(given)]
+    assert textinv(*study, "--set-sizes", "1,2", "--seeds", "1", "-o", store.uri) == 0
+    assert "nothing to do: all 6 concepts are done" in capfd.readouterr().out
     found = pq.read_table(tmp_path / "out" / "ablation.parquet").to_pylist()
     assert [(row["kind"], row["name"], row["runs"]) for row in found] == [
         ("variant", "images-1", 3),
@@ -155,7 +167,7 @@ def test_from_the_command(
     ]
     assert (tmp_path / "out" / "set_sizes.png").exists()
 
-    study = ["ablate", source.uri, "-o", str(tmp_path / "none"), *as_options(given)]
+    study += ["-o", str(tmp_path / "none")]
     assert textinv(*study, "--set-sizes", "1,9") == 2
-    assert "no concept has 9 images" in capsys.readouterr().err
+    assert "no concept has 9 images" in capfd.readouterr().err
     assert textinv(*study, "--set-sizes", "1,2", "--variants", "base") == 2

@@ -6,16 +6,17 @@ The tests of the first class build on one another: they are one story on one out
 from __future__ import annotations
 
 import json
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from tests.support import examples, jobs
+from tests.support.commands import as_options
 from tests.support.jobs import Job
 from tests.support.nodes import processes
 from textinv_ray.service.store import pictures
@@ -69,6 +70,20 @@ def vectors(job: Job) -> dict[str, np.ndarray]:
     }
 
 
+def mlflow_client(job: Job) -> Any:
+    from mlflow import MlflowClient
+
+    return MlflowClient(f"sqlite:///{job.folder}/out/mlflow.db")
+
+
+def mlflow_runs(job: Job) -> dict[str, Any]:
+    """By name."""
+    client = mlflow_client(job)
+    experiment = client.get_experiment_by_name("textinv")
+    assert experiment is not None
+    return {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+
+
 class TestStory:
     def test_two_workers_killed_one_bad_image(self, job: Job) -> None:
         """Killed workers' concepts go on from their checkpoints; a bad image fails its concept alone."""
@@ -92,12 +107,7 @@ class TestStory:
             np.testing.assert_allclose(found[concept_id], alone[concept_id], atol=1e-5)
 
     def test_mlflow_has_it(self, job: Job) -> None:
-        from mlflow import MlflowClient
-
-        client = MlflowClient(f"sqlite:///{job.folder}/out/mlflow.db")
-        experiment = client.get_experiment_by_name("textinv")
-        assert experiment is not None
-        runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+        client, runs = mlflow_client(job), mlflow_runs(job)
         assert sorted(runs) == ["c0", "c1", "c2", "c3", "c4", "c5", "out"]
         assert runs["c0"].info.status == "FINISHED"
         assert runs["c5"].info.status == "FAILED"
@@ -114,14 +124,26 @@ class TestStory:
         assert not kept["mlflow_is_behind"]
 
     def test_the_same_command_tries_only_what_is_missing(self, job: Job) -> None:
+        """Meanwhile MLflow is away: that stops nothing."""
         before = {c: job.store.result(c) for c in ("c0", "c1", "c2", "c3", "c4")}
         (job.folder / "data" / "no-such-file.png").write_bytes(examples.png(77))
-        code, out = run(job)
+        code, out = run(job, "--set", "tracking.uri=http://127.0.0.1:9")
         assert code == 0, out
         assert f"to learn: 1 concept, {STEPS} steps; done already: 5" in out
         assert before == {c: job.store.result(c) for c in before}
         assert sorted(vectors(job)) == ["c0", "c1", "c2", "c3", "c4", "c5"]
         assert job.store.failure("c5") is None
+        assert "MLflow can't be written to for now, the job goes on" in out
+        assert "MLflow hasn't everything yet; the next run of this command catches up" in out
+
+    def test_mlflow_catches_up(self, job: Job) -> None:
+        """By the next run of the command, without a Ray."""
+        assert mlflow_runs(job)["c5"].info.status == "FAILED"
+        code, out = run(job)
+        assert code == 0, out
+        assert "concepts are done; MLflow catches up" in out
+        assert "Ray:" not in out
+        assert mlflow_runs(job)["c5"].info.status == "FINISHED"
 
     def test_then_there_is_nothing_to_do(self, job: Job) -> None:
         began = time.monotonic()
@@ -138,22 +160,6 @@ class TestStory:
         assert "these, 6 have a result of other settings or images, which will be replaced" in out
         assert "measured on the 6 results in the output" in out
 
-    def test_sigterm_and_on(self, job: Job) -> None:
-        """SIGTERM: checkpoints, how to go on, exit code 143; the same command goes on from there."""
-        more = ("--set", "training.seed=2", "--only", "c0,c1", "--set", "tracking.enabled=false")
-        long = ("--set", "training.steps=3000")
-        process = job.start(*more, *long)
-        checkpoint = Path(job.store.path("concepts/c0/checkpoint.safetensors"))
-        process.wait_for(checkpoint.is_file)
-        process.send_signal(signal.SIGTERM)
-        began = time.monotonic()
-        code, out = process.ended(60)
-        assert time.monotonic() - began < 15
-        assert code == 143, out
-        assert "stopping: the workers write checkpoints" in out
-        assert "the same command goes on where this one ended" in out
-        assert checkpoint.is_file()
-
 
 def test_a_model_that_is_not_there(job: Job) -> None:
     process = job.start("--set", "model.path=/no/such/model")
@@ -163,26 +169,11 @@ def test_a_model_that_is_not_there(job: Job) -> None:
     assert "Traceback" not in said
 
 
-def test_a_model_that_workers_cant_load_ends_the_job(job: Job, tmp_path: Path) -> None:
+def test_a_model_that_workers_cant_load_ends_the_job(job: Job) -> None:
     """Found out only by the workers: the job must end and say why, not try forever."""
-    process = job.start("--set", "scoring.model=/no/such/model", "--set", "training.seed=5", "--only", "c0")
+    wrong = ("scoring.model=/no/such/model", "training.seed=5", "service.max_attempts=1")
+    process = job.start("--only", "c0", *as_options(wrong))
     code, out = process.ended()
     assert code == 1, out
     assert "the job could not go on: no worker could start" in out
     assert "/no/such/model" in out
-
-
-def test_mlflow_that_was_away_catches_up(job: Job, tmp_path: Path) -> None:
-    """A server that refuses stops nothing; the next run of the command writes what is missing, without a Ray."""
-    away = ("--set", "tracking.uri=http://127.0.0.1:9", "--set", "training.seed=6", "--only", "c1")
-    code, out = run(job, *away)
-    assert code == 0, out
-    assert "MLflow can't be written to for now, the job goes on" in out
-    assert "MLflow hasn't everything yet; the next run of this command catches up" in out
-    here = ("--set", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db", *away[2:])
-    code, out = run(job, *here)
-    assert code == 0, out
-    assert "concepts are done; MLflow catches up" in out
-    assert "Ray:" not in out
-    _, out = run(job, *here)
-    assert "nothing to do" in out

@@ -1,9 +1,11 @@
-"""Waves: what happens between them, and a job that is killed at each stage."""
+"""Waves: what happens between them, and a job that is stopped and killed."""
 
 from __future__ import annotations
 
 import io
 import re
+import signal
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +34,8 @@ from textinv_ray.service.views import status
 from textinv_ray.util.errors import UserError
 
 COUNT, FIRST = 16, 12
+FEW, REST = 10, 3
+"""Of the job that runs: a predictor needs ten words."""
 
 
 @pytest.fixture
@@ -170,18 +174,18 @@ def running(tmp_path: Path, tiny_sd: Path, tiny_clip: Path) -> Iterator[RunningJ
     """Words of concepts with the same pictures and seed are equal, so that features predict them exactly."""
     path = examples.write_manifest(
         tmp_path / "data",
-        COUNT,
+        FEW + REST,
         {
             f"c{index}": {"images": [f"c{index % 3}-{number}.png" for number in range(3)]}
-            for index in range(COUNT)
+            for index in range(FEW + REST)
         },
     )
-    pq.write_table(pq.read_table(path).append_column("seed", pa.array([7] * COUNT, pa.int64())), path)
+    pq.write_table(pq.read_table(path).append_column("seed", pa.array([7] * (FEW + REST), pa.int64())), path)
     settings = examples.settings(
         tiny_sd,
         tiny_clip,
-        f"service.waves.first={FIRST}",
-        "training.steps=150",
+        f"service.waves.first={FEW}",
+        "training.steps=100",
         "review.sample_at=[1.0]",
         "service.workers=1",
         "service.heartbeat_s=0.3",
@@ -204,31 +208,31 @@ def kill(process: psutil.Popen) -> None:
 
 
 @pytest.mark.slow
-def test_killed_at_each_stage(running: RunningJob) -> None:
-    """In the first wave, before and after the predictor is stored, and in the second wave."""
+def test_stopped_and_killed(running: RunningJob) -> None:
+    """Stopped in the first wave, killed in the second, and, once all is learned, as if killed while it fitted."""
     store = running.store
     process = running.start()
     process.wait_for(running.checkpoints)
-    kill(process)
+    process.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    code, out = process.ended(60)
+    assert time.monotonic() - began < 15
+    assert code == 143, out
+    assert "stopping: the workers write checkpoints" in out
+    assert "the same command goes on where this one ended" in out
+    assert running.checkpoints()
     assert store.read(WAVES) is None
 
     process = running.start()
-    process.wait_for(lambda: store.read(WAVES))
+    process.wait_for(lambda: store.read(WAVES) and running.checkpoints())
     kill(process)
+    assert running.resumed(), "the first wave went on from its checkpoints"
     decided = store.record(WavesRecord, WAVES)
     assert decided is not None
     assert decided.predictor, decided.why
-    first = {name: store.result(name) for name in running.done()}
-    assert set(first) == set(decided.first)
-
-    # As if it had been killed a moment before, while it fitted
-    store.remove(WAVES)
-    store.remove(decided.predictor)
-    process = running.start()
-    process.wait_for(running.checkpoints)
-    assert store.record(WavesRecord, WAVES) == decided
-    kill(process)
     assert set(running.checkpoints()).isdisjoint(decided.first)
+    first = {name: store.result(name) for name in running.done() if name in decided.first}
+    assert set(first) == set(decided.first)
 
     code, out = running.run()
     assert code == 0, out
@@ -237,7 +241,7 @@ def test_killed_at_each_stage(running: RunningJob) -> None:
     data = store.read(decided.predictor)
     assert data is not None
     later = set(running.done()) - set(first)
-    assert len(later) == COUNT - FIRST
+    assert len(later) == REST
     undisturbed = jobs.words(running.folder, running.settings, later, PredictedStart(data))
     undisturbed |= jobs.words(running.folder, running.settings, decided.first[:2])
     for name, word in undisturbed.items():
@@ -245,5 +249,15 @@ def test_killed_at_each_stage(running: RunningJob) -> None:
         assert result is not None
         assert result.options.get("init_from") == (decided.predictor if name in later else None)
         np.testing.assert_allclose(running.vectors(name), word, atol=1e-5)
+
+    results = list(store.results())
+    store.remove(WAVES)
+    store.remove(decided.predictor)
     code, out = running.run()
-    assert "nothing to do: all 16 concepts are done" in out
+    assert code == 0, out
+    assert "Ray" not in out, "no word is learned again"
+    assert store.record(WavesRecord, WAVES) == decided
+    assert store.read(decided.predictor) == data
+    assert list(store.results()) == results
+    code, out = running.run()
+    assert f"nothing to do: all {FEW + REST} concepts are done" in out

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 from tests.support import examples, jobs, tiny_flow
-from tests.support.commands import LOCAL_RAY, as_options, finished, script, textinv
+from tests.support.commands import as_options, textinv
+from tests.support.evaluating import evaluated
 from tests.support.jobs import Job
 from tests.support.nodes import Nodes
 from textinv_ray.concepts.word_files import read_words
@@ -106,10 +106,6 @@ def test_a_whole_job(
             assert message in capsys.readouterr().err
         if name == "klein":  # the others draw and score by the same calls
             only = [one for one in settings if one.startswith(("scoring", "service"))]
-            command = script("evaluate_many", job.store.uri, "--no-tracking", *as_options(only))
-            environment = {**LOCAL_RAY, "RAY_ADDRESS": job.environment["RAY_ADDRESS"]}
-            process = finished(command, tmp_path, environment)
-            assert process.returncode == 0, process.stdout + process.stderr
-            assert len(pq.read_table(tmp_path / "out/evaluation.parquet")) == 2
+            assert evaluated(job.store, only) == ["c0", "c1"]
     finally:
         job.close()

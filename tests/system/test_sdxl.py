@@ -10,16 +10,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 
 from tests.support import examples, jobs, single_files
-from tests.support.commands import LOCAL_RAY, as_options, finished, script, textinv
+from tests.support.commands import as_options, textinv
+from tests.support.evaluating import evaluated
 from tests.support.jobs import Job
 from tests.support.nodes import Nodes
 from textinv_ray.concepts.word_files import Word, read_words, store_word
+from textinv_ray.config.job import JobConfig
+from textinv_ray.manifest.reader import Manifest
+from textinv_ray.service.intake.preparation import concept_of
 from textinv_ray.service.library.lexicon import Lexicon
+from textinv_ray.service.models import sources
+from textinv_ray.service.store.history import History
 
 pytestmark = pytest.mark.slow
 SIZES = {"clip_l": 32, "clip_g": 40}
@@ -132,15 +137,8 @@ def test_every_format_gives_the_words_back(job: Job, form: str, tmp_path: Path) 
 
 
 def test_they_are_evaluated(job: Job) -> None:
-    settings = as_options([one for one in job.settings if one.startswith(("scoring", "service"))])
-    command = script("evaluate_many", job.store.uri, "--no-tracking", *settings)
-    process = finished(command, job.folder, {**LOCAL_RAY, "RAY_ADDRESS": job.environment["RAY_ADDRESS"]})
-    assert process.returncode == 0, process.stdout + process.stderr
-    assert pq.read_table(job.folder / "out/evaluation.parquet")["concept_id"].to_pylist() == [
-        "c0",
-        "c1",
-        "c2",
-    ]
+    settings = [one for one in job.settings if one.startswith(("scoring", "service"))]
+    assert evaluated(job.store, settings) == ["c0", "c1", "c2"]
 
 
 def test_pictures_are_drawn(job: Job, tmp_path: Path) -> None:
@@ -161,10 +159,16 @@ def test_a_word_of_another_family_isnt_drawn(
 
 
 def test_a_state_of_another_family_isnt_continued(job: Job, tiny_sd: Path) -> None:
-    code, out = job.run("--only", "c1", "--set", f"model.path={tiny_sd}")
-    assert code == 0, out
-    assert job.begun()[-1] == ("c1", 0)
-    assert list(found(job)["<c1>"]) == ["clip_l"]
+    """The state is known as that of its own model alone: workers go on from no other."""
+    source = Manifest.open(str(job.folder / "data/manifest.parquet"))
+    row = next(row for row in source.rows() if row["concept_id"] == "c1")
+    stored = job.store.read_concept("c1", "history.parquet")
+    assert stored is not None
+    for model, is_its_own in (((), True), ((f"model.path={tiny_sd}",), False)):
+        config = JobConfig.load("mini", [*job.settings, *model])
+        concept = concept_of(row, config, source.base, sources.facts(config.model))
+        known = History.from_bytes(stored).state_fingerprint == concept.state_fingerprint
+        assert known == is_its_own
 
 
 def test_an_inpainting_model_is_refused_before_anything_starts(

@@ -28,7 +28,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TESTS = Path(__file__).parent
-_START_RAY = ("benchmarks", "experiments", "service", "system")
+_START_RAY = ("benchmarks/", "experiments/", "service/", "system/")
 """Folders whose slow tests start a Ray of their own."""
 _WITHOUT_RAY = (
     *("benchmarks/test_after_the_paper.py", "benchmarks/test_commands.py"),
@@ -38,27 +38,51 @@ _WITHOUT_RAY = (
 """Except these files there."""
 
 
+_CLUSTERS = ("system/", "service/cluster/test_connection.py", "service/cluster/test_autoscaling.py")
+"""Of those that start a Ray, folders and files that go to a process of their own.
+
+All that start a cluster are among them: Ray leaves the address of the last one where jobs of this machine find it.
+"""
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Shares tests out between the processes of pytest-xdist (`--dist loadfile`), each file to one of them.
 
-    Files with tests that start a Ray, which takes all cores, go to the same process, one after the other.
+    Files with tests that start a Ray make two chains, each of which goes to one process, one file after the other: more
+    than two Rays would wait for one another on two cores. What takes longest begins first: the chains, then files with
+    slow tests.
     """
     from xdist.scheduler import LoadFileScheduling
 
-    class OneRayAtATime(LoadFileScheduling):
+    def order(scope: str) -> int:
+        return 0 if scope in ("clusters", "ray") else 2 - _is_slow(config.rootpath / scope)
+
+    class LongestFirst(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return "ray" if _starts_ray(config.rootpath / file) else file
+            return _chain(config.rootpath / file) or file
 
-    return OneRayAtATime(config, log) if config.getvalue("dist") == "loadfile" else None
+        def _assign_work_unit(self, node: Any) -> None:
+            self.workqueue.move_to_end(min(self.workqueue, key=order), last=False)
+            super()._assign_work_unit(node)
+
+    return LongestFirst(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @cache
-def _starts_ray(file: Path) -> bool:
-    text, place = file.read_text(), file.relative_to(TESTS)
-    is_slow = "pytest.mark.slow" in text and place.parts[0] in _START_RAY
-    return (is_slow and place.as_posix() not in _WITHOUT_RAY) or '"local_ray"' in text or "local_ray:" in text
+def _is_slow(file: Path) -> bool:
+    return "pytest.mark.slow" in file.read_text()
+
+
+@cache
+def _chain(file: Path) -> str:
+    """Which chain of files that start a Ray a file is of; empty: it starts none."""
+    text, place = file.read_text(), file.relative_to(TESTS).as_posix()
+    is_slow = _is_slow(file) and place.startswith(_START_RAY)
+    if not (is_slow and place not in _WITHOUT_RAY) and '"local_ray"' not in text and "local_ray:" not in text:
+        return ""
+    return "clusters" if place.startswith(_CLUSTERS) else "ray"
 
 
 @pytest.fixture(scope="session")

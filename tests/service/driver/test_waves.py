@@ -185,7 +185,7 @@ def running(tmp_path: Path, tiny_sd: Path, tiny_clip: Path) -> Iterator[RunningJ
         tiny_sd,
         tiny_clip,
         f"service.waves.first={FEW}",
-        "training.steps=100",
+        "training.steps=80",
         "review.sample_at=[1.0]",
         "service.workers=1",
         "service.heartbeat_s=0.3",
@@ -243,7 +243,7 @@ def test_stopped_and_killed(running: RunningJob) -> None:
     later = set(running.done()) - set(first)
     assert len(later) == REST
     undisturbed = jobs.words(running.folder, running.settings, later, PredictedStart(data))
-    undisturbed |= jobs.words(running.folder, running.settings, decided.first[:2])
+    undisturbed |= jobs.words(running.folder, running.settings, decided.first[:1])
     for name, word in undisturbed.items():
         result = store.result(name)
         assert result is not None

@@ -76,6 +76,8 @@ BY_THEME = {
     "inversion/test_variants": "variants of the paper's method, across the modules",
     "service/reviewing/test_page": "the review page in a browser",
     "service/views/test_report_page": "report.html in a browser",
+    "concepts/test_bad_word_files": "files of words that are pickles, damaged, or something else",
+    "concepts/test_starts": "what learning starts from",
     "manifest/test_any_manifest": "manifests of any form, from the check to the concept",
     "service/cluster/test_autoscaling": "a job on Ray's autoscaler",
     "service/driver/test_read_once": "results are read once",
@@ -83,6 +85,7 @@ BY_THEME = {
     "service/library/test_damaged_outputs": "the commands on outputs with damaged files",
     "service/store/test_s3": "the store on S3",
     "service/worker/test_damage": "a worker on damaged files",
+    "service/worker/test_lost_workers": "workers that are lost or fall silent",
     "service/worker/test_memory": "a worker whose device is full",
     "service/worker/test_stopping_rules": "stopping rules in a worker",
 }

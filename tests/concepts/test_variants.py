@@ -119,6 +119,21 @@ def test_directions_have_the_mean_norm() -> None:
     np.testing.assert_allclose(np.linalg.norm(found, axis=2), np.tile(expected, (COUNT, 1)))
 
 
+def test_gradients_of_directions_go_back_through_their_norms() -> None:
+    """Against differences."""
+    rng = np.random.default_rng(0)
+    arrays = {"norms": np.array([2.0, 3.0])}
+    raw, gradient = rng.normal(size=(4, 10)), rng.normal(size=(4, 10))
+    found = variants.gradient_before(arrays, raw, gradient)
+    for place in np.ndindex(raw.shape):
+        step = np.zeros_like(raw)
+        step[place] = 1e-6
+        change = variants.finished(arrays, raw + step) - variants.finished(arrays, raw - step)
+        assert (change * gradient).sum() / 2e-6 == pytest.approx(found[place], abs=1e-6)
+    plain = variants.gradient_before({}, raw, gradient)
+    np.testing.assert_array_equal(plain, gradient)
+
+
 def test_apart_is_two_fits() -> None:
     """What styles are changes little for objects, beyond the penalty that both share."""
     world = data(0.0)

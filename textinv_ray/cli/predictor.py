@@ -45,14 +45,28 @@ def fit(
             "compare both with the concepts' images.",
         ),
     ] = 0,
+    refine: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="STEPS",
+            help="Fit the maps further through the model: so many steps on the words' images.",
+        ),
+    ] = 0,
+    manifest: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATH", help="With the words' images, for --refine; by default that of each output's job."
+        ),
+    ] = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
 ) -> None:
     """Fit a map from image features to words, for `init_from`.
 
     Ridge regression, or the variant of it that predicts held-out words best, on the words of the outputs and the
-    scoring model's features of their training images. The same outputs give the same file. Pictures are drawn with the
-    settings of the first output's job, or those of --config.
+    scoring model's features of their training images. The same outputs give the same file. --pictures and --refine take
+    the settings of the first output's job, or those of --config.
     """
     if not is_word_file(output):
         raise UserError(f"--output {redact(output)!r}: name a .safetensors file")
@@ -61,10 +75,16 @@ def fit(
     from textinv_ray.service.library import predicting
 
     fitted, examples, skipped = predicting.fit(outputs)
-    if pictures:
+    settings = _settings(outputs[0], config, overrides) if refine or pictures else None
+    if refine and settings:
+        from textinv_ray.service.library import refinement
+
+        fitted, without = refinement.refine(outputs, examples, fitted, settings, refine, manifest or ())
+        if without:
+            say(f"--refine goes without {without} words, whose images can't be found")
+    if pictures and settings:
         from textinv_ray.service.library import likeness
 
-        settings = _settings(outputs[0], config, overrides)
         fitted = replace(fitted, likeness=likeness.measure(examples, fitted, settings, pictures))
     for line in predicting.lines(fitted, skipped):
         say(line)

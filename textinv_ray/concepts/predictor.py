@@ -8,7 +8,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import safetensors.numpy
@@ -16,13 +16,14 @@ from safetensors import SafetensorError
 
 from textinv_ray.concepts import variants
 from textinv_ray.concepts.image_features import ImageFeatures, metadata
+from textinv_ray.concepts.ridge import folds
 from textinv_ray.concepts.word_files import Word
 from textinv_ray.config.training import LearnableProperty
 from textinv_ray.util import tensor_files
 
 MIN_WORDS = 10
 """With fewer words of a number of vectors, none of that number is predicted."""
-_FORMAT, _METADATA = "predictor.2", "textinv_ray"
+_FORMAT, _METADATA = "predictor.3", "textinv_ray"
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,27 @@ class Likeness:
     """Of what learning began from."""
 
 
+@dataclass(frozen=True)
+class Refinement:
+    """What further fitting through the model did to the maps of one number of vectors: see `inversion/refining.py`."""
+
+    num_vectors: int
+    steps: int
+    words: int
+    """On how many words the maps were fitted, by these steps and before."""
+    left_out: tuple[str, ...]
+    """Concepts that these maps never saw."""
+    loss_before: float
+    """Mean denoising loss of the words that are predicted for these."""
+    loss: float
+    """The same after the steps, by the same draws."""
+
+    @property
+    def is_better(self) -> bool:
+        """Whether the predictor has the refined maps: else it has those of all words."""
+        return self.loss < self.loss_before
+
+
 @dataclass(frozen=True, eq=False)
 class Predictor:
     """Maps by (number of vectors, text encoder), and what they may be used with."""
@@ -89,6 +111,8 @@ class Predictor:
     maps: Mapping[tuple[int, str], Map]
     likeness: Likeness | None = None
     """None: nothing was drawn."""
+    refinements: tuple[Refinement, ...] = ()
+    """By number of vectors; empty: none was tried."""
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -179,6 +203,7 @@ class Predictor:
             "scorer": self.scorer,
             "maps": notes,
             "likeness": likeness,
+            "refinements": [vars(one) for one in self.refinements],
         }
         return tensor_files.to_bytes(tensors, {_METADATA: json.dumps(note)})
 
@@ -207,7 +232,18 @@ class Predictor:
             likeness = drawn and Likeness(
                 int(drawn["words"]), float(drawn["predicted"]), float(drawn["initializer"])
             )
-            return cls(str(note["model"]), str(note["scorer"]), maps, likeness)
+            refinements = tuple(
+                Refinement(
+                    int(one["num_vectors"]),
+                    int(one["steps"]),
+                    int(one["words"]),
+                    tuple(map(str, one["left_out"])),
+                    float(one["loss_before"]),
+                    float(one["loss"]),
+                )
+                for one in note["refinements"]
+            )
+            return cls(str(note["model"]), str(note["scorer"]), maps, likeness, refinements)
         except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"the predictor can't be read: {type(error).__name__}") from None
 
@@ -245,7 +281,7 @@ def fit(examples: Sequence[Example]) -> Predictor:
                 f"the words are of several {what}: {', '.join(found)}; fit one predictor for each"
             )
     groups: dict[int, list[Example]] = defaultdict(list)
-    for example in sorted(examples, key=_order):
+    for example in sorted(examples, key=order):
         groups[len(next(iter(example.word.values())))].append(example)
     maps = {}
     for count, group in sorted(groups.items()):
@@ -275,10 +311,16 @@ def fit(examples: Sequence[Example]) -> Predictor:
 def held_out_words(examples: Sequence[Example], fitted: Predictor) -> Iterator[tuple[Example, Word]]:
     """Each example with the word that maps of the same variants predict which are fitted on the other folds.
 
-    In the order of `fit`, whose result `fitted` is.
+    In the order of `fit`, whose result `fitted` is. Of refined maps only those examples that were left out.
     """
+    left_out = {one.num_vectors: one.left_out for one in fitted.refinements if one.is_better}
     for count in fitted.counts:
-        group = [one for one in sorted(examples, key=_order) if len(next(iter(one.word.values()))) == count]
+        group = _of_count(examples, count)
+        if count in left_out:
+            for example in (one for one in group if one.concept_id in left_out[count]):
+                images = example.features.images
+                yield example, fitted.word(images, count, example.learnable_property)
+            continue
         named = {variant.name: variant for variant in variants.VARIANTS}
         found = {
             encoder: variants.held_out(_data(group, encoder), named[one.variant], one.penalty)
@@ -287,6 +329,30 @@ def held_out_words(examples: Sequence[Example], fitted: Predictor) -> Iterator[t
         }
         for place, example in enumerate(group):
             yield example, {encoder: part[place].astype(np.float32) for encoder, part in found.items()}
+
+
+def fit_again(examples: Sequence[Example], fitted: Predictor, count: int) -> Predictor:
+    """The maps of one number of vectors, fitted on these examples by the variants and penalties that `fitted` has."""
+    named, group = {variant.name: variant for variant in variants.VARIANTS}, _of_count(examples, count)
+    maps = {}
+    for (number, encoder), one in fitted.maps.items():
+        if number == count:
+            arrays = variants.fit_again(_data(group, encoder), named[one.variant], one.penalty)
+            maps[number, encoder] = replace(
+                one, arrays={name: part.astype(np.float32) for name, part in arrays.items()}, words=len(group)
+            )
+    return Predictor(fitted.model, fitted.scorer, maps)
+
+
+def left_out(count: int, most: int) -> np.ndarray:
+    """Which of so many examples are left out of further fitting: a tenth, bool (count,); the same in all calls."""
+    found = next(iter(folds(count)), np.zeros(0, bool))
+    return found & (np.cumsum(found) <= most)
+
+
+def _of_count(examples: Sequence[Example], count: int) -> list[Example]:
+    """Those of words of so many vectors, in order."""
+    return [one for one in sorted(examples, key=order) if len(next(iter(one.word.values()))) == count]
 
 
 def _data(group: Sequence[Example], encoder: str) -> variants.Data:
@@ -323,5 +389,6 @@ def _initial_r2(group: Sequence[Example], encoder: str, y: np.ndarray) -> float 
     return round(1 - float(np.square(y - np.stack(initial).astype(np.float64)).sum()) / spread, 6)
 
 
-def _order(example: Example) -> tuple[str, bytes]:
+def order(example: Example) -> tuple[str, bytes]:
+    """Key by which examples are sorted, so that their order makes no difference."""
     return example.concept_id, b"".join(part.tobytes() for part in example.word.values())

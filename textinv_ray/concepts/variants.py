@@ -116,6 +116,12 @@ def fit(data: Data, variant: Variant) -> Fitted:
     return Fitted(arrays, PENALTIES[best], 1 - float(errors[best]) / total if total else 0.0)
 
 
+def fit_again(data: Data, variant: Variant, penalty: float) -> Arrays:
+    """The map of other examples by the same variant and penalty."""
+    (arrays,) = _solutions(data, variant, [penalty])
+    return arrays
+
+
 def held_out(data: Data, variant: Variant, penalty: float) -> np.ndarray:
     """The vectors of each example by a map that is fitted on the other folds: float64 (n, V, D)."""
     found = np.empty_like(data.y)
@@ -127,12 +133,32 @@ def held_out(data: Data, variant: Variant, penalty: float) -> np.ndarray:
 
 def predict(arrays: Arrays, x: np.ndarray, style: np.ndarray) -> np.ndarray:
     """float64 (n, V * D). x: (n, d), style: (n,), as in Data."""
-    found = _lifted(arrays, x, style) @ arrays["weights"] + arrays["bias"]
-    if "norms" in arrays:
-        vectors = found.reshape(len(found), len(arrays["norms"]), -1)
-        lengths = np.maximum(np.linalg.norm(vectors, axis=2), 1e-12)
-        found = (vectors * (arrays["norms"] / lengths)[:, :, None]).reshape(len(found), -1)
-    return found
+    return finished(arrays, lifted(arrays, x, style) @ arrays["weights"] + arrays["bias"])
+
+
+def finished(arrays: Arrays, raw: np.ndarray) -> np.ndarray:
+    """What is done to the linear map's results: vectors of a map of directions get their norms. raw: (n, V * D)."""
+    if "norms" not in arrays:
+        return raw
+    vectors = raw.reshape(len(raw), len(arrays["norms"]), -1)
+    return np.asarray((vectors * _to_norms(arrays, vectors)).reshape(len(raw), -1))
+
+
+def gradient_before(arrays: Arrays, raw: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+    """The gradient by `raw` of what has `gradient` by `finished(arrays, raw)`: (n, V * D) each."""
+    if "norms" not in arrays:
+        return gradient
+    vectors = raw.reshape(len(raw), len(arrays["norms"]), -1)
+    own, units = gradient.reshape(vectors.shape), vectors * _to_norms(arrays, vectors)
+    units /= np.maximum(np.linalg.norm(units, axis=2, keepdims=True), 1e-12)
+    across = own - (own * units).sum(axis=2, keepdims=True) * units
+    return np.asarray((across * _to_norms(arrays, vectors)).reshape(len(raw), -1))
+
+
+def _to_norms(arrays: Arrays, vectors: np.ndarray) -> np.ndarray:
+    """Factors (n, V, 1) that give vectors (n, V, D) the map's norms."""
+    lengths = np.maximum(np.linalg.norm(vectors, axis=2), 1e-12)
+    return np.asarray((arrays["norms"] / lengths)[:, :, None])
 
 
 def takes(arrays: Arrays) -> int:
@@ -151,7 +177,7 @@ def _solutions(data: Data, variant: Variant, penalties: Sequence[float]) -> list
         arrays["norms"] = norms.mean(axis=0)
         y = y / np.maximum(norms, 1e-12)[:, :, None]
     weights = data.weights if variant.is_weighted else None
-    solver = Ridge(_lifted(arrays, data.x, data.style), y.reshape(len(y), -1), weights)
+    solver = Ridge(lifted(arrays, data.x, data.style), y.reshape(len(y), -1), weights)
     solved = [solver.solution(penalty) for penalty in penalties]
     return [{**arrays, "weights": w, "bias": b} for w, b in solved]
 
@@ -190,7 +216,8 @@ def _kernel(x: np.ndarray, width_factor: float) -> dict[str, np.ndarray]:
     return {"landmarks": landmarks, "mixing": vectors[:, kept] / np.sqrt(values[kept]), "width": width}
 
 
-def _lifted(arrays: Arrays, x: np.ndarray, style: np.ndarray) -> np.ndarray:
+def lifted(arrays: Arrays, x: np.ndarray, style: np.ndarray) -> np.ndarray:
+    """What the linear map takes: (n, features after the lift). x: (n, d), style: (n,), as in Data."""
     if "scale" in arrays:
         return np.asarray(x / arrays["scale"])
     if "landmarks" in arrays:

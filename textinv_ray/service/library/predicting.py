@@ -93,6 +93,13 @@ def lines(fitted: Predictor, skipped: int) -> Iterator[str]:
         others = ", ".join(f"{name} {r2:.3f}" for name, r2 in one.r2_of.items() if name != one.variant)
         initial = "" if one.initial_r2 is None else f"; what learning began from {one.initial_r2:.3f}"
         yield f"  {others}{initial}"
+    for made in fitted.refinements:
+        vectors = f"{made.num_vectors} vector" + ("" if made.num_vectors == 1 else "s")
+        yield (
+            f"{vectors}: {made.steps} steps through the model on {made.words} words; denoising loss of "
+            f"{len(made.left_out)} predicted words that were left out {made.loss_before:.5f}, then {made.loss:.5f}"
+            + ("" if made.is_better else " (no better: the maps stay as they were)")
+        )
     if fitted.likeness:
         found = fitted.likeness
         yield (

@@ -20,6 +20,7 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -41,6 +42,7 @@ from textinv_ray.inversion.review import Subject, review
 from textinv_ray.inversion.task import ConceptTask
 
 Kind = Literal["variant", "between", "reference"]
+KINDS: tuple[Kind, ...] = ("variant", "between", "reference")
 BASE, INITIALIZER, TOWARDS = "base", "initializer", "towards the initializer"
 PREDICTED_STEPS = (0, 10)
 """After which words of a predictor are judged, beside all steps."""
@@ -93,6 +95,59 @@ def judged(kind: Kind, name: str, found: Sequence[Word], config: JobConfig, mode
     return scores
 
 
+@dataclass
+class Scores:
+    """Scores by name, which stay in a file."""
+
+    path: Path
+    models: Models
+    known: list[Score] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, path: Path, models: Models) -> Scores:
+        """With what the file has already, if there is one."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = path.read_text().splitlines() if path.exists() else []
+        return cls(path, models, [Score(**json.loads(line)) for line in lines])
+
+    def lack(self, name: str) -> bool:
+        return all(score.name != name for score in self.known)
+
+    def add(self, kind: Kind, name: str, found: Sequence[Word], config: JobConfig) -> None:
+        made = judged(kind, name, found, config, self.models)
+        with self.path.open("a") as file:
+            file.writelines(json.dumps(dataclasses.asdict(score)) + "\n" for score in made)
+        self.known += made
+        print(f"{name}: {len(made)} words", flush=True)
+
+
+def compare(scores: Scores, plain: JobConfig, options: argparse.Namespace) -> None:
+    """Learns and judges what `scores` lack."""
+    models, steps = scores.models, options.steps
+
+    def concepts_of(config: JobConfig) -> list[Concept]:
+        found = job.concepts_of(options.manifest, config, options.limit)
+        return with_steps(with_seeds(found, options.seeds), steps)
+
+    shares = {f"{share:g} {TOWARDS}": share for share in options.towards_initializer}
+    if any(map(scores.lack, [BASE, INITIALIZER, *shares])):
+        base = learned(concepts_of(plain), plain, models, steps)
+        if scores.lack(INITIALIZER):
+            starts = [dataclasses.replace(word, vectors=None, seconds=0.0) for word in base]
+            scores.add("reference", INITIALIZER, starts, plain)
+        if scores.lack(BASE):
+            scores.add("variant", BASE, base, plain)
+        for name in filter(scores.lack, shares):
+            scores.add("between", name, moved(base, shares[name], plain, models), plain)
+    for name in filter(scores.lack, options.option):
+        config = plain.override(shlex.split(name))
+        scores.add("variant", name, learned(concepts_of(config), config, models, steps), config)
+    for few in (*PREDICTED_STEPS, steps) if options.predictor else ():
+        if scores.lack(name := f"predicted, {few} steps"):
+            concepts = [predicted_start(one, options.predictor, models.scorer) for one in concepts_of(plain)]
+            scores.add("variant", name, learned(concepts, plain, models, few), plain)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -118,51 +173,10 @@ def main() -> None:
         f"scoring.num_images={options.images}",
     ]
     plain = JobConfig.load(options.config, [*options.set, *fixed])
-    options.output.mkdir(parents=True, exist_ok=True)
-    notes = options.output / "scores.jsonl"
-    lines = notes.read_text().splitlines() if notes.exists() else []
-    known = [Score(**json.loads(line)) for line in lines]
-    models = Models.load(plain)
     print(f"{options.config} on {measure.machine_line()}", flush=True)
-
-    def judge(kind: Kind, name: str, found: Sequence[Word], config: JobConfig = plain) -> None:
-        made = judged(kind, name, found, config, models)
-        with notes.open("a") as file:
-            file.writelines(json.dumps(dataclasses.asdict(score)) + "\n" for score in made)
-        known.extend(made)
-        print(f"{name}: {len(made)} words", flush=True)
-
-    def unknown(name: str) -> bool:
-        return all(score.name != name for score in known)
-
-    def concepts_of(config: JobConfig) -> list[Concept]:
-        concepts = job.concepts_of(options.manifest, config, options.limit)
-        return with_steps(with_seeds(concepts, options.seeds), options.steps)
-
-    shares = {f"{share:g} {TOWARDS}": share for share in options.towards_initializer}
-    if any(map(unknown, [BASE, INITIALIZER, *shares])):
-        base = learned(concepts_of(plain), plain, models, options.steps)
-        if unknown(INITIALIZER):
-            plain_words = [dataclasses.replace(word, vectors=None, seconds=0.0) for word in base]
-            judge("reference", INITIALIZER, plain_words)
-        if unknown(BASE):
-            judge("variant", BASE, base)
-        for name, share in shares.items():
-            if unknown(name):
-                judge("between", name, moved(base, share, plain, models))
-    for name in filter(unknown, options.option):
-        config = plain.override(shlex.split(name))
-        judge("variant", name, learned(concepts_of(config), config, models, options.steps), config)
-    if options.predictor:
-        for steps in (*PREDICTED_STEPS, options.steps):
-            if unknown(name := f"predicted, {steps} steps"):
-                concepts = [
-                    predicted_start(concept, options.predictor, models.scorer)
-                    for concept in concepts_of(plain)
-                ]
-                judge("variant", name, learned(concepts, plain, models, steps))
-
-    known.sort(key=lambda score: ("variant", "between", "reference").index(score.kind))
+    scores = Scores.read(options.output / "scores.jsonl", Models.load(plain))
+    compare(scores, plain, options)
+    known = sorted(scores.known, key=lambda score: KINDS.index(score.kind))
     table = ablation_table.table(known, BASE)
     print(ablation_table.text(table, BASE))
     rows = table.to_pylist()

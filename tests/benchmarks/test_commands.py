@@ -294,13 +294,21 @@ def test_options(
     same, other = "training.noise_offset=0", "training.learning_rate=1 training.noise_offset=0.1"
     arguments += ["--set=scoring.judge=mini-judge", *settings]
     found = figures(options, *arguments, f"--option={same}")["rows"]
-    assert [(row["name"], row["runs"]) for row in found] == [("base", 4), (same, 4)]
+    assert [(row["name"], row["runs"]) for row in found] == [("base", 4), (same, 4), ("initializer", 4)]
     assert found[1]["reconstruction_difference"] == found[1]["judge_difference"] == 0
     learned = (tmp_path / "out" / "scores.jsonl").read_text()
-    again = figures(options, *arguments, f"--option={same}", f"--option={other}")["rows"]
-    assert again[:2] == found
-    assert again[2]["reconstruction_difference"] != 0
+    file, plot = tmp_path / "twelve.safetensors", tmp_path / "plot.png"
+    file.write_bytes(predictor.fit(catalogue.examples(12)).to_bytes())
+    arguments += [f"--option={same}", f"--option={other}", "--towards-initializer=0.5", f"--plot={plot}"]
+    again = {row["name"]: row for row in figures(options, *arguments, f"--predictor={file}")["rows"]}
+    assert [again[row["name"]] for row in found] == found
+    assert again[other]["reconstruction_difference"] != 0
+    assert list(again) == [
+        *("base", same, other, *(f"predicted, {steps} steps" for steps in (0, 10, 2))),
+        *("0.5 towards the initializer", "initializer"),
+    ]
     assert (tmp_path / "out" / "scores.jsonl").read_text().startswith(learned)
+    assert plot.stat().st_size > 0
 
 
 def test_review(figures: Callable[..., dict[str, Any]]) -> None:

@@ -140,6 +140,7 @@ def without_seconds(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: value for name, value in point.items() if name != "seconds"} for point in points]
 
 
+@pytest.mark.slow
 def test_predicted_starts(
     figures: Callable[..., dict[str, Any]], manifest: str, settings: list[str], tmp_path: Path
 ) -> None:

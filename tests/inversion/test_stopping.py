@@ -114,6 +114,7 @@ def test_packed_equals_alone(
         assert_same_end(task, learned_alone[index])
 
 
+@pytest.mark.slow
 @settings(max_examples=4, deadline=None)
 @given(moves=st.lists(st.tuples(st.integers(0, 2), st.integers(1, 5)), min_size=1, max_size=10))
 def test_interrupted_equals_uninterrupted(

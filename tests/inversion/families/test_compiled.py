@@ -69,6 +69,7 @@ def test_smaller_batches_are_padded_to_one_shape(count: int, parts: str) -> None
     assert len(compilations) == 1, "one shape"
 
 
+@pytest.mark.slow  # compiles
 def test_the_backbone_uses_it_for_gradients_of_as_many_samples(backbone64: StableDiffusion) -> None:
     """What it computes is what the denoiser does, gradients included."""
     calls = []

@@ -114,13 +114,13 @@ def test_lost_between_the_result_and_its_word_of_it(bench: Bench) -> None:
 
 def test_while_the_store_is_away_steps_go_on_and_one_checkpoint_waits(bench: Bench) -> None:
     store = bench.store = HeldStore(bench.store.uri, "checkpoint")
-    scheduler = bench.scheduler([tiny.concept(0, steps=200)])
+    scheduler = bench.scheduler([tiny.concept(0, steps=100)])
     worker = bench.worker(scheduler)
     with ThreadPoolExecutor(1) as thread:
         running = thread.submit(worker.run)
         assert store.reached.wait(60)
         step = scheduler.status(0).steps_computed
-        wait_for(lambda: scheduler.status(0).steps_computed > step + 50)
+        wait_for(lambda: scheduler.status(0).steps_computed > step + 20)
         assert worker.pending_writes <= 3
         store.let_through.set()
         running.result(60)

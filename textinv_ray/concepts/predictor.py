@@ -365,19 +365,7 @@ def _data(group: Sequence[Example], encoder: str) -> variants.Data:
         np.stack([one.word[encoder].astype(np.float64) for one in group]),
         np.array([float(one.learnable_property == "style") for one in group]),
         weights / weights.mean() if is_scored else None,
-        _within([one.features.images.astype(np.float64) for one in group]),
     )
-
-
-def _within(images: Sequence[np.ndarray]) -> np.ndarray | None:
-    """Covariance of features between images of one concept, (d, d), of all concepts together.
-
-    images: (N, d) of each. None where no concept has images that differ.
-    """
-    apart = np.concatenate([own - own.mean(axis=0) for own in images])
-    freedom = sum(len(own) - 1 for own in images)
-    found = apart.T @ apart / max(1, freedom)
-    return found if np.trace(found) > 0 else None
 
 
 def _initial_r2(group: Sequence[Example], encoder: str, y: np.ndarray) -> float | None:

@@ -12,8 +12,6 @@ from textinv_ray.concepts.ridge import PENALTIES, Ridge, folds
 LANDMARKS = 256
 """The most concepts that the kernel compares with: more would make the file of a large catalogue too large."""
 _LANDMARK_SEED = 0
-_WIDER = 3.0  # `relevant` has a kernel this many times as wide: distances by relevant features are more even
-_SHRINKAGE = 0.1  # of the covariance within concepts towards a multiple of the identity
 _SMALLEST = 1e-6  # of a kernel's eigenvalues, relative to the largest
 
 
@@ -29,13 +27,11 @@ class Data:
     """float64 (n,): 1 for styles, 0 for objects."""
     weights: np.ndarray | None
     """float64 (n,): by the word's score, of mean 1; None where a score isn't known."""
-    within: np.ndarray | None = None
-    """float64 (d, d): covariance of features between images of one concept; None where all have a single image."""
 
     def part(self, chosen: np.ndarray) -> Data:
         """The examples where `chosen`, bool (n,), is true."""
         weights = None if self.weights is None else self.weights[chosen] / self.weights[chosen].mean()
-        return Data(self.x[chosen], self.y[chosen], self.style[chosen], weights, self.within)
+        return Data(self.x[chosen], self.y[chosen], self.style[chosen], weights)
 
 
 @dataclass(frozen=True)
@@ -58,10 +54,8 @@ VARIANTS = (
     Variant("apart", lift="apart"),
     Variant("weighted", is_weighted=True),
     Variant("standardised", lift="standardised"),
-    Variant("relevant", lift="relevant"),
 )
-"""Of those whose R2 is equal to three digits the first is taken. `apart`: objects and styles by maps of their own.
-`relevant`: a kernel of features by which concepts differ more than images of one concept do."""
+"""Of those whose R2 is equal to three digits the first is taken. `apart`: objects and styles by maps of their own."""
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -86,8 +80,6 @@ def available(data: Data, fewest: int) -> list[Variant]:
         lacking.add("apart")
     if data.weights is None or np.ptp(data.weights) == 0:
         lacking.add("weighted")
-    if data.within is None:
-        lacking.add("relevant")
     return [variant for variant in VARIANTS if variant.name not in lacking]
 
 
@@ -170,7 +162,7 @@ def takes(arrays: Arrays) -> int:
 
 def _solutions(data: Data, variant: Variant, penalties: Sequence[float]) -> list[dict[str, np.ndarray]]:
     """The arrays of the map for each penalty."""
-    arrays = _lift(variant.lift, data)
+    arrays = _lift(variant.lift, data.x)
     y = data.y
     if variant.is_direction:
         norms = np.linalg.norm(y, axis=2)
@@ -182,38 +174,22 @@ def _solutions(data: Data, variant: Variant, penalties: Sequence[float]) -> list
     return [{**arrays, "weights": w, "bias": b} for w, b in solved]
 
 
-def _lift(name: str, data: Data) -> dict[str, np.ndarray]:
-    """What a lift keeps of the examples' features. "kernel": Nystroem's approximation of a Gaussian kernel.
-
-    "relevant": the same of features that are divided by their covariance's root within concepts, so that what differs
-    between images of one concept counts little: relevant component analysis (Bar-Hillel et al. 2003).
-    """
-    x = data.x
+def _lift(name: str, x: np.ndarray) -> dict[str, np.ndarray]:
+    """What a lift keeps of the examples' features. "kernel": Nystroem's approximation of a Gaussian kernel."""
     if name == "standardised":
         return {"scale": np.maximum(x.std(axis=0), 1e-12)}
     if name == "apart":
         return {"apart": np.ones(1)}
-    if name == "kernel":
-        return _kernel(x, 1.0)
-    if name == "relevant":
-        assert data.within is not None
-        evenly = np.trace(data.within) / len(data.within) * np.eye(len(data.within))
-        values, vectors = np.linalg.eigh(data.within + _SHRINKAGE * evenly)
-        whitening = vectors / np.sqrt(values)
-        return {"whitening": whitening, **_kernel(x @ whitening, _WIDER)}
-    return {}
-
-
-def _kernel(x: np.ndarray, width_factor: float) -> dict[str, np.ndarray]:
-    """What features of a Gaussian kernel are made with. x: (n, d)."""
+    if name != "kernel":
+        return {}
     order = np.random.default_rng(_LANDMARK_SEED).permutation(len(x))
     landmarks = x[np.sort(order[:LANDMARKS])]
     distances = _squared_distances(landmarks, landmarks)
-    # The median is the usual choice, of squared distances
-    width = np.array([width_factor * max(float(np.median(distances)), 1e-12)])
+    width = np.array([max(float(np.median(distances)), 1e-12)])  # the usual choice, of squared distances
     values, vectors = np.linalg.eigh(np.exp(-distances / width))
     kept = values > _SMALLEST * values[-1]
-    return {"landmarks": landmarks, "mixing": vectors[:, kept] / np.sqrt(values[kept]), "width": width}
+    mixing = vectors[:, kept] / np.sqrt(values[kept])
+    return {"landmarks": landmarks, "mixing": mixing, "width": width}
 
 
 def lifted(arrays: Arrays, x: np.ndarray, style: np.ndarray) -> np.ndarray:
@@ -221,8 +197,7 @@ def lifted(arrays: Arrays, x: np.ndarray, style: np.ndarray) -> np.ndarray:
     if "scale" in arrays:
         return np.asarray(x / arrays["scale"])
     if "landmarks" in arrays:
-        own = x @ arrays["whitening"] if "whitening" in arrays else x
-        kernel = np.exp(-_squared_distances(own, arrays["landmarks"]) / arrays["width"])
+        kernel = np.exp(-_squared_distances(x, arrays["landmarks"]) / arrays["width"])
         return np.asarray(kernel @ arrays["mixing"])
     if "apart" in arrays:
         # A number more, so that each kind has a mean of its own

@@ -3,6 +3,7 @@
     python benchmarks/predicted_starts.py OUTPUT [OUTPUT ...] [--sizes 40,160,640] [--at 0,5,10,25,50,100]
                                           [--manifest benchmarks/heldout.parquet] [--rates 1,0.5,0.2,0.1] [--seeds 1]
                                           [--config mini] [--set SECTION.FIELD=VALUE ...] [--scores PATH]
+                                          [--refine STEPS --catalogue MANIFEST]
                                           [--plot PATH] [--json PATH]
 
 OUTPUT: words of a catalogue, as a job or `catalogue_words.py` learns them from a manifest of `training.heldout
@@ -10,8 +11,10 @@ OUTPUT: words of a catalogue, as a job or `catalogue_words.py` learns them from 
 not be among them. Each is learned from each start, and judged at each of --at on images that it didn't learn from
 (data.holdout, 2): likeness by the scoring model and by the judge, which has no part in the map or in the choice of a
 word; editability; the share of pictures that the judge finds nearest to their own concept; and the denoising loss, with
-the same draws for all starts (lower is better). --rates: factors of the learning rate for predicted starts. --scores: a
-file that is written after each point; what is in it is not learned or judged again. One process, no Ray.
+the same draws for all starts (lower is better). --rates: factors of the learning rate for predicted starts. --refine:
+each predictor also after so many steps through the model, on the images of the manifest that the catalogue was learned
+from. --scores: a file that is written after each point; what is in it is not learned or judged again. One process, no
+Ray.
 """
 
 from __future__ import annotations
@@ -23,8 +26,9 @@ import json
 import os
 import statistics
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +52,7 @@ from textinv_ray.inversion.prediction import with_prediction
 from textinv_ray.inversion.review import Pictures, Subject, review
 from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.inversion.task import ConceptTask
-from textinv_ray.service.library import predicting
+from textinv_ray.service.library import predicting, refinement
 from textinv_ray.service.models import loading
 from textinv_ray.service.store.store import Store
 from textinv_ray.util.statistics import mean_of, paired_p
@@ -152,29 +156,45 @@ def predicted(concept: Concept, found: Predictor, scorer: Scorer) -> Concept:
     return with_prediction(start, scorer)
 
 
+Refine = Callable[[Sequence[Example], Predictor], Predictor]
+
+
 def starts(
     concepts: list[Concept],
     examples: Sequence[Example],
     sizes: Sequence[int],
     rates: Sequence[float],
     scorer: Scorer,
+    refine: Mapping[str, Refine],
 ) -> Iterator[Start]:
-    """The initializer, the mean of the largest catalogue, and each predictor with each rate."""
+    """The initializer, the mean of the largest catalogue, and each predictor with each rate.
+
+    refine: what else is done to a predictor, by what is added to its name.
+    """
     yield Start(COLD, concepts, 0)
     most = examples[: sizes[-1]]
     mean = {name: np.mean([one.word[name] for one in most], axis=0) for name in most[0].word}
     yield Start(f"mean of {len(most)}", [from_word(concept, mean) for concept in concepts], len(most))
     for size in sizes:
-        found = predictor.fit(examples[:size])
-        for line in predicting.lines(found, 0):
-            print(line, flush=True)
-        warm = [predicted(concept, found, scorer) for concept in concepts]
-        for rate in rates:
-            name = f"predicted by {size}" + (f", rate x {rate:g}" if rate != 1 else "")
-            slower = [
-                dataclasses.replace(concept, learning_rate=rate * concept.learning_rate) for concept in warm
-            ]
-            yield Start(name, slower, size)
+        plain = predictor.fit(examples[:size])
+        kinds = {name: change(examples[:size], plain) for name, change in refine.items()}
+        for kind, found in {"": plain, **kinds}.items():
+            for line in predicting.lines(found, 0):
+                print(line, flush=True)
+            warm = [predicted(concept, found, scorer) for concept in concepts]
+            for rate in rates:
+                name = f"predicted by {size}{kind}" + (f", rate x {rate:g}" if rate != 1 else "")
+                slower = [dataclasses.replace(one, learning_rate=rate * one.learning_rate) for one in warm]
+                yield Start(name, slower, size)
+
+
+def refined(
+    examples: Sequence[Example], plain: Predictor, config: JobConfig, options: argparse.Namespace
+) -> Predictor:
+    """The predictor after --refine steps, where that helps."""
+    manifests = [options.catalogue] if options.catalogue else []
+    whole = config.override(["data.holdout=0"])
+    return refinement.refine(options.outputs, examples, plain, whole, options.refine, manifests)[0]
 
 
 def learned(
@@ -309,6 +329,10 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=8, help="pictures per prompt to judge")
     parser.add_argument("--config", default="mini")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE")
+    parser.add_argument(
+        "--refine", type=int, default=0, metavar="STEPS", help="of predictors, through the model"
+    )
+    parser.add_argument("--catalogue", metavar="MANIFEST", help="with the catalogue's images, for --refine")
     parser.add_argument("--scores", type=Path, metavar="PATH.json", help="continue where it was stopped")
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--json", type=Path)
@@ -334,9 +358,12 @@ def main() -> None:
     key = comparison(concepts, examples, config)
     known = read_points(options.scores, key)
     points: list[Point] = []
+    refine: dict[str, Refine] = {}
+    if options.refine:
+        refine[f", {options.refine} steps on"] = partial(refined, config=config, options=options)
     kept: Pictures = {}
     factors = [float(rate) for rate in options.rates.split(",")]
-    for start in starts(concepts, examples, sizes, factors, scorer):
+    for start in starts(concepts, examples, sizes, factors, scorer, refine):
         missing = [step for step in at if (start.name, step) not in known]
         for step, found in learned(start, missing, backbone, scorer, config).items():
             values = judged(found, backbone, scorer, judge, config, kept)

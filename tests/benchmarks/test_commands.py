@@ -31,7 +31,7 @@ from benchmarks import (
     step,
 )
 from benchmarks.public_script import Progress
-from tests.support import catalogue, tiny
+from tests.support import catalogue, examples, tiny
 from textinv_ray.concepts import image_features, predictor
 from textinv_ray.concepts.image_features import ImageFeatures
 from textinv_ray.concepts.word_files import store_word
@@ -40,6 +40,7 @@ from textinv_ray.inversion.families.loading import load_backbone
 from textinv_ray.inversion.families.sdxl import StableDiffusionXL
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.manifest.reader import Manifest
+from textinv_ray.service.models import sources
 from textinv_ray.service.store.store import Store
 
 
@@ -185,6 +186,24 @@ def test_predicted_starts(
     ], "these weren't learned again"
     with pytest.raises(SystemExit, match="scores of another comparison"):
         figures(predicted_starts, folder, *options, "--seeds=1")
+
+
+def test_refined_predictors_are_starts_of_their_own(
+    figures: Callable[..., dict[str, Any]], manifest: str, settings: list[str], tiny_sd: Path, tmp_path: Path
+) -> None:
+    identity = sources.facts(JobConfig.load("mini", [f"model.path={tiny_sd}"]).model).identity
+    folder = catalogue.output(tmp_path / "words", catalogue.examples(12, model=identity))
+    images = examples.write_manifest(tmp_path / "data", 12)
+    options = ["--sizes=12", "--at=0", "--images=1", f"--manifest={manifest}", *settings]
+    options += ["--set=scoring.judge=null", "--set=data.holdout=1", "--refine=10", f"--catalogue={images}"]
+    points = figures(predicted_starts, folder, *options)["points"]
+    assert [point["start"] for point in points] == [
+        "initializer",
+        "mean of 12",
+        "predicted by 12",
+        "predicted by 12, 10 steps on",
+    ]
+    assert points[2]["values"]["loss"] != points[3]["values"]["loss"]
 
 
 def test_the_parts_of_a_step_make_up_the_step(figures: Callable[..., dict[str, Any]]) -> None:

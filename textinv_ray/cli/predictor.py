@@ -70,6 +70,8 @@ def fit(
     """
     if not is_word_file(output):
         raise UserError(f"--output {redact(output)!r}: name a .safetensors file")
+    if manifest and not refine:
+        raise UserError("--manifest is for --refine, which isn't given")
     check_lasting(output)
     quiet_libraries()
     from textinv_ray.service.library import predicting

@@ -44,6 +44,13 @@ def test_the_command(
     assert "without 1 words" in said
 
 
+def test_a_manifest_that_nothing_would_read_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert textinv("predictor", "fit", str(tmp_path), "--manifest", "m.parquet") == 2
+    assert "--manifest is for --refine" in capsys.readouterr().err
+
+
 def test_what_cant_be_refined(config: JobConfig, tmp_path: Path) -> None:
     made = words(config)
     fitted, uri = predictor.fit(made), catalogue.output(tmp_path / "out", made)

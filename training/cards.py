@@ -20,8 +20,6 @@ CREATORS = {
     "fun-emoji": ("Davis Uche", "CC BY 4.0"),
     "pixel-art": ("DiceBear", "CC0 1.0"),
     "big-ears": ("The Visual Team", "CC BY 4.0"),
-}
-ADDED_CREATORS = {
     "big-ears-neutral": ("The Visual Team", "CC BY 4.0"),
     "pixel-art-neutral": ("DiceBear", "CC0 1.0"),
     "shapes": ("DiceBear", "CC0 1.0"),
@@ -29,7 +27,6 @@ ADDED_CREATORS = {
     "identicon": ("DiceBear", "CC0 1.0"),
     "glass": ("DiceBear", "CC0 1.0"),
 }
-"""Drawn since mini-sdxl was trained."""
 HELDOUT_CREATORS = {"notionists": ("Zoish", "CC0 1.0"), "adventurer": ("Lisa Wischofsky", "CC BY 4.0")}
 
 DATA = """## Data and licences
@@ -52,19 +49,9 @@ def listed(creators: dict[str, tuple[str, str]]) -> str:
     return ", ".join(f"{style} ({creator}, {licence})" for style, (creator, licence) in creators.items())
 
 
-def data_part() -> str:
-    """Of the models that were trained on a GPU."""
-    creators = {**CREATORS, **ADDED_CREATORS}
+def data_part(images: int) -> str:
     return DATA.format(
-        images=220_000, styles=listed(creators), heldout=listed(HELDOUT_CREATORS), redrawn=REDRAWN
-    )
-
-
-def earlier_data_part() -> str:
-    """Of mini-sdxl."""
-    redrawn = "One image in twelve is redrawn (black and white, line drawing, sepia, pastel, poster)."
-    return DATA.format(
-        images=64_000, styles=listed(CREATORS), heldout=listed(HELDOUT_CREATORS), redrawn=redrawn
+        images=images, styles=listed(CREATORS), heldout=listed(HELDOUT_CREATORS), redrawn=REDRAWN
     )
 
 
@@ -94,7 +81,7 @@ second scorer of the bundled models (`scoring.judge`): words are chosen by mini-
 mini-clip or mini-sd, and has another seed, shape, objective, batches and changes of its pictures; the drawings it learned from are the
 same. So it is independent of which word was chosen, and not of what cartoon characters look like.
 
-{data_part()}
+{data_part(220_000)}
 
 ## Recipe and compute
 
@@ -178,7 +165,7 @@ characters and nothing else. It exists so that textual inversion can be tried, t
     pipe("a photo of a smiling person with long ginger hair and a green shirt on a blue background in micah style",
          guidance_scale=4).images[0]
 
-{data_part()}
+{data_part(220_000)}
 
 ## Recipe and compute
 
@@ -253,7 +240,7 @@ A small CLIPModel with its processor (64 x 64 pixels) that scores pictures of th
 against image and image against text. It shares no weights with mini-sd: another seed, shape and objective, and it is trained on real
 drawings only, so no model marks its own work. The vocabulary is the same.
 
-{data_part()}
+{data_part(220_000)}
 
 ## Recipe and compute
 
@@ -336,21 +323,21 @@ mini-sd knows, and exists so that words for two text encoders can be tried, test
 It has what is special about SDXL: the hidden states before the last layer of both encoders (256 + 128), the second encoder's
 projected state of the end token, `eos_token_id: 2` in its configuration, time ids, and zeros where there is no negative prompt.
 
-{earlier_data_part()}
+{data_part(24_000)}
 
 ## Recipe and compute
 
 `training/sdxl.py` on one thread of 2 CPU cores that other work shared, no GPU: {curve["samples"]:,} samples in batches of 32,
 learning rate 2e-4. The UNet began with mini-sd's weights, and with zeros for all that is new. Its attention, what reads the time
 and the new inputs were trained; its convolutions, the VAE (mini-sd's) and both text encoders (mini-sd's, and mini-clip's text tower)
-were frozen. One drawing in six was small and one in six cropped, and time ids said so. Names are written into both embedding
-tables, as mini-sd's card says.
+were frozen. One drawing in six was small and one in six cropped, and time ids said so. Names are written into the second encoder's
+table as mini-sd's card says; VAE, tokenizers and first encoder are mini-sd's files.
 
-The loss on held-out characters was {curve["first"]} at the start and is {curve["last"]}; mini-sd's own is 0.1159.
+The loss on held-out characters was {curve["first"]} at the start and is {curve["last"]}; mini-sd's own is 0.1083.
 
 ## Figures
 
-`python -m training.evaluate_sdxl --compared 8 --compared-steps 60`, on characters that were held out, with seeds that nothing was tuned to.
+`python -m training.evaluate_sdxl --only generation,inversion`, on characters that were held out, with seeds that nothing was tuned to.
 
 {table}
 
@@ -360,17 +347,17 @@ other real images of the same character {mean["ceiling"]}. Image similarities co
 this model; its text tower is, so that the text similarities of the edits are the model's own. Pictures:
 `training/pictures/mini-sdxl/`.
 
-What the second encoder and the place of pooling are worth ({compared}; similarity of pictures of the
-word, differences paired by character, with the standard error of their mean):
+What the second encoder and the place of pooling are worth, on the weights before these (`--compared 8 --compared-steps 60`; {compared};
+similarity of pictures of the word, differences paired by character, with the standard error of their mean):
 
 {ways_part(ways)}
 
 ## Limits
 
-Those of mini-sd (its card says them). It was trained for a short time: what is new still costs the old a little (the loss is not yet
-below that of the start). On these weights, pooling at the wrong token costs nothing that this many characters show, and neither does
-leaving the second encoder's vectors as they are: the first encoder's states carry nearly all. So it shows that learning for SDXL
-works, not what either is worth on SDXL itself. `make train-mini-sdxl HOURS=...` goes on from its checkpoint, or begins again.
+Those of mini-sd (its card says them). It was trained for a short time. In the comparison, pooling at the wrong token cost nothing that
+this many characters show, and neither did leaving the second encoder's vectors as they are: the first encoder's states carry nearly
+all. So it shows that learning for SDXL works, not what either is worth on SDXL itself. `make train-mini-sdxl HOURS=...` goes on from
+its checkpoint, or begins again.
 """
 
 

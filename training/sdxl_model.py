@@ -145,8 +145,8 @@ class MiniSDXL(MiniSD):
         """The tables are frozen."""
 
     def write_rows(self, ids: Tensor, vectors: Tensor) -> None:
-        first, second = vectors.split(self.names.widths, 1)
-        super().write_rows(ids, first)
+        """Of the second encoder. The first one's file stays mini-sd's to the bit, and is in the repository once."""
+        _, second = vectors.split(self.names.widths, 1)
         self.text_encoder_2.text_model.embeddings.token_embedding.weight[ids] = second
 
     def parts(self) -> dict[str, nn.Module]:

@@ -66,6 +66,17 @@ def test_mini_sdxl_is_small_safe_and_documented() -> None:
     assert (SDXL / "README.md").is_file()
 
 
+def test_mini_sdxl_shares_files_with_mini_sd() -> None:
+    """To the bit: so that the repository holds them once."""
+    for name in (
+        "vae/diffusion_pytorch_model.safetensors",
+        "text_encoder/model.safetensors",
+        "tokenizer/tokenizer.json",
+        "tokenizer/vocab.json",
+    ):
+        assert (SDXL / name).read_bytes() == (SD / name).read_bytes()
+
+
 def test_mini_sdxl_has_what_is_special_about_sdxl() -> None:
     loaded = StableDiffusionXLPipeline.from_pretrained(SDXL)
     loaded.set_progress_bar_config(disable=True)

@@ -46,8 +46,8 @@ for stage in "$@"; do
     sd15=sd15 sdxl=sdxl largest=32 steps=100 pack=64 processes=8 workers=8 half=bfloat16,float16
     if [ $tiny = yes ]; then sd15=tiny sdxl=tiny-sdxl largest=2 steps=2 pack=4 processes=2 workers=2 half=bfloat16; fi
     case $stage in
-    tests)
-        limited 120 tests "$PYTHON" -m pytest -p no:cacheprovider -W default -n $workers --dist worksteal \
+    tests)  # -v names each test as it ends: known even where the rest is cut off
+        limited 240 tests "$PYTHON" -m pytest -v -p no:cacheprovider -W default -n $workers --dist worksteal \
             --timeout 100 -rs --durations 8 tests/inversion/test_on_a_gpu.py
         ;;
     steps)

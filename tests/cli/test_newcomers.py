@@ -42,7 +42,7 @@ def test_the_demo_is_the_job_on_the_examples(
     monkeypatch.chdir(tmp_path)
     assert example_manifest() == REPOSITORY / "examples" / "manifest.parquet"
     assert textinv("invert", str(example_manifest()), "--dry-run") == 0
-    assert "to learn: 8 concepts, 3200 steps" in capsys.readouterr().out
+    assert "to learn: 8 concepts, 2400 steps" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

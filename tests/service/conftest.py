@@ -18,9 +18,9 @@ from textinv_ray.service.store.store import Store
 from textinv_ray.service.views import results_table
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def local_ray() -> Iterator[None]:
-    """A Ray of this process alone."""
+    """A Ray of this process alone, until the tests of the service are over: other tests need a process without one."""
     import ray
 
     often = {"metrics_report_interval_ms": 1000}  # Ray's own is ten seconds

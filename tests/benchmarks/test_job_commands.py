@@ -111,18 +111,18 @@ def test_words_of_a_script_are_learned_once(
     assert len(learn(SCRIPT + "# another script, so other words") - {first}) == 1
 
 
-@pytest.mark.slow  # starts Ray
-def test_scaling_of_simulated_workers(tmp_path: Path) -> None:
-    sizes = ["--workers=", "--simulated=2", "--seconds=1"]
-    found = command("scaling.py", *sizes, str(tmp_path / "f.json"))
-    assert [row["workers"] for row in found["rows"]] == ["2 simulated"]
-    assert found["rows"][0]["efficiency"] <= 1
+@pytest.mark.slow  # starts Ray, three times
+def test_scaling(settings: list[str], tmp_path: Path) -> None:
+    sizes = ["--workers=1", "--concepts=2", "--simulated=2", "--seconds=1", "--repeats=1"]
+    found = command("scaling.py", *sizes, *settings, str(tmp_path / "f.json"))
+    assert [row["workers"] for row in found["rows"]] == ["1 real", "2 simulated"]
+    assert found["rows"][1]["efficiency"] <= 1
 
 
 def test_scaling_of_real_workers(
     settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Jobs over so many concepts, in turns; `test_against_script` runs real ones."""
+    """Jobs over so many concepts, in turns, and what is made of their times; `test_scaling` runs real ones."""
     seconds, ran = iter((20.0, 16.0, 24.0, 12.0)), []
 
     def run(manifest: Path, output: Path, config: str, given: Sequence[str]) -> job.Run:

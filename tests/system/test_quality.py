@@ -18,7 +18,7 @@ from textinv_ray.service.models import sources
 
 pytestmark = pytest.mark.slow
 
-SEEDS = (1, 2)
+SEEDS = (1, 2, 3)
 CHARACTER, STYLE = "chiara", "violet-ink"
 COLOURS = "a photo of a person with pale skin, brown hair and a red shirt"
 PROMPTS = {CHARACTER: "a photo of a {}", STYLE: "a picture of a person with red hair in the style of {}"}

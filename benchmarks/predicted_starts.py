@@ -22,13 +22,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +74,10 @@ class Start:
     """What all concepts are learned from."""
 
     name: str
-    concepts: list[Concept]
     words: int
     """Of the catalogue; 0: none."""
+    concepts: Callable[[], list[Concept]]
+    """Fits what they start from: minutes, where a predictor is refined."""
 
 
 @dataclass(frozen=True)
@@ -171,21 +173,27 @@ def starts(
 
     refine: what else is done to a predictor, by what is added to its name.
     """
-    yield Start(COLD, concepts, 0)
     most = examples[: sizes[-1]]
     mean = {name: np.mean([one.word[name] for one in most], axis=0) for name in most[0].word}
-    yield Start(f"mean of {len(most)}", [from_word(concept, mean) for concept in concepts], len(most))
-    for size in sizes:
-        plain = predictor.fit(examples[:size])
-        kinds = {name: change(examples[:size], plain) for name, change in refine.items()}
-        for kind, found in {"": plain, **kinds}.items():
-            for line in predicting.lines(found, 0):
-                print(line, flush=True)
-            warm = [predicted(concept, found, scorer) for concept in concepts]
-            for rate in rates:
-                name = f"predicted by {size}{kind}" + (f", rate x {rate:g}" if rate != 1 else "")
-                slower = [dataclasses.replace(one, learning_rate=rate * one.learning_rate) for one in warm]
-                yield Start(name, slower, size)
+
+    @cache
+    def warm(size: int, kind: str) -> list[Concept]:
+        some = examples[:size]
+        found = predictor.fit(some)
+        if kind:
+            found = refine[kind](some, found)
+        for line in predicting.lines(found, 0):
+            print(line, flush=True)
+        return [predicted(concept, found, scorer) for concept in concepts]
+
+    def slower(size: int, kind: str, rate: float) -> list[Concept]:
+        return [dataclasses.replace(one, learning_rate=rate * one.learning_rate) for one in warm(size, kind)]
+
+    yield Start(COLD, 0, lambda: concepts)
+    yield Start(f"mean of {len(most)}", len(most), lambda: [from_word(one, mean) for one in concepts])
+    for size, kind, rate in itertools.product(sizes, ("", *refine), rates):
+        name = f"predicted by {size}{kind}" + (f", rate x {rate:g}" if rate != 1 else "")
+        yield Start(name, size, partial(slower, size, kind, rate))
 
 
 def refined(
@@ -201,14 +209,15 @@ def learned(
     start: Start, at: Sequence[int], backbone: Backbone, scorer: Scorer, config: JobConfig
 ) -> dict[int, list[Word]]:
     """Step -> the word of each concept, in their order."""
-    found = {0: [Word(one, ConceptTask(one, backbone, config).vectors, 0, 0.0) for one in start.concepts]}
+    concepts = start.concepts()
+    found = {0: [Word(one, ConceptTask(one, backbone, config).vectors, 0, 0.0) for one in concepts]}
     if any(at):
         by_step = {
             (word.step, word.concept.concept_id): word
-            for word in learn(backbone, scorer, list(start.concepts), config, set(at))
+            for word in learn(backbone, scorer, list(concepts), config, set(at))
         }
         for step in (step for step in at if step):
-            found[step] = [by_step[step, one.concept_id] for one in start.concepts]
+            found[step] = [by_step[step, one.concept_id] for one in concepts]
     return {step: found[step] for step in at}
 
 
@@ -365,7 +374,8 @@ def main() -> None:
     factors = [float(rate) for rate in options.rates.split(",")]
     for start in starts(concepts, examples, sizes, factors, scorer, refine):
         missing = [step for step in at if (start.name, step) not in known]
-        for step, found in learned(start, missing, backbone, scorer, config).items():
+        made = learned(start, missing, backbone, scorer, config) if missing else {}
+        for step, found in made.items():
             values = judged(found, backbone, scorer, judge, config, kept)
             seconds = statistics.mean(word.seconds for word in found)
             known[start.name, step] = Point(start.name, step, start.words, seconds, values)

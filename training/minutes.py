@@ -38,6 +38,14 @@ DECODER_SHARE = 0.4
 PARTS = ("vae", "scorers", "decoder", "unet")
 
 
+def some_parts(text: str) -> list[str]:
+    """Some of PARTS, such as "decoder,unet". Raises ArgumentTypeError for others."""
+    found = text.split(",")
+    if not set(found) <= set(PARTS):
+        raise argparse.ArgumentTypeError(f"{text!r}: name some of {', '.join(PARTS)}")
+    return found
+
+
 def start(module: str, *arguments: str) -> subprocess.Popen[bytes]:
     print(f"== {module} {' '.join(arguments)}", flush=True)
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
@@ -52,7 +60,8 @@ def finish(*stages: subprocess.Popen[bytes]) -> None:
 
 
 def hours(seconds: float) -> str:
-    return f"{max(0.0, seconds) / 3600:.5f}"
+    """For --hours: a second at least, so that a stage whose time is over ends by its first step."""
+    return f"{max(1.0, seconds) / 3600:.5f}"
 
 
 def pack_models(out: Path, names: Sequence[str]) -> int:
@@ -82,25 +91,25 @@ def draw(drawings: Path) -> None:
     finish(start("training.pixels"))
 
 
-def train(seconds: float, parts: Sequence[str]) -> list[str]:
+def train(seconds: float, chosen: Sequence[str]) -> list[str]:
     """Train these of PARTS; returns the models' names."""
     end, share, beside = time.monotonic() + seconds, VAE_SHARE * seconds, []
     finish(start("training.tokenizer"))
-    if "scorers" in parts:
+    if "scorers" in chosen:
         beside += [
             start("training.clip", "--hours", hours(share)),
             start("training.judge", "--hours", hours(0.6 * share)),
         ]
-    if "vae" in parts:
+    if "vae" in chosen:
         finish(start("training.vae", "--layers", "2", "--hours", hours(share)))
     else:
         finish(start("training.vae", "--encode"))
-    if "decoder" in parts:
+    if "decoder" in chosen:
         beside.append(start("training.vae", "--part", "decoder", "--hours", hours(DECODER_SHARE * seconds)))
-    if "unet" in parts:
+    if "unet" in chosen:
         finish(start("training.unet", "--average", "0.999", "--hours", hours(end - time.monotonic())))
     finish(*beside)
-    return ["mini-sd", *(("mini-clip", "mini-judge") if "scorers" in parts else ())]
+    return ["mini-sd", *(("mini-clip", "mini-judge") if "scorers" in chosen else ())]
 
 
 def train_sdxl(seconds: float) -> list[str]:
@@ -121,13 +130,15 @@ def main() -> None:
         command.add_argument("--minutes", type=float, required=True, help="from start to end")
         command.add_argument("--out", type=Path, required=True)
         if name == "train":
-            command.add_argument("--parts", default="vae,scorers,unet", help=f"of {', '.join(PARTS)}")
+            command.add_argument(
+                "--parts", type=some_parts, default="vae,scorers,unet", help=f"of {', '.join(PARTS)}"
+            )
     options = parser.parse_args()
     if options.command == "draw":
         draw(options.drawings)
         return
     seconds = 60 * options.minutes * (1 - RESERVE)
-    names = train(seconds, options.parts.split(",")) if options.command == "train" else train_sdxl(seconds)
+    names = train(seconds, options.parts) if options.command == "train" else train_sdxl(seconds)
     print(f"{options.out}: {', '.join(names)} in {pack_models(options.out, names)} files", flush=True)
 
 

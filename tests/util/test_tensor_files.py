@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ PACKAGE = Path(tensor_files.__file__).parents[1]
     [np.asfortranarray, lambda array: array.T, lambda array: array[:, 1:3], lambda array: array[::-1]],
     ids=["columns first", "transposed", "sliced", "reversed"],
 )
-def test_layouts_of_memory(layout: type) -> None:
+def test_layouts_of_memory(layout: Callable[[np.ndarray], np.ndarray]) -> None:
     array = layout(np.arange(12, dtype=np.float32).reshape(3, 4))
     found = safetensors.numpy.load(tensor_files.to_bytes({"a": array}))["a"]
     np.testing.assert_array_equal(found, array)

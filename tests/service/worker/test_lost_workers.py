@@ -13,6 +13,7 @@ import torch
 from tests.support import tiny
 from tests.support.bench import Bench, Crash, crashing, over
 from tests.support.waiting import wait_for
+from textinv_ray.concepts.concept import Concept
 from textinv_ray.inversion.pack import Pack
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.service.store.store import Store
@@ -127,6 +128,21 @@ def test_while_the_store_is_away_steps_go_on_and_one_checkpoint_waits(bench: Ben
     assert over(scheduler).done == 1
 
 
+def learned_though_taken_for_lost(bench: Bench, store: HeldStore, concepts: list[Concept]) -> None:
+    """One worker learns all, although its leases end while its first write is held."""
+    scheduler = bench.scheduler(concepts)
+    worker = bench.worker(scheduler)
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(worker.run)
+        wait_for(store.reached.is_set)
+        scheduler.leave(worker.name, "no heartbeat")
+        running.result(60)
+    status = over(scheduler)
+    assert (status.done, status.failed) == (len(concepts), 0)
+    for concept in concepts:
+        np.testing.assert_allclose(bench.vectors(concept.concept_id), bench.alone(concept), atol=1e-6)
+
+
 def test_leased_again_while_its_old_result_waits_to_be_written(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,17 +160,7 @@ def test_leased_again_while_its_old_result_waits_to_be_written(
         return real(pack)
 
     monkeypatch.setattr(Pack, "step", step)
-    concept = tiny.concept(0)
-    scheduler = bench.scheduler([concept])
-    worker = bench.worker(scheduler)
-    with ThreadPoolExecutor(1) as thread:
-        running = thread.submit(worker.run)
-        wait_for(store.reached.is_set)
-        scheduler.leave(worker.name, "no heartbeat")
-        running.result(60)
-    status = over(scheduler)
-    assert (status.done, status.failed) == (1, 0)
-    np.testing.assert_allclose(bench.vectors("concept-0"), bench.alone(concept), atol=1e-6)
+    learned_though_taken_for_lost(bench, store, [tiny.concept(0)])
     assert "checkpoint.safetensors" not in store.names("concepts/concept-0")
 
 
@@ -183,14 +189,4 @@ def test_leased_again_while_it_waits_to_be_given_back(bench: Bench, monkeypatch:
     monkeypatch.setattr(Pack, "step", step)
     # The first, which has most steps, is leased alone, and the second joins it: the first goes on, then the second...
     concepts = [tiny.concept(0, steps=9), tiny.concept(1, steps=10)]
-    scheduler = bench.scheduler(concepts)
-    worker = bench.worker(scheduler)
-    with ThreadPoolExecutor(1) as thread:
-        running = thread.submit(worker.run)
-        wait_for(store.reached.is_set)
-        scheduler.leave(worker.name, "no heartbeat")
-        running.result(60)
-    status = over(scheduler)
-    assert (status.done, status.failed) == (2, 0)
-    for concept in concepts:
-        np.testing.assert_allclose(bench.vectors(concept.concept_id), bench.alone(concept), atol=1e-6)
+    learned_though_taken_for_lost(bench, store, concepts)

@@ -64,8 +64,10 @@ class Told(Generic[Found]):
 class Scripted:
     """A scheduler that gives these statuses, the last one again and again, and notes what it is asked."""
 
-    def __init__(self, *statuses: SchedulerStatus) -> None:
+    def __init__(self, *statuses: SchedulerStatus, is_over: bool = False) -> None:
+        """`is_over`: whether nothing is left for workers, which statuses tell once the events are published."""
         self._statuses = list(statuses)
+        self._is_over = is_over
         self.cursors: list[int] = []
         self.stopped_after: int | None = None
 
@@ -76,6 +78,9 @@ class Scripted:
 
     def news(self, cursor: int) -> Told[SchedulerStatus]:
         return Told(lambda: self.status(cursor))
+
+    def is_over(self) -> bool:
+        return self._is_over
 
     def stop(self) -> None:
         self.stopped_after = len(self.cursors)
@@ -175,6 +180,16 @@ def test_a_problem_ends_it(job: Job) -> None:
 
 def test_workers_that_have_all_left_end_it(job: Job) -> None:
     assert watched(job, Scripted(status()), Trainers(0, "CUDA error")) == "all workers have left: CUDA error"
+
+
+def test_workers_that_leave_when_all_is_done_do_not_end_it_early(job: Job) -> None:
+    """The fleet may tell that the last one is gone before the scheduler has published what it did."""
+    events = (Event("done", "c0"), Event("done", "c1"))
+    last = status(2, events=events, over=True, done=2, running=0)
+    scheduler = Scripted(status(running=0), status(running=0), last, is_over=True)
+    news = News()
+    assert watched(job, scheduler, Trainers(0), news) == ""
+    assert news.noted == ["c0", "c1"]
 
 
 def test_an_output_that_another_job_has_taken_over_ends_it(job: Job) -> None:

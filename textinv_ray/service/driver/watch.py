@@ -42,6 +42,9 @@ class Watched(Protocol):
     def news(self, cursor: int) -> Pending[SchedulerStatus]:
         """Answers with a status when there are events since `cursor`, when all is over, or after some time."""
 
+    def is_over(self) -> bool:
+        """Whether there is nothing more to do for any worker."""
+
     def stop(self) -> None:
         """No more leases; workers are told to write checkpoints and leave."""
 
@@ -94,7 +97,8 @@ def watch(
             if waiting.too_long:
                 return waiting.too_long
             if state := trainers.answer(0.0):
-                if not state.trainers:
+                # The last ones leave when all is over, which `news` tells only after the events are published.
+                if not state.trainers and not scheduler.is_over():
                     return f"all workers have left: {state.errors}"
                 trainers = fleet.changes(state.trainers)
             latest = news.answer(POLL_S)

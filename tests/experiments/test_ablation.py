@@ -26,7 +26,10 @@ from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.manifest import checks
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.driver import job_record
+from textinv_ray.service.driver.lock import Lock
 from textinv_ray.service.intake import plan
+from textinv_ray.service.models import sources
+from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store
 from textinv_ray.util.errors import UserError
 
@@ -104,6 +107,39 @@ def test_waves_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"service\.waves: in a study"):
         ablation.learn(store, [], CONFIG.override(["service.waves.first=20"]))
     assert not store.names("")
+
+
+def test_words_of_an_earlier_study_are_not_compared(
+    source: Manifest, tmp_path: Path, tiny_sd: Path, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job ends early: one run has its word, one still that of other settings, and one none."""
+    config = examples.config(tiny_sd, tiny_clip)
+    rows, store = list(expand(source, config, ["base"], seeds=3, limit=1)), Store(str(tmp_path / "out"))
+
+    def invert(place: str, config: JobConfig, *, output: str) -> int:
+        facts = sources.facts(config.model)
+        keys = plan.make(Manifest.open(place), config, facts, StoredResults()).todo
+        examples.finish(store, "c0.base.0", **keys["c0.base.0"]._asdict())
+        examples.fail(store, "c0.base.0")
+        examples.finish(store, "c0.base.1", fingerprint="of other settings")
+        return 1
+
+    monkeypatch.setattr(ablation.run, "invert", invert)
+    assert ablation.learn(store, rows, config) == (1, {"c0.base.0"})
+    monkeypatch.setattr(ablation.run, "invert", lambda *_, **__: 143)
+    assert ablation.learn(store, rows, config) == (143, set())
+
+
+def test_another_study_leaves_the_manifest_of_a_running_one(
+    source: Manifest, tmp_path: Path, tiny_sd: Path, tiny_clip: Path
+) -> None:
+    config, store = examples.config(tiny_sd, tiny_clip), Store(str(tmp_path / "out"))
+    with Lock(store, print):
+        for seeds in (1, 2):
+            with pytest.raises(UserError, match="another job is learning into"):
+                ablation.learn(store, list(expand(source, config, ["base"], seeds)), config)
+    studies = [name for name in store.names("") if name.startswith("ablation_manifest-")]
+    assert {Manifest.open(store.path(name)).num_rows for name in studies} == {2, 4}
 
 
 def test_predicted_variants(source: Manifest, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ All runs are rows of one manifest, which an ordinary job learns. So finished run
 resumed, and all share packs.
 
     OUTPUT/
-      ablation_manifest.parquet    a row per run, such as rex.progressive.0
+      ablation_manifest-*.parquet  a row per run, such as rex.progressive.0; the name has a digest of the rows
       concepts/ ...                what every job stores (service/store/store.py)
       ablation.parquet             a row per variant and reference (ablation_table.py)
       ablation.png                 reconstruction against editability, as in Gal et al. 2022, section 5.3
@@ -14,6 +14,7 @@ Words between the base variant's and their initializers (interpolated.py) are fu
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import tempfile
@@ -39,6 +40,7 @@ from textinv_ray.manifest.image_columns import embedded_columns, schema
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.manifest.uris import locate
 from textinv_ray.service.driver import run
+from textinv_ray.service.intake import plan
 from textinv_ray.service.intake.preparation import concept_of
 from textinv_ray.service.models import sources
 from textinv_ray.service.store.snapshot import StoredResults
@@ -54,7 +56,7 @@ from textinv_ray.util.text import nearest
 logger = logging.getLogger(__name__)
 
 BASE = "base"
-MANIFEST, TABLE, PLOT = "ablation_manifest.parquet", "ablation.parquet", "ablation.png"
+TABLE, PLOT = "ablation.parquet", "ablation.png"
 CONCEPT_TAG, VARIANT_TAG, SEED_TAG = "ablation_concept", "ablation_variant", "ablation_seed"
 
 
@@ -149,21 +151,31 @@ def ablate(
     store = Store(output)
     place = None if predictor is None else locate(predictor, os.getcwd())[1]
     rows = list(expand(source, config, chosen, seeds, limit, place))
-    code = learn(store, rows, config)
-    if code <= ExitCode.INCOMPLETE:
-        compare(store, source, {row["concept_id"] for row in rows}, config, code, shares)
+    code, done = learn(store, rows, config)
+    compare(store, source, done, config, code, shares)
     return code
 
 
-def learn(store: Store, rows: list[Row], config: JobConfig) -> int:
-    """Learns all runs; `rows`: of `run_of`. Returns the exit code of `run.invert`. Raises UserError."""
+def learn(store: Store, rows: list[Row], config: JobConfig) -> tuple[int, set[str]]:
+    """Learns all runs; `rows`: of `run_of`. Raises UserError.
+
+    Returns the exit code of `run.invert` and the ids of the runs that have a word of these rows and settings, so that
+    words of an earlier study in the same output aren't compared; none when the job was stopped.
+    """
     if config.service.waves.first is not None:
         raise UserError(
             "service.waves: in a study each word starts from what its variant says; leave waves out"
         )
-    store.write(MANIFEST, to_parquet(rows))
-    place = store.path(MANIFEST) if store.is_local else f"{store.uri}/{MANIFEST}"
-    return run.invert(place, config, output=store.uri)
+    data = to_parquet(rows)
+    # Another study in the same output, which the lock refuses later, must not replace the manifest of a running one.
+    name = f"ablation_manifest-{hashlib.sha256(data).hexdigest()[:12]}.parquet"
+    store.write(name, data)
+    place = store.path(name) if store.is_local else f"{store.uri}/{name}"
+    code = run.invert(place, config, output=store.uri)
+    if code > ExitCode.INCOMPLETE:
+        return code, set()
+    facts, stored = sources.facts(config.model), StoredResults.read(store)
+    return code, plan.make(Manifest.open(place), config, facts, stored).done
 
 
 def compare(
@@ -174,7 +186,7 @@ def compare(
     code: int,
     shares: Sequence[float] = (),
 ) -> None:
-    """Writes and prints the table and the plot of the finished runs, if there are any.
+    """Writes and prints the table and the plot of these finished runs, if there are any.
 
     code: exit code of the job. shares: see `ablate`.
     """
@@ -294,7 +306,6 @@ def to_parquet(rows: list[Row]) -> bytes:
 def _scores(store: Store, wanted: set[str]) -> list[Score]:
     """The scores of the finished runs, and of the initializers that they started from."""
     found, starts = [], {}
-    wanted = wanted - {failure.concept_id for failure in store.failures()}
     for result in store.results():
         tags = result.tags
         if result.concept_id not in wanted:

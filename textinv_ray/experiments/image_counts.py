@@ -36,7 +36,6 @@ from textinv_ray.service.models import loading
 from textinv_ray.service.store.records import Result
 from textinv_ray.service.store.store import Store, sample_name
 from textinv_ray.util.errors import UserError
-from textinv_ray.util.exit_codes import ExitCode
 from textinv_ray.util.submitted_job import check_lasting
 
 PLOT = "set_sizes.png"
@@ -77,9 +76,8 @@ def ablate(
         raise UserError(
             f"{source.uri}: no concept has {counts[-1]} images; --set-sizes needs the largest number"
         )
-    code = ablation.learn(store, rows, config)
-    if code <= ExitCode.INCOMPLETE:
-        compare(store, source, {row["concept_id"] for row in rows}, counts, config, code)
+    code, done = ablation.learn(store, rows, config)
+    compare(store, source, done, counts, config, code)
     return code
 
 
@@ -132,11 +130,10 @@ def scores(
 
     Raises UserError when an image or a stored sample is missing.
     """
-    failed = {failure.concept_id for failure in store.failures()}
     done = [
         result
         for result in store.results()
-        if result.concept_id in runs - failed and result.clip_text_similarity is not None
+        if result.concept_id in runs and result.clip_text_similarity is not None
     ]
     if not done:
         return []

@@ -76,3 +76,17 @@ def test_the_start_says_what_differs_from_the_preset(tmp_path: Path, tiny_sd: Pa
     assert line in start_of(changed)
     plain = job_of(tmp_path / "b", tiny_sd, tiny_clip, JobConfig.load(), None)
     assert "configuration: mini (job.json has all of it)\n" in start_of(plain)
+
+
+def test_rows_that_do_not_heed_the_start_are_told(tmp_path: Path, tiny_sd: Path, tiny_clip: Path) -> None:
+    """The manifest's rows name an initializer; a default start is for rows that don't."""
+    line = "  2 of these won't start from training.init_from=auto: their rows have an initializer_token"
+    config = examples.config(tiny_sd, tiny_clip, "training.init_from=auto")
+    job = job_of(tmp_path / "a", tiny_sd, tiny_clip, config, None)
+    assert line in start_of(job)
+    console = Console(file=io.StringIO(), width=300)
+    messages.print_plan(console, job.plan, config, job.store, (None, "unknown"))
+    assert isinstance(console.file, io.StringIO)
+    assert line in console.file.getvalue()
+    plain = job_of(tmp_path / "b", tiny_sd, tiny_clip, examples.config(tiny_sd, tiny_clip), None)
+    assert "won't start" not in start_of(plain)

@@ -35,7 +35,7 @@ def print_start(job: Job) -> None:
     console.print(f"manifest: {redact(manifest.uri)}, {_count(manifest.num_rows, 'concept')}")
     line = f"to learn: {_count(len(plan.todo), 'concept')}, {plan.steps} steps"
     console.print(line + (f"; done already: {len(plan.done)}" if plan.done else ""))
-    for line in _waves(plan, job.waves, config.service.waves.first):
+    for line in (*_waves(plan, job.waves, config.service.waves.first), *_own_start(plan, config)):
         console.print(line)
     console.print(f"model: {_model(config)}")
     console.print(f"output: {store.shown}")
@@ -53,6 +53,15 @@ def _waves(plan: Plan, waves: Waves | None, wanted: int | None) -> Iterator[str]
         yield f"waves are left out: no more than {len(waves.first)} concepts could be in the first part"
     elif waves and waves.start:
         yield f"waves: words after the first {len(waves.first)} start from {waves.start.name}"
+
+
+def _own_start(plan: Plan, config: JobConfig) -> Iterator[str]:
+    if plan.own_start:
+        start = redact(str(config.training.init_from))
+        yield (
+            f"  {plan.own_start} of these won't start from training.init_from={start}: their rows have an "
+            "initializer_token, which comes first; leave it out of the manifest, or give the rows init_from"
+        )
 
 
 def damaged(concept_ids: Sequence[str]) -> str:
@@ -88,6 +97,8 @@ def print_plan(
     if plan.later:
         then = f"{_count(len(plan.later), 'concept')}, {plan.later_steps} steps"
         console.print(f"  then {then}, from words that these predict")
+    for line in _own_start(plan, config):
+        console.print(line)
     if not (plan.todo or plan.later):
         return
     again = len(plan.with_result)

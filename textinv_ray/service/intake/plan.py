@@ -7,8 +7,7 @@ import itertools
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 
-from textinv_ray.concepts import fetch, prepare
-from textinv_ray.concepts.settings import steps_of
+from textinv_ray.concepts import fetch, prepare, settings
 from textinv_ray.config.job import JobConfig
 from textinv_ray.manifest.columns import Row
 from textinv_ray.manifest.reader import Manifest
@@ -49,6 +48,8 @@ class Plan:
     """Training samples of all concepts in `todo`: steps times batch size."""
     with_result: set[str] = field(default_factory=set)
     """Concepts in `todo` and `later` that have a result for other settings, or possibly for other images."""
+    own_start: int = 0
+    """Concepts in `todo` that don't start from `training.init_from`, because their rows have an initializer_token."""
     missing: list[str] = field(default_factory=list)
     """Local images that don't exist, at most 20."""
     digest: str = ""
@@ -65,6 +66,7 @@ class Plan:
             later_samples=0,
             steps=self.steps + rest.steps,
             samples=self.samples + rest.samples,
+            own_start=self.own_start + rest.own_start,
         )
 
 
@@ -110,13 +112,16 @@ def make(
             continue
         if concept_id in results:
             plan.with_result.add(concept_id)
-        steps = waves.steps_of(row, config) if waves else steps_of(row, config)
+        steps = waves.steps_of(row, config) if waves else settings.steps_of(row, config)
         samples = steps * row.get("batch_size", config.training.batch_size)
         if waves and waves.waits(row):
             plan.later.add(concept_id)
             plan.later_steps += steps
             plan.later_samples += samples
             continue
+        predicted = waves and waves.start_of(row, config)
+        if config.training.init_from and not predicted and settings.start_of(row, config)[1]:
+            plan.own_start += 1
         plan.todo[concept_id] = key
         plan.steps += steps
         plan.samples += samples

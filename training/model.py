@@ -99,6 +99,8 @@ class MiniSD(nn.Module):
         super().__init__()
         self.unet, self.text_encoder = build_unet(preset), build_text_encoder(preset, tokenizer)
         self.names = NameEncoder(features, preset.text_hidden)
+        self.schedule = dict(SCHEDULE)
+        """What its pipeline's scheduler is made of."""
 
     @property
     def width(self) -> int:
@@ -124,7 +126,7 @@ class MiniSD(nn.Module):
         return ""
 
     def predict(self, noisy: Tensor, timesteps: Tensor, named: NamedWords, sizes: Tensor) -> Tensor:
-        """The noise in (B, 4, 16, 16) at `timesteps` (B,), of captions with named words.
+        """What `schedule` says that is predicted, of (B, 4, 16, 16) at `timesteps` (B,) and captions with named words.
 
         Stable Diffusion reads no `sizes` (B, 6), see `whole_pictures`.
         """
@@ -167,7 +169,7 @@ class MiniSD(nn.Module):
             self.text_encoder,
             tokenizer,
             self.unet,
-            DDPMScheduler(**SCHEDULE),
+            DDPMScheduler(**self.schedule),
             None,
             None,
             None,

@@ -26,7 +26,7 @@ from transformers import CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTextModel
 from training import captions as characters
 from training.batches import NamedWords
 from training.common import MODELS, Data, Preset
-from training.model import NAMES_FILE, SCHEDULE, MiniSD, build_unet, bundled_vae
+from training.model import NAMES_FILE, MiniSD, build_unet, bundled_vae
 from training.naming import WORD_NORM, NameEncoder
 from training.tokenizer import save as save_tokenizer
 
@@ -160,7 +160,7 @@ class MiniSDXL(MiniSD):
             tokenizer=tokenizer,
             tokenizer_2=tokenizer,
             unet=self.unet,
-            scheduler=DDPMScheduler(**SCHEDULE),
+            scheduler=DDPMScheduler(**self.schedule),
             force_zeros_for_empty_prompt=True,
             add_watermarker=False,
         )

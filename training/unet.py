@@ -9,7 +9,7 @@ noisiest timesteps show colours: without it the model reads them there instead o
 
 Goes on from its checkpoint in --folder, or from the shipped weights when there is none. There it writes, as it goes,
 log.jsonl, curve.jsonl (the loss on held-out characters), sample grids and mini-sd/, a pipeline of the averaged weights.
-The end of the run writes the bundled model.
+The end of the run writes the bundled model. `training.recipes` compares what the options change.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,9 +69,29 @@ class Recipe:
     """And above as this."""
     dropped: float = 0.1
     """Share of captions left out."""
+    batch: int = 0
+    """Samples of a step; 0: the preset's."""
+    prediction: str = "epsilon"
+    """One of PREDICTIONS."""
 
 
-def noise_loss(
+PREDICTIONS: dict[str, dict[str, Any]] = {
+    "epsilon": {},
+    # Salimans & Ho 2022, appendix D
+    "v": {"prediction_type": "v_prediction"},
+    # Lin et al. 2024, sections 3.1 to 3.3
+    "v-zero-snr": {
+        "prediction_type": "v_prediction",
+        "rescale_betas_zero_snr": True,
+        "timestep_spacing": "trailing",
+    },
+}
+"""What the UNet predicts: the noise, or v = sqrt(a) noise - sqrt(1 - a) latents; the scheduler's settings for it."""
+LARGEST_WEIGHT = 50.0
+"""Of an error of the noise."""
+
+
+def weighted_loss(
     model: MiniSD,
     latents: Tensor,
     noise: Tensor,
@@ -79,21 +100,32 @@ def noise_loss(
     named: NamedWords,
     sizes: Tensor,
     clamp: tuple[float, float] = (Recipe.lowest, Recipe.highest),
+    largest: float | None = LARGEST_WEIGHT,
 ) -> Tensor:
-    """Weighted squared error of the predicted noise, (B,); `alphas` is alpha-bar at each timestep, (B,)."""
+    """Squared error of the predicted latents, weighted by the clamped signal-to-noise ratio, (B,).
+
+    `alphas` is alpha-bar at each timestep, (B,). Whatever is predicted, an error of the latents counts the same:
+    with the ratio r = a / (1 - a) it is 1 / r of that of the noise, and 1 / (1 + r) of that of v. `largest`: the
+    weight that an error of the noise has at most; None: any.
+    """
     a = alphas[:, None, None, None]
     noisy = a.sqrt() * latents + (1 - a).sqrt() * noise
     with autocast():
         predicted = model.predict(noisy, timesteps, named, sizes)
     snr = alphas / (1 - alphas)
-    weight = (snr.clamp(*clamp) / snr).clamp(max=50.0)
-    return weight * (predicted.float() - noise).pow(2).mean((1, 2, 3))
+    weight = snr.clamp(*clamp) if largest is None else torch.minimum(snr.clamp(*clamp), largest * snr)
+    if model.schedule["prediction_type"] == "v_prediction":
+        target, weight = a.sqrt() * noise - (1 - a).sqrt() * latents, weight / (1 + snr)
+    else:
+        target, weight = noise, weight / snr
+    return weight * (predicted.float() - target).pow(2).mean((1, 2, 3))
 
 
 class HeldoutLoss:
     """The loss on held-out characters with their full captions, always of the same noise: what the curve shows.
 
-    It is weighted by `Recipe`'s defaults whatever the run's own recipe is, so that runs can be compared.
+    It is weighted by `Recipe`'s defaults at the noise levels of SCHEDULE, whatever the run's own recipe is, so that
+    runs can be compared.
     """
 
     BANDS = 4
@@ -108,22 +140,24 @@ class HeldoutLoss:
         self.noise = torch.randn(self.latents.shape, generator=generator).to(self.latents)
         spread = torch.arange(len(picked)) * 1000 // len(picked)
         self.timesteps = spread[torch.randperm(len(picked), generator=generator)].to(device())
+        self.alphas = DDPMScheduler(**SCHEDULE).alphas_cumprod.to(device())[self.timesteps]
         texts = [characters.full_caption(heldout.rows[index]) for index in picked]
         encoded_texts = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
         self.ids = encoded_texts.input_ids.to(device())
 
     @torch.no_grad()
     def __call__(self, model: MiniSD, alphas: Tensor) -> list[float]:
-        """Mean loss in each quarter of the timesteps, the least noisy first."""
+        """Mean loss in each quarter of the timesteps, the least noisy first. `alphas`: alpha-bar of the run's own."""
         model.eval()
         losses = []
+        nearest = (alphas.logit()[None] - self.alphas.logit()[:, None]).abs().argmin(1)
         for start in range(0, len(self.latents), 64):
             part = slice(start, start + 64)
-            ids, timesteps = self.ids[part], self.timesteps[part]
+            ids = self.ids[part]
             named = ids, torch.zeros_like(ids, dtype=torch.bool), ids.new_zeros(len(ids), model.width).float()
             sizes = whole_pictures(len(ids)).to(ids.device)
-            inputs = (self.latents[part], self.noise[part], timesteps, alphas[timesteps], named, sizes)
-            losses.append(noise_loss(model, *inputs))
+            inputs = (self.latents[part], self.noise[part], nearest[part], self.alphas[part], named, sizes)
+            losses.append(weighted_loss(model, *inputs))
         model.train()
         loss, band = torch.cat(losses), self.timesteps * self.BANDS // 1000
         return [round(float(loss[band == number].mean()), 5) for number in range(self.BANDS)]
@@ -161,8 +195,14 @@ def arguments(description: str | None, folder: Path) -> argparse.ArgumentParser:
     parser.add_argument("--hours", type=float, default=1e9, help="be done, and ship, within this time")
     parser.add_argument("--folder", type=Path, default=folder, help="of checkpoints, curve and grids")
     parser.add_argument("--trial", action="store_true", help="compare only: the bundled model stays as it is")
+    parser.add_argument(
+        "--fresh", action="store_true", help="with no checkpoint, begin with a UNet of random weights"
+    )
     for field in dataclasses.fields(Recipe):
-        parser.add_argument(f"--{field.name}", type=float, default=field.default)
+        choices = PREDICTIONS if field.name == "prediction" else None
+        parser.add_argument(
+            f"--{field.name}", type=type(field.default), default=field.default, choices=choices
+        )
     return parser
 
 
@@ -190,6 +230,8 @@ def train(
     """
     recipe = Recipe(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Recipe)})
     preset, folder = PRESETS[options.preset], options.folder
+    batch = recipe.batch or preset.unet_batch
+    model.schedule |= PREDICTIONS[recipe.prediction]
     team = Team()
     schedule = Schedule(options.steps or preset.unet_steps, options.hours, team)
 
@@ -209,17 +251,25 @@ def train(
     average = Averaged(model, recipe.average)
     checkpoint, progress = Checkpoint(folder, model, optimizer, average), Progress(folder, model.name)
     first = checkpoint.load()
+    random = (
+        {name: weight.clone() for name, weight in model.unet.state_dict().items()} if options.fresh else {}
+    )
     if first == 0 and (start := model.begin(tokenizer, data)):
+        if options.fresh:
+            model.unet.load_state_dict(random)
+            start += ", but for the UNet"
         average = checkpoint.average = Averaged(model, recipe.average)
         if team.leads:
             print(f"going on from {start}", flush=True)
-    alphas = DDPMScheduler(**SCHEDULE).alphas_cumprod.to(device())
+    alphas = DDPMScheduler(**model.schedule).alphas_cumprod.to(device())
     measure = HeldoutLoss(heldout, vae, tokenizer)
     clamp = (recipe.lowest, recipe.highest)
-    for step, indices, words in captions.ahead(preset.unet_batch, 2, first, preset.workers):
+    # The noise can't be told from what holds nothing else; v can.
+    largest = LARGEST_WEIGHT if recipe.prediction == "epsilon" else None
+    for step, indices, words in captions.ahead(batch, 2, first, preset.workers):
         if team.leads and step == first:
             with torch.compiler.set_stance("force_eager"):
-                record(folder, step, preset.unet_batch, measure(model, alphas))
+                record(folder, step, batch, measure(model, alphas))
         for group in optimizer.param_groups:
             peak = recipe.rate * preset.rate
             rate = learning_rate(step - first, schedule.progress(step), peak, WARMUP, cooldown=0.4)
@@ -237,7 +287,9 @@ def train(
         timesteps = team.share((spread * 1000).long())
         named = named_words(model.names, words, captions.slot_id, step * team.size + team.rank)
         sizes = team.share(all_sizes[indices])
-        loss = noise_loss(model, latents, noise, timesteps, alphas[timesteps], named, sizes, clamp).mean()
+        loss = weighted_loss(
+            model, latents, noise, timesteps, alphas[timesteps], named, sizes, clamp, largest
+        ).mean()
         loss.backward()
         team.average_gradients(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -255,7 +307,7 @@ def train(
             kept = Averaged(model, 0.0)
             average.copy_to(model)
             with torch.compiler.set_stance("force_eager"):
-                record(folder, step + 1, preset.unet_batch, measure(model, alphas))
+                record(folder, step + 1, batch, measure(model, alphas))
             if shown:
                 model.export(tokenizer, data, folder / model.name, folder / NAMES_FILE.name)
                 if last and not options.trial:

@@ -1,13 +1,14 @@
 """The public script against our job: same concepts, same model, same scorer, in one run.
 
-    python benchmarks/against_script.py --script textual_inversion.py [--manifest PATH] [--seeds 3] [--json PATH]
-                                        [--words FOLDER] [-- OPTIONS OF THE SCRIPT]
+    python benchmarks/against_script.py --script textual_inversion.py [--manifest PATH] [--seeds 3] [--holdout 2]
+                                        [--words FOLDER] [--predictor FILE] [--json PATH] [-- OPTIONS OF THE SCRIPT]
 
 The script is examples/textual_inversion/textual_inversion.py of huggingface/diffusers, at the tag of the installed
 diffusers (or the newest before it); it is run once per concept, with the settings of its README. Our job learns all
-concepts at once, several times, evenly between the script's timed runs, so that a machine's moods meet both. Both words
-of each concept are then scored with the same prompts and noise. Full runs of the script take long: --script-steps for
-a trial, and with --words no word is learned again that was learned before.
+concepts at once, several times, evenly between the script's timed runs, so that a machine's moods meet both; with
+--predictor another one, which learns from predicted words in few steps, too. All words of each concept are then scored
+with the same prompts and noise, with --holdout on images that no side saw. Full runs of the script take long:
+--script-steps for a trial, and with --words no word is learned again that was learned before.
 """
 
 from __future__ import annotations
@@ -49,19 +50,40 @@ def with_seeds(concepts: list[Concept], seeds: int) -> list[Concept]:
     ]
 
 
-def manifest_of(concepts: list[Concept], folder: Path) -> Path:
-    """What our job reads: the pixels that the script gets, and the same initial word and seed."""
+@dataclasses.dataclass(frozen=True)
+class OurJob:
+    """A job of ours, and its runs."""
+
+    name: str
+    manifest: Path
+    settings: tuple[str, ...]
+    runs: list[job.Run] = dataclasses.field(default_factory=list)
+
+
+def manifest_of(concepts: list[Concept], folder: Path, predictor: Path | None = None) -> Path:
+    """What our job reads: the pixels that the script gets, the same seed, and the same initial word or a predictor."""
+    folder.mkdir(parents=True, exist_ok=True)
     rows = [
         {
             "concept_id": concept.concept_id,
             "images": write_images(concept, folder / "images" / concept.concept_id),
-            "initializer_token": concept.initializer_token,
             "learnable_property": concept.learnable_property,
             "seed": concept.seed,
         }
+        | ({"init_from": str(predictor)} if predictor else {"initializer_token": concept.initializer_token})
         for concept in concepts
     ]
     return job.write_manifest(folder, rows)
+
+
+def our_jobs(concepts: list[Concept], options: argparse.Namespace, folder: Path) -> list[OurJob]:
+    """The preset's, and with --predictor the one that learns from predictions."""
+    jobs = [OurJob("ours", manifest_of(concepts, folder), tuple(options.set))]
+    if options.predictor:
+        manifest = manifest_of(concepts, folder / "predicted", options.predictor.resolve())
+        steps = (f"training.steps={options.predicted_steps}", "stopping.rule=none")
+        jobs.append(OurJob("predicted", manifest, (*options.set, *steps)))
+    return jobs
 
 
 def learn(
@@ -70,19 +92,18 @@ def learn(
     options: argparse.Namespace,
     config: JobConfig,
     folder: Path,
-) -> tuple[dict[str, Path], dict[str, ScriptRun], list[job.Run]]:
-    """The script's words, those of its runs that are timed, and our job's runs.
+) -> tuple[dict[str, Path], dict[str, ScriptRun], list[OurJob]]:
+    """The script's words, those of its runs that are timed, and our jobs' runs.
 
-    First the script's words that are neither timed nor in `options.words`, then our job, half of the timed ones, our
-    job, the other half, our job: so for three repeats.
+    First the script's words that are neither timed nor in `options.words`, then our jobs, half of the timed ones, our
+    jobs, the other half, our jobs: so for three repeats.
     """
     facts, model = sources.facts(config.model), sources.resolve(config.model.path)
-    manifest, shelf = manifest_of(concepts, folder), options.words or folder
+    jobs, shelf = our_jobs(concepts, options, folder), options.words or folder
     others, timed = concepts[: -options.timed], concepts[-options.timed :]
     words = {one.concept_id: shelf / script.name_of(one, facts.identity) for one in others}
     words |= {one.concept_id: folder / script.name_of(one, facts.identity) for one in timed}
     theirs: dict[str, ScriptRun] = {}
-    ours: list[job.Run] = []
 
     def run_script(concept: Concept) -> None:
         found = script.run(concept, model, words[concept.concept_id])
@@ -90,19 +111,21 @@ def learn(
         print(f"the script: {found.seconds:.0f} s for {concept.concept_id}", flush=True)
 
     def run_ours() -> None:
-        ours.append(job.run(manifest, folder / f"ours-{len(ours)}", options.config, options.set))
-        print(f"our job: {ours[-1].seconds:.0f} s for {len(concepts)} concepts", flush=True)
+        for one in jobs:
+            output = folder / f"{one.name}-{len(one.runs)}"
+            one.runs.append(job.run(one.manifest, output, options.config, one.settings))
+            print(f"{one.name}: {one.runs[-1].seconds:.0f} s for {len(concepts)} concepts", flush=True)
 
     with ThreadPoolExecutor(options.at_once) as pool:
         list(pool.map(run_script, [one for one in others if not words[one.concept_id].exists()]))
         part = max(1, -(-len(timed) // max(1, options.repeats - 1)))
         for start in range(0, len(timed), part):
-            if len(ours) < options.repeats:
+            if len(jobs[0].runs) < options.repeats:
                 run_ours()
             list(pool.map(run_script, timed[start : start + part]))
-    while len(ours) < options.repeats:
+    while len(jobs[0].runs) < options.repeats:
         run_ours()
-    return words, {one.concept_id: theirs[one.concept_id] for one in timed}, ours
+    return words, {one.concept_id: theirs[one.concept_id] for one in timed}, jobs
 
 
 def scores(
@@ -132,43 +155,57 @@ def scores(
 def rows_of(
     theirs: list[ScriptRun],
     at_once: int,
-    ours: list[job.Run],
+    jobs: list[OurJob],
     batch_size: int,
     quality: dict[str, dict[str, dict[str, float]]],
 ) -> list[dict[str, Any]]:
-    """The table: the script's figures, ours, and their ratio or difference. `theirs`: the runs that were timed."""
+    """The table: the script's figures, those of our jobs, and each one's ratio or difference to the script's.
 
-    def row(name: str, script: float, own: float) -> dict[str, Any]:
-        return {"": name, "script": script, "ours": own, "ours / script": own / script}
+    `theirs`: the runs that were timed.
+    """
 
-    seconds = [
-        statistics.median(run.seconds for run in theirs) / at_once,
-        statistics.median(run.seconds / run.concepts for run in ours),
-    ]
-    steps = [statistics.median(run.steps_per_second for run in side) for side in (theirs, ours)]
-    steps[0] *= at_once
-    samples = [steps[0] * BATCH_SIZE, steps[1] * batch_size]
-    memory = [max(run.memory_bytes for run in side) / measure.MEGABYTE for side in (theirs, ours)]
-    device = [max(run.device_bytes for run in side) / measure.MEGABYTE for side in (theirs, ours)]
-    memory[0] *= at_once
-    device[0] *= at_once
+    def row(name: str, script: float, own: list[float]) -> dict[str, Any]:
+        shown: dict[str, Any] = {"": name, "script": script}
+        for one, value in zip(jobs, own, strict=True):
+            shown |= {one.name: value, f"{one.name} / script": value / script}
+        return shown
+
+    def most(runs: list[Any], field: str) -> float:
+        return max(getattr(run, field) for run in runs) / measure.MEGABYTE
+
+    runs = [one.runs for one in jobs]
+    seconds = statistics.median(run.seconds for run in theirs) / at_once
+    own_seconds = [statistics.median(run.seconds / run.concepts for run in own) for own in runs]
+    speed = at_once * statistics.median(run.steps_per_second for run in theirs)
+    own_speed = [statistics.median(run.steps_per_second for run in own) for own in runs]
     rows = [
-        row("steps per concept", theirs[0].steps, ours[0].steps / ours[0].concepts),
-        row("seconds per concept", *seconds),
-        row("concepts per hour", *(3600 / value for value in seconds)),
-        row("steps per second", *steps),
-        row("samples per second", *samples),
-        row("peak memory, MB", *memory),
+        row("steps per concept", theirs[0].steps, [own[0].steps / own[0].concepts for own in runs]),
+        row("seconds per concept", seconds, own_seconds),
+        row("concepts per hour", 3600 / seconds, [3600 / value for value in own_seconds]),
+        row("steps per second", speed, own_speed),
+        row("samples per second", speed * BATCH_SIZE, [value * batch_size for value in own_speed]),
+        row(
+            "peak memory, MB",
+            at_once * most(theirs, "memory_bytes"),
+            [most(own, "memory_bytes") for own in runs],
+        ),
     ]
-    if min(device):
-        rows.append(row("peak memory of the device, MB", *device))
+    device = at_once * most(theirs, "device_bytes")
+    if device:
+        rows.append(row("peak memory of the device, MB", device, [most(own, "device_bytes") for own in runs]))
     for score, name in SCORES.items():
         by_side = {side: [one[score] for one in found.values()] for side, found in quality.items()}
-        gained = [b - a for a, b in zip(by_side["script"], by_side["ours"], strict=True)]
-        shown = {side: measure.with_error(by_side[side]) for side in ("script", "ours")}
-        rows.append({"": name, **shown, "ours / script": measure.with_error(gained, "+")})
-        rows.append({"": "  of the initializer", "script": measure.with_error(by_side["initializer"])})
-        rows[-1] |= {"ours": rows[-1]["script"], "ours / script": None}
+        shown: dict[str, Any] = {"": name, "script": measure.with_error(by_side["script"])}
+        of_initializer: dict[str, Any] = {
+            "": "  of the initializer",
+            "script": measure.with_error(by_side["initializer"]),
+        }
+        for one in jobs:
+            gained = [b - a for a, b in zip(by_side["script"], by_side[one.name], strict=True)]
+            shown |= {one.name: measure.with_error(by_side[one.name])}
+            shown |= {f"{one.name} / script": measure.with_error(gained, "+")}
+            of_initializer |= {one.name: of_initializer["script"], f"{one.name} / script": None}
+        rows += [shown, of_initializer]
     return rows
 
 
@@ -182,6 +219,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="words learned for each concept")
     parser.add_argument("--config", default="mini", help="our job's")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE")
+    parser.add_argument(
+        "--holdout", type=int, default=0, help="images of each concept that no side learns from, to score by"
+    )
+    parser.add_argument(
+        "--predictor", type=Path, help="of `textinv predictor fit`: our job from its words, too"
+    )
+    parser.add_argument("--predicted-steps", type=int, default=25, help="that job's")
     parser.add_argument("--script-steps", type=int, default=STEPS)
     parser.add_argument(
         "--at-once", type=int, default=1, help="runs of the script side by side, which share the cores"
@@ -203,18 +247,19 @@ def main() -> None:
 
     config = JobConfig.load(options.config, options.set)
     script = PublicScript(options.script, options.script_steps, options.script_options, options.at_once)
-    concepts = with_seeds(job.concepts_of(options.manifest, config, options.limit), options.seeds)
+    held_out = config.override([f"data.holdout={options.holdout}"])
+    concepts = with_seeds(job.concepts_of(options.manifest, held_out, options.limit), options.seeds)
     print(f"{len(concepts)} words on {measure.machine_line()}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        files, theirs, ours = learn(script, concepts, options, config, Path(folder))
+        files, theirs, jobs = learn(script, concepts, options, config, Path(folder))
         words: dict[str, dict[str, Word | None]] = {
             "initializer": dict.fromkeys(files),
             "script": {name: next(iter(read_words(path).values())) for name, path in files.items()},
-            "ours": job.words(ours[-1]),
+            **{one.name: job.words(one.runs[-1]) for one in jobs},
         }
     quality = scores(concepts, words, config.override([f"scoring.num_images={options.images}"]))
     runs = list(theirs.values())
-    rows = rows_of(runs, options.at_once, ours, config.training.batch_size, quality)
+    rows = rows_of(runs, options.at_once, jobs, config.training.batch_size, quality)
     print(measure.table(rows))
     print(
         "(medians of the timed runs; scores: mean ± standard error over concepts, last of their paired differences)"
@@ -234,11 +279,12 @@ def main() -> None:
             "stand_in_for_torchvision": script.uses_stand_in,
             "config": options.config,
             "settings": options.set,
+            "holdout": options.holdout,
             "seeds": options.seeds,
             "at_once": options.at_once,
             "table": rows,
             "script": {name: dataclasses.asdict(run) for name, run in theirs.items()},
-            "ours": [dataclasses.asdict(run) for run in ours],
+            **{one.name: [dataclasses.asdict(run) for run in one.runs] for one in jobs},
             "scores": quality,
         },
     )

@@ -1,19 +1,20 @@
-"""Words of the public script and ours, judged by an encoder that chose none of them, and by identity retrieval.
+"""Words of the public script and ours, judged by an encoder that chose none of them, on images that no side saw.
 
-    python benchmarks/judged.py --manifest benchmarks/heldout.parquet --seeds 3 --script-words benchmarks/script_words \
-                                --words FOLDER [--first 12] [--json PATH]
+    python benchmarks/judged.py --script-words benchmarks/script_words [--manifest benchmarks/heldout.parquet]
+                                [--seeds 1] [--holdout 2] [--predictor FILE [--predicted-steps 25]] [--json PATH]
 
-The script's words are read from files that `against_script.py --words` wrote; none is learned again. Ours are learned
-in this process, without Ray and untimed, with the settings and seeds of that comparison; finished ones stay in --words
-FOLDER. Both words of each concept are drawn with the same prompt and noise. Each picture of a word is held against the
-images of all concepts of the manifest, by both encoders. --first N: so many pairs, each concept's first seed first.
+The script's words are read from files that `against_script.py --holdout 2 --words` wrote; none is learned again, and
+concepts that have none are left out. Ours are learned in this process, without Ray and untimed, with the settings and
+seeds of that comparison: by the preset, and with --predictor from predicted words in few steps. All are drawn with the
+same prompts and noise and held against the --holdout images of each concept: likeness by the scoring model (which
+chose the preset's words) and by the judge, retrieval among the concepts by the judge, and the denoising loss, with the
+same draws for all sides (lower is better); editability needs no images.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,187 +22,99 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch
-
 from benchmarks import job, measure
 from benchmarks.against_script import with_seeds
+from benchmarks.judging import judge_words
+from benchmarks.quality_vs_steps import Word, learn, predicted_start
 from textinv_ray.concepts.concept import Concept
-from textinv_ray.concepts.retrieval import Features, retrieval_top1
-from textinv_ray.concepts.word_files import Word, read_words, store_word
+from textinv_ray.concepts.word_files import read_words
 from textinv_ray.config.job import JobConfig
-from textinv_ray.inversion import scoring
-from textinv_ray.inversion.encoders import Encoder
 from textinv_ray.inversion.families.backbone import Backbone
-from textinv_ray.inversion.families.loading import load_backbone
-from textinv_ray.inversion.pack import Pack
-from textinv_ray.inversion.review import Pictures, Subject, evaluate_words, review
+from textinv_ray.inversion.review import Pictures
 from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.inversion.words import rows_of
-from textinv_ray.service.models import loading, sources
+from textinv_ray.service.models import loading
 from textinv_ray.util.statistics import mean_of, paired_p
 
-SIDES = ("initializer", "script", "ours")
-CONCEPTS_AT_ONCE = 8
 
-
-def learn(
-    backbone: Backbone, scorer: Scorer, concepts: Sequence[Concept], config: JobConfig
-) -> Iterator[ConceptTask]:
-    """Learns concepts in packs with the configuration's stopping rule, as a worker does; yields them as they end."""
-    size = config.pack.size if isinstance(config.pack.size, int) else CONCEPTS_AT_ONCE
-    pack, waiting = Pack(backbone, config, size), list(concepts)
-
-    def evaluate(tasks: Sequence[ConceptTask]) -> None:
-        due = [task for task in tasks if task.evaluation_due]
-        subjects = [Subject(task.concept, task.vectors) for task in due]
-        if due:
-            for task, score in zip(due, evaluate_words(backbone, scorer, subjects, config), strict=True):
-                task.record(score)
-
-    while waiting or pack.tasks:
-        while waiting and pack.free:
-            pack.add(ConceptTask(waiting.pop(0), backbone, config))
-        if config.stopping.rule == "clip":
-            due = [task for task in pack.tasks if task.evaluation_due]
-            evaluate(due)
-            for task in due:
-                task.apply_stopping()
-                if task.done:
-                    pack.remove(task)
-                    yield task
-        if pack.tasks:
-            ended = pack.step()
-            evaluate(ended)
-            yield from ended
-
-
-def encoded(
-    backbone: Backbone,
-    encoders: dict[str, Encoder],
-    concepts: Sequence[Concept],
-    words: Sequence[Word | None],
-    config: JobConfig,
-) -> dict[str, list[torch.Tensor]]:
-    """Encoder -> features of the pictures of the image prompt, for each word; None: the initializer."""
-    prompt, kept = config.scoring.image_prompt.object, Pictures()
-    subjects = [
-        Subject(
-            dataclasses.replace(concept, prompts=(prompt,)),
-            None if word is None else rows_of(backbone, word),
-        )
-        for concept, word in zip(concepts, words, strict=True)
-    ]
-    found: dict[str, list[torch.Tensor]] = {name: [] for name in encoders}
-    for one in review(backbone, None, subjects, config, kept):
-        for name, encoder in encoders.items():
-            found[name].append(encoder.image_features(one.samples[prompt]))
-    return found
-
-
-def judge(
-    pictures: dict[str, dict[str, list[torch.Tensor]]],
-    views: dict[str, dict[str, torch.Tensor]],
-    concepts: Sequence[Concept],
-) -> dict[str, dict[str, list[float]]]:
-    """Side -> score -> a value for each character (its seeds averaged)."""
-    names = [concept.concept_id.rpartition("-seed")[0] for concept in concepts]
-    found: dict[str, dict[str, list[float]]] = {}
-    for side, by_encoder in pictures.items():
-        found[side] = {}
-        for encoder, features in by_encoder.items():
-            own = views[encoder]
-            likeness = [
-                scoring.image_similarity(one, own[name]) for one, name in zip(features, names, strict=True)
-            ]
-            found[side][f"{encoder} similarity"] = averaged(names, likeness)
-            together = [
-                Features.of(
-                    torch.cat([one for one, of in zip(features, names, strict=True) if of == name])
-                    .cpu()
-                    .numpy()
-                    if name in names
-                    else features[0][:0].cpu().numpy(),
-                    of_concept.cpu().numpy(),
-                )
-                for name, of_concept in own.items()
-            ]
-            top1 = dict(zip(own, retrieval_top1(together), strict=True))
-            found[side][f"{encoder} retrieval top 1"] = [top1[name] for name in dict.fromkeys(names)]
-    return found
-
-
-def averaged(names: Sequence[str], values: Sequence[float]) -> list[float]:
-    """The mean of each name's values, in order of the names."""
-    return [
-        statistics.mean(value for of, value in zip(names, values, strict=True) if of == name)
-        for name in dict.fromkeys(names)
-    ]
+def learned(concepts: Sequence[Concept], backbone: Backbone, scorer: Scorer, config: JobConfig) -> list[Word]:
+    """The word that each concept ends with, in their order."""
+    ends = {word.concept.concept_id: word for word in learn(backbone, scorer, list(concepts), config, set())}
+    return [ends[concept.concept_id] for concept in concepts]
 
 
 def rows(found: dict[str, dict[str, list[float]]]) -> Iterator[dict[str, Any]]:
+    """The table: a row for each score, with the paired differences of our sides to the script's."""
+    ours = [side for side in found if side not in ("initializer", "script")]
     for score, script in found["script"].items():
-        differences = [b - a for a, b in zip(script, found["ours"][score], strict=True)]
-        yield {
-            "": score,
-            **{side: str(mean_of(found[side][score])) for side in SIDES},
-            "ours - script": f"{mean_of(differences)}, p {paired_p(differences):.3f}",
-        }
+        row = {"": score, **{side: str(mean_of(values[score])) for side, values in found.items()}}
+        for side in ours:
+            differences = [b - a for a, b in zip(script, found[side][score], strict=True)]
+            row[f"{side} - script"] = f"{mean_of(differences)}, p {paired_p(differences):.3f}"
+        yield row
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--manifest", default=str(job.EXAMPLES))
+    parser.add_argument("--manifest", default=str(job.EXAMPLES.parents[1] / "benchmarks" / "heldout.parquet"))
     parser.add_argument("--limit", type=int, help="take the first rows only")
     parser.add_argument("--seeds", type=int, default=1, help="words of each concept")
-    parser.add_argument("--first", type=int, help="so many pairs, each concept's first seed first")
+    parser.add_argument("--holdout", type=int, default=2, help="images of each concept to judge by")
     parser.add_argument("--script-words", type=Path, required=True)
-    parser.add_argument("--words", type=Path, required=True, help="where our words stay")
+    parser.add_argument("--predictor", type=Path, help="of `textinv predictor fit`")
+    parser.add_argument("--predicted-steps", type=int, default=25)
     parser.add_argument("--config", default="mini")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE")
-    parser.add_argument("--images", type=int, default=8, help="pictures of each word")
+    parser.add_argument("--images", type=int, default=8, help="pictures of each word and prompt")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
 
-    config = JobConfig.load(options.config, options.set)
-    plain = job.concepts_of(options.manifest, config, options.limit)
-    concepts = with_seeds(plain, options.seeds)
-    concepts = sorted(concepts, key=lambda one: one.seed % options.seeds)[: options.first]
-    theirs = {
-        path.name.rpartition("-")[0]: next(iter(read_words(path).values()))
-        for path in sorted(options.script_words.glob("*.safetensors"))
+    settings = [f"data.holdout={options.holdout}", *options.set]
+    config = JobConfig.load(options.config, settings)
+    files = {
+        path.name.rpartition("-")[0]: path for path in sorted(options.script_words.glob("*.safetensors"))
     }
-    backbone, scorer = load_backbone(sources.resolve(config.model.path)), loading.scorer(config)
-    encoders: dict[str, Encoder] = {"mini-clip (chose)": scorer}
-    if judging := loading.judge(config):
-        encoders["judge"] = judging
-    options.words.mkdir(parents=True, exist_ok=True)
-    files = {one.concept_id: options.words / f"{one.concept_id}.safetensors" for one in concepts}
-    missing = [one for one in concepts if not files[one.concept_id].exists()]
-    for task in learn(backbone, scorer, missing, config):
-        parts = {name: part.numpy() for name, part in backbone.split(task.vectors).items()}
-        data = store_word(task.concept.placeholder_token, parts)
-        files[task.concept.concept_id].write_bytes(data)
-        print(f"learned {task.concept.concept_id} in {task.step} steps", flush=True)
-    ours = {name: next(iter(read_words(path).values())) for name, path in files.items()}
-    sides: dict[str, list[Word | None]] = {
-        "initializer": [None] * len(concepts),
-        "script": [theirs[one.concept_id] for one in concepts],
-        "ours": [ours[one.concept_id] for one in concepts],
+    concepts = [
+        dataclasses.replace(concept, prompts=())
+        for concept in with_seeds(job.concepts_of(options.manifest, config, options.limit), options.seeds)
+        if concept.concept_id in files
+    ]
+    if not concepts:
+        raise SystemExit(f"{options.script_words} has no word of a concept of {options.manifest}")
+    backbone, scorer = loading.backbone(config), loading.scorer(config)
+    judge = loading.judge(config)
+
+    def of_script(concept: Concept) -> Word:
+        (word,) = read_words(files[concept.concept_id]).values()
+        return Word(concept, rows_of(backbone, word), 0, 0.0)
+
+    sides = {
+        "initializer": [Word(one, ConceptTask(one, backbone, config).vectors, 0, 0.0) for one in concepts],
+        "script": [of_script(concept) for concept in concepts],
+        "ours": learned(concepts, backbone, scorer, config),
     }
-    drawn = config.override([f"review.images_per_prompt={options.images}"])
-    pictures = {side: encoded(backbone, encoders, concepts, words, drawn) for side, words in sides.items()}
-    views = {
-        name: {one.concept_id: scoring.crop_features(encoder, one.images).flatten(0, 1) for one in plain}
-        for name, encoder in encoders.items()
-    }
-    found = judge(pictures, views, concepts)
-    print(f"{len(concepts)} words of each side, {len(plain)} concepts")
+    if options.predictor:
+        few = config.override(["stopping.rule=none", f"training.steps={options.predicted_steps}"])
+        starts = [
+            dataclasses.replace(
+                predicted_start(one, options.predictor, scorer), steps=options.predicted_steps
+            )
+            for one in concepts
+        ]
+        sides["predicted"] = learned(starts, backbone, scorer, few)
+    drawn = config.override([f"scoring.num_images={options.images}"])
+    kept: Pictures = {}
+    found = {side: judge_words(words, backbone, scorer, judge, drawn, kept) for side, words in sides.items()}
+    steps = {side: [word.step for word in words] for side, words in sides.items() if side != "script"}
+    print(f"{len(concepts)} words of each side on {measure.machine_line()}; our steps: {steps}")
     print(measure.table(list(rows(found))))
     print("(mean over concepts, seeds averaged, with its 95 % bootstrap interval; last: paired differences)")
-    measure.write_json(options.json, {"words": len(concepts), "scores": found, "table": list(rows(found))})
+    measure.write_json(
+        options.json, {"words": len(concepts), "steps": steps, "scores": found, "table": list(rows(found))}
+    )
 
 
 if __name__ == "__main__":

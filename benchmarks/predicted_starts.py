@@ -36,21 +36,18 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-import torch
 
 from benchmarks import job, measure
 from benchmarks.against_script import with_seeds
+from benchmarks.judging import JUDGE, SCORES, judge_words
 from benchmarks.quality_vs_steps import Word, learn
 from textinv_ray.concepts import predictor
 from textinv_ray.concepts.concept import Concept
 from textinv_ray.concepts.predictor import Example, Predictor
-from textinv_ray.concepts.retrieval import retrieval_top1
 from textinv_ray.config.job import JobConfig
-from textinv_ray.inversion import words
-from textinv_ray.inversion.encoders import Encoder
 from textinv_ray.inversion.families.backbone import Backbone
 from textinv_ray.inversion.prediction import with_prediction
-from textinv_ray.inversion.review import Pictures, Subject, review
+from textinv_ray.inversion.review import Pictures
 from textinv_ray.inversion.scoring import Scorer
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.service.library import predicting, refinement
@@ -60,12 +57,6 @@ from textinv_ray.util.statistics import mean_of, paired_p
 
 HELDOUT = Path(__file__).with_name("heldout.parquet")
 COLD = "initializer"
-LOSS, JUDGE = "loss", "judge"
-SCORES = ("clip", JUDGE, "edit", "retrieval", LOSS)
-"""Columns: likeness by the scoring model and by the judge, editability, retrieval, denoising loss."""
-LOSS_SAMPLES = 64
-"""Of each word's denoising loss: images in turn, evenly spaced noise levels."""
-WORDS_AT_ONCE = 12
 _DRAW = 0  # seed of the order of a catalogue's words
 
 
@@ -221,69 +212,6 @@ def learned(
     return {step: found[step] for step in at}
 
 
-@torch.no_grad()
-def heldout_loss(backbone: Backbone, word: Word, config: JobConfig) -> float:
-    """Mean denoising loss on the reference images: LOSS_SAMPLES draws that depend on the concept's seed alone."""
-    concept, images = word.concept, word.concept.reference_images
-    assert word.vectors is not None
-    means, _ = backbone.latent_moments(images.reshape(-1, *images.shape[2:]))
-    numbers = torch.arange(LOSS_SAMPLES)
-    latents = means[numbers % len(means)]
-    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(concept.seed)).to(latents)
-    evenly = (2 * numbers + 1).double() / (2 * LOSS_SAMPLES)
-    levels = backbone.levels(evenly, config.training.timesteps, latents.shape[-2:]).to(backbone.device)
-    prompts = [
-        words.fill(concept.templates[number % len(concept.templates)], concept.placeholder_token)
-        for number in numbers.tolist()
-    ]
-    ids = words.tokenize(backbone, prompts, {concept.placeholder_token: len(word.vectors)})
-    condition = backbone.encode(ids.to(backbone.device), word.vectors.to(backbone.device))
-    return float(backbone.denoising_loss(latents, noise, levels, condition).mean())
-
-
-def judged(
-    found: Sequence[Word],
-    backbone: Backbone,
-    scorer: Scorer,
-    judge: Encoder | None,
-    config: JobConfig,
-    initializers: Pictures,
-) -> dict[str, list[float]]:
-    """Score -> a value for each concept."""
-    reviews = []
-    for first in range(0, len(found), WORDS_AT_ONCE):
-        some = [Subject(word.concept, word.vectors) for word in found[first : first + WORDS_AT_ONCE]]
-        reviews += review(backbone, scorer, some, config, initializers, judge)
-    features = [one.features for one in reviews]
-    names = [word.concept.concept_id.rpartition("-seed")[0] for word in found]
-    values: dict[str, list[float | None]] = {
-        "clip": [one.clip_image_similarity for one in reviews],
-        JUDGE: [one.judge_similarity for one in reviews],
-        "edit": [one.clip_text_similarity for one in reviews],
-        "retrieval": list(retrieved(names, [one for one in features if one is not None])),
-        LOSS: [heldout_loss(backbone, word, config) for word in found],
-    }
-    return {
-        score: [
-            statistics.mean(
-                value for of, value in zip(names, each, strict=True) if of == name and value is not None
-            )
-            for name in dict.fromkeys(names)
-        ]
-        for score, each in values.items()
-        if None not in each
-    }
-
-
-def retrieved(names: Sequence[str], features: Sequence[Any]) -> Iterator[float]:
-    """retrieval_top1 of each word among the concepts: seeds of one concept are no rivals."""
-    first = {name: names.index(name) for name in names}
-    for name, own in zip(names, features, strict=True):
-        others = [features[place] for of, place in first.items() if of != name]
-        blank = [dataclasses.replace(one, pictures=one.pictures[:0]) for one in others]
-        yield retrieval_top1([own, *blank])[0]
-
-
 def rows(points: Sequence[Point]) -> Iterator[dict[str, Any]]:
     """The table, with paired differences from the initializer's words after the same and after all steps."""
     cold = {point.steps: point for point in points if point.start == COLD}
@@ -376,7 +304,7 @@ def main() -> None:
         missing = [step for step in at if (start.name, step) not in known]
         made = learned(start, missing, backbone, scorer, config) if missing else {}
         for step, found in made.items():
-            values = judged(found, backbone, scorer, judge, config, kept)
+            values = judge_words(found, backbone, scorer, judge, config, kept)
             seconds = statistics.mean(word.seconds for word in found)
             known[start.name, step] = Point(start.name, step, start.words, seconds, values)
             write_points(options.scores, key, known)

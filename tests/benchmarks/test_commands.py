@@ -232,34 +232,27 @@ def test_catalogue_words(
 def test_judged(
     manifest: str, settings: list[str], tmp_path: Path, figures: Callable[..., dict[str, Any]]
 ) -> None:
-    """The script's words are read, ours learned once; both encoders judge the pictures of three sides."""
-    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    """The script's words are read, ours learned; all are judged on an image that none was learned from."""
+    theirs = tmp_path / "theirs"
     theirs.mkdir()
-    for number in range(4):
-        name = f"{('one', 'two')[number // 2]}-seed{number}"
+    for number, name in enumerate(("one-seed0", "two-seed2", "two-seed3")):
         word = {"clip_l": np.full((1, 32), 0.1 * number, np.float32)}
         (theirs / f"{name}-0123456789ab.safetensors").write_bytes(store_word(f"<{name}>", word))
-    options = [
-        f"--manifest={manifest}",
-        "--seeds=2",
-        "--images=1",
-        f"--script-words={theirs}",
-        f"--words={ours}",
-    ]
-    found = figures(
-        judged, *options, *settings, "--set", "stopping.clip.every=2", "--set", "stopping.min_steps=2"
-    )
-    assert (found["words"], set(found["scores"])) == (4, {"initializer", "script", "ours"})
-    assert [row[""] for row in found["table"]] == [
-        f"{encoder} {score}"
-        for encoder in ("mini-clip (chose)", "judge")
-        for score in ("similarity", "retrieval top 1")
-    ]
-    assert all(len(values) == 2 for scores in found["scores"].values() for values in scores.values())
-    learned = {path: path.stat().st_mtime for path in ours.iterdir()}
-    assert {path.stem for path in learned} == {"one-seed0", "one-seed1", "two-seed2", "two-seed3"}
-    assert figures(judged, *options, *settings, "--first", "2")["words"] == 2
-    assert {path: path.stat().st_mtime for path in ours.iterdir()} == learned
+    options = ["--seeds=2", "--images=1", "--holdout=1", f"--script-words={theirs}"]
+    file = catalogue.predictor_file(tmp_path / "p.safetensors", JobConfig.load("mini", settings[1::2]))
+    predicted = [f"--predictor={file}", "--predicted-steps=1"]
+    found = figures(judged, *options, f"--manifest={manifest}", *predicted, *settings)
+    assert found["words"] == 3
+    assert found["steps"] == {"initializer": [0] * 3, "ours": [4] * 3, "predicted": [1] * 3}
+    assert set(found["scores"]) == {"initializer", "script", "ours", "predicted"}
+    for scores in found["scores"].values():
+        assert set(scores) == {"clip", "judge", "edit", "retrieval", "loss"}
+        assert {len(values) for values in scores.values()} == {2}, "a value for each concept"
+    assert {"ours - script", "predicted - script"} < set(found["table"][0])
+    for path in theirs.iterdir():
+        path.unlink()
+    with pytest.raises(SystemExit, match="theirs has no word of a concept of"):
+        figures(judged, *options, f"--manifest={manifest}", *settings)
 
 
 def test_a_script_that_cannot_run_is_explained(

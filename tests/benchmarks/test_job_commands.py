@@ -17,6 +17,7 @@ import pytest
 
 from benchmarks import against_script, job, scaling
 from benchmarks.public_script import PublicScript
+from tests.support import catalogue
 from tests.support.commands import REPOSITORY
 from textinv_ray.config.job import JobConfig
 from textinv_ray.manifest import checks
@@ -33,7 +34,7 @@ if options:
         time.sleep(0.05)
     import pathlib
     pathlib.Path(options["output_dir"]).mkdir(parents=True)
-    assert len(list(pathlib.Path(options["train_data_dir"]).iterdir())) == 2
+    assert len(list(pathlib.Path(options["train_data_dir"]).iterdir())) in (1, 2)
     word = {options["placeholder_token"]: numpy.ones((1, 32), numpy.float32)}
     safetensors.numpy.save_file(word, options["output_dir"] + "/learned_embeds.safetensors")
 """
@@ -60,6 +61,7 @@ def test_the_parts_of_a_concept(settings: list[str], tmp_path: Path) -> None:
 def test_against_script(manifest: str, settings: list[str], tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
+    predictor = catalogue.predictor_file(tmp_path / "p.safetensors", JobConfig.load("mini", settings[1::2]))
     options = [
         f"--script={script}",
         f"--manifest={manifest}",
@@ -70,13 +72,17 @@ def test_against_script(manifest: str, settings: list[str], tmp_path: Path) -> N
         "--repeats=1",
         "--images=1",
         f"--words={tmp_path / 'words'}",
+        "--holdout=1",
+        f"--predictor={predictor}",
+        "--predicted-steps=1",
     ]
     found = command("against_script.py", *options, *settings, str(tmp_path / "f.json"))
     table = {row[""]: row for row in found["table"]}
     assert table["steps per concept"]["script"] == 6
     assert table["steps per concept"]["ours"] == 4
+    assert table["steps per concept"]["predicted"] == 1
     assert table["steps per second"]["ours"] > 0
-    assert set(found["scores"]) == {"initializer", "script", "ours"}
+    assert set(found["scores"]) == {"initializer", "script", "ours", "predicted"}
     timed = [run["seconds"] for run in found["script"].values()]
     assert list(found["script"]) == ["two-seed2", "two-seed3"]
     assert table["seconds per concept"]["script"] == pytest.approx(sum(timed) / 4)  # two share the machine
@@ -94,7 +100,9 @@ def test_words_of_a_script_are_learned_once(
     monkeypatch.setitem(sys.modules, "torchvision", torchvision)
     config = JobConfig.load("mini", settings[1::2])
     concepts = against_script.with_seeds(job.concepts_of(manifest, config, None), 1)
-    options = argparse.Namespace(words=tmp_path / "words", timed=1, repeats=0, at_once=1)
+    options = argparse.Namespace(
+        words=tmp_path / "words", timed=1, repeats=0, at_once=1, set=[], predictor=None
+    )
     script = tmp_path / "script.py"
 
     def learn(text: str) -> set[Path]:

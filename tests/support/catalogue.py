@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from tests.support import examples as stored
-from textinv_ray.concepts import image_features, word_files
+from textinv_ray.concepts import image_features, predictor, word_files
 from textinv_ray.concepts.image_features import ImageFeatures
 from textinv_ray.concepts.predictor import Example
+from textinv_ray.config.job import JobConfig
+from textinv_ray.service.models import sources
 from textinv_ray.service.store.store import Store
 
 SIZES = {"clip_l": 32}
@@ -48,6 +50,13 @@ def output(folder: Path, catalogue: Sequence[Example], without: int = 0) -> str:
     for index, example in enumerate(catalogue):
         finish(store, example, index >= without)
     return store.uri
+
+
+def predictor_file(path: Path, config: JobConfig) -> Path:
+    """A predictor for the configuration's model and scorer, fitted on such words. Returns `path`."""
+    identity = sources.facts(config.model).identity
+    path.write_bytes(predictor.fit(examples(12, scorer=config.scoring.model, model=identity)).to_bytes())
+    return path
 
 
 def finish(store: Store, example: Example, with_features: bool = True, **changes: Any) -> None:

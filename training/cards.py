@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ import numpy as np
 from training.common import EFFECT_EVERY, MODELS
 from training.effects import EFFECTS
 
+WIDTH = 140
+"""Of a card's lines, in characters."""
 CREATORS = {
     "open-peeps": ("Pablo Stanley", "CC0 1.0"),
     "big-smile": ("Ashley Seo", "CC BY 4.0"),
@@ -49,9 +52,14 @@ def listed(creators: dict[str, tuple[str, str]]) -> str:
     return ", ".join(f"{style} ({creator}, {licence})" for style, (creator, licence) in creators.items())
 
 
+def wrapped(text: str) -> str:
+    """Each line that is too long as several; lists come to any length."""
+    return "\n".join(textwrap.fill(line, WIDTH) for line in text.splitlines())
+
+
 def data_part(images: int) -> str:
-    return DATA.format(
-        images=images, styles=listed(CREATORS), heldout=listed(HELDOUT_CREATORS), redrawn=REDRAWN
+    return wrapped(
+        DATA.format(images=images, styles=listed(CREATORS), heldout=listed(HELDOUT_CREATORS), redrawn=REDRAWN)
     )
 
 
@@ -92,8 +100,8 @@ four drawing styles.
 ## Figures
 
 `python -m training.evaluate --only judge`, on 100 held-out identities: another view of the same identity is the nearest of 100 for
-{judge["same_identity_top1"]:.1%} (mini-clip: {figures["scorer"]["same_identity_top1"]:.1%}); {judge["retrieval_top1"]:.1%} of five views are nearest to the mean of the other three
-views of their own identity (`retrieval_top1`).
+{judge["same_identity_top1"]:.1%} (mini-clip: {figures["scorer"]["same_identity_top1"]:.1%}). With the mean of three views of each identity to compare with, {judge["retrieval_top1"]:.1%} of
+the other five views are nearest to their own (`retrieval_top1`).
 
 ## Limits
 
@@ -169,17 +177,20 @@ characters and nothing else. It exists so that textual inversion can be tried, t
 
 ## Recipe and compute
 
-Begun on 2 CPU cores (230 minutes: VAE 320,000 images, UNet 284,000 samples and 136,000 before them on other latents), then twice some
-five minutes of one NVIDIA H200 (`training/minutes.py`, bf16, compiled). The first time the VAE got two residual blocks at each size
-in place of one, which began as the identity, and all of it was trained for 1,750 steps of 128 images, 90 seconds that mini-clip and
-mini-judge shared; then UNet, text encoder and names followed its new latents for 2,221 steps of 512, 1,137,152 samples in 180
-seconds. The second time (`--parts decoder,unet`) latents and scorers stayed as they were: UNet, text encoder and names for 3,656
-steps of 512, 1,871,872 samples in 248 seconds, at 7,900 to 11,400 samples a second, and beside them the VAE's decoder for 2,400 steps
-of 128 images and some more in 113 seconds. The learning rate was 1e-3, the average of weights 0.999 a step. Names were stretched to
-up to twice their norm, as learned words are, and their captions named backgrounds and expressions more often than on the CPU.
-While it trained, the vector of a name was computed from the identity's features by a small network
+| stage | what was trained | samples | where |
+|---|---|---|---|
+| 1 | VAE | 320,000 | 2 CPU cores, 230 minutes for this and the next |
+| | UNet, text encoder, names | 136,000 on other latents, then 284,000 | |
+| 2 | VAE, with two residual blocks at each size in place of one (the new ones began as the identity) | 1,750 steps of 128 | NVIDIA H200, 90 s |
+| | UNet, text encoder, names, on the new latents | 2,221 steps of 512 | the same, 180 s |
+| 3 | VAE's decoder alone, so that latents stay | 2,400 steps of 128 | the same, 113 s, beside the UNet |
+| | UNet, text encoder, names | 3,656 steps of 512 | the same, 248 s with compilation |
+
+On the GPU: `training/minutes.py` (stage 3: `--parts decoder,unet`), bf16, compiled, learning rate 1e-3, average of weights 0.999 a
+step. While the model trained, the vector of a name was computed from the identity's features by a small network
 (`training/naming.py`), so that every image taught every name; the vectors of the 2,400 names were then written into the embedding
-table. Embeddings are kept at norm 0.4 or below, the scale of CLIP ViT-L/14's.
+table. Embeddings are kept at norm 0.4 or below, the scale of CLIP ViT-L/14's. In stages 2 and 3 captions read names at up to twice
+that norm, because learned words have such norms, and named backgrounds and expressions more often.
 
 ## Figures
 
@@ -205,8 +216,8 @@ table. Embeddings are kept at norm 0.4 or below, the scale of CLIP ViT-L/14's.
 ## Limits
 
 It draws what its data shows: heads and shoulders in these drawing styles. Colours, hair, outlines, backgrounds and glasses follow the
-caption. Of the 48 pictures in `training/pictures/generation.png` 32 have eyes, mouth and glasses right, of 40 that were aimed at (one
-person counted): one eye of two, mouths and thin lines are smudged in the others.
+caption. In 32 of the 48 pictures of `training/pictures/generation.png` eyes, mouth and glasses are right (counted by one person; the
+goal was 40). In the other 16 one eye of two, the mouth or thin lines are smudged.
 
 Of the bounds that are not met, the edits: backgrounds follow the prompt in nearly all pictures, sunglasses in most
 (`training/pictures/inversion.png`, the last four columns), but a learned word keeps more of its character beside them than the plain
@@ -245,7 +256,8 @@ drawings only, so no model marks its own work. The vocabulary is the same.
 ## Recipe and compute
 
 `python -m training.minutes train` on an NVIDIA H200 that two other trainings shared, in 90 seconds: 1,645 steps of 384 identities,
-631,680 pairs. The contrastive loss of CLIP between images and captions, plus the same between two views of one identity (other background, flip, scale, rotation, expression).
+631,680 pairs. The contrastive loss of CLIP between images and captions, plus the same between two views of one identity (other
+background, flip, scale, rotation, expression).
 
 ## Figures
 

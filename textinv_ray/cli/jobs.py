@@ -221,7 +221,7 @@ def validate(
         bool, typer.Option("--check-images", help="Fetch and decode every image, too.")
     ] = False,
 ) -> None:
-    """Check a manifest and print all its errors by row and column."""
+    """Check a manifest and print its errors by row and column."""
     job = load_config(config, overrides)
 
     from textinv_ray.manifest import vocabulary

@@ -53,8 +53,11 @@ def listed(creators: dict[str, tuple[str, str]]) -> str:
 
 
 def wrapped(text: str) -> str:
-    """Each line that is too long as several; lists come to any length."""
-    return "\n".join(textwrap.fill(line, WIDTH) for line in text.splitlines())
+    """Each paragraph in lines of WIDTH: what it lists comes to any length."""
+    parts = (
+        textwrap.fill(" ".join(part.split()), WIDTH, break_on_hyphens=False) for part in text.split("\n\n")
+    )
+    return "\n\n".join(parts)
 
 
 def data_part(images: int) -> str:

@@ -33,6 +33,7 @@ from textinv_ray.service.store.store import Store
 
 def status(cursor: int = 0, **changes: Any) -> SchedulerStatus:
     fields: dict[str, Any] = {
+        "begun": True,
         "done": 0,
         "failed": 0,
         "skipped": 0,
@@ -146,7 +147,8 @@ def test_it_ends_when_all_is_over_and_tells_what_happened(job: Job) -> None:
     assert scheduler.stopped_after is None
 
 
-NOTHING_YET = status(running=0)
+NOTHING_YET = status(begun=False, running=0, failed=1)
+"""No worker has started; one row's image can't be read, which the preparation finds without any."""
 
 
 def test_what_the_cluster_lacks_is_said(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,9 +161,10 @@ def test_what_the_cluster_lacks_is_said(job: Job, monkeypatch: pytest.MonkeyPatc
 
 def test_waiting_for_resources_has_an_end(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watching, "WAITING_AFTER_S", 0.0)
-    service = job.config.service.model_copy(update={"wait_for_resources_min": 0.1 / 60})
+    service = job.config.service.model_copy(update={"wait_for_resources_min": 1e-9})
     patient = dataclasses.replace(job, config=job.config.model_copy(update={"service": service}))
-    problem = watched(patient, Scripted(*[NOTHING_YET] * 1000), missing=lambda: "waiting for 1 GPU")
+    scheduler = Scripted(*[NOTHING_YET] * 3, status(over=True))
+    problem = watched(patient, scheduler, missing=lambda: "waiting for 1 GPU")
     assert re.fullmatch(r"no worker could start within \S+ minutes \(waiting for 1 GPU\)", problem)
 
 

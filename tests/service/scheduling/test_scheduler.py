@@ -105,6 +105,7 @@ def test_images_that_failed_are_in_the_store_when_heard_of(store: Store) -> None
     assert not scheduler.status(0).events
     scheduler.publish()
     status = scheduler.status(0)
+    assert (status.failed, status.begun) == (2, False), "no worker is needed to find that"
     failure = store.failure(status.events[0].concept_id)
     assert failure is not None
     assert failure.error == "image x: is truncated"
@@ -180,9 +181,22 @@ def test_workers_that_never_start_end_the_job(store: Store) -> None:
     assert scheduler.status(0).problem == "no worker could start: no such model"
 
 
-def test_a_worker_that_fails_to_start_later_is_no_problem(store: Store) -> None:
+@pytest.mark.parametrize(
+    "begin",
+    [
+        lambda scheduler: scheduler.take("w", 1),
+        lambda scheduler: scheduler.beat("w", {"c0": 0}, 0),
+        lambda scheduler: scheduler.beat("w", {}, 5),
+    ],
+    ids=["asks for work", "before its first step", "learns"],
+)
+def test_a_worker_that_fails_to_start_later_is_no_problem(
+    store: Store, begin: Callable[[Scheduler], object]
+) -> None:
     scheduler = ready(Rows.numbered(1), store)
-    scheduler.beat("w", {}, 5)
+    assert not scheduler.status(0).begun
+    begin(scheduler)
+    assert scheduler.status(0).begun
     for _ in range(5):
         scheduler.failed_to_start("GPU is gone")
     assert not scheduler.status(0).problem

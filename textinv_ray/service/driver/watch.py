@@ -79,8 +79,7 @@ def watch(
                 redone = status.steps_redone
                 logger.info("%d steps had to be taken again so far", redone)
             _tell(job, mirror, status.events)
-            has_begun = bool(status.running or status.steps_computed or status.done or status.failed)
-            waiting.look(has_begun)
+            waiting.look(status.begun)
             lock.waiting_for = waiting.line
             progress.show(
                 status.done + status.skipped,
@@ -137,7 +136,7 @@ class _Waiting:
         """That it was waited for too long; empty otherwise."""
 
     def look(self, has_begun: bool) -> None:
-        """Looks for what is missing, every few seconds while no worker has begun to learn."""
+        """Looks for what is missing, every few seconds while no worker has started."""
         if has_begun:
             self._since, self.line = math.inf, ""
             return

@@ -84,6 +84,8 @@ class Leases:
         self._workers: dict[str, _Worker] = {}
         self._steps_over = 0  # of concepts that are over
         self._steps_of_gone = 0  # computed by workers that are gone
+        self.begun = False
+        """Whether a worker was ever heard of: at least one could start."""
         self.done = 0
         self.failed = 0
         self.skipped = 0
@@ -308,6 +310,7 @@ class Leases:
         entry.error = f"{error} ({entry.losses} of {self._max_attempts} attempts)"
 
     def _hear(self, worker: str) -> _Worker:
+        self.begun = True
         me = self._workers.setdefault(worker, _Worker())
         me.heard = self._clock()
         return me

@@ -77,6 +77,8 @@ class Orders:
 class SchedulerStatus:
     """Where the job stands."""
 
+    begun: bool
+    """Whether a worker has started."""
     done: int
     failed: int
     skipped: int

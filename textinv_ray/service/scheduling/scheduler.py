@@ -224,10 +224,10 @@ class Scheduler:
             self._notify()
 
     def failed_to_start(self, error: str) -> None:
-        """A worker could not start. After `max_attempts` times without any step taken, the job can't go on."""
+        """A worker could not start. After `max_attempts` times before any was heard of, the job can't go on."""
         with self._changed:
             self._failed_starts += 1
-            if self._failed_starts >= self._max_attempts and not self._leases.steps_computed:
+            if self._failed_starts >= self._max_attempts and not self._leases.begun:
                 self._problem = f"no worker could start: {message(error)}"
                 self._notify()
 
@@ -251,6 +251,7 @@ class Scheduler:
             del table.events[: seen - self._dropped]
             self._dropped = seen
             return SchedulerStatus(
+                begun=table.begun,
                 done=table.done,
                 failed=table.failed,
                 skipped=table.skipped,

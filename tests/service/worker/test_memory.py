@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,14 @@ import torch
 
 from tests.support import tiny
 from tests.support.bench import Bench
+from tests.support.waiting import wait_for
 from textinv_ray.concepts.concept import Concept
 from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion.families.backbone import Backbone
 from textinv_ray.inversion.families.stable_diffusion import StableDiffusion
 from textinv_ray.inversion.pack import Pack
 from textinv_ray.inversion.task import ConceptTask
+from textinv_ray.service.scheduling.protocol import Orders
 from textinv_ray.service.worker.engine import Engine
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -57,6 +60,42 @@ def test_out_of_memory_makes_the_pack_smaller(bench: Bench, monkeypatch: pytest.
     assert max(sizes[full + 4 :]) == 2
     for concept, vectors in zip(concepts, alone, strict=True):
         np.testing.assert_allclose(bench.vectors(concept.concept_id), vectors, atol=1e-6)
+
+
+def test_what_is_given_back_stays_so(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever heartbeat is under way: by one that came later the scheduler would take it for this worker's again."""
+    bench.config = bench.config.override(["pack.size=2", "service.lease_timeout_s=60"])
+    scheduler = bench.scheduler([tiny.concept(index, steps=8) for index in range(2)])
+    under_way, given_back = threading.Event(), threading.Event()
+    real_beat, real_give_back, real_step = scheduler.beat, scheduler.give_back, Pack.losses_and_gradient
+
+    def beat(worker: str, steps: Mapping[str, int], computed: int, node: str = "") -> Orders:
+        if len(steps) == 2 and not under_way.is_set():
+            under_way.set()
+            given_back.wait(2)  # in vain where that waits for this heartbeat
+        return real_beat(worker, steps, computed, node)
+
+    def give_back(worker: str, concept_id: str) -> None:
+        real_give_back(worker, concept_id)
+        given_back.set()
+
+    def allocate(pack: Pack) -> Any:
+        if len(pack.tasks) == 2 and not given_back.is_set():
+            assert under_way.wait(20)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return real_step(pack)
+
+    monkeypatch.setattr(scheduler, "beat", beat)
+    monkeypatch.setattr(scheduler, "give_back", give_back)
+    monkeypatch.setattr(Pack, "losses_and_gradient", allocate)
+    thread = threading.Thread(target=bench.worker(scheduler).run)
+    thread.start()
+    try:
+        wait_for(lambda: scheduler.status(0).done == 2, 20, "nobody learns what was given back")
+    finally:
+        scheduler.stop()
+        thread.join()
+    assert given_back.is_set()
 
 
 def test_no_memory_for_one_of_those_that_begin_together(

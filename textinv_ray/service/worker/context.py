@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 
 from textinv_ray.config.job import JobConfig
@@ -22,3 +23,7 @@ class WorkerContext:
     engine: Engine
     config: JobConfig
     concepts: ActiveConcepts = field(default_factory=ActiveConcepts)
+    lease_lock: threading.Lock = field(default_factory=threading.Lock)
+    """Held while the scheduler is asked for leases, is told what this worker holds, and gets back or fails what was
+    held. It knows leases by worker and concept only: what is given back must not be a new lease of the same concept,
+    and no heartbeat that names a concept may arrive after that was given back."""

@@ -84,9 +84,10 @@ class Heartbeat:
     def _beat(self) -> None:
         if time.monotonic() - self._ticked > _HUNG_AFTER * self._service.lease_timeout_s:
             return
-        held = list(self._context.concepts)
-        steps = {active.concept_id: active.task.step for active in held}
-        orders = self._context.scheduler.beat(self._context.name, steps, self.computed, self._node)
+        with self._context.lease_lock:
+            held = list(self._context.concepts)
+            steps = {active.concept_id: active.task.step for active in held}
+            orders = self._context.scheduler.beat(self._context.name, steps, self.computed, self._node)
         with self._lock:
             self._lost.update({active: None for active in held if active.concept_id in orders.lost})
         self.stop = self.stop or orders.stop

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Iterable
 
@@ -39,9 +38,6 @@ class Leasing:
         """Where the last answer had no lease: answers when another may have."""
         self._held = 0
         """Active concepts at that time."""
-        self._lease_lock = threading.Lock()
-        """Held while leases are taken, and while one is given back by the writing thread: the scheduler knows leases
-        by worker and concept only, so what is given back must not be a new lease of the same concept."""
 
     def take(self, count: int, shape: str = "", wait_s: float = 0.0) -> list[ActiveConcept] | None:
         """Takes up to `count` leases and makes their concepts active. None when there will never be more.
@@ -51,7 +47,7 @@ class Leasing:
         """
         if self._is_in_vain(shape, wait_s):
             return None if self._goes(self._last) else []
-        with self._lease_lock:
+        with self._context.lease_lock:
             answer = self._scheduler.take(self._context.name, count, shape)
             for lease in answer.leases:
                 before = self._concepts.get(lease.concept_id)
@@ -137,28 +133,30 @@ class Leasing:
     def let_go(self, lost: Iterable[ActiveConcept]) -> None:
         """Drops concepts whose leases were lost while this worker was silent."""
         for active in lost:
-            if self._drop(active):
-                # A later heartbeat may have made it this worker's again: then nobody must wait for it.
-                self._scheduler.give_back(self._context.name, active.concept_id)
+            self._slots.remove(active)
+            # A later heartbeat may have made it this worker's again: then nobody must wait for it.
+            self._give_back(active)
 
     def fail(self, active: ActiveConcept, error: str) -> None:
         """Ends a concept that can't be learned."""
-        self._drop(active)
-        self._report_failure(active.concept_id, error)
+        with self._context.lease_lock:
+            self._drop(active)
+            self._report_failure(active.concept_id, error)
 
     def give_back_later(self, active: ActiveConcept) -> None:
         """Gives a concept back when what it has to write is written. It must have left its slot."""
         self._writer.then(active.concept_id, lambda: self._give_back(active))
 
     def _give_back(self, active: ActiveConcept) -> None:
-        with self._lease_lock:
+        with self._context.lease_lock:
             if self._concepts.remove(active):
                 self._scheduler.give_back(self._context.name, active.concept_id)
 
     def lacks_memory(self, active: ActiveConcept) -> None:
         """Gives up a concept for which there is no memory: see `_lacks_memory`."""
-        self._drop(active)
-        self._lacks_memory(active.concept_id)
+        with self._context.lease_lock:
+            self._drop(active)
+            self._lacks_memory(active.concept_id)
 
     def _lacks_memory(self, concept_id: str) -> None:
         """A leased concept that isn't active finds no memory: it fails if it is alone here, else it waits."""

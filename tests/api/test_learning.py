@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 import textinv_ray
 from tests.support import examples
-from textinv_ray.api.learning import as_overrides
+from textinv_ray.api.learning import _results, as_overrides
 from textinv_ray.config.job import JobConfig
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.intake import plan
@@ -97,6 +98,16 @@ def test_what_is_done_is_returned_at_once(folder: Path, tiny_sd: Path, tiny_clip
     assert list(results) == ["c0", "c1"]
     assert (results.failed, results.unfinished) == ({}, ())
     assert results["c0"].token == "<c0>"
+
+
+def test_what_failed_is_what_the_last_run_gave_up(folder: Path, tiny_sd: Path, tiny_clip: Path) -> None:
+    store, config = Store(str(folder / "out")), examples.config(tiny_sd, tiny_clip)
+    examples.fail(store, "c0", "of an earlier run")
+    examples.begin(store, config, folder, 2)
+    examples.fail(store, "c1", "image x: is truncated", time=time.time())
+    results = _results(store, Manifest.open(str(folder / "data" / "manifest.parquet")), config)
+    assert results.failed == {"c1": "image x: is truncated"}
+    assert results.unfinished == ("c0",)
 
 
 def test_public_names() -> None:

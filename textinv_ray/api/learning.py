@@ -113,6 +113,8 @@ def _results(store: Store, manifest: Manifest, config: JobConfig) -> Results:
     planned = plan.make(manifest, config, facts, stored, waves=waved)
     todo = dict.fromkeys([*planned.todo, *planned.later])
     ids = [row["concept_id"] for row in manifest.rows(image_bytes=False)]
-    failed = {failure.concept_id: failure.error for failure in stored.failures if failure.concept_id in todo}
+    job = store.job()
+    since = stored.failed_since(job.begun_at if job else 0.0)
+    failed = {name: why for name, why in since.items() if name in todo}
     done = [concept_id for concept_id in ids if concept_id not in todo]
     return Results(store, config, done, failed, [name for name in todo if name not in failed])

@@ -15,7 +15,9 @@ from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.driver import messages
 from textinv_ray.service.driver.job import Job, Outcome
 from textinv_ray.service.intake import plan
+from textinv_ray.service.intake.plan import Plan
 from textinv_ray.service.models import sources
+from textinv_ray.service.store.keys import Key
 from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store
 
@@ -53,6 +55,27 @@ def test_what_got_worse_is_told(tmp_path: Path) -> None:
     text = console.file.getvalue()
     assert "4 of 4 concepts learned in 0 s, 0 failed\n1 result got worse than its initializer:\n" in text
     assert text.endswith("  bad: CLIP image similarity 0.594 -> 0.414\n")
+
+
+def test_what_counts_as_failed(tmp_path: Path) -> None:
+    """What this run gave up, unless it is done after all: a silent worker's result may come after that."""
+    store, key = Store(str(tmp_path)), Key("row", "stamp")
+    done = {"row_fingerprint": "row", "images_mtime_digest": "stamp"}
+    for name, changes in (("done", done), ("late", done), ("other", {**done, "row_fingerprint": "older"})):
+        examples.finish(store, name, **changes)
+    for name, time_s in (
+        ("late", 7.0),
+        ("other", 7.0),
+        ("bad", 7.0),
+        ("before", 3.0),
+        ("not asked for", 7.0),
+    ):
+        examples.fail(store, name.replace(" ", "-"), time=time_s)
+    names = ("done", "late", "other", "bad", "before")
+    outcome = Outcome.of(Plan(todo=dict.fromkeys(names, key)), StoredResults.read(store), began=5.0)
+    assert [result.concept_id for result in outcome.done] == ["done", "late"]
+    assert sorted(outcome.failed) == ["bad", "other"]
+    assert outcome.unfinished == 1
 
 
 def start_of(job: Job) -> str:

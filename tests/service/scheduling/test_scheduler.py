@@ -151,14 +151,16 @@ def test_a_store_that_is_away_delays_the_news(store: Store, monkeypatch: pytest.
 
 
 def test_what_is_recognised_is_not_read_again(store: Store) -> None:
-    """Files that were only touched: the result's key becomes the new one."""
+    """Files that were only touched: the result's key becomes the new one. Meanwhile they may have been others."""
     examples.finish(store, "c0")
+    examples.fail(store, "c0", "image x: is truncated")
     scheduler = ready(Rows.numbered(1, done=True, concept=b""), store)
     status = scheduler.status(0)
     assert (status.over, status.skipped) == (True, 1)
     result = store.result("c0")
     assert result is not None
     assert (result.row_fingerprint, result.images_mtime_digest) == ("row 0", "stamp 0")
+    assert store.failure("c0") is None
 
 
 def test_an_unreadable_manifest_ends_the_job(store: Store) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support import tiny
+from tests.support import examples, tiny
 from tests.support.bench import Bench, Crash, crashing, over
 from tests.support.waiting import wait_for
 from textinv_ray.concepts.concept import Concept
@@ -190,3 +190,19 @@ def test_leased_again_while_it_waits_to_be_given_back(bench: Bench, monkeypatch:
     # The first, which has most steps, is leased alone, and the second joins it: the first goes on, then the second...
     concepts = [tiny.concept(0, steps=9), tiny.concept(1, steps=10)]
     learned_though_taken_for_lost(bench, store, concepts)
+
+
+def test_a_worker_that_died_while_it_finished(bench: Bench) -> None:
+    """The result was there; what the concept has from before it goes."""
+    concept = tiny.concept(0, steps=4)
+    assert bench.learn([concept]).done == 1
+    bench.store.write_concept("concept-0", "checkpoint.safetensors", b"older")
+    examples.fail(bench.store, "concept-0", "of an earlier run")
+    scheduler = bench.scheduler([concept])
+    assert wait_for(lambda: scheduler.take("dead", 1).leases)
+    scheduler.leave("dead", "it died")
+    bench.worker(scheduler).run()
+    status = over(scheduler)
+    assert (status.done, status.steps_computed) == (1, 0)
+    assert bench.store.read_concept("concept-0", "checkpoint.safetensors") is None
+    assert bench.store.failure("concept-0") is None

@@ -25,7 +25,7 @@ def end(job: Job, mirror: MirrorThread | None, stopping: Stopping, started: floa
     `started`: of the run, by time.monotonic(). Raises StoreError.
     """
     stored = StoredResults.read(job.store)
-    outcome = Outcome.of(job.plan, stored)
+    outcome = Outcome.of(job.plan, stored, job.began)
     code = ExitCode.DONE if len(outcome.done) == outcome.planned else ExitCode.INCOMPLETE
     if stopping.signal:
         code = stopping.exit_code

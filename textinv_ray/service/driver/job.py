@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 
 from rich.console import Console
 
@@ -34,6 +35,8 @@ class Job:
     """What shows the console's lines in place of a terminal."""
     waves: Waves | None = None
     """Those of the job; None: all concepts are learned plainly."""
+    began: float = field(default_factory=time.time)
+    """When the run did, in seconds since 1970."""
 
 
 @dataclass(frozen=True)
@@ -41,25 +44,18 @@ class Outcome:
     """What became of the concepts that a run was to learn, by the store."""
 
     done: tuple[Result, ...]
-    """With the key that was planned, and without a failure."""
+    """With the key that was planned."""
     failed: dict[str, str]
-    """concept_id -> why."""
+    """concept_id -> why; of this run, and not of concepts that are done after all."""
     planned: int
     """Concepts that were to be learned."""
 
     @classmethod
-    def of(cls, plan: Plan, stored: StoredResults) -> Outcome:
-        """By the results and failures that the store has at the run's end."""
-        failed = {
-            failure.concept_id: failure.error
-            for failure in stored.failures
-            if failure.concept_id in plan.todo
-        }
-        done = tuple(
-            result
-            for result in stored.results
-            if plan.todo.get(result.concept_id) == result.key and result.concept_id not in failed
-        )
+    def of(cls, plan: Plan, stored: StoredResults, began: float) -> Outcome:
+        """By the results and failures that the store has at the run's end. `began`: see Job."""
+        done = tuple(result for result in stored.results if plan.todo.get(result.concept_id) == result.key)
+        left = plan.todo.keys() - {result.concept_id for result in done}
+        failed = {name: why for name, why in stored.failed_since(began).items() if name in left}
         return cls(done, failed, len(plan.todo) + len(plan.later))
 
     @property

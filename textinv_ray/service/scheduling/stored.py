@@ -39,10 +39,14 @@ class Stored:
         ]
 
     def recognise(self, concept_id: str) -> None:
-        """Stores the new key of a result whose images were touched or moved: next time they needn't be read."""
+        """Stores the new key of a result whose images were touched or moved: next time they needn't be read.
+
+        It may have failed meanwhile, with other images.
+        """
         result = self._store.result(concept_id)
         if result:
             self._store.amend(result.model_copy(update=self._keys[concept_id]._asdict()))
+            self._store.settle(result)
 
     def fail(self, event: Event) -> None:
         """Stores the record of a failed concept; one try."""

@@ -31,6 +31,10 @@ class StoredResults:
         left = tuple(result for result in self.results if result.concept_id not in concept_ids)
         return StoredResults(left, self.failures)
 
+    def failed_since(self, began: float) -> dict[str, str]:
+        """concept_id -> why, of concepts that were given up since `began`, in seconds since 1970."""
+        return {failure.concept_id: failure.error for failure in self.failures if failure.time >= began}
+
     @cached_property
     def without_result(self) -> tuple[Failure, ...]:
         """Failures of concepts that have no result: what views show as failed."""

@@ -94,6 +94,11 @@ class Store(Files):
         for name, data in files.items():
             self.write_concept(concept_id, name, data)
         self.write_concept(concept_id, "result.json", result.to_bytes())
+        self.settle(result)
+
+    def settle(self, result: Result) -> None:
+        """Removes what a concept that is done has from before: its checkpoint, failure and samples of other steps."""
+        concept_id = result.concept_id
         self.remove_checkpoint(concept_id)
         self.remove(_failed(concept_id))
         kept = {sample_name(step) for step in result.sample_steps}

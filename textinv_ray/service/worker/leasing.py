@@ -11,6 +11,7 @@ from textinv_ray.inversion.pack import is_out_of_memory
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.service.scheduling.leases import Lease
 from textinv_ray.service.scheduling.protocol import Answer, PayloadLostError, Pending
+from textinv_ray.service.store.records import Result
 from textinv_ray.service.worker import artifacts
 from textinv_ray.service.worker.active_concept import ActiveConcept
 from textinv_ray.service.worker.context import WorkerContext
@@ -93,8 +94,8 @@ class Leasing:
             self._scheduler.give_back(context.name, concept_id)
             return None
         concept = Concept.from_bytes(prepared.row)
-        if lease.attempt > 1 and self._is_done(concept):
-            context.store.remove_checkpoint(concept_id)
+        if lease.attempt > 1 and (result := self._result_of(concept)):
+            context.store.settle(result)
             self._scheduler.ack(context.name, concept_id)
             return None
         try:
@@ -117,10 +118,10 @@ class Leasing:
         logger.info("%s: from step %d of %d, attempt %d", concept_id, task.step, task.steps, lease.attempt)
         return active
 
-    def _is_done(self, concept: Concept) -> bool:
-        """Whether a worker was lost after it had written the result and before it told the scheduler."""
+    def _result_of(self, concept: Concept) -> Result | None:
+        """The result, if a worker was lost after it had written that and before it told the scheduler."""
         result = self._context.store.result(concept.concept_id)
-        return result is not None and result.fingerprint == concept.fingerprint
+        return result if result and result.fingerprint == concept.fingerprint else None
 
     def _restore(self, task: ConceptTask) -> None:
         for name, state in self._context.store.states(task.concept.concept_id):

@@ -141,7 +141,7 @@ class TestStory:
         assert mlflow_runs(job)["c5"].info.status == "FAILED"
         code, out = run(job)
         assert code == 0, out
-        assert "concepts are done; MLflow catches up" in out
+        assert "concepts are done; results.parquet, report.html and MLflow catch up" in out
         assert "Ray:" not in out
         assert mlflow_runs(job)["c5"].info.status == "FINISHED"
 

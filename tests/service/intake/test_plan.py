@@ -17,6 +17,7 @@ from textinv_ray.concepts import prepare
 from textinv_ray.config.job import JobConfig
 from textinv_ray.manifest.reader import Manifest
 from textinv_ray.service.driver import job_record
+from textinv_ray.service.driver.run import invert
 from textinv_ray.service.intake import plan
 from textinv_ray.service.intake.plan import Plan
 from textinv_ray.service.models import sources
@@ -24,6 +25,7 @@ from textinv_ray.service.store.job import end, set_behind
 from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store
 from textinv_ray.util.errors import UserError
+from textinv_ray.util.exit_codes import ExitCode
 
 
 @pytest.fixture
@@ -181,6 +183,31 @@ def test_a_finished_job_needs_neither_ray_nor_torch(
     assert done.returncode == 0, done.stderr
     assert "nothing to do: all 4 concepts are done" in done.stdout
     assert "mlflow ui --backend-store-uri sqlite:///" in done.stdout
+
+
+@pytest.mark.parametrize("code", [None, ExitCode.TERMINATED], ids=["killed", "stopped"])
+def test_a_run_that_was_stopped_at_its_end_is_made_up_for(
+    manifest: Path, config: JobConfig, store: Store, code: ExitCode | None
+) -> None:
+    """All was learned, but no view of it was written."""
+    config = config.override(["tracking.enabled=false"])
+    first = made(manifest, config, store)
+    for concept_id in first.todo:
+        finish(store, first, concept_id)
+    job_record.begin(store, Manifest.open(str(manifest)), config, first)
+    if code:
+        end(store, code)
+    assert invert(str(manifest), config, output=store.uri) == 0
+    assert pq.read_table(store.path("results.parquet")).num_rows == 4
+    assert store.read("report.html")
+    job = store.job()
+    assert job is not None
+    assert job.exit_code == 0
+    log = store.read("job.log") or b""
+    assert b"all 4 concepts are done; results.parquet and report.html catch up" in log
+    store.remove("results.parquet")
+    assert invert(str(manifest), config, output=store.uri) == 0
+    assert store.read("results.parquet") is None, "then there is nothing to do"
 
 
 def test_another_word_under_an_old_name_is_noticed(manifest: Path, store: Store, config: JobConfig) -> None:

@@ -30,7 +30,10 @@ def print_start(job: Job) -> None:
     """What will run, with which model, where results go, and the resolved configuration."""
     console, manifest, plan, config, store = job.console, job.manifest, job.plan, job.config, job.store
     if not plan.todo and not plan.later:
-        console.print(f"all {len(plan.done)} concepts are done; MLflow catches up")
+        views = "results.parquet" + (
+            ", report.html and MLflow" if config.tracking.enabled else " and report.html"
+        )
+        console.print(f"all {_count(len(plan.done), 'concept')} are done; {views} catch up")
         return
     console.print(f"manifest: {redact(manifest.uri)}, {_count(manifest.num_rows, 'concept')}")
     line = f"to learn: {_count(len(plan.todo), 'concept')}, {plan.steps} steps"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from textinv_ray.service.store.store import Store
+from textinv_ray.util.exit_codes import ExitCode
 
 
 def end(store: Store, exit_code: int) -> None:
@@ -15,9 +16,11 @@ def end(store: Store, exit_code: int) -> None:
 
 
 def is_behind(store: Store) -> bool:
-    """Whether the last run ended before MLflow had everything."""
+    """Whether views may lack something that the store has: the last run was stopped or killed, or MLflow was away."""
     job = store.job()
-    return job is not None and job.mlflow_is_behind
+    if job is None:
+        return False
+    return job.mlflow_is_behind or job.exit_code is None or job.exit_code > ExitCode.INCOMPLETE
 
 
 def set_behind(store: Store, behind: bool) -> None:

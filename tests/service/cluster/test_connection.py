@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -76,6 +77,19 @@ def test_a_ray_that_does_not_come_up(monkeypatch: pytest.MonkeyPatch) -> None:
         UserError, match=r"the Ray at 'local' can't be used: The current node timed out during"
     ):
         connection.connect(config, console)
+
+
+def test_sigterm_while_ray_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of Ray's own handler, whose code is 15."""
+
+    def init(**_: object) -> None:
+        sys.exit(signal.SIGTERM)
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    with pytest.raises(SystemExit) as stop:
+        connection.connect(JobConfig.load("mini"), Console(file=io.StringIO()))
+    assert stop.value.code == 143
 
 
 def test_a_ray_that_runs_here_is_not_joined_unasked(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import tempfile
 import time
 from functools import partial
@@ -15,6 +16,7 @@ from textinv_ray.service.driver.lock import Lock
 from textinv_ray.service.driver.signals import Stopping
 from textinv_ray.service.driver.watch import POLL_S, UNKNOWN, watch
 from textinv_ray.service.tracking.background import MirrorThread
+from textinv_ray.util.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from textinv_ray.service.cluster.fleet import FleetClient
@@ -24,7 +26,10 @@ _LEAVING_S = 10.0  # the longest wait for trainers that have nothing to do any m
 
 
 def learn(job: Job, mirror: MirrorThread | None, stopping: Stopping, lock: Lock) -> str:
-    """Runs the scheduler and the fleet until all is over. Returns why it ended early; empty if it didn't."""
+    """Runs the scheduler and the fleet until all is over, or until a signal. Returns why else it ended early, or "".
+
+    Nothing is started once there was a signal, or the output is another job's.
+    """
     import ray
 
     from textinv_ray.service.cluster import connection
@@ -34,12 +39,21 @@ def learn(job: Job, mirror: MirrorThread | None, stopping: Stopping, lock: Lock)
     from textinv_ray.service.scheduling.client import start_scheduler
     from textinv_ray.service.worker.train_loop import train_loop
 
+    if stopping.signal or lock.lost:
+        return lock.lost
     plan, config, output = job.plan, job.config, job.store.uri
     scratch = tempfile.mkdtemp(prefix="textinv-")
     try:
-        is_shared = connection.connect(config, job.console)
-        metrics.report(job.store.shown)
+        try:
+            is_shared = connection.connect(config, job.console)
+        except SystemExit as stop:
+            if stop.code != ExitCode.TERMINATED:
+                raise
+            stopping.signal = signal.SIGTERM  # which `ray.init` had taken for itself
         stopping.listen()
+        if stopping.signal:
+            return ""
+        metrics.report(job.store.shown)
         layout = WorkerLayout.of(config, resources_for(config, ray.nodes()), len(plan.todo))
         job.console.print(f"workers: {layout}")
         cpus = layout.prepare_cpus

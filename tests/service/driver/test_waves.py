@@ -22,7 +22,10 @@ from tests.support.jobs import Job as RunningJob
 from textinv_ray.concepts.predicted_start import PredictedStart
 from textinv_ray.concepts.predictor import Example, Predictor
 from textinv_ray.manifest.reader import Manifest
+from textinv_ray.service.cluster import connection
+from textinv_ray.service.driver import job_record, run
 from textinv_ray.service.driver.job import Job
+from textinv_ray.service.driver.lock import Lock
 from textinv_ray.service.driver.messages import print_start
 from textinv_ray.service.driver.waves import second_part
 from textinv_ray.service.intake import plan, waves
@@ -80,7 +83,7 @@ def record(job: Job) -> WavesRecord:
 
 def test_the_rest_starts_from_the_first_words(job: Job) -> None:
     learned(job)
-    rest = second_part(job)
+    rest = second_part(job, Lock(job.store, print))
     assert set(rest.plan.todo) == job.plan.later
     assert rest.waves is not None
     assert rest.waves.start is not None
@@ -93,7 +96,7 @@ def test_the_rest_starts_from_the_first_words(job: Job) -> None:
     both = job.plan.then(rest.plan)
     assert set(both.todo) == {f"c{index}" for index in range(COUNT)}
     assert not both.later
-    again = second_part(job)
+    again = second_part(job, Lock(job.store, print))
     assert again.waves == rest.waves, "fitted again, it is the same"
 
 
@@ -101,7 +104,7 @@ def test_a_failed_concept_is_left_to_the_next_run(job: Job) -> None:
     learned(job, FIRST - 1)
     left = next(name for name in job.plan.todo if job.store.result(name) is None)
     examples.fail(job.store, left)
-    rest = second_part(job)
+    rest = second_part(job, Lock(job.store, print))
     assert set(rest.plan.todo) == job.plan.later
     assert record(job).words == FIRST - 1
     waved = waves.read(job.store, job.manifest, job.config, job.facts)
@@ -124,7 +127,7 @@ def test_a_failed_concept_is_left_to_the_next_run(job: Job) -> None:
 )
 def test_waves_that_are_left_out(job: Job, words: dict[str, float], why: str) -> None:
     learned(job, **words)  # type: ignore[arg-type]
-    rest = second_part(job)
+    rest = second_part(job, Lock(job.store, print))
     plain = plan.make(job.manifest, job.config, job.facts, StoredResults()).todo
     assert rest.plan.todo == {name: plain[name] for name in sorted(job.plan.later, key=list(plain).index)}
     assert why in record(job).why
@@ -139,11 +142,50 @@ def test_most_of_the_first_part_must_have_been_learned(job: Job) -> None:
     """Else what broke would decide for good what all others start from."""
     learned(job, FIRST // 2 - 1)
     with pytest.raises(UserError, match=r"only 5 of the first 12 concepts were learned"):
-        second_part(job)
+        second_part(job, Lock(job.store, print))
     assert job.store.read(WAVES) is None
     learned(job, FIRST // 2)
-    second_part(job)
+    second_part(job, Lock(job.store, print))
     assert record(job).words == FIRST // 2
+
+
+@pytest.fixture
+def between(job: Job, tmp_path: Path) -> Job:
+    """The job when its first part is learned."""
+    learned(job)
+    config = job.config.override(["tracking.enabled=false"])
+    stored = StoredResults.read(job.store)
+    rest = plan.make(job.manifest, config, job.facts, stored, waves=job.waves)
+    job_record.begin(job.store, job.manifest, config, rest)
+    return replace(job, config=config, plan=rest)
+
+
+def test_a_cluster_that_is_gone_between_the_waves(between: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The views have what the first one learned."""
+
+    def connect(*_: object) -> bool:
+        raise UserError("the Ray at 'h:6379' can't be used: no route")
+
+    monkeypatch.setattr(connection, "connect", connect)
+    assert run._run(between, Lock(between.store, print), {}) == 1
+    assert "the job could not go on: the Ray at 'h:6379' can't be used: no route" in said(between)
+    assert pq.read_table(between.store.path("results.parquet")).num_rows == FIRST
+    kept = between.store.job()
+    assert kept is not None
+    assert kept.exit_code == 1
+
+
+def test_an_output_that_another_job_has_by_now(between: Job) -> None:
+    """Nothing in it is changed."""
+    lock = Lock(between.store, print)
+    lock.lost = "another job, on far, has taken over this output"
+    before = between.store.read("job.json")
+    with pytest.raises(UserError, match="on far, has taken over"):
+        second_part(between, lock)
+    assert run._run(between, lock, {}) == 1
+    assert lock.lost in said(between)
+    assert between.store.read("job.json") == before
+    assert {WAVES, "results.parquet", "report.html"}.isdisjoint(between.store.names(""))
 
 
 def test_fewer_concepts_than_a_first_part(job: Job) -> None:
@@ -162,7 +204,7 @@ def test_status_tells_the_wave(job: Job, tiny_sd: Path, tiny_clip: Path, tmp_pat
         == "first wave: a predictor is fitted once the first 12 concepts are over"
     )
     learned(job)
-    second_part(job)
+    second_part(job, Lock(job.store, print))
     assert "second wave: 12 words predict the others, by " in status.read(job.store.uri).waves
     assert record(job).predictor in status.read(job.store.uri).waves
     waves.forget(job.store)

@@ -96,6 +96,16 @@ def test_away_for_good() -> None:
     assert mirror.updated == mirror.ended == [], "who gave up doesn't write beside the one who catches up"
 
 
+def test_another_process_takes_over() -> None:
+    mirror, said = Mirror(), list[str]()
+    thread = start(mirror, said)
+    wait_for(lambda: mirror.answers)
+    thread.give_up()
+    thread.note(["a"])
+    wait_for(lambda: "mlflow" not in {thread.name for thread in threading.enumerate()})
+    assert mirror.updated == mirror.ended == []
+
+
 def test_away_at_the_very_end() -> None:
     mirror, said = Mirror(), list[str]()
     thread = start(mirror, said)

@@ -127,8 +127,13 @@ def _run(job: Job, lock: Lock, keys: Mapping[str, str]) -> int:
         problem = learn(job, mirror, stopping, lock) if job.plan.todo else ""
         if job.plan.later and not problem and not stopping.signal:
             job, problem = _learn_rest(job, mirror, stopping, lock)
+        problem = lock.lost or problem
         if problem:
             job.console.print(f"the job could not go on: {message(problem)}")
+        if lock.lost:  # job.json and the views are the other job's now
+            if mirror:
+                mirror.give_up()
+            return ExitCode.INCOMPLETE
         try:
             return end(job, mirror, stopping, started)
         except StoreError:
@@ -142,12 +147,13 @@ def _learn_rest(first: Job, mirror: MirrorThread | None, stopping: Stopping, loc
     """Fits the predictor and learns what is after the first part. Returns the job with the plan of both, and why it
     ended early; empty if it didn't.
     """
+    job = first
     try:
-        rest = second_part(first)
+        rest = second_part(first, lock)
+        job = replace(rest, plan=first.plan.then(rest.plan))
+        return job, learn(rest, mirror, stopping, lock) if rest.plan.todo else ""
     except UserError as error:
-        return first, str(error)
-    problem = learn(rest, mirror, stopping, lock) if rest.plan.todo else ""
-    return replace(rest, plan=first.plan.then(rest.plan)), problem
+        return job, str(error)
 
 
 def _start_mirror(job: Job, keys: Mapping[str, str]) -> MirrorThread | None:

@@ -59,6 +59,13 @@ class MirrorThread:
             metrics.TRACKING_QUEUE.set(len(self._todo))
             self._changed.notify_all()
 
+    def give_up(self) -> None:
+        """Begins nothing more, so that another process may take over."""
+        self._given_up.set()
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+
     def finish(self, patience_s: float, limit_s: float = math.inf) -> bool:
         """Waits until MLflow has every concept: `patience_s` while it answers nothing, `limit_s` in all.
 
@@ -78,7 +85,7 @@ class MirrorThread:
             if self._mirror.answers != answers:
                 answers, answered_at = self._mirror.answers, now
             if now > start + limit_s or now > answered_at + patience_s:
-                self._given_up.set()
+                self.give_up()
                 return False
         if self._refused > 1:
             self._warn(f"MLflow refuses a part of {self._refused} concepts; job.log says which")
@@ -120,7 +127,7 @@ class MirrorThread:
                 with self._changed:
                     while not self._todo and not self._closing:
                         self._changed.wait()
-                    if not self._todo:
+                    if not self._todo or self._given_up.is_set():
                         return
                     concept_id = next(iter(self._todo))
                     del self._todo[concept_id]

@@ -38,7 +38,6 @@ TESTED_IN = {
     "service/batch/evaluation_tables": "service/batch/test_evaluate",
     "service/driver/end": "service/driver/test_run",
     "service/driver/job": "service/driver/test_run",
-    "service/driver/learning": "service/driver/test_run",
     "service/reviewing/access": "service/reviewing/test_server",
     "service/reviewing/gallery": "service/reviewing/test_server",
     "service/scheduling/actor": "service/scheduling/test_scheduler",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -60,7 +61,7 @@ def test_what_got_worse_is_told(tmp_path: Path) -> None:
 def test_what_counts_as_failed(tmp_path: Path) -> None:
     """What this run gave up, unless it is done after all: a silent worker's result may come after that."""
     store, key = Store(str(tmp_path)), Key("row", "stamp")
-    done = {"row_fingerprint": "row", "images_mtime_digest": "stamp"}
+    done: dict[str, Any] = {"row_fingerprint": "row", "images_mtime_digest": "stamp"}
     for name, changes in (("done", done), ("late", done), ("other", {**done, "row_fingerprint": "older"})):
         examples.finish(store, name, **changes)
     for name, time_s in (

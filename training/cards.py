@@ -227,7 +227,9 @@ Of the bounds that are not met, the edits: backgrounds follow the prompt in near
 initializer has to, and emoji have no background of their own. The styles: outlines and heads are taken over, but a style that no
 training had lies between those that it knows (`training/pictures/styles.png`).
 
-What limits it is compute. The same measures with fewer samples of the UNet (the first two with one seed; their scorers are today's):
+What limits it is compute, and perhaps the recipe: of UNets that began anew and had eleven minutes of a core each, one that predicts v
+was ahead of this one's noise prediction, whose recipe won otherwise (`python -m training.recipes`, docs/experiments.md). What a UNet
+predicts can't be changed on the way. The same measures with fewer samples of the UNet (the first two with one seed; their scorers are today's):
 
 | samples | VAE, PSNR | held-out loss | learned word | closed distance | nearest own of 100 | edits: background, sunglasses | adventurer | notionists | pictures right |
 |---|---|---|---|---|---|---|---|---|---|

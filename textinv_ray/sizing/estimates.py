@@ -28,8 +28,8 @@ STARTING_S = 60.0
 """From the command to the first step, once machines are there: Ray, imports, loading of models."""
 SHARE_OF_STEPS = {"none": 1.0, "clip": 0.40, "dvar": 0.07}
 """By `stopping.rule`: where learning ends on average, between the first step where the rule can end it (0) and
-`training.steps` (1). Measured on the bundled model (docs/benchmarks.md): 269 steps, between 180 and 400 (today's preset:
-198, between 120 and 300); 74, between 50 and 400."""
+`training.steps` (1). Measured on the bundled model (docs/benchmarks.md): 269 steps, between 180 and 400
+(today's preset: 198, between 120 and 300); 74, between 50 and 400."""
 _GB = 1e9
 
 

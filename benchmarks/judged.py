@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import job, measure
 from benchmarks.against_script import with_seeds
-from benchmarks.judging import judge_words
+from benchmarks.judging import HELDOUT, judge_words
 from benchmarks.quality_vs_steps import Word, learn, predicted_start
 from textinv_ray.concepts.concept import Concept
 from textinv_ray.concepts.word_files import read_words
@@ -59,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--manifest", default=str(job.EXAMPLES.parents[1] / "benchmarks" / "heldout.parquet"))
+    parser.add_argument("--manifest", default=str(HELDOUT))
     parser.add_argument("--limit", type=int, help="take the first rows only")
     parser.add_argument("--seeds", type=int, default=1, help="words of each concept")
     parser.add_argument("--holdout", type=int, default=2, help="images of each concept to judge by")

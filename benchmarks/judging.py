@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from textinv_ray.inversion.families.backbone import Backbone
 from textinv_ray.inversion.review import Pictures, Subject, review
 from textinv_ray.inversion.scoring import Scorer
 
+HELDOUT = Path(__file__).with_name("heldout.parquet")
+"""Twelve characters that no training saw."""
 LOSS, JUDGE = "loss", "judge"
 SCORES = ("clip", JUDGE, "edit", "retrieval", LOSS)
 """Likeness by the scoring model and by the judge, editability, retrieval, denoising loss (lower is better)."""

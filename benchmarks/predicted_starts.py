@@ -39,7 +39,7 @@ import numpy as np
 
 from benchmarks import job, measure
 from benchmarks.against_script import with_seeds
-from benchmarks.judging import JUDGE, SCORES, judge_words
+from benchmarks.judging import HELDOUT, JUDGE, SCORES, judge_words
 from benchmarks.quality_vs_steps import Word, learn
 from textinv_ray.concepts import predictor
 from textinv_ray.concepts.concept import Concept
@@ -55,7 +55,6 @@ from textinv_ray.service.models import loading
 from textinv_ray.service.store.store import Store
 from textinv_ray.util.statistics import mean_of, paired_p
 
-HELDOUT = Path(__file__).with_name("heldout.parquet")
 COLD = "initializer"
 _DRAW = 0  # seed of the order of a catalogue's words
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import math
 import os
@@ -115,6 +116,8 @@ class Team:
         self.size, self.rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
         if self.size > 1:
             torch.distributed.init_process_group("gloo")
+            # Threads of a group that is left to the end of the process can abort it.
+            atexit.register(torch.distributed.destroy_process_group)
 
     @property
     def leads(self) -> bool:

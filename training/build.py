@@ -55,8 +55,17 @@ def cores() -> int:
 
 def render(svg: str, size: int = SIZE) -> np.ndarray:
     """uint8 (size, size, 3)."""
+    return np.asarray(_rendered(svg, size).convert("RGB"))
+
+
+def opacity(svg: str, size: int = SIZE) -> np.ndarray:
+    """uint8 (size, size): 0 where nothing is drawn."""
+    return np.asarray(_rendered(svg, size).convert("RGBA").getchannel("A"))
+
+
+def _rendered(svg: str, size: int) -> Image.Image:
     png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size))
-    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+    return Image.open(io.BytesIO(png))
 
 
 def svgs(drawings: Iterable[dict[str, Any]]) -> list[str]:

@@ -3,12 +3,15 @@
     python -m training.heldout -n 20 [--first 0] [--views 5] [--styles] -o build/heldout.parquet
     python -m training.heldout -n 640 --others -o build/catalogue.parquet
     python -m training.heldout -n 24 --others --drawn-in notionists adventurer -o build/unseen.parquet
+    python -m training.heldout -n 16 --others --first 640 --masks --same-background 3 -o build/masked.parquet
 
 The images are those that `training.build` made, and lie in the manifest; characters are taken evenly from all
 styles, and with another --first others. Of a character there are eight; more views are drawn (which needs Node.js, as
 `training.build` says). --others draws all, of any number of characters that are in no figure of the cards; with
---drawn-in of these styles, such as the two that no training saw. Each image has a caption, and each concept a person's
-description as its tag `description`: all that `textinv ablate` and `textinv evaluate` can use.
+--drawn-in of these styles, such as the two that no training saw. --masks adds the column `masks`, and with
+--same-background N the first N images of a character have one background, as photos from one room do. Each image has a
+caption, and each concept a person's description as its tag `description`: all that `textinv ablate` and `textinv
+evaluate` can use.
 """
 
 from __future__ import annotations
@@ -16,8 +19,9 @@ from __future__ import annotations
 import argparse
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +29,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from textinv_ray.manifest import build
-from training.build import heldout_identities, render, row_of, svgs
+from training.build import heldout_identities, opacity, render, row_of, svgs
 from training.captions import article, attributes, joined, noun_of, spoken, style_words
 from training.evaluate import Heldout
 from training.world import HELDOUT_STYLES, STYLES, TRAINING_STYLES, Identity, draw_identity, draw_view
@@ -39,6 +43,7 @@ STYLE_DESCRIPTIONS = {"notionists": "a line drawing in black and white", "advent
 MAX_ATTRIBUTES = 3
 """That the caption of a style's image names: the word must come before the end of what the model reads."""
 
+T = TypeVar("T")
 ShownView = tuple[np.ndarray, dict[str, Any]]
 """uint8 (64, 64, 3), and what `training.build.row_of` says of it."""
 
@@ -70,12 +75,32 @@ def other_identities(count: int, drawn_styles: Sequence[str] = CHARACTER_STYLES)
     return found
 
 
-def others(count: int, views: int, drawn_styles: Sequence[str] = CHARACTER_STYLES) -> list[dict[str, Any]]:
-    """Rows of the manifest for `count` characters that no other figure is of, drawn now."""
-    chosen = other_identities(count, drawn_styles)
-    drawn = drawn_views({OTHERS_SEED + number: identity for number, identity in enumerate(chosen)}, views)
+def others(
+    count: int,
+    views: int,
+    drawn_styles: Sequence[str] = CHARACTER_STYLES,
+    first: int = 0,
+    *,
+    masks: bool = False,
+    same_background: int = 0,
+) -> list[dict[str, Any]]:
+    """Rows of the manifest for `count` characters that no other figure is of, from the first on, drawn now.
+
+    masks: with what isn't background of each image. same_background: so many views of each character have one.
+    """
+    chosen = dict(enumerate(other_identities(first + count, drawn_styles)[first:], first))
+    drawings = draw_views(
+        {OTHERS_SEED + number: identity for number, identity in chosen.items()}, views, same_background
+    )
     name = "other" if drawn_styles == CHARACTER_STYLES else "-".join(drawn_styles)
-    return [_character(f"{name}-{number:04d}", found) for number, found in enumerate(drawn)]
+    rows = [
+        _character(f"{name}-{number:04d}", found)
+        for number, found in zip(chosen, shown(drawings), strict=True)
+    ]
+    if masks:
+        for row, found in zip(rows, masks_of(drawings), strict=True):
+            row["masks"] = _pngs(found)
+    return rows
 
 
 def _character(concept_id: str, found: list[ShownView]) -> dict[str, Any]:
@@ -145,24 +170,80 @@ def _views(heldout: Heldout, indices: Sequence[int]) -> list[ShownView]:
     return list(zip(heldout.data.pixels(indices), rows, strict=True))
 
 
-def drawn_views(identities: Mapping[int, Identity], count: int) -> list[list[ShownView]]:
-    """So many views of each identity that `training.build` didn't draw; the identity's number is their seed."""
-    views = []
+@dataclass(frozen=True)
+class Drawing:
+    """A view that is to be drawn."""
+
+    identity: Identity
+    number: int
+    """Of the identity."""
+    view: dict[str, Any]
+    """See `training.world.draw_view`."""
+
+
+def draw_views(
+    identities: Mapping[int, Identity], count: int, same_background: int = 0
+) -> list[list[Drawing]]:
+    """So many views of each identity that `training.build` didn't draw; the identity's number is their seed.
+
+    The first `same_background` views of each have one background, if their style lets views choose.
+    """
+    drawings = []
     for number, identity in identities.items():
         rng = np.random.default_rng((MORE_VIEWS_SEED, number))
-        views += [(identity, number, None, draw_view(identity, rng)) for _ in range(count)]
-    drawings = svgs({"style": identity.style, "options": view["options"]} for identity, _, _, view in views)
-    shown = [(render(svg), row_of(*view)) for svg, view in zip(drawings, views, strict=True)]
-    return [shown[start : start + count] for start in range(0, len(shown), count)]
+        views = [draw_view(identity, rng) for _ in range(count)]
+        for view in views[1:same_background]:
+            if STYLES[identity.style].has_background:
+                view["background"] = views[0]["background"]
+                view["options"]["backgroundColor"] = views[0]["options"]["backgroundColor"]
+        drawings.append([Drawing(identity, number, view) for view in views])
+    return drawings
+
+
+def shown(drawings: Sequence[Sequence[Drawing]]) -> list[list[ShownView]]:
+    """The views as they look."""
+    whole = [one for views in drawings for one in views]
+    pictures = svgs({"style": one.identity.style, "options": one.view["options"]} for one in whole)
+    found = [
+        (render(svg), row_of(one.identity, one.number, None, one.view))
+        for svg, one in zip(pictures, whole, strict=True)
+    ]
+    return _parted(found, drawings)
+
+
+def masks_of(drawings: Sequence[Sequence[Drawing]]) -> list[list[np.ndarray]]:
+    """uint8 (64, 64) of each view: 255 where the character is, 0 where the background is. All 255 in a style whose
+    background is the face itself."""
+    bare = []
+    for one in (one for views in drawings for one in views):
+        options = dict(one.view["options"])
+        if STYLES[one.identity.style].has_background:
+            options["backgroundColor"] = ["transparent"]
+        bare.append({"style": one.identity.style, "options": options})
+    return _parted([opacity(svg) for svg in svgs(bare)], drawings)
+
+
+def drawn_views(identities: Mapping[int, Identity], count: int) -> list[list[ShownView]]:
+    """So many views of each identity that `training.build` didn't draw, as they look."""
+    return shown(draw_views(identities, count))
+
+
+def _parted(found: list[T], drawings: Sequence[Sequence[Drawing]]) -> list[list[T]]:
+    each = iter(found)
+    return [[next(each) for _ in views] for views in drawings]
 
 
 def _images(views: Sequence[ShownView]) -> dict[str, Any]:
+    return {"images": _pngs([pixels for pixels, _ in views])}
+
+
+def _pngs(pictures: Sequence[np.ndarray]) -> list[dict[str, Any]]:
     images = []
-    for number, (pixels, _) in enumerate(views, 1):
+    for number, pixels in enumerate(pictures, 1):
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
         images.append({"bytes": buffer.getvalue(), "path": f"{number:02d}.png"})
-    return {"images": images}
+    return images
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -181,18 +262,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="STYLE",
         help="with --others: styles to take in turn",
     )
+    parser.add_argument("--masks", action="store_true", help="with --others: where the background isn't")
+    parser.add_argument(
+        "--same-background",
+        type=int,
+        default=0,
+        metavar="N",
+        help="with --others: the first N images of a character have one background",
+    )
     parser.add_argument("--styles", action="store_true", help="the held-out styles, too")
     parser.add_argument("-o", "--out", type=Path, default=Path("build/heldout.parquet"))
     options = parser.parse_args(arguments)
+    if (options.masks or options.same_background) and not options.others:
+        parser.error("--masks and --same-background need --others: the other images are drawn already")
 
     rows = []
     if options.others:
-        rows = others(options.characters, options.views, options.drawn_in)
+        rows = others(
+            options.characters,
+            options.views,
+            options.drawn_in,
+            options.first,
+            masks=options.masks,
+            same_background=options.same_background,
+        )
     elif options.characters:
         rows = characters(Heldout(), options.characters, options.views, options.first)
     rows += styles(Heldout()) if options.styles else []
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, build.schema({"images"})), options.out)
+    pq.write_table(pa.Table.from_pylist(rows, build.schema({"images", "masks"} & set(rows[0]))), options.out)
     print(f"{options.out}: {len(rows)} concepts, {sum(len(row['images']) for row in rows)} images")
 
 

@@ -15,7 +15,7 @@ from textinv_ray.experiments import ablation
 from textinv_ray.manifest import checks
 from textinv_ray.manifest.reader import Manifest
 from training import evaluate, heldout
-from training.build import heldout_identities, heldout_views, row_of
+from training.build import DICEBEAR, heldout_identities, heldout_views, row_of
 from training.heldout import other_identities
 from training.tokenizer import load
 from training.world import HELDOUT_STYLES
@@ -108,3 +108,36 @@ def test_other_characters_are_unseen_and_different() -> None:
     assert [identity.style for identity in unseen] == 10 * [*HELDOUT_STYLES]
     assert not all(identity.reserved for identity in unseen), "of these styles no training saw anything"
     assert not [identity for identity in unseen if identity in known]
+
+
+def test_views_may_share_a_background() -> None:
+    identities = dict(enumerate(other_identities(2 * len(heldout.CHARACTER_STYLES))))
+    for plain, same in zip(
+        heldout.draw_views(identities, 4), heldout.draw_views(identities, 4, 3), strict=True
+    ):
+        colours = [one.view["options"].get("backgroundColor") for one in same]
+        assert colours[0] == colours[1] == colours[2]
+        assert len({one.view["background"] for one in same[:3]}) == 1
+        assert (plain[0], plain[3]) == (same[0], same[3])
+        assert [one.view["expression"] for one in plain] == [one.view["expression"] for one in same]
+
+
+@pytest.mark.skipif(not (DICEBEAR / "node_modules").exists(), reason="needs the drawings' packages")
+def test_masks_show_the_character(tmp_path: Path) -> None:
+    path, styles = tmp_path / "masked.parquet", ["micah", "funEmoji"]
+    options = ["-n", "2", "--others", "--masks", "--same-background", "3", "--drawn-in", *styles]
+    heldout.main([*options, "-o", str(path)])
+    source, config = Manifest.open(str(path)), JobConfig.load("mini")
+    checks.check(source, config, {"clip_l": load()})
+    for row, style in zip(source.rows(), styles, strict=True):
+        assert row["tags"]["drawn_in"] == style
+        concept = prepare.make(row, config, base=source.base, resolution=64, model_identity="mini-sd")
+        assert concept.masks is not None
+        corners = concept.masks[:, 0, :8, :8]
+        images = concept.images[:3, 0, 0, 0]
+        assert len(np.unique(images, axis=0)) == 1
+        if style == "micah":
+            assert corners.max() == 0
+            assert concept.masks[:, 0, 28:36, 28:36].min() == 255
+        else:
+            assert concept.masks.min() == 255

@@ -16,7 +16,7 @@ from textinv_ray.config.job import JobConfig
 from textinv_ray.inversion import words
 from textinv_ray.inversion.encoders import Encoder
 from textinv_ray.inversion.families.backbone import Backbone
-from textinv_ray.inversion.review import Pictures, Subject, review
+from textinv_ray.inversion.review import Pictures, Review, Subject, review
 from textinv_ray.inversion.scoring import Scorer
 
 HELDOUT = Path(__file__).with_name("heldout.parquet")
@@ -49,27 +49,47 @@ def heldout_loss(backbone: Backbone, word: Word, config: JobConfig) -> float:
     return float(backbone.denoising_loss(latents, noise, levels, condition).mean())
 
 
-def judge_words(
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """What is known of one word."""
+
+    name: str
+    """Of the concept, without its seed."""
+    review: Review
+    loss: float
+
+
+def judge_each(
     found: Sequence[Word],
     backbone: Backbone,
     scorer: Scorer,
     judge: Encoder | None,
     config: JobConfig,
     initializers: Pictures,
-) -> dict[str, list[float]]:
-    """Score -> a value for each concept."""
-    reviews = []
+) -> list[Judged]:
+    """Of each word, in their order. initializers: pictures that are kept from call to call."""
+    judged = []
     for first in range(0, len(found), WORDS_AT_ONCE):
-        some = [Subject(word.concept, word.vectors) for word in found[first : first + WORDS_AT_ONCE]]
-        reviews += review(backbone, scorer, some, config, initializers, judge)
+        some = found[first : first + WORDS_AT_ONCE]
+        subjects = [Subject(word.concept, word.vectors) for word in some]
+        for word, made in zip(
+            some, review(backbone, scorer, subjects, config, initializers, judge), strict=True
+        ):
+            name = word.concept.concept_id.rpartition("-seed")[0]
+            judged.append(Judged(name, made, heldout_loss(backbone, word, config)))
+    return judged
+
+
+def values_of(judged: Sequence[Judged]) -> dict[str, list[float]]:
+    """Score -> a value for each concept, its seeds averaged. Without a judge there are fewer scores."""
+    reviews, names = [one.review for one in judged], [one.name for one in judged]
     features = [one.features for one in reviews]
-    names = [word.concept.concept_id.rpartition("-seed")[0] for word in found]
     values: dict[str, list[float | None]] = {
         "clip": [one.clip_image_similarity for one in reviews],
         JUDGE: [one.judge_similarity for one in reviews],
         "edit": [one.clip_text_similarity for one in reviews],
         "retrieval": list(retrieved(names, [one for one in features if one is not None])),
-        LOSS: [heldout_loss(backbone, word, config) for word in found],
+        LOSS: [one.loss for one in judged],
     }
     return {
         score: [
@@ -81,6 +101,18 @@ def judge_words(
         for score, each in values.items()
         if None not in each
     }
+
+
+def judge_words(
+    found: Sequence[Word],
+    backbone: Backbone,
+    scorer: Scorer,
+    judge: Encoder | None,
+    config: JobConfig,
+    initializers: Pictures,
+) -> dict[str, list[float]]:
+    """Score -> a value for each concept."""
+    return values_of(judge_each(found, backbone, scorer, judge, config, initializers))
 
 
 def retrieved(names: Sequence[str], features: Sequence[Any]) -> Iterator[float]:

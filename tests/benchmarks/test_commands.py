@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from benchmarks import (
     against_script,
     breakdown,
     catalogue_words,
-    clip_rule,
     encoder_share,
     fewer_steps,
     judged,
@@ -29,6 +29,7 @@ from benchmarks import (
     real_size,
     review,
     step,
+    stopping_rules,
 )
 from benchmarks.public_script import Progress
 from tests.support import catalogue, examples, tiny
@@ -240,15 +241,21 @@ def test_judged(
         (theirs / f"{name}-0123456789ab.safetensors").write_bytes(store_word(f"<{name}>", word))
     options = ["--seeds=2", "--images=1", "--holdout=1", f"--script-words={theirs}"]
     file = catalogue.predictor_file(tmp_path / "p.safetensors", JobConfig.load("mini", settings[1::2]))
-    predicted = [f"--predictor={file}", "--predicted-steps=1"]
+    grid = tmp_path / "grid.png"
+    predicted = [f"--predictor={file}", "--predicted-steps=0,1", f"--grid={grid}"]
     found = figures(judged, *options, f"--manifest={manifest}", *predicted, *settings)
     assert found["words"] == 3
-    assert found["steps"] == {"initializer": [0] * 3, "ours": [4] * 3, "predicted": [1] * 3}
-    assert set(found["scores"]) == {"initializer", "script", "ours", "predicted"}
+    assert found["steps"] == {
+        **{"initializer": [0] * 3, "ours": [4] * 3},
+        **{"predicted, 0 steps": [0] * 3, "predicted, 1 steps": [1] * 3},
+    }
+    assert set(found["scores"]) == {*found["steps"], "script"}
+    with Image.open(grid) as picture:
+        assert picture.size == (12 * 36 + 4, 3 * 36 + 22)  # of 16 px each
     for scores in found["scores"].values():
         assert set(scores) == {"clip", "judge", "edit", "retrieval", "loss"}
         assert {len(values) for values in scores.values()} == {2}, "a value for each concept"
-    assert {"ours - script", "predicted - script"} < set(found["table"][0])
+    assert {"ours - script", "predicted, 1 steps - script"} < set(found["table"][0])
     for path in theirs.iterdir():
         path.unlink()
     with pytest.raises(SystemExit, match="theirs has no word of a concept of"):
@@ -336,31 +343,48 @@ def test_encoder_share(figures: Callable[..., dict[str, Any]]) -> None:
 
 
 @pytest.mark.slow
-def test_clip_rule(figures: Callable[..., dict[str, Any]], manifest: str, settings: list[str]) -> None:
-    settings += ["--set", "stopping.min_steps=1"]
-    options = ["--steps=4", "--every=1", "--images=1", f"--manifest={manifest}", *settings]
-    found = figures(clip_rule, "--rules=1/9/4,1/1/4/2,2/1/2,2/9/4/1", *options)
-    rules = [row["every/patience/steps/sampling"] for row in found["table"]]
-    assert rules == ["1/9/4/5", "1/1/4/2", "2/1/2/5", "2/9/4/1"]  # mini's evaluations take 5 sampling steps
-    assert [row["evaluations"] for row in found["table"]][::2] == [4, 1]
-    scores = {steps: [one[1:] for one in series] for steps, series in found["evaluations"].items()}
-    assert [[score is None for score in one] for one in scores["1"]] == 2 * [[True, False, True, False]]
-    best = [1 + max(range(4), key=one.__getitem__) for one in scores["5"]]
-    assert found["table"][0]["best"] == round(sum(best) / len(best))
-    with pytest.raises(SystemExit, match="2"):
-        figures(clip_rule, "--rules=3/1/4", "--every=2", *options[2:])
-    with pytest.raises(SystemExit, match="2"):
-        figures(clip_rule, "--rules=1/1/4", *options, "--set", "stopping.min_steps=5")
+def test_stopping_rules(
+    figures: Callable[..., dict[str, Any]], manifest: str, settings: list[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "twelve.safetensors"
+    file.write_bytes(predictor.fit(catalogue.examples(12)).to_bytes())
+    options = ["--images=1", f"--manifest={manifest}", *settings, "--set", "data.holdout=1"]
+    options += ["--set", "stopping.min_steps=1"]
+    rules = "4,clip/1/9/4,clip/1/1/4/2,clip/2/1/2,clip/2/9/4/1,dvar/1/2/0.9/4,clip/2/9/4@0"
+    found = figures(stopping_rules, f"--rules={rules}", f"--predictor={file}", *options)
+    table = {row["rule"]: row for row in found["table"]}
+    assert list(table) == rules.split(",")
+    assert (table["4"]["steps"], table["4"]["kept"], table["4"]["evaluations"]) == (4, 4, 0)
+    assert [table[rule]["evaluations"] for rule in ("clip/1/9/4", "clip/2/9/4/1", "clip/2/9/4@0")] == [
+        4,
+        2,
+        3,
+    ]
+    # mini's evaluations take 5 sampling steps; at step 3 only the rule clip/1/... evaluates
+    scores = found["evaluations"]
+    assert [[score is None for score in one] for one in scores["clip/1"]] == 2 * [[True, False, False]]
+    assert [[score is None for score in one] for one in scores["clip/5"]] == 2 * [5 * [False]]
+    assert [len(one) for one in scores["dvar/0"]] == [5, 5]
+    best = [1 + max(range(4), key=one[1:].__getitem__) for one in scores["clip/5"]]
+    assert table["clip/1/9/4"]["kept"] == round(sum(best) / len(best))
+    assert all(len(values) == 2 for by_score in found["scores"].values() for values in by_score.values())
+    for rules in ("clip/3/1/4@1,clip/9/1/4", "clip/2/1", "dvar/1/2/3", "7/1", "0", "-1", "4@x"):
+        with pytest.raises(SystemExit, match="2"):
+            figures(stopping_rules, f"--rules={rules}", *options)
 
 
 @pytest.mark.parametrize(
     ("rule", "best", "end"),
-    [("1/2/5", 2, 4), ("1/9/5", 5, 5), ("1/9/4", 2, 4), ("2/1/4", 2, 4), ("2/1/5", 2, 4)],
+    [
+        *(("clip/1/2/5", 2, 4), ("clip/1/9/5", 5, 5), ("clip/1/9/4", 2, 4), ("clip/2/1/4", 2, 4)),
+        *(("clip/2/1/5", 2, 4), ("clip/1/1/5@0", 0, 1), ("clip/1/1/5@3", 5, 5), ("5", 5, 5), ("0", 0, 0)),
+        *(("dvar/1/2/0.5/5", 3, 3), ("dvar/1/2/0.5/3", 3, 3), ("dvar/1/2/0.5/5@5", 5, 5)),
+    ],
 )
 def test_a_rule_is_applied_to_what_it_would_have_seen(rule: str, best: int, end: int) -> None:
-    series, stopping = np.array([np.nan, 0.1, 0.3, 0.2, 0.25, 0.4]), JobConfig().stopping
-    stopping = stopping.model_copy(update={"min_steps": 1})
-    assert clip_rule.Rule.parse(rule, 10).applied(series, 1, tiny.concept(), stopping) == (best, end)
+    series = np.array([0.4, 0.1, 0.3, 0.2, 0.25, 0.4])
+    given = JobConfig().stopping.model_copy(update={"min_steps": 1})
+    assert stopping_rules.Rule.parse(rule, given).applied(series, 1, tiny.concept()) == (best, end)
 
 
 def test_stratified_draws_are_spread_and_still_uniform(tiny_sd: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
@@ -154,16 +155,20 @@ def check_predictor(
 
 
 def check_start(config: JobConfig, *, base: str, model_identity: str) -> None:
-    """Raises UserError when `training.init_from` is a predictor of another model or scoring model, which would fail
-    every concept that starts from it. A file that can't be read is left to these.
+    """Raises UserError when `training.init_from` can't be read or is a predictor of another model or scoring model,
+    which would fail every concept that starts from it. Where another try may succeed, it is left to these.
     """
     uri = config.training.init_from
     if not uri or not is_file(uri):
         return
     try:
-        found = starting_file(uri, base, config)
-    except ValueError:
+        found = starting_file(uri, base, config, is_first_try=True)
+    except ImageError:
         return
+    except ValueError as error:
+        is_relative = "://" not in uri and not Path(uri).is_absolute()
+        relative = "; relative paths count from the manifest's folder" if is_relative else ""
+        raise UserError(f"training.{error}{relative}") from None
     if isinstance(found, Predictor):
         count = found.count_nearest(config.training.num_vectors)
         try:

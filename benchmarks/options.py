@@ -2,14 +2,16 @@
 
     python benchmarks/options.py OUTPUT --option "training.loss_weight=min_snr" --option "training.noise_offset=0.1"
                                  [--predictor PATH] [--towards-initializer 0.15,0.3] [--manifest PATH] [--limit N]
-                                 [--seeds 3] [--steps 100] [--images 4] [--config mini] [--set SECTION.FIELD=VALUE ...]
+                                 [--compare-with MANIFEST] [--seeds 3] [--steps 100] [--images 4]
+                                 [--config mini] [--set SECTION.FIELD=VALUE ...]
                                  [--plot PATH] [--json PATH]
 
 An option is one or more settings, separated by spaces. Every word takes all steps; concepts and draws are those of the
 preset, so that differences are paired. Scores by the scoring model and by the judge. --predictor (of `textinv predictor
 fit`): also the words that it predicts, with no step, with 10 and with all. --towards-initializer: also the preset's
-words moved back by these shares. OUTPUT is a folder with scores.jsonl; what is in it is not learned again. One process,
-no Ray.
+words moved back by these shares. --compare-with: pictures are compared with the held-out images of its concepts of the
+same ids (data.holdout), in place of those of --manifest. OUTPUT is a folder with scores.jsonl; what is in it is not
+learned again. One process, no Ray.
 """
 
 from __future__ import annotations
@@ -127,6 +129,13 @@ def compare(scores: Scores, plain: JobConfig, options: argparse.Namespace) -> No
 
     def concepts_of(config: JobConfig) -> list[Concept]:
         found = job.concepts_of(options.manifest, config, options.limit)
+        if options.compare_with:
+            others = {one.concept_id: one for one in job.concepts_of(options.compare_with, config)}
+            if missing := [one.concept_id for one in found if one.concept_id not in others]:
+                raise SystemExit(f"{options.compare_with} has no concept {', '.join(missing)}")
+            found = [
+                dataclasses.replace(one, heldout=others[one.concept_id].reference_images) for one in found
+            ]
         return with_steps(with_seeds(found, options.seeds), steps)
 
     shares = {f"{share:g} {TOWARDS}": share for share in options.towards_initializer}
@@ -155,6 +164,7 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--option", action="append", default=[], metavar="'SECTION.FIELD=VALUE ...'")
     parser.add_argument("--manifest", default=str(Path(__file__).with_name("heldout.parquet")))
+    parser.add_argument("--compare-with", metavar="MANIFEST", help="whose images pictures are compared with")
     parser.add_argument("--limit", type=int, help="take the first rows only")
     parser.add_argument("--seeds", type=int, default=3, help="words learned for each concept")
     parser.add_argument("--steps", type=int, default=100)

@@ -3,7 +3,7 @@
     python -m training.heldout -n 20 [--first 0] [--views 5] [--styles] -o build/heldout.parquet
     python -m training.heldout -n 640 --others -o build/catalogue.parquet
     python -m training.heldout -n 24 --others --drawn-in notionists adventurer -o build/unseen.parquet
-    python -m training.heldout -n 16 --others --first 640 --masks --same-background 3 -o build/masked.parquet
+    python -m training.heldout -n 16 --others --first 640 --masks --same-background 5 -o build/masked.parquet
 
 The images are those that `training.build` made, and lie in the manifest; characters are taken evenly from all
 styles, and with another --first others. Of a character there are eight; more views are drawn (which needs Node.js, as

@@ -316,6 +316,8 @@ def test_options(
     found = figures(options, *arguments, f"--option={same}")["rows"]
     assert [(row["name"], row["runs"]) for row in found] == [("base", 4), (same, 4), ("initializer", 4)]
     assert found[1]["reconstruction_difference"] == found[1]["judge_difference"] == 0
+    compared = [str(tmp_path / "compared"), *arguments[1:], f"--compare-with={manifest}"]
+    assert figures(options, *compared)["rows"][0]["judge"] == found[0]["judge"], "with the same images"
     learned = (tmp_path / "out" / "scores.jsonl").read_text()
     file, plot = tmp_path / "twelve.safetensors", tmp_path / "plot.png"
     file.write_bytes(predictor.fit(catalogue.examples(12)).to_bytes())

@@ -64,14 +64,14 @@ def grid(concepts: Sequence[Concept], judged: Mapping[str, Sequence[Judged]]) ->
     titles = ["learned from", "judged by"]
     for side in judged:
         titles += [side] + [""] * (SHOWN - 1)
-    side = lines[0][0].shape[0]
-    step, top = side * SCALE + GAP, GAP + TITLE_PIXELS
+    width = lines[0][0].shape[0] * SCALE
+    step, top = width + GAP, GAP + TITLE_PIXELS
     sheet = Image.new("RGB", (step * len(titles) + GAP, step * len(lines) + top), "white")
     draw = ImageDraw.Draw(sheet)
     for column, title in enumerate(titles):
         draw.text((GAP + column * step, GAP), title, "black", ImageFont.load_default(TITLE_PIXELS - GAP))
         for row, line in enumerate(lines):
-            picture = Image.fromarray(line[column]).resize((side * SCALE,) * 2, Image.Resampling.NEAREST)
+            picture = Image.fromarray(line[column]).resize((width, width), Image.Resampling.NEAREST)
             sheet.paste(picture, (GAP + column * step, top + row * step))
     return sheet.quantize(256)  # a third of the bytes
 
@@ -129,15 +129,16 @@ def main() -> None:
         "script": [of_script(concept) for concept in concepts],
         "ours": learned(concepts, backbone, scorer, config),
     }
-    for number in map(int, options.predicted_steps.split(",")) if options.predictor else ():
+    if options.predictor:
         few = config.override(["stopping.rule=none"])
         starts = [predicted_start(one, options.predictor, scorer) for one in concepts]
-        starts = [dataclasses.replace(one, steps=number) for one in starts]
-        sides[f"predicted, {number} steps"] = (
-            learned(starts, backbone, scorer, few)
-            if number
-            else [Word(one, ConceptTask(one, backbone, few).vectors, 0, 0.0) for one in starts]
-        )
+        for number in map(int, options.predicted_steps.split(",")):
+            made = [dataclasses.replace(one, steps=number) for one in starts]
+            sides[f"predicted, {number} steps"] = (
+                learned(made, backbone, scorer, few)
+                if number
+                else [Word(one, ConceptTask(one, backbone, few).vectors, 0, 0.0) for one in made]
+            )
     drawn = config.override([f"scoring.num_images={options.images}", f"review.images_per_prompt={SHOWN}"])
     kept: Pictures = {}
     judged = {side: judge_each(words, backbone, scorer, judge, drawn, kept) for side, words in sides.items()}

@@ -10,8 +10,8 @@ An option is one or more settings, separated by spaces. Every word takes all ste
 preset, so that differences are paired. Scores by the scoring model and by the judge. --predictor (of `textinv predictor
 fit`): also the words that it predicts, with no step, with 10 and with all. --towards-initializer: also the preset's
 words moved back by these shares. --compare-with: pictures are compared with the held-out images of its concepts of the
-same ids (data.holdout), in place of those of --manifest. OUTPUT is a folder with scores.jsonl; what is in it is not
-learned again. One process, no Ray.
+same ids (data.holdout), in place of those of --manifest. OUTPUT is a folder with scores.jsonl; what is in it, by its
+name, is not learned again: take another folder for another comparison. One process, no Ray.
 """
 
 from __future__ import annotations
@@ -130,6 +130,8 @@ def compare(scores: Scores, plain: JobConfig, options: argparse.Namespace) -> No
     def concepts_of(config: JobConfig) -> list[Concept]:
         found = job.concepts_of(options.manifest, config, options.limit)
         if options.compare_with:
+            if not config.data.holdout:
+                raise SystemExit("--compare-with needs held-out images: --set data.holdout=2")
             others = {one.concept_id: one for one in job.concepts_of(options.compare_with, config)}
             if missing := [one.concept_id for one in found if one.concept_id not in others]:
                 raise SystemExit(f"{options.compare_with} has no concept {', '.join(missing)}")

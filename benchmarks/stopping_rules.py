@@ -14,7 +14,8 @@ Each word is learned once, for as many steps as any rule may take: from its init
 applied to the same evaluations. The words that they keep are judged on images that none was learned from
 (data.holdout, 2): likeness by the scoring model and by the judge, editability, retrieval by the judge and the denoising
 loss, with noise that no evaluation used. Columns "- first" are differences to the first rule, paired by concept, with
-95 % intervals. Seconds: a rule's steps and evaluations at the speed of this run, per word. One process, no Ray.
+95 % intervals. Seconds: a rule's steps and evaluations at the speed of this run, per word. The learning rate must not
+depend on the number of steps (`lr_schedule: constant`). One process, no Ray.
 """
 
 from __future__ import annotations
@@ -131,10 +132,8 @@ class Learned:
     """DVAR's evaluations: (number, concepts), from step 0 on, in the order of the concepts."""
 
 
-def learn(
-    backbone: Backbone, concepts: Sequence[Concept], config: JobConfig, at: set[int], every: int
-) -> Learned:
-    """Learns all concepts to their last step. every: steps between DVAR's evaluations; 0: none."""
+def learn(backbone: Backbone, concepts: Sequence[Concept], config: JobConfig, at: set[int]) -> Learned:
+    """Learns all concepts to their last step. at: the steps whose words are kept, beside 0."""
     size = 8 if config.pack.size == "auto" else config.pack.size
     waiting, words, losses = list(reversed(concepts)), {}, {}
     pack = Pack(backbone, config, size)
@@ -153,7 +152,7 @@ def learn(
                 losses[task.concept.concept_id] = task.state_dict()["evaluations"].double().numpy()
                 print(f"learned {task.concept.concept_id}", flush=True)
     series = [losses[concept.concept_id] for concept in concepts]
-    return Learned(words, np.stack(series, axis=1) if every else np.empty((0, len(concepts))))
+    return Learned(words, np.stack(series, axis=1))
 
 
 def step_seconds(backbone: Backbone, concepts: Sequence[Concept], config: JobConfig) -> float:
@@ -227,6 +226,8 @@ def main() -> None:
     config = JobConfig.load(
         options.config, ["data.holdout=2", *options.set, f"scoring.num_images={options.images}"]
     )
+    if config.training.lr_schedule != "constant":
+        parser.error("training.lr_schedule must be constant: one run stands for rules of other lengths")
     rules = []
     for text in options.rules.split(","):
         try:
@@ -236,7 +237,7 @@ def main() -> None:
                 f"{text!r} isn't N, clip/EVERY/PATIENCE/STEPS[/SAMPLING] or dvar/EVERY/WINDOW/THRESHOLD/STEPS"
             )
         if rule.stopping.rule != "none" and not rule.evaluated:
-            parser.error(f"{text} evaluates nothing: stopping.min_steps is {config.stopping.min_steps}")
+            parser.error(f"{text} evaluates nothing: its first step (stopping.min_steps) comes too late")
     if not (steps := max(rule.steps for rule in rules)):
         parser.error("all rules take 0 steps")
     apart = {
@@ -259,11 +260,12 @@ def main() -> None:
         concepts = [predicted_start(concept, options.predictor, scorer) for concept in concepts]
     seconds = {("none", 0): (one := step_seconds(backbone, concepts, plain), 0.0)}
     if every:
-        both = step_seconds(backbone, concepts, with_losses.override(["stopping.dvar.every=1"]))
+        unstopped = ["stopping.dvar.every=1", f"stopping.min_steps={2 * TIMED_STEPS}"]
+        both = step_seconds(backbone, concepts, with_losses.override(unstopped))
         seconds["dvar", 0] = one, max(0.0, both - one)
     at = {step for rule in rules for step in (*rule.evaluated, rule.steps)}
-    learned = learn(backbone, concepts, with_losses, at, every)
-    series = {("dvar", 0): learned.losses}
+    learned = learn(backbone, concepts, with_losses, at)
+    series = {("dvar", 0): learned.losses} if every else {}
     for kind in apart:
         if kind[0] != "clip":
             continue

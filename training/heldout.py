@@ -290,7 +290,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows = characters(Heldout(), options.characters, options.views, options.first)
     rows += styles(Heldout()) if options.styles else []
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, build.schema({"images", "masks"} & set(rows[0]))), options.out)
+    pq.write_table(
+        pa.Table.from_pylist(rows, build.schema({"images", *(["masks"] if options.masks else [])})),
+        options.out,
+    )
     print(f"{options.out}: {len(rows)} concepts, {sum(len(row['images']) for row in rows)} images")
 
 

@@ -57,8 +57,8 @@ WARMUP = 100
 
 @dataclass(frozen=True)
 class Recipe:
-    """What runs are compared by. The bundled weights were trained with the values here, on a GPU with batches of 512, a
-    rate of 1e-3 and an average of 0.999 (`training/minutes.py`)."""
+    """What runs are compared by. The bundled weights had these values but for batches of 512, a rate of 1e-3 and an
+    average of 0.999, on a GPU (`training/minutes.py`)."""
 
     rate: float = 4e-4
     """Peak of the learning rate."""

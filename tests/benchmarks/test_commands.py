@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -316,8 +318,20 @@ def test_options(
     found = figures(options, *arguments, f"--option={same}")["rows"]
     assert [(row["name"], row["runs"]) for row in found] == [("base", 4), (same, 4), ("initializer", 4)]
     assert found[1]["reconstruction_difference"] == found[1]["judge_difference"] == 0
-    compared = [str(tmp_path / "compared"), *arguments[1:], f"--compare-with={manifest}"]
-    assert figures(options, *compared)["rows"][0]["judge"] == found[0]["judge"], "with the same images"
+    swapped = str(tmp_path / "swapped.parquet")
+    rows = pq.read_table(manifest).to_pylist()
+    rows[0]["images"], rows[1]["images"] = rows[1]["images"], rows[0]["images"]
+    pq.write_table(pa.Table.from_pylist(rows), swapped)
+    judged_by = []
+    for name, by in (("same", manifest), ("swapped", swapped)):
+        compared = [str(tmp_path / name), *arguments[1:], "--set=data.holdout=1", f"--compare-with={by}"]
+        judged_by.append(figures(options, *compared)["rows"][0]["judge"])
+    assert judged_by[0] != judged_by[1]
+    with pytest.raises(SystemExit, match="needs held-out images"):
+        figures(options, str(tmp_path / "none"), *arguments[1:], f"--compare-with={manifest}")
+    pq.write_table(pa.Table.from_pylist(rows[:1]), swapped)
+    with pytest.raises(SystemExit, match="has no concept"):
+        figures(options, str(tmp_path / "none"), *compared[1:])
     learned = (tmp_path / "out" / "scores.jsonl").read_text()
     file, plot = tmp_path / "twelve.safetensors", tmp_path / "plot.png"
     file.write_bytes(predictor.fit(catalogue.examples(12)).to_bytes())

@@ -155,26 +155,41 @@ def check_predictor(
 
 
 def check_start(config: JobConfig, *, base: str, model_identity: str) -> None:
-    """Raises UserError when `training.init_from` can't be read or is a predictor of another model or scoring model,
-    which would fail every concept that starts from it. Where another try may succeed, it is left to these.
+    """Raises UserError when `training.init_from` is a predictor of another model or scoring model, which would fail
+    every concept that starts from it. A file that can't be read is `check_start_readable`'s.
     """
     uri = config.training.init_from
     if not uri or not is_file(uri):
         return
     try:
-        found = starting_file(uri, base, config, is_first_try=True)
-    except ImageError:
+        found = starting_file(uri, base, config)
+    except ValueError:
         return
-    except ValueError as error:
-        is_relative = "://" not in uri and not Path(uri).is_absolute()
-        relative = "; relative paths count from the manifest's folder" if is_relative else ""
-        raise UserError(f"training.{error}{relative}") from None
     if isinstance(found, Predictor):
         count = found.count_nearest(config.training.num_vectors)
         try:
             check_predictor(found, uri, config, model_identity, count)
         except ValueError as error:
             raise UserError(f"training.{error}") from None
+
+
+def check_start_readable(config: JobConfig, *, base: str) -> None:
+    """Raises UserError when the file of `training.init_from` can't be read, which would fail every concept that starts
+    from it. Where another try may succeed, it is left to these.
+    """
+    uri = config.training.init_from
+    if not uri or not is_file(uri):
+        return
+    try:
+        starting_file(uri, base, config, is_first_try=True)
+    except ImageError:
+        return
+    except ValueError as error:
+        is_elsewhere = (
+            "://" not in base + uri and not Path(base, uri).exists() and not Path(uri).is_absolute()
+        )
+        hint = "; relative paths count from the manifest's folder" if is_elsewhere else ""
+        raise UserError(f"training.{error}{hint}") from None
 
 
 def starting_file(

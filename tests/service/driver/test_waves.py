@@ -196,6 +196,16 @@ def test_fewer_concepts_than_a_first_part(job: Job) -> None:
     assert "waves are left out: no more than 16 concepts could be in the first part" in said(job)
 
 
+def test_the_start_says_where_fewer_steps_would_do(job: Job) -> None:
+    print_start(job)
+    assert "then, from words that a predictor makes of these: 4 concepts" in said(job)
+    assert "with as many steps as these; fewer will do: training.warm_start.steps" in said(job)
+    fewer = job.config.override(["training.warm_start.steps=2"])
+    job = replace(job, config=fewer, console=Console(file=io.StringIO(), width=200))
+    print_start(job)
+    assert "fewer will do" not in said(job)
+
+
 def test_status_tells_the_wave(job: Job, tiny_sd: Path, tiny_clip: Path, tmp_path: Path) -> None:
     config = examples.config(tiny_sd, tiny_clip, f"service.waves.first={FIRST}")
     examples.begin(job.store, config, tmp_path, COUNT)

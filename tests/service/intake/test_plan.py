@@ -226,3 +226,23 @@ def test_another_word_under_an_old_name_is_noticed(manifest: Path, store: Store,
     assert made(manifest, config, store).done == {"c1"}
     word.unlink()
     assert str(word) in made(manifest, config, store).missing
+
+
+def test_who_starts_from_the_settings_is_counted(
+    manifest: Path, config: JobConfig, store: Store, tmp_path: Path
+) -> None:
+    """Rows with a start of their own don't; a job is refused for a file that can't be read only where some do."""
+    word = config.override(["training.init_from=none.safetensors"])
+    table = pq.read_table(manifest).drop_columns(["initializer_token", "init_from"])
+    own = pa.array([None, "auto", None, None])
+    tokens = pa.array(["dog", None, "dog", "dog"])
+    for tokens_of, expected in ((tokens, (3, 0)), (pa.array(["dog", None, None, None]), (1, 2))):
+        pq.write_table(
+            table.append_column("init_from", own).append_column("initializer_token", tokens_of), manifest
+        )
+        found = made(manifest, word, store)
+        assert (found.own_start, found.configured_start) == expected
+    with pytest.raises(UserError, match=r"none\.safetensors: doesn't exist; relative paths count from"):
+        invert(str(manifest), word, output=str(tmp_path / "out"), dry_run=True)
+    pq.write_table(table.append_column("init_from", own).append_column("initializer_token", tokens), manifest)
+    assert invert(str(manifest), word, output=str(tmp_path / "out"), dry_run=True) == 0

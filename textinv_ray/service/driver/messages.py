@@ -38,7 +38,7 @@ def print_start(job: Job) -> None:
     console.print(f"manifest: {redact(manifest.uri)}, {_count(manifest.num_rows, 'concept')}")
     line = f"to learn: {_count(len(plan.todo), 'concept')}, {plan.steps} steps"
     console.print(line + (f"; done already: {len(plan.done)}" if plan.done else ""))
-    for line in (*_waves(plan, job.waves, config.service.waves.first), *_own_start(plan, config)):
+    for line in (*_waves(plan, job.waves, config), *_own_start(plan, config)):
         console.print(line)
     console.print(f"model: {_model(config)}")
     console.print(f"output: {store.shown}")
@@ -49,9 +49,12 @@ def print_start(job: Job) -> None:
     )
 
 
-def _waves(plan: Plan, waves: Waves | None, wanted: int | None) -> Iterator[str]:
+def _waves(plan: Plan, waves: Waves | None, config: JobConfig) -> Iterator[str]:
+    wanted = config.service.waves.first
     if plan.later:
         yield f"then, from words that a predictor makes of these: {_count(len(plan.later), 'concept')}"
+        if config.training.warm_start.steps is None:
+            yield "  with as many steps as these; fewer will do: training.warm_start.steps"
     elif waves and len(waves.first) < (wanted or 0) and not waves.decided:
         yield f"waves are left out: no more than {len(waves.first)} concepts could be in the first part"
     elif waves and waves.start:

@@ -85,6 +85,8 @@ def invert(
             shown.print(messages.damaged(again))
         if todo.todo and not is_checked:
             checks.check(manifest, config, vocabulary.load(config.model))
+        if todo.configured_start:
+            prepare.check_start_readable(config, base=manifest.base)
         if lock is None:
             store.check_writable()
             messages.print_plan(shown, todo, config, store, plan.estimate(todo, config, facts, stored))

@@ -50,6 +50,8 @@ class Plan:
     """Concepts in `todo` and `later` that have a result for other settings, or possibly for other images."""
     own_start: int = 0
     """Concepts in `todo` that don't start from `training.init_from`, because their rows have an initializer_token."""
+    configured_start: int = 0
+    """Concepts in `todo` that start from `training.init_from`."""
     missing: list[str] = field(default_factory=list)
     """Local images that don't exist, at most 20."""
     digest: str = ""
@@ -67,6 +69,7 @@ class Plan:
             steps=self.steps + rest.steps,
             samples=self.samples + rest.samples,
             own_start=self.own_start + rest.own_start,
+            configured_start=self.configured_start + rest.configured_start,
         )
 
 
@@ -120,8 +123,9 @@ def make(
             plan.later_samples += samples
             continue
         predicted = waves and waves.start_of(row, config)
-        if config.training.init_from and not predicted and settings.start_of(row, config)[1]:
-            plan.own_start += 1
+        if config.training.init_from and not predicted:
+            plan.own_start += bool(settings.start_of(row, config)[1])
+            plan.configured_start += not (row.get("initializer_token") or row.get("init_from"))
         plan.todo[concept_id] = key
         plan.steps += steps
         plan.samples += samples

@@ -25,7 +25,7 @@ import argparse
 import dataclasses
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -121,6 +121,31 @@ def settings_of(variant: str, config: JobConfig) -> tuple[list[str], type[Concep
             return [], ConceptTask
 
 
+def pack_size(config: JobConfig) -> int:
+    """Of a benchmark that measures no speed: the configured one, 8 where the job would choose."""
+    return 8 if config.pack.size == "auto" else config.pack.size
+
+
+def steps(
+    backbone: Backbone, concepts: Sequence[Concept], config: JobConfig, make: type[ConceptTask] = ConceptTask
+) -> Iterator[ConceptTask]:
+    """Learns all concepts, in packs: gives each task at its start and after each of its steps.
+
+    Raises SystemExit when a concept fails.
+    """
+    pack, waiting = Pack(backbone, config, pack_size(config)), list(reversed(concepts))
+    while pack.tasks or waiting:
+        while pack.free and waiting:
+            pack.add(task := make(waiting.pop(), backbone, config))
+            yield task
+        tasks = list(pack.tasks)
+        pack.step()
+        for task in tasks:
+            if task.failed:
+                raise SystemExit(f"{task.concept.concept_id} failed: {task.failed}")
+            yield task
+
+
 def learn(
     backbone: Backbone,
     concepts: Sequence[Concept],
@@ -130,21 +155,13 @@ def learn(
 ) -> dict[tuple[str, int], list[Tensor]]:
     """(concept id, step of `at`) -> the word after every step so far."""
     found: dict[tuple[str, int], list[Tensor]] = {}
-    size = 8 if config.pack.size == "auto" else config.pack.size
-    pack, waiting = Pack(backbone, config, size), list(reversed(concepts))
-    iterates: dict[str, list[Tensor]] = {}
-    while pack.tasks or waiting:
-        while pack.free and waiting:
-            pack.add(make(waiting.pop(), backbone, config))
-        tasks = list(pack.tasks)
-        pack.step()
-        for task in tasks:
-            if task.failed:
-                raise SystemExit(f"{task.concept.concept_id} failed: {task.failed}")
-            name = task.concept.concept_id
-            iterates.setdefault(name, []).append(task.vectors)
-            if task.step in at:
-                found[name, task.step] = list(iterates[name])
+    iterates: dict[str, list[Tensor]] = {concept.concept_id: [] for concept in concepts}
+    for task in steps(backbone, concepts, config, make):
+        name = task.concept.concept_id
+        if task.step:
+            iterates[name].append(task.vectors)
+        if task.step in at:
+            found[name, task.step] = list(iterates[name])
     return found
 
 

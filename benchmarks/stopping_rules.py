@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from torch import Tensor
 
-from benchmarks import job, measure
+from benchmarks import fewer_steps, job, measure
 from benchmarks.against_script import with_seeds
 from benchmarks.judging import HELDOUT, Judged, judge_each, values_of
 from benchmarks.quality_vs_steps import Word, predicted_start
@@ -134,31 +134,20 @@ class Learned:
 
 def learn(backbone: Backbone, concepts: Sequence[Concept], config: JobConfig, at: set[int]) -> Learned:
     """Learns all concepts to their last step. at: the steps whose words are kept, beside 0."""
-    size = 8 if config.pack.size == "auto" else config.pack.size
-    waiting, words, losses = list(reversed(concepts)), {}, {}
-    pack = Pack(backbone, config, size)
-    while pack.tasks or waiting:
-        while pack.free and waiting:
-            pack.add(task := ConceptTask(waiting.pop(), backbone, config))
-            words[task.concept.concept_id, 0] = task.vectors
-        tasks = list(pack.tasks)
-        pack.step()
-        for task in tasks:
-            if task.failed:
-                raise SystemExit(f"{task.concept.concept_id} failed: {task.failed}")
-            if task.step in at:
-                words[task.concept.concept_id, task.step] = task.vectors
-            if task.done:
-                losses[task.concept.concept_id] = task.state_dict()["evaluations"].double().numpy()
-                print(f"learned {task.concept.concept_id}", flush=True)
+    words, losses = {}, {}
+    for task in fewer_steps.steps(backbone, concepts, config):
+        if task.step in {0, *at}:
+            words[task.concept.concept_id, task.step] = task.vectors
+        if task.done:
+            losses[task.concept.concept_id] = task.state_dict()["evaluations"].double().numpy()
+            print(f"learned {task.concept.concept_id}", flush=True)
     series = [losses[concept.concept_id] for concept in concepts]
     return Learned(words, np.stack(series, axis=1))
 
 
 def step_seconds(backbone: Backbone, concepts: Sequence[Concept], config: JobConfig) -> float:
     """What a step of one concept takes in a full pack, DVAR's evaluation included where the configuration has it."""
-    size = 8 if config.pack.size == "auto" else config.pack.size
-    pack = Pack(backbone, config, size)
+    pack = Pack(backbone, config, size := fewer_steps.pack_size(config))
     for concept in concepts[:size]:
         pack.add(ConceptTask(dataclasses.replace(concept, steps=2 * TIMED_STEPS), backbone, config))
     pack.step()

@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,7 +28,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from textinv_ray.manifest import build
-from training.build import heldout_identities, opacity, render, row_of, svgs
+from training.build import View, heldout_identities, opacity, render, row_of, svgs
 from training.captions import article, attributes, joined, noun_of, spoken, style_words
 from training.evaluate import Heldout
 from training.world import HELDOUT_STYLES, STYLES, TRAINING_STYLES, Identity, draw_identity, draw_view
@@ -170,25 +169,12 @@ def _views(heldout: Heldout, indices: Sequence[int]) -> list[ShownView]:
     return list(zip(heldout.data.pixels(indices), rows, strict=True))
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """A view that is to be drawn."""
-
-    identity: Identity
-    number: int
-    """Of the identity."""
-    view: dict[str, Any]
-    """See `training.world.draw_view`."""
-
-
-def draw_views(
-    identities: Mapping[int, Identity], count: int, same_background: int = 0
-) -> list[list[Drawing]]:
+def draw_views(identities: Mapping[int, Identity], count: int, same_background: int = 0) -> list[list[View]]:
     """So many views of each identity that `training.build` didn't draw; the identity's number is their seed.
 
     The first `same_background` views of each have one background, if their style lets views choose.
     """
-    drawings = []
+    drawn: list[list[View]] = []
     for number, identity in identities.items():
         rng = np.random.default_rng((MORE_VIEWS_SEED, number))
         views = [draw_view(identity, rng) for _ in range(count)]
@@ -196,31 +182,28 @@ def draw_views(
             if STYLES[identity.style].has_background:
                 view["background"] = views[0]["background"]
                 view["options"]["backgroundColor"] = views[0]["options"]["backgroundColor"]
-        drawings.append([Drawing(identity, number, view) for view in views])
-    return drawings
+        drawn.append([(identity, number, None, view) for view in views])
+    return drawn
 
 
-def shown(drawings: Sequence[Sequence[Drawing]]) -> list[list[ShownView]]:
+def shown(views: Sequence[Sequence[View]]) -> list[list[ShownView]]:
     """The views as they look."""
-    whole = [one for views in drawings for one in views]
-    pictures = svgs({"style": one.identity.style, "options": one.view["options"]} for one in whole)
-    found = [
-        (render(svg), row_of(one.identity, one.number, None, one.view))
-        for svg, one in zip(pictures, whole, strict=True)
-    ]
-    return _parted(found, drawings)
+    whole = [view for some in views for view in some]
+    drawings = svgs({"style": identity.style, "options": view["options"]} for identity, _, _, view in whole)
+    found = [(render(svg), row_of(*view)) for svg, view in zip(drawings, whole, strict=True)]
+    return _parted(found, views)
 
 
-def masks_of(drawings: Sequence[Sequence[Drawing]]) -> list[list[np.ndarray]]:
+def masks_of(views: Sequence[Sequence[View]]) -> list[list[np.ndarray]]:
     """uint8 (64, 64) of each view: 255 where the character is, 0 where the background is. All 255 in a style whose
     background is the face itself."""
     bare = []
-    for one in (one for views in drawings for one in views):
-        options = dict(one.view["options"])
-        if STYLES[one.identity.style].has_background:
+    for identity, _, _, view in (view for some in views for view in some):
+        options = dict(view["options"])
+        if STYLES[identity.style].has_background:
             options["backgroundColor"] = ["transparent"]
-        bare.append({"style": one.identity.style, "options": options})
-    return _parted([opacity(svg) for svg in svgs(bare)], drawings)
+        bare.append({"style": identity.style, "options": options})
+    return _parted([opacity(svg) for svg in svgs(bare)], views)
 
 
 def drawn_views(identities: Mapping[int, Identity], count: int) -> list[list[ShownView]]:
@@ -228,9 +211,9 @@ def drawn_views(identities: Mapping[int, Identity], count: int) -> list[list[Sho
     return shown(draw_views(identities, count))
 
 
-def _parted(found: list[T], drawings: Sequence[Sequence[Drawing]]) -> list[list[T]]:
+def _parted(found: list[T], views: Sequence[Sequence[View]]) -> list[list[T]]:
     each = iter(found)
-    return [[next(each) for _ in views] for views in drawings]
+    return [[next(each) for _ in some] for some in views]
 
 
 def _images(views: Sequence[ShownView]) -> dict[str, Any]:

@@ -115,11 +115,11 @@ def test_views_may_share_a_background() -> None:
     for plain, same in zip(
         heldout.draw_views(identities, 4), heldout.draw_views(identities, 4, 3), strict=True
     ):
-        colours = [one.view["options"].get("backgroundColor") for one in same]
+        colours = [view["options"].get("backgroundColor") for *_, view in same]
         assert colours[0] == colours[1] == colours[2]
-        assert len({one.view["background"] for one in same[:3]}) == 1
+        assert len({view["background"] for *_, view in same[:3]}) == 1
         assert (plain[0], plain[3]) == (same[0], same[3])
-        assert [one.view["expression"] for one in plain] == [one.view["expression"] for one in same]
+        assert [view["expression"] for *_, view in plain] == [view["expression"] for *_, view in same]
 
 
 @pytest.mark.skipif(not (DICEBEAR / "node_modules").exists(), reason="needs the drawings' packages")

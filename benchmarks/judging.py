@@ -103,18 +103,6 @@ def values_of(judged: Sequence[Judged]) -> dict[str, list[float]]:
     }
 
 
-def judge_words(
-    found: Sequence[Word],
-    backbone: Backbone,
-    scorer: Scorer,
-    judge: Encoder | None,
-    config: JobConfig,
-    initializers: Pictures,
-) -> dict[str, list[float]]:
-    """Score -> a value for each concept."""
-    return values_of(judge_each(found, backbone, scorer, judge, config, initializers))
-
-
 def retrieved(names: Sequence[str], features: Sequence[Any]) -> Iterator[float]:
     """retrieval_top1 of each word among the concepts: seeds of one concept are no rivals."""
     first = {name: names.index(name) for name in names}

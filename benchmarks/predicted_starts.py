@@ -39,7 +39,7 @@ import numpy as np
 
 from benchmarks import job, measure
 from benchmarks.against_script import with_seeds
-from benchmarks.judging import HELDOUT, JUDGE, SCORES, judge_words
+from benchmarks.judging import HELDOUT, JUDGE, SCORES, judge_each, values_of
 from benchmarks.quality_vs_steps import Word, learn
 from textinv_ray.concepts import predictor
 from textinv_ray.concepts.concept import Concept
@@ -303,7 +303,7 @@ def main() -> None:
         missing = [step for step in at if (start.name, step) not in known]
         made = learned(start, missing, backbone, scorer, config) if missing else {}
         for step, found in made.items():
-            values = judge_words(found, backbone, scorer, judge, config, kept)
+            values = values_of(judge_each(found, backbone, scorer, judge, config, kept))
             seconds = statistics.mean(word.seconds for word in found)
             known[start.name, step] = Point(start.name, step, start.words, seconds, values)
             write_points(options.scores, key, known)

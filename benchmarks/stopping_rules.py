@@ -109,7 +109,8 @@ class Rule:
         return [s for s in range(self.steps + 1) if due(s, self.steps, self.stopping, self.min_steps)]
 
     def applied(self, series: np.ndarray, apart: int, concept: Concept) -> tuple[int, int]:
-        """(the step whose word is kept, the step where learning ends). series: evaluations at 0, apart, 2 apart, ..."""
+        """(the step whose word is kept, the step where learning ends). series: evaluations at 0, apart, 2 apart, ...;
+        a fixed number of steps looks at none."""
         if self.stopping.rule == "none":
             return self.steps, self.steps
         seen = np.full(self.steps // self.every + 1, np.nan)
@@ -273,15 +274,14 @@ def main() -> None:
             flush=True,
         )
 
+    none = np.empty((0, len(concepts)))
     pictures: Pictures = {}
     judged: dict[tuple[str, int], Judged] = {}
     rows: list[dict[str, Any]] = []
     scores: dict[str, dict[str, list[float]]] = {}
     for rule in rules:
         applied = [
-            rule.applied(series[rule.kind][:, number], apart[rule.kind], concept)
-            if rule.kind in apart
-            else (rule.steps, rule.steps)
+            rule.applied(series.get(rule.kind, none)[:, number], apart.get(rule.kind, 1), concept)
             for number, concept in enumerate(concepts)
         ]
         kept = [

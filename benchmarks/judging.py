@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -21,9 +20,12 @@ from textinv_ray.inversion.scoring import Scorer
 
 HELDOUT = Path(__file__).with_name("heldout.parquet")
 """Twelve characters that no training saw."""
-LOSS, JUDGE = "loss", "judge"
-SCORES = ("clip", JUDGE, "edit", "retrieval", LOSS)
-"""Likeness by the scoring model and by the judge, editability, retrieval, denoising loss (lower is better)."""
+LOSS, JUDGE, WITHIN = "loss", "judge", "retrieval within style"
+SCORES = ("clip", JUDGE, "edit", "retrieval", WITHIN, LOSS)
+"""Likeness by the scoring model and by the judge, editability, retrieval among all concepts and among those drawn in
+the same style, denoising loss (lower is better)."""
+STYLE_TAG = "drawn_in"
+"""Of a manifest's tags: what `training.heldout` names a character's style by."""
 LOSS_SAMPLES = 64
 """Of each word's denoising loss: images in turn, evenly spaced noise levels."""
 WORDS_AT_ONCE = 12
@@ -55,6 +57,8 @@ class Judged:
 
     name: str
     """Of the concept, without its seed."""
+    style: str
+    """That the concept is drawn in; empty where its tags don't say."""
     review: Review
     loss: float
 
@@ -76,19 +80,24 @@ def judge_each(
             some, review(backbone, scorer, subjects, config, initializers, judge), strict=True
         ):
             name = word.concept.concept_id.rpartition("-seed")[0]
-            judged.append(Judged(name, made, heldout_loss(backbone, word, config)))
+            style = word.concept.tags.get(STYLE_TAG, "")
+            judged.append(Judged(name, style, made, heldout_loss(backbone, word, config)))
     return judged
 
 
 def values_of(judged: Sequence[Judged]) -> dict[str, list[float]]:
-    """Score -> a value for each concept, its seeds averaged. Without a judge there are fewer scores."""
+    """Score -> a value for each concept, its seeds averaged.
+
+    Without a judge there are fewer scores, and WITHIN only where each concept has rivals of its style.
+    """
     reviews, names = [one.review for one in judged], [one.name for one in judged]
-    features = [one.features for one in reviews]
+    found = [one for one in judged if one.review.features is not None]
     values: dict[str, list[float | None]] = {
         "clip": [one.clip_image_similarity for one in reviews],
         JUDGE: [one.judge_similarity for one in reviews],
         "edit": [one.clip_text_similarity for one in reviews],
-        "retrieval": list(retrieved(names, [one for one in features if one is not None])),
+        "retrieval": list(retrieved(found, lambda one, other: True)),
+        WITHIN: list(retrieved(found, lambda one, other: bool(one.style) and one.style == other.style)),
         LOSS: [one.loss for one in judged],
     }
     return {
@@ -103,10 +112,19 @@ def values_of(judged: Sequence[Judged]) -> dict[str, list[float]]:
     }
 
 
-def retrieved(names: Sequence[str], features: Sequence[Any]) -> Iterator[float]:
-    """retrieval_top1 of each word among the concepts: seeds of one concept are no rivals."""
-    first = {name: names.index(name) for name in names}
-    for name, own in zip(names, features, strict=True):
-        others = [features[place] for of, place in first.items() if of != name]
-        blank = [dataclasses.replace(one, pictures=one.pictures[:0]) for one in others]
-        yield retrieval_top1([own, *blank])[0]
+def retrieved(
+    judged: Sequence[Judged], are_rivals: Callable[[Judged, Judged], bool]
+) -> Iterator[float | None]:
+    """retrieval_top1 of each word among its rivals, one of each concept; None: it has none.
+
+    Seeds of one concept are no rivals.
+    """
+    firsts = {one.name: one for one in reversed(judged)}
+    for word in judged:
+        rivals = [one for name, one in firsts.items() if name != word.name and are_rivals(word, one)]
+        blank = [
+            dataclasses.replace(one.review.features, pictures=one.review.features.pictures[:0])
+            for one in rivals
+            if one.review.features is not None
+        ]
+        yield retrieval_top1([word.review.features, *blank])[0] if blank and word.review.features else None

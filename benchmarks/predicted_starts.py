@@ -10,8 +10,9 @@ OUTPUT: words of a catalogue, as a job or `catalogue_words.py` learns them from 
 --others`; a predictor is fitted on the first words of a fixed draw, for each of --sizes. The manifest's concepts must
 not be among them. Each is learned from each start, and judged at each of --at on images that it didn't learn from
 (data.holdout, 2): likeness by the scoring model and by the judge, which has no part in the map or in the choice of a
-word; editability; the share of pictures that the judge finds nearest to their own concept; and the denoising loss, with
-the same draws for all starts (lower is better). --rates: factors of the learning rate for predicted starts. --refine:
+word; editability; the share of pictures that the judge finds nearest to their own concept, among all and, where each
+has rivals, among those of its style (its tag `drawn_in`); and the denoising loss, with the same draws for all starts
+(lower is better). --rates: factors of the learning rate for predicted starts. --refine:
 each predictor also after so many steps through the model, on the images of the manifest that the catalogue was learned
 from. --scores: a file that is written after each point; what is in it is not learned or judged again. One process, no
 Ray.

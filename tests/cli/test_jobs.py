@@ -107,14 +107,30 @@ def test_validate_says_everything_that_is_wrong(
     )
 
 
-def test_validate_says_what_the_model_has_no_use_for(
-    tmp_path: Path, tiny_sd: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("encoder", "message"),
+    [
+        ("gemma", "training.encoders: Stable Diffusion 1.x / 2.x has no gemma"),
+        (
+            "clip_h",
+            "this Stable Diffusion 1.x / 2.x model has no clip_h (its text encoders: clip_l)",
+        ),
+    ],
+)
+@pytest.mark.parametrize("command", [["validate"], ["invert", "--dry-run"]])
+def test_text_encoders_that_the_model_hasn_t(
+    tmp_path: Path,
+    tiny_sd: Path,
+    capsys: pytest.CaptureFixture[str],
+    encoder: str,
+    message: str,
+    command: list[str],
 ) -> None:
     path = str(tmp_path / "m.parquet")
     pq.write_table(pa.table({"concept_id": ["a"], "images": [["x.png"]]}), path)
-    options = ["--set", f"model.path={tiny_sd}", "--set", "training.encoders=[gemma]"]
-    assert textinv("validate", path, *options) == 2
-    assert "training.encoders: Stable Diffusion 1.x / 2.x has no gemma" in capsys.readouterr().err
+    options = ["--set", f"model.path={tiny_sd}", "--set", f"training.encoders=[{encoder}]"]
+    assert textinv(*command, path, *options) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_validate_without_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -108,6 +108,16 @@ def test_exif_orientation(orientation: int) -> None:
     assert pixels[corner[orientation]][:2].max() < 30  # the gradient starts dark in red and green
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_the_size_with_orientation_is_that_of_the_pixels(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(gradient(30, 20), kind, exif=exif)
+    height, width = decoded(data).shape[:2]
+    assert images.original_size(data) == (width, height) == ((30, 20) if orientation < 5 else (20, 30))
+
+
 def test_a_huge_jpeg_is_decoded_small() -> None:
     data = encoded(gradient(1600, 1200), "JPEG")
     assert images.decode(data, "x", CONFIG.max_image_pixels, near=64).size == (200, 150)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from textinv_ray.config.training import TrainingConfig
+from textinv_ray.inversion import directional
 from textinv_ray.inversion.pack import LOSS_SCALE_GROWTH_STEPS, update
 
 
@@ -98,3 +99,25 @@ def test_without_scaling_there_is_no_scale() -> None:
     state["finite_steps"][0] = LOSS_SCALE_GROWTH_STEPS
     take(state, torch.ones(1, 3), [0.5], scaled=False)
     assert state["loss_scale"].item() == 1.0
+
+
+def test_the_largest_norm_of_a_gradient_is_not_for_directional_steps() -> None:
+    """Their gradient counts against the prior, so that it must stay as long as it is."""
+    gradient = torch.tensor([[0.3, -2.0, 1e-3]])
+    words = []
+    for most in (None, 1e-3):
+        state = state_of(1) | {"initial": torch.tensor([[1.0, 0.0, 0.0]])}
+        update(
+            state,
+            gradient,
+            torch.tensor([0.5]),
+            concept_of_row=torch.arange(1),
+            rates=torch.tensor([0.1]),
+            steps=torch.tensor([0]),
+            training=TrainingConfig(max_grad_norm=most),
+            scaled=False,
+            encoder_norms=[(slice(0, 3), 1.0)],
+            turning=directional.Rows(torch.tensor([[True]]), torch.tensor([[0.5]])),
+        )
+        words.append(state["vectors"])
+    assert torch.equal(*words)

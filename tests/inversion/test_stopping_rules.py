@@ -84,6 +84,14 @@ def test_what_comes_later_does_not_change_the_end(
         assert math.isfinite(values[end // 3])
 
 
+def test_words_that_are_not_complete_end_nothing() -> None:
+    """The best word has one vector less, and can't be chosen; the complete ones get better and better."""
+    config = StoppingConfig.model_validate({"rule": "clip", "clip": {"every": 100, "patience": 2}})
+    concept, scores = tiny.concept(vectors_added_at=(200,)), [math.nan, 0.8, 0.6, 0.65, 0.7]
+    assert stopping.stopping_step(np.array(scores), concept, config) is None
+    assert stopping.stopping_step(np.array([*scores, 0.69, 0.68]), concept, config) == 600
+
+
 def test_a_loss_that_settles_and_one_that_does_not() -> None:
     config = dvar(min_steps=0, every=10, window=5, threshold=0.1).stopping
     steps = np.arange(60)
@@ -108,6 +116,7 @@ def test_a_loss_that_settles_and_one_that_does_not() -> None:
         ({"review": {"resolution": 256}}, False),
         ({"scoring": {"image_prompt": {"object": "{}"}}}, False),
         ({"scoring": {"image_prompt": {"style": "{}"}}}, True),
+        ({"stopping": {"min_steps": 200}}, False),  # the first evaluation
         ({"review": {"images_per_prompt": 9}, "stopping": {"clip": {"patience": 9}}}, True),
     ],
 )

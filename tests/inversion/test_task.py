@@ -247,3 +247,22 @@ def test_learning_rates(steps: int, warmup: int, schedule: Literal["constant", "
         assert set(falling) <= {2.0}
     elif len(falling) > 1:
         assert falling[-1] <= 2.001 / len(falling)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_vectors_that_join_later_leave_the_start_as_it_is(backbone: StableDiffusion, count: int) -> None:
+    """The first ones are those of a word without later vectors; the others begin as the mean of the start."""
+    start = {
+        "clip_l": tuple(map(tuple, torch.randn(2, 32, generator=torch.Generator().manual_seed(0)).tolist()))
+    }
+    options: dict[str, Any] = {
+        "init_from": "w.safetensors",
+        "initializer_token": "",
+        "initial_vectors": start,
+        "num_vectors": count,
+    }
+    plain = ConceptTask(tiny.concept(**options), backbone, CONFIG).tensors["vectors"]
+    later = ConceptTask(tiny.concept(**options, steps=9, vectors_added_at=(3, 5)), backbone, CONFIG)
+    mean = torch.tensor(start["clip_l"]).mean(dim=0)
+    torch.testing.assert_close(later.tensors["vectors"], torch.cat([plain, mean.expand(2, -1)]))
+    assert torch.equal(later.tensors["vectors"], later.tensors["initial"])

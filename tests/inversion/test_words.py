@@ -97,9 +97,12 @@ def test_names_that_cannot_be_used(backbone: StableDiffusion, placeholder: str) 
         words.check_placeholder(backbone, placeholder)
 
 
-@pytest.mark.parametrize("placeholder", ["<cat>", "sks", "cat-toy"])
+@pytest.mark.parametrize("placeholder", ["<cat>", "sks", "cat-toy", "<İnek>", "<Straße>", "<ΣΑΣ>", "<ǰ>"])
 def test_names_that_can(backbone: StableDiffusion, placeholder: str) -> None:
+    """They are found in their prompts, whatever their letters become in lower case."""
     words.check_placeholder(backbone, placeholder)
+    (ids,) = words.tokenize(backbone, [f"a photo of {placeholder} on a beach"], {placeholder: 2})
+    assert ids[ids < 0].tolist() == [-1, -2]
 
 
 def embeddings(backbone: StableDiffusion, text: str) -> torch.Tensor:

@@ -236,6 +236,20 @@ def test_a_configuration_may_add_vectors_later_than_a_row_has_steps(write: Write
     assert found.startswith("row 0 (c0), column 'vectors_added_at': 50 is not a step between 1 and 49")
 
 
+def test_vectors_that_are_added_to_a_warm_start(write: Write) -> None:
+    """A row that starts from a file takes the steps of `training.warm_start`."""
+    settings = ["training.vectors_added_at=[50]", "training.steps=300", "training.warm_start.steps=40"]
+    config = JobConfig.load("mini", settings)
+    start = ["p.safetensors", None, "auto"]
+    path = write(**good(init_from=start, initializer_token=[None] * 3, steps=[None] * 3))
+    (found,) = problems(path, config)
+    assert found.startswith("row 0 (c0), column 'vectors_added_at': 50 is not a step between 1 and 39")
+    longer = config.override(["training.steps=40", "training.warm_start.steps=300"])
+    assert [line.split(",")[0] for line in problems(path, longer)] == ["row 1 (c1)", "row 2 (c2)"]
+    everywhere = config.override(["training.init_from=p.safetensors"])
+    assert [line.split(",")[0] for line in problems(path, everywhere)] == ["row 0 (c0)", "row 1 (c1)"]
+
+
 WRONG = {
     "concept_id": st.sampled_from(["a/b", "", "x" * 200, "ü"]),
     "images": st.sampled_from([[], None, [""]]),

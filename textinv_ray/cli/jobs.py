@@ -230,7 +230,7 @@ def validate(
 
     opened = Manifest.open(manifest, check_schema=False)
     try:
-        family = places.open_model(job.model).family
+        files = places.open_model(job.model)
         tokenizers = vocabulary.load(job.model)
     except UnsupportedModelError:
         raise
@@ -238,7 +238,8 @@ def validate(
         tokenizers = {}
         say(f"not checked against the model's vocabulary: {error}", err=True)
     else:
-        family.check(job)
+        files.family.check(job)
+        files.check_encoders(job.training.encoders)
     checks.check(opened, job, tokenizers, image_bytes=True)
     say(
         f"{redact(manifest)}: {_count(opened.num_rows, 'concept')}, "

@@ -88,6 +88,8 @@ def inputs_of(
         for name, value in vars(settings).items()
         if name not in _LABELS and not (name in _DEFAULTS and value == _DEFAULTS[name])
     }
+    if settings.vectors_added_at:
+        own["joining_from"] = "mean"  # before, all vectors were spread over the initializer's embeddings
     sections = _shared_sections(ById(config), resolution, model_identity)
     return Inputs(sections, own, steps_set_rate=config.training.lr_schedule != "constant")
 

@@ -331,6 +331,8 @@ def _register_decoders() -> None:
 def original_size(data: bytes) -> tuple[int, int]:
     """(width, height) in pixels of an image that `decode` accepts, with EXIF orientation applied."""
     image = Image.open(BytesIO(data), formats=_formats())
+    if image.format == "TIFF":
+        image.load()  # Pillow turns it then, and newer versions have turned its size before
     width, height = image.size
     turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
     return (height, width) if turned else (width, height)

@@ -261,10 +261,11 @@ class DvarConfig(Strict):
     batch_size: int = Field(4, ge=1, le=1024)
     """Samples of the fixed batch (the authors: 4). Images, noise, timesteps and prompts depend on the seed alone."""
     window: int = Field(28, ge=2)
-    """Number of last evaluations whose variance is divided by the variance of all evaluations so far (the authors
-    evaluate at each step, with a window of 282)."""
+    """Number of last evaluations whose variance is divided by the variance of all evaluations so far. The authors
+    evaluate at each step, at first with a window of 282, later of 310."""
     threshold: float = Field(0.39, gt=0, lt=1)
-    """Learning ends when that ratio falls below this (the authors: 0.39)."""
+    """Learning ends when that ratio falls below this. The authors' first code has 0.39; 0.15, as it has now, stops
+    later."""
 
 
 class ClipConfig(Strict):

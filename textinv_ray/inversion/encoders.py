@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
@@ -38,7 +39,7 @@ def loading(what: str, path: str) -> Iterator[None]:
     """Turns what transformers raises for a model that isn't there, or is another, into a UserError of one line."""
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, TypeError, SafetensorError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"the {what} {path!r} can't be loaded: {lines[0]}") from error
 

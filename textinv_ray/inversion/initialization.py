@@ -17,8 +17,9 @@ AUTO_SAMPLES = 8
 def initial_vectors(backbone: Backbone, concept: Concept, count: int) -> Tensor:
     """The vectors before the first step, by `Concept.init_from`: (count, D) in `word_dtype` on the device.
 
-    "auto" must have been replaced by `choose_initializer`. Raises ValueError when the initializer gives no token, and
-    when the other word was learned for another model.
+    A start of n embeddings is spread over the count vectors: 1 vector is their mean. "auto" must have been replaced by
+    `choose_initializer`. Raises ValueError when the initializer gives no token, and when the other word was learned for
+    another model.
     """
     if concept.init_from == "vocabulary_mean":
         return words.spread(backbone.vocabulary_mean[None], count)

@@ -342,6 +342,7 @@ def update(
     norms = torch.zeros_like(losses).index_add(0, concept_of_row, gradient.square().sum(dim=1)).sqrt()
     finite_loss, finite = losses.isfinite(), losses.isfinite() & norms.isfinite()
     taken = finite & (state["failed_at"] < 0)
+    unclipped = gradient
     if training.max_grad_norm is not None:
         # The formula of torch.nn.utils.clip_grad_norm_
         gradient = gradient * (training.max_grad_norm / (norms + 1e-6)).clamp(max=1)[concept_of_row, None]
@@ -360,7 +361,7 @@ def update(
     )
     if turning is not None:
         turned = directional.step(
-            state["vectors"], gradient, state["initial"], rate=rate, prior=turning.prior, norms=encoder_norms
+            state["vectors"], unclipped, state["initial"], rate=rate, prior=turning.prior, norms=encoder_norms
         )
         vectors = torch.where(turning.which, turned, vectors)
     if rescaled is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,12 +65,14 @@ def review(
     config: JobConfig,
     initializers: Pictures | None = None,
     judge: Encoder | None = None,
+    each_batch: Callable[[], None] = lambda: None,
 ) -> list[Review]:
     """Renders and scores all subjects together, in shared batches. An image needed twice is rendered once.
 
     scorer: None for samples without scores. initializers: keeps the last KEPT_PICTURES images without learned words
     between calls (changed in place), because the concepts of a catalogue share a few initializers, and such an image
-    depends on its text and seed alone. judge: scores the same pictures, where there is a scorer.
+    depends on its text and seed alone. judge: scores the same pictures, where there is a scorer. each_batch: called
+    before each batch of pictures, of which there may be minutes.
     Raises ValueError for a prompt that is so long that a word is cut off.
     """
     samples = [_seeds(subject.concept.prompts, config.review.images_per_prompt) for subject in subjects]
@@ -90,7 +92,11 @@ def review(
     }
     missing = {key: picture for key, picture in wanted.items() if key not in kept}
     rendered = dict(
-        zip(missing, _render(backbone, subjects, list(missing.values()), config.review), strict=True)
+        zip(
+            missing,
+            _render(backbone, subjects, list(missing.values()), config.review, each_batch),
+            strict=True,
+        )
     )
     pictures = {key: (rendered if key in rendered else kept)[key] for key in wanted}
     kept.update({key: picture for key, picture in rendered.items() if key[0] == INITIALIZER})
@@ -111,11 +117,16 @@ def review(
 
 
 def evaluate_words(
-    backbone: Backbone, scorer: Scorer, subjects: Sequence[Subject], config: JobConfig
+    backbone: Backbone,
+    scorer: Scorer,
+    subjects: Sequence[Subject],
+    config: JobConfig,
+    each_batch: Callable[[], None] = lambda: None,
 ) -> list[float]:
     """The evaluation of `stopping.rule: clip`: each word's CLIP image similarity in [-1, 1].
 
     Its samples start from other noise than those of `review`, so that the choice of a word doesn't bias its scores.
+    each_batch: as for `review`.
 
     Raises ValueError for a prompt that is so long that a word is cut off.
     """
@@ -128,7 +139,7 @@ def evaluate_words(
         for index, subject in enumerate(subjects)
         for seed in seeds
     ]
-    rendered = _render(backbone, subjects, wanted, settings)
+    rendered = _render(backbone, subjects, wanted, settings, each_batch)
     return [
         scoring.image_similarity(
             scorer.image_features(pictures),
@@ -157,6 +168,7 @@ def _render(
     subjects: Sequence[Subject],
     wanted: Sequence[tuple[int, str, int]],
     settings: ReviewConfig,
+    each_batch: Callable[[], None],
 ) -> np.ndarray:
     """One image for each (subject's index, prompt, seed): uint8 (n, H, W, 3)."""
     first_rows, rows, count = [], [], 0
@@ -171,7 +183,8 @@ def _render(
         lines.append(words.shift(_tokenize(backbone, subjects[index], prompt), first_rows[index]))
     ids = torch.cat(lines) if lines else torch.zeros((0, backbone.max_tokens), dtype=torch.int64)
     seeds = [seed for _, _, seed in wanted]
-    return sample_ids(backbone, ids, torch.cat(rows) if rows else None, seeds, settings)
+    vectors = torch.cat(rows) if rows else None
+    return sample_ids(backbone, ids, vectors, seeds, settings, each_batch=each_batch)
 
 
 def _tokenize(backbone: Backbone, subject: Subject, prompt: str) -> Tensor:

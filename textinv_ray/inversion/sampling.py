@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -46,12 +46,13 @@ def sample_ids(
     *,
     negative_ids: Tensor | None = None,
     side: int | None = None,
+    each_batch: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
     """`sample_images` for tokenized prompts. Returns uint8 (n, side, side, 3).
 
     input_ids: int64 (n, L); -1 - r stands for row r of `rows` (R, D). negative_ids: int64 (n, L), the negative prompts
     of classifier-free guidance (Ho and Salimans 2022); None: there are none. side: in pixels, a multiple of 8; None:
-    that of the configuration.
+    that of the configuration. each_batch: called before each batch.
     """
     side = side or config.resolution or backbone.resolution
     rows = None if rows is None else rows.to(backbone.device, backbone.word_dtype)
@@ -61,6 +62,7 @@ def sample_ids(
     batches = []
     with backbone.vae_on_device():  # diffusers takes the device of a pipeline from its first part
         for start in range(0, len(input_ids), size):
+            each_batch()
             ids = input_ids[start : start + size].to(backbone.device)
             if negative_ids is None:
                 negative = unconditional.first(len(ids))

@@ -70,7 +70,9 @@ def evaluation_digest(concept: Concept, config: JobConfig) -> str:
         steps = stopping.clip.num_inference_steps or review.num_inference_steps
         sampling = [review.sampler, steps, review.guidance_scale]
         side = [review.resolution] if review.resolution else []  # came later: earlier digests hold
-        depends = [scoring.model, prompt, stopping.clip.num_images, *sampling, *side]
+        # The best of them ends learning: a series with others at its beginning is another series
+        first = min_steps(concept, stopping)
+        depends = [scoring.model, prompt, stopping.clip.num_images, *sampling, *side, {"first": first}]
     settings = [stopping.rule, evaluation_interval(stopping), *depends]
     return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
 
@@ -80,14 +82,18 @@ def stopping_step(evaluations: np.ndarray, concept: Concept, stopping: StoppingC
 
     evaluations: (number so far,). Entries that are missing or not finite are skipped.
     """
+    interval = evaluation_interval(stopping)
     known = np.flatnonzero(np.isfinite(evaluations))
     if stopping.rule == "dvar":
         ends = variance_ratios(evaluations[known], stopping.dvar.window) < stopping.dvar.threshold
     elif stopping.rule == "clip":
+        known = known[
+            known * interval >= max((0, *concept.vectors_added_at))
+        ]  # those that `best_step` may choose
         ends = evaluations_since_best(evaluations[known]) >= stopping.clip.patience
     else:
         return None
-    steps = known * evaluation_interval(stopping)
+    steps = known * interval
     # Not before the last vector of a progressive extension has joined: that word isn't complete.
     found = steps[ends & (steps >= max(min_steps(concept, stopping), *concept.vectors_added_at, 0))]
     return int(found[0]) if len(found) else None

@@ -71,7 +71,9 @@ class ConceptTask:
         self.concept = concept
         """The concept, with the initializer_token that `init_from: auto` has chosen."""
         self.tensors = {
-            **_initial_state(concept, backbone, config.stopping),
+            **_initial_state(
+                concept, backbone, config.stopping, backbone.learned_columns(config.training.encoders)
+            ),
             **latents,
             "prompt_ids": prompt_ids.of_training(concept, backbone, self._texts),
             "context_ids": prompt_ids.of_context(concept, backbone),
@@ -326,23 +328,32 @@ _GROWING = ("losses", "evaluations")
 """Series with one entry per step, or per evaluation of the stopping rule, so far."""
 
 
-def _initial_state(concept: Concept, backbone: Backbone, rule: StoppingConfig) -> dict[str, Tensor]:
-    """The state before the first step.
+def _initial_state(
+    concept: Concept, backbone: Backbone, rule: StoppingConfig, learned: Tensor | None
+) -> dict[str, Tensor]:
+    """The state before the first step. learned: bool (D,), the columns that learning changes; None: all.
 
     vectors, initial (their values at the start), exp_avg, exp_avg_sq: (R, D). joins_at, updates_before: int64 (R,).
     updates, finite_steps, nonfinite_steps, failed_at, loss_scale: (1,). losses: (steps,) and evaluations: (number of
     evaluations,), NaN where there is none yet. best: the vectors of the best evaluation, (R, D), or (0, D) when the
     rule isn't `clip`.
 
-    The R rows are the word's vectors in the order in which they join, then the word of each image if
+    The R rows are the word's vectors in the order in which they join, those that join later from the mean of what
+    learning starts from, then the word of each image if
     `per_image_probability` is set. Images' words start at the vocabulary's mean, which carries no meaning yet.
     """
     words.check_placeholder(backbone, concept.placeholder_token)
-    own, images = concept.num_vectors + len(concept.vectors_added_at), prompt_ids.image_words(concept)
-    vectors = initialization.initial_vectors(backbone, concept, own)
+    joining, images = len(concept.vectors_added_at), prompt_ids.image_words(concept)
+    own = concept.num_vectors + joining
+    vectors = initialization.initial_vectors(backbone, concept, concept.num_vectors)
+    if joining:
+        # The first ones must not depend on how many join them later
+        mean = initialization.initial_vectors(backbone, concept, 1)
+        vectors = torch.cat([vectors, mean.expand(joining, -1)])
     vectors = torch.cat([vectors, backbone.vocabulary_mean.expand(images, -1)])
     if concept.norm_control == "rescale" or concept.optimizer == "directional":
-        vectors = penalties.rescaled(vectors, torch.ones_like(vectors[:, :1]), backbone.encoder_norms)
+        rescaled = penalties.rescaled(vectors, torch.ones_like(vectors[:, :1]), backbone.encoder_norms)
+        vectors = rescaled if learned is None else torch.where(learned, rescaled, vectors)
     # float16 gradients underflow without a loss scale; bfloat16 has the exponents of float32.
     scale = INITIAL_LOSS_SCALE if backbone.dtype == torch.float16 else 1.0
     count = torch.zeros(1, dtype=torch.int64, device=vectors.device)

@@ -45,8 +45,9 @@ def tokenize(
             raise ValueError(f"two words are called {token!r}: the tokenizer ignores case")
         ids_of[token.lower()] = [-1 - row for row in range(first, first + count)]
         first += count
-    # The longest first, so that <cat>2 isn't read as <cat>. Case is ignored, as the tokenizer does.
-    names = sorted((re.escape(token) for token in ids_of), key=len, reverse=True)
+    # The longest first, so that <cat>2 isn't read as <cat>. Case is ignored, as the tokenizer does. Not in lower case,
+    # which for some letters, such as the Turkish dotted I, isn't the same letter to a regular expression.
+    names = sorted(map(re.escape, words or {}), key=len, reverse=True)
     pattern = re.compile("(" + "|".join(names) + ")", re.IGNORECASE) if names else None
     lines = []
     for prompt in prompts:

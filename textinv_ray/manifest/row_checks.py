@@ -6,7 +6,7 @@ Each check yields what it finds as (index within the batch, column, message).
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from typing import Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,6 @@ from textinv_ray.util.redact import shown
 
 CONCEPT_ID = r"^[A-Za-z0-9._-]{1,128}$"
 Found = Iterator[tuple[int, str, str]]
-Value = TypeVar("Value")
 
 
 def check_rows(
@@ -157,7 +156,7 @@ def _added_vectors(batch: Batch, training: TrainingConfig) -> Found:
     if column is None and not training.vectors_added_at:
         return
 
-    def values(name: str, default: Value) -> list[Value]:
+    def values(name: str, default: object) -> list[Any]:
         given = batch.column(name)
         items = [None] * len(batch) if given is None else given.to_pylist()
         return [default if item is None else item for item in items]
@@ -165,11 +164,17 @@ def _added_vectors(batch: Batch, training: TrainingConfig) -> Found:
     most_vectors = dict(COLUMNS["num_vectors"].limits)["<="]
     rows = zip(
         values("vectors_added_at", list(training.vectors_added_at)),
-        values("steps", training.steps),
+        values("steps", None),
         values("num_vectors", training.num_vectors),
+        values("init_from", None),
+        values("initializer_token", None),
         strict=True,
     )
-    for index, (added_at, steps, num_vectors) in enumerate(rows):
+    warm_steps = training.steps if training.warm_start.steps is None else training.warm_start.steps
+    for index, (added_at, own_steps, num_vectors, start, token) in enumerate(rows):
+        start = start or (None if token else training.init_from)
+        is_warm = start is not None and start not in INIT_FROM
+        steps = own_steps if own_steps is not None else warm_steps if is_warm else training.steps
         wrong = [step for step in added_at if step is None or not 1 <= step < steps]
         if wrong:
             yield (

@@ -44,6 +44,16 @@ def test_a_part_that_is_not_there(tiny_sd: Path, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("part", ["text_encoder/model", "unet/diffusion_pytorch_model"])
+def test_weights_that_were_cut_off(tiny_sd: Path, tmp_path: Path, part: str) -> None:
+    folder = shutil.copytree(tiny_sd, tmp_path / "sd")
+    weights = folder / f"{part}.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(UserError, match="sd' can't be loaded: ") as caught:
+        load_backbone(str(folder))
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("class_name", ["StableDiffusionInpaintPipeline", "MochiPipeline"])
 def test_other_pipelines_are_refused(tiny_sd: Path, tmp_path: Path, class_name: str) -> None:
     folder = shutil.copytree(tiny_sd, tmp_path / "other")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from diffusers import SanaPipeline
+from diffusers import FlowMatchEulerDiscreteScheduler, SanaPipeline
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -176,3 +177,13 @@ def test_pictures_do_not_depend_on_padding(sana: Sana) -> None:
     padding = ~condition.mask.bool()[..., None]
     other = condition._replace(hidden_states=condition.hidden_states + 7 * padding)
     torch.testing.assert_close(sana.predict(noisy, levels, condition), sana.predict(noisy, levels, other))
+
+
+def test_the_shift_of_a_scheduler_of_flow_matching_counts(tiny_sana: Path, tmp_path: Path) -> None:
+    """DPM-Solver++ has a name of its own for it, with a default."""
+    folder = shutil.copytree(tiny_sana, tmp_path / "sana")
+    FlowMatchEulerDiscreteScheduler(shift=2.5).save_pretrained(folder / "scheduler")
+    made = tiny_flow.load_sana(folder)
+    assert made.shift((16, 16)) == 2.5
+    assert made.sampler("euler").config.shift == 2.5
+    assert made.sampler("dpmsolver++").config.flow_shift == 2.5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -98,6 +99,18 @@ def test_words_are_encoded_as_the_pipeline_does_that_pools_at_the_end_token(
             for ours, theirs in zip(condition.pooled, pooled, strict=True)
         ]
         assert same == ([True] * 3 if pools_at_end else [False, False, True])
+
+
+@pytest.mark.parametrize("options", [{"optimizer": "directional"}, {"norm_control": "rescale"}])
+def test_an_encoder_that_does_not_learn_keeps_the_initializer(
+    sdxl64: StableDiffusionXL, options: dict[str, Any]
+) -> None:
+    config = JobConfig.from_dict({"training": {"encoders": ["clip_l"]}})
+    plain = ConceptTask(tiny.concept(), sdxl64, config).vectors
+    word = ConceptTask(tiny.concept(**options), sdxl64, config).vectors
+    first, second = (encoder.columns for encoder in sdxl64.encoders)
+    assert torch.equal(word[:, second], plain[:, second])
+    assert not torch.equal(word[:, first], plain[:, first])
 
 
 def test_gradients_reach_the_word_through_both_encoders_and_the_pooled_prompt(

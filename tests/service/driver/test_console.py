@@ -195,3 +195,77 @@ def test_a_screen_has_our_lines_as_text_and_nothing_else(tmp_path: Path) -> None
     assert share == 0.5
     assert done.stderr == "said later\n"
     assert "noise of a library" in (tmp_path / "job.log").read_text()
+
+
+UNREAD = """
+import os, sys
+from pathlib import Path
+from textinv_ray.service.driver.console import Progress, captured
+
+if len(sys.argv) > 2:
+    os.dup2(os.open(sys.argv[2], os.O_WRONLY), 1)
+with captured(Path(sys.argv[1]), verbose=False) as console:
+    sys.stdin.read()
+    for number in range(2000):
+        console.print(f"line {number}")
+    with Progress(console, 10, 1000) as progress:
+        progress.show(2, 0, 2, 0, 500)
+    console.print("the end")
+"""
+
+
+@pytest.mark.parametrize("where", [[], ["/dev/full"]])
+def test_a_job_goes_on_when_nobody_reads_or_the_disk_is_full(tmp_path: Path, where: list[str]) -> None:
+    log = tmp_path / "job.log"
+    with subprocess.Popen(
+        [sys.executable, "-c", UNREAD, str(log), *where],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        process.stdin.close()
+        assert process.stderr.read() == b""
+        assert process.wait(60) == 0
+    assert log.read_text().endswith("line 1999\nthe end\n")
+
+
+def test_progress_of_words_that_take_no_steps(tmp_path: Path) -> None:
+    shares: list[float] = []
+
+    class Screen:
+        def line(self, text: str) -> None: ...
+
+        def progress(self, text: str, share: float) -> None:
+            shares.append(share)
+
+    with Progress(Console(file=io.StringIO()), concepts=4, steps=0, screen=Screen()) as progress:
+        progress.show(0, 0, 2, 0, 0)
+        progress.show(1, 0, 2, 0, 0)
+    assert shares == [0, 0.25]
+
+
+MANY_JOBS = """
+import os, sys
+from pathlib import Path
+from textinv_ray.service.driver.console import captured
+
+counts = []
+for _ in range(5):
+    with captured(Path(sys.argv[1]), verbose=False) as console:
+        console.print("ours")
+        print("noise")
+    counts.append(len(os.listdir("/proc/self/fd")))
+print(counts)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+def test_jobs_one_after_the_other_leave_no_files_open(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", MANY_JOBS, str(tmp_path / "job.log")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    counts = ast.literal_eval(done.stdout.splitlines()[-1])
+    assert counts == counts[:1] * 5

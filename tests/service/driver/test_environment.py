@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 
 import fsspec
 import pytest
 
 from textinv_ray.service.driver.environment import log_file, quiet
+from textinv_ray.service.store.files import StoreError
 from textinv_ray.service.store.store import Store
 
 
@@ -33,4 +36,28 @@ def test_the_log_of_a_remote_output_is_put_there_in_the_end() -> None:
         assert store.read("job.log") is None
     assert store.read("job.log") == b"line\n"
     assert not path.exists()
+    with log_file(store) as path:
+        path.write_text("of the next run\n")
+    assert store.read("job.log") == b"line\nof the next run\n"
+    with log_file(store):
+        pass
+    assert store.read("job.log") == b"line\nof the next run\n"
     fsspec.filesystem("memory").store.clear()
+
+
+def test_a_log_that_is_somebody_else_s() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o777)
+        log = Path(folder) / "job.log"
+        log.write_text("theirs\n")
+        log.chmod(0o400)
+        root = os.geteuid() == 0
+        if root:
+            os.seteuid(65534)
+        try:
+            with pytest.raises(StoreError, match=r"job\.log: access denied"), log_file(Store(folder)):
+                pass
+        finally:
+            if root:
+                os.seteuid(0)
+        assert log.read_text() == "theirs\n"

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
@@ -99,6 +100,18 @@ def test_a_job_that_died_here_is_no_obstacle(store: Store) -> None:
     began = time.monotonic()
     with lock_of(store, fail):
         assert time.monotonic() - began < 0.5, "no need to wait and see"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_a_live_job_keeps_its_lock_when_the_clock_is_set(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time that psutil gives for the start of a process moves with it."""
+    with lock_of(store, fail):
+        before = psutil.Process().create_time()
+        monkeypatch.setattr(psutil.Process, "create_time", lambda _: before + 3600)
+        with pytest.raises(UserError, match="another job is learning into"):
+            lock_of(store, fail).__enter__()
 
 
 def test_a_job_elsewhere_that_lives_is_recognised_by_its_beats(store: Store) -> None:

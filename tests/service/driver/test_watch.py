@@ -198,7 +198,9 @@ def test_workers_that_leave_when_all_is_done_do_not_end_it_early(job: Job) -> No
 def test_an_output_that_another_job_has_taken_over_ends_it(job: Job) -> None:
     lock = Lock(job.store, print)
     lock.lost = "another job, on far, has taken over this output"
-    assert watched(job, Scripted(status()), lock=lock) == lock.lost
+    scheduler = Scripted(status())
+    assert watched(job, scheduler, lock=lock) == lock.lost
+    assert scheduler.stopped_after == 1, "its workers write no more"
 
 
 def test_a_signal_waits_for_the_checkpoints(job: Job) -> None:

@@ -175,6 +175,22 @@ def test_a_cluster_that_is_gone_between_the_waves(between: Job, monkeypatch: pyt
     assert kept.exit_code == 1
 
 
+def test_a_cluster_that_cant_be_joined(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run has ended, and says so."""
+
+    def connect(*_: object) -> bool:
+        raise UserError("the Ray at 'h:6379' can't be used: no route")
+
+    monkeypatch.setattr(connection, "connect", connect)
+    job = replace(job, config=job.config.override(["tracking.enabled=false"]))
+    job_record.begin(job.store, job.manifest, job.config, job.plan)
+    with pytest.raises(UserError, match="no route"):
+        run._run(job, Lock(job.store, print), {})
+    kept = job.store.job()
+    assert kept is not None
+    assert kept.exit_code == 2
+
+
 def test_an_output_that_another_job_has_by_now(between: Job) -> None:
     """Nothing in it is changed."""
     lock = Lock(between.store, print)

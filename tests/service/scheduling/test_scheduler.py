@@ -183,6 +183,44 @@ def test_workers_that_never_start_end_the_job(store: Store) -> None:
     assert scheduler.status(0).problem == "no worker could start: no such model"
 
 
+def test_one_bad_machine_of_many_does_not_end_the_job(store: Store) -> None:
+    """The others may still load the model; when none of them is heard of for long, they don't."""
+    clock = Clock()
+    scheduler = ready(Rows.numbered(1), store, workers=16, clock=clock)
+    for _ in range(5):
+        scheduler.failed_to_start("CUDA error")
+        clock.now += 100
+        assert not scheduler.status(0).problem
+    clock.now += 100
+    scheduler.failed_to_start("CUDA error")
+    assert scheduler.status(0).problem == "no worker could start: CUDA error"
+
+
+def test_many_machines_that_all_fail_end_the_job_at_once(store: Store) -> None:
+    scheduler = ready(Rows.numbered(1), store, workers=4)
+    for _ in range(7):
+        scheduler.failed_to_start("no diffusers")
+        assert not scheduler.status(0).problem
+    scheduler.failed_to_start("no diffusers")
+    assert scheduler.status(0).problem == "no worker could start: no diffusers"
+
+
+@pytest.mark.parametrize("how", ["leaves", "is lost"])
+def test_the_only_worker_goes_and_none_can_take_its_place(store: Store, how: str) -> None:
+    clock = Clock()
+    scheduler = ready(Rows.numbered(1), store, clock=clock)
+    scheduler.failed_to_start("once, before")
+    scheduler.take("w", 1)
+    if how == "leaves":
+        scheduler.leave("w", "CUDA error")
+    else:
+        clock.now += 61
+    scheduler.failed_to_start("CUDA error")
+    assert not scheduler.status(0).problem
+    scheduler.failed_to_start("CUDA error")
+    assert scheduler.status(0).problem == "no worker could start: CUDA error"
+
+
 @pytest.mark.parametrize(
     "begin",
     [

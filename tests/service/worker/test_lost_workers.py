@@ -17,6 +17,7 @@ from textinv_ray.concepts.concept import Concept
 from textinv_ray.inversion.pack import Pack
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.service.store.store import Store
+from textinv_ray.service.worker.heartbeat import Heartbeat
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -126,6 +127,28 @@ def test_while_the_store_is_away_steps_go_on_and_one_checkpoint_waits(bench: Ben
         store.let_through.set()
         running.result(60)
     assert over(scheduler).done == 1
+
+
+def test_while_the_store_is_away_few_concepts_are_begun(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is done stays in memory until it is written: there must not be more and more of it."""
+    bench.config = bench.config.override(["pack.size=2"])
+    store = bench.store = HeldStore(bench.store.uri, "finish")
+    scheduler = bench.scheduler([tiny.concept(index, steps=1) for index in range(12)])
+    worker = bench.worker(scheduler)
+    rounds: list[int] = []
+    monkeypatch.setattr(Heartbeat, "tick", lambda _: rounds.append(1))
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(worker.run)
+        assert store.reached.wait(60)
+        wait_for(lambda: scheduler.status(0).running > 4)
+        seen = len(rounds)
+        wait_for(lambda: len(rounds) >= seen + 4)
+        assert scheduler.status(0).running <= 6
+        store.let_through.set()
+        running.result(60)
+    assert over(scheduler).done == 12
 
 
 def learned_though_taken_for_lost(bench: Bench, store: HeldStore, concepts: list[Concept]) -> None:

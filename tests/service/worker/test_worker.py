@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from tests.support import tiny
-from tests.support.bench import Bench, over
+from tests.support.bench import Bench, Crash, crashing, over
 from tests.support.catalogue import examples
 from tests.support.learning import random_masks
 from tests.support.waiting import wait_for
 from textinv_ray.concepts import image_features, predictor
-from textinv_ray.inversion import words
+from textinv_ray.inversion import sampling, words
 from textinv_ray.inversion.families.loading import load_backbone
 from textinv_ray.inversion.review import Review, Subject
 from textinv_ray.inversion.scoring import crop_features
@@ -26,6 +26,7 @@ from textinv_ray.service.store import features
 from textinv_ray.service.store.files import StoreError
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.worker.engine import Engine
+from textinv_ray.service.worker.heartbeat import Heartbeat
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -83,9 +84,9 @@ def test_a_predicted_word_without_steps(bench: Bench, monkeypatch: pytest.Monkey
     other = tiny.concept(1, steps=0, heldout=tiny.concept(9).images)
     rendered: list[Subject] = []
 
-    def review(engine: Engine, subjects: Sequence[Subject], *, scored: bool) -> list[Review]:
+    def review(engine: Engine, subjects: Sequence[Subject], **options: Any) -> list[Review]:
         rendered.extend(subjects)
-        return plain(engine, subjects, scored=scored)
+        return plain(engine, subjects, **options)
 
     plain = Engine.review
     monkeypatch.setattr(Engine, "review", review)
@@ -166,6 +167,35 @@ def test_fewer_steps_start_anew(bench: Bench) -> None:
     bench.learn([long])
     assert bench.learn([short]).steps_computed == 4
     np.testing.assert_allclose(bench.vectors("concept-0"), bench.alone(short), atol=1e-6)
+
+
+def test_a_result_whose_pictures_are_replaced_is_none_any_more(bench: Bench) -> None:
+    """Learned with other settings and not to the end, a concept has no result, rather than one of other pictures."""
+    before, after = tiny.concept(0, steps=4), tiny.concept(0, steps=9, fingerprint="of more steps")
+    bench.learn([before])
+    scheduler = bench.scheduler([after])
+    assert bench.store.result("concept-0") is not None, "nobody has begun"
+    with pytest.raises(Crash):
+        bench.worker(scheduler, crashing(bench, 6), "service.checkpoint_every_s=0.001").run()
+    assert bench.store.result("concept-0") is None
+    assert bench.learn([before]).done == 1
+    result = bench.store.result("concept-0")
+    assert result is not None
+    assert result.fingerprint == before.fingerprint
+    assert result.sample_steps == (0, 2, 4)
+    np.testing.assert_allclose(bench.vectors("concept-0"), bench.alone(before), atol=1e-6)
+
+
+def test_a_review_of_minutes_is_a_sign_of_life(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop's beats depend on each batch of pictures, not on the whole."""
+    monkeypatch.setattr(sampling, "MAX_BATCH_SIZE", 1)
+    ticks: list[int] = []
+    monkeypatch.setattr(Heartbeat, "tick", lambda _: ticks.append(1))
+    few = bench.learn([tiny.concept(0)])
+    first, bench.config = len(ticks), bench.config.override(["review.images_per_prompt=5"])
+    more = bench.learn([tiny.concept(1)])
+    assert few.done == more.done == 1
+    assert len(ticks) - first >= first + 5
 
 
 def test_other_reviews_dont_learn_again(bench: Bench) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from diffusers import DiffusionPipeline
 from pydantic import JsonValue
+from safetensors import SafetensorError
 
 from textinv_ray.config.model_families import ModelFamily, family_of
 from textinv_ray.inversion.families.backbone import Backbone
@@ -61,6 +62,6 @@ def load_backbone(
             path, revision, variant, place, precision, vae_dtype, file, dict(scheduler_options or {})
         )
         return BACKBONES[family].load(source).to(place)
-    except (OSError, ValueError) as error:
-        message = str(error).strip().splitlines()[0]
-        raise UserError(f"the model {file or path!r} can't be loaded: {message}") from error
+    except (OSError, ValueError, SafetensorError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"the model {file or path!r} can't be loaded: {lines[0]}") from error

@@ -62,7 +62,9 @@ class Sana(FlowBackbone):
                 torch_dtype=choose_vae_dtype(source.vae_dtype, source.device, source.dtype, True),
                 **source.weights("vae"),
             ),
-            scheduler=DPMSolverMultistepScheduler.from_config(config),
+            scheduler=DPMSolverMultistepScheduler.from_config(
+                config, flow_shift=config.get("flow_shift") or config.get("shift") or 1.0
+            ),
         )
 
     def encode(

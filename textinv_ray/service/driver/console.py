@@ -57,7 +57,7 @@ def captured(
     sys.stderr.flush()
     kept_out, kept_err = os.dup(1), os.dup(2)
     log_text = log.open("a", encoding="utf-8")
-    out: TextIO = _text(kept_out) if screen is None else _Lines(screen)
+    out: TextIO = _Shown(kept_out) if screen is None else _Lines(screen)
     is_json = log_format == "json"
     pump = _Pump(log_text.fileno(), *([kept_err] if verbose else []), is_json=is_json)
     os.dup2(pump.entry, 1)
@@ -95,6 +95,24 @@ def captured(
 def _text(descriptor: int) -> TextIO:
     """A text file of its own on a copy of a descriptor."""
     return os.fdopen(os.dup(descriptor), "w", encoding="utf-8", errors="replace")
+
+
+class _Shown(io.TextIOWrapper):
+    """What stdout was. What can't be written there is lost, and the job goes on: the reader may have ended, as in
+    `| head`, or the disk may be full.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(_Unfailing(os.dup(descriptor), "wb"), encoding="utf-8", errors="replace")
+
+
+class _Unfailing(io.FileIO):
+    """A file on a descriptor, without a buffer. A write that fails counts as done."""
+
+    def write(self, data: Any) -> int:
+        with contextlib.suppress(OSError):
+            return super().write(data) or 0
+        return len(data)
 
 
 class _Switched(io.TextIOBase):
@@ -161,7 +179,8 @@ class _Pump:
     def __init__(self, *targets: int, is_json: bool) -> None:
         self._json = JsonLog() if is_json else None
         self._exit, self.entry = os.pipe()
-        self._targets = targets
+        # Its own, so that the numbers aren't other files' while a child that lives on still writes
+        self._targets = [os.dup(target) for target in targets]
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -178,6 +197,8 @@ class _Pump:
                 lines, newline, rest = lines + newline + rest, b"", b""
             self._write(lines + newline)
         self._write(rest)
+        for descriptor in (self._exit, *self._targets):
+            os.close(descriptor)
 
     def _write(self, data: bytes) -> None:
         if _NOISE in data:
@@ -253,7 +274,9 @@ class Progress:
         elif not steps_computed:
             line += f" · {waiting_for or 'starting the workers and loading the model'}"
         if self._screen:
-            self._screen.progress(line, min(1.0, max(done / self._concepts, steps_reached / self._steps)))
+            # Predicted words take no steps at all
+            share = max(done / self._concepts, steps_reached / max(1, self._steps))
+            self._screen.progress(line, min(1.0, share))
         elif self._live:
             self._live.update(Text(line), refresh=True)
         elif now - self._printed >= _PLAIN_EVERY_S:

@@ -49,6 +49,14 @@ def end(job: Job, mirror: MirrorThread | None, stopping: Stopping, started: floa
     return code
 
 
+def end_refused(job: Job, mirror: MirrorThread | None) -> None:
+    """Ends a run for which there is no cluster that it can use: the user was told why. Raises StoreError."""
+    stored_job.end(job.store, int(ExitCode.USER_ERROR))
+    if mirror:
+        stored, limit_s = StoredResults.read(job.store), _TRACKING_WHEN_STOPPED_S
+        mirror.close("FAILED", stored, [], patience_s=limit_s, limit_s=limit_s)
+
+
 def _local_views(job: Job) -> list[Path]:
     if not job.store.is_local:
         return []

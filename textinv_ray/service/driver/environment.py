@@ -31,7 +31,7 @@ def quiet() -> None:
 
 @contextmanager
 def log_file(store: Store) -> Iterator[Path]:
-    """job.log of a local output; for a remote one, a local file that is put there in the end.
+    """job.log of a local output; for a remote one, a local file that is added to what is there in the end.
 
     Nothing that was made for it stays when nothing was logged, as after a user's mistake.
     """
@@ -50,5 +50,7 @@ def log_file(store: Store) -> Iterator[Path]:
         try:
             yield path
         finally:
-            with suppress(StoreError):  # a store that refuses has been heard of before
-                Store(store.uri, patience_s=_LOG_PATIENCE_S).write("job.log", path.read_bytes())
+            if path.exists() and (new := path.read_bytes()):
+                with suppress(StoreError):  # a store that refuses has been heard of before
+                    patient = Store(store.uri, patience_s=_LOG_PATIENCE_S)
+                    patient.write("job.log", (patient.read("job.log") or b"") + new)

@@ -62,7 +62,7 @@ def learn(job: Job, mirror: MirrorThread | None, stopping: Stopping, lock: Lock)
         fleet = start_fleet(train_loop, layout, config, scheduler, output, scratch)
         missing = partial(_missing, layout, config)
         problem = watch(job, scheduler, fleet, mirror, stopping, lock, missing)
-        if is_shared:
+        if is_shared and not lock.lost:  # what trainers still write would be in another job's output
             _wait_for_trainers(fleet, stopping)
         return problem
     finally:

@@ -29,6 +29,8 @@ from textinv_ray.util.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+_STARTTIME = 19  # in /proc/PID/stat, of the fields after the program's name: proc(5) calls it field 22
+
 
 class Pace(NamedTuple):
     """How often a lock is renewed and watched, in seconds."""
@@ -149,7 +151,7 @@ def _this_process() -> Holder:
         host=socket.gethostname(),
         place=_place(),
         pid=process.pid,
-        started=process.create_time(),
+        started=_started(process),
         beat=0,
     )
 
@@ -163,11 +165,23 @@ def _place() -> str:
     return f"{socket.gethostname()} {psutil.boot_time():.0f}"
 
 
+def _started(process: psutil.Process) -> float:
+    """When a process started: on Linux in clock ticks since the boot, as the wall clock may be set anew.
+
+    Raises psutil.Error.
+    """
+    try:
+        stat = Path(f"/proc/{process.pid}/stat").read_text(errors="replace")
+    except OSError:
+        return process.create_time()
+    return float(stat.rpartition(")")[2].split()[_STARTTIME])
+
+
 def _lives_here(holder: Holder) -> bool:
     """Whether the holder's process, which is of this machine, still runs."""
     try:
         process = psutil.Process(holder.pid)
-        return process.create_time() == holder.started and process.status() != psutil.STATUS_ZOMBIE
+        return _started(process) == holder.started and process.status() != psutil.STATUS_ZOMBIE
     except psutil.AccessDenied:  # it is there, and whose it is isn't known
         return True
     except psutil.Error:

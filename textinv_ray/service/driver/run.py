@@ -19,9 +19,10 @@ from textinv_ray.concepts import prepare
 from textinv_ray.config.job import JobConfig
 from textinv_ray.manifest import checks, vocabulary
 from textinv_ray.manifest.reader import Manifest
+from textinv_ray.model_files import places
 from textinv_ray.service.driver import job_record, messages
 from textinv_ray.service.driver.console import Screen, captured
-from textinv_ray.service.driver.end import end
+from textinv_ray.service.driver.end import end, end_refused
 from textinv_ray.service.driver.environment import log_file, quiet
 from textinv_ray.service.driver.job import Job
 from textinv_ray.service.driver.learning import learn
@@ -117,6 +118,7 @@ def _usable_model(manifest: Manifest, config: JobConfig) -> sources.ModelFacts:
     """The configured model. Raises UserError when it can't be read or can't do what is configured."""
     facts = sources.facts(config.model)
     facts.family.check(config)
+    places.open_model(config.model).check_encoders(config.training.encoders)
     prepare.check_start(config, base=manifest.base, model_identity=facts.identity)
     return facts
 
@@ -126,7 +128,12 @@ def _run(job: Job, lock: Lock, keys: Mapping[str, str]) -> int:
     started = time.monotonic()
     with Stopping() as stopping:
         mirror = _start_mirror(job, keys)
-        problem = learn(job, mirror, stopping, lock) if job.plan.todo else ""
+        try:
+            problem = learn(job, mirror, stopping, lock) if job.plan.todo else ""
+        except UserError:
+            if not lock.lost:
+                end_refused(job, mirror)
+            raise
         if job.plan.later and not problem and not stopping.signal:
             job, problem = _learn_rest(job, mirror, stopping, lock)
         problem = lock.lost or problem

@@ -92,6 +92,7 @@ def watch(
             if status.problem or status.over or stopping.signal:
                 break
             if lock.lost:
+                scheduler.stop()
                 return lock.lost
             if waiting.too_long:
                 return waiting.too_long

@@ -176,7 +176,7 @@ class SchedulerInterface(Protocol):
         """The job can't go on: the store refuses."""
 
     def failed_to_start(self, error: str) -> None:
-        """A worker could not start. When no worker ever does, the job can't go on."""
+        """A worker could not start. When no worker does, again and again, the job can't go on."""
 
     # For the fleet
 

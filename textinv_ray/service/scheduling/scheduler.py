@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 _READ_TRIES = 6  # in a row, with nothing read in between
 _STARTING_S = 180.0  # Workers that aren't there by then are not waited for when work is shared out.
+_LOADING_S = 600.0  # So long others may load a model while one fails again and again.
 
 
 class Scheduler:
@@ -84,7 +85,8 @@ class Scheduler:
         self._told_to_leave = threading.Condition(lock)
         self._stopping = False
         self._problem = ""
-        self._failed_starts = 0
+        self._failed_starts: list[float] = []
+        """When workers could not start, since one was heard of."""
         self._report = Report()
         # Event numbers start above any cursor that this scheduler's predecessor can have given out.
         self._published = time.time_ns()  # events up to here are in the store, so the driver may see them
@@ -123,6 +125,7 @@ class Scheduler:
         is_starting = self._clock() - self._started < _STARTING_S
         expected = self._workers if is_starting else 1
         with self._changed:
+            self._failed_starts.clear()
             over = self._is_stopped or self._leases.over or self._nodes.get(worker) in self._draining
             leases = [] if over else self._leases.take(worker, count, expected, shape)
             self._changed.notify_all()
@@ -162,6 +165,7 @@ class Scheduler:
     def beat(self, worker: str, steps: Mapping[str, int], computed: int, node: str = "") -> Orders:
         """A heartbeat: see Leases.beat. `node`: id of the worker's node."""
         with self._changed:
+            self._failed_starts.clear()
             self._nodes[worker] = node
             lost = self._leases.beat(worker, steps, computed)
             return Orders(tuple(lost), self._is_leaving(node))
@@ -224,11 +228,22 @@ class Scheduler:
             self._notify()
 
     def failed_to_start(self, error: str) -> None:
-        """A worker could not start. After `max_attempts` times before any was heard of, the job can't go on."""
+        """A worker could not start. Where that happens again and again and there is no other, the job can't go on.
+
+        Again and again: `max_attempts` times for each worker of the fleet, or `max_attempts` times in ten minutes, in
+        which others would have loaded the model.
+        """
         with self._changed:
-            self._failed_starts += 1
-            if self._failed_starts >= self._max_attempts and not self._leases.begun:
-                self._problem = f"no worker could start: {message(error)}"
+            self._leases.expire()
+            if self._leases.workers:
+                self._failed_starts.clear()
+                return
+            failures = self._failed_starts
+            failures.append(self._clock())
+            are_all = len(failures) >= self._max_attempts * self._workers
+            is_long = failures[-1] - failures[0] >= _LOADING_S and len(failures) >= self._max_attempts
+            if are_all or is_long:
+                self._problem = self._problem or f"no worker could start: {message(error)}"
                 self._notify()
 
     # For the driver

@@ -148,6 +148,8 @@ class Files:
             os.makedirs(self.root, exist_ok=True)
             if leads_out(self.root, name) or (path.exists() and not path.is_file()):
                 raise StoreError(f"{self.shown}/{name}: it is not a regular file", is_permanent=True)
+            if path.exists():
+                path.open("ab").close()
         except OSError as error:
             raise self.refusal(name, error) from error
         return path

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from textinv_ray.service.store.records import Record, Time
+from textinv_ray.service.store.records import Record
 
 NAME = "lock.json"
 
@@ -22,8 +22,8 @@ class Holder(Record):
     """The set of processes that `pid` is one of: see `_place`."""
     pid: Annotated[int, Field(gt=0, lt=2**31)]
     """Of the driver."""
-    started: Time
-    """When the process was started, in seconds since 1970: another process may get its pid later."""
+    started: Annotated[float, Field(ge=0, lt=1e11)]
+    """When the process was started, as `lock.py` tells it: another process may get its pid later."""
     beat: Annotated[int, Field(ge=0, lt=2**63)]
     """Rises while the job lives."""
     waiting_for: str = ""

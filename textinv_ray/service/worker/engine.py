@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -71,15 +71,22 @@ class Engine:
         """From now on activations are computed again in the backward pass."""
         self._backbone.checkpoint_activations()
 
-    def review(self, subjects: Sequence[Subject], *, scored: bool) -> list[Review]:
-        """Samples, and scores if `scored`. Raises ValueError for a prompt that is too long."""
+    def review(
+        self, subjects: Sequence[Subject], *, scored: bool, each_batch: Callable[[], None] = lambda: None
+    ) -> list[Review]:
+        """Samples, and scores if `scored`. each_batch: called before each batch of pictures.
+
+        Raises ValueError for a prompt that is too long.
+        """
         scorer = self._scorer if scored else None
         kept = self._initializer_pictures
-        return review(self._backbone, scorer, subjects, self._config, kept, self._judge)
+        return review(self._backbone, scorer, subjects, self._config, kept, self._judge, each_batch)
 
-    def evaluate(self, subjects: Sequence[Subject]) -> list[float]:
-        """What `stopping.rule: clip` goes by: CLIP image similarity in [-1, 1]. Raises ValueError as `review` does."""
-        return evaluate_words(self._backbone, self._scorer, subjects, self._config)
+    def evaluate(
+        self, subjects: Sequence[Subject], each_batch: Callable[[], None] = lambda: None
+    ) -> list[float]:
+        """What `stopping.rule: clip` goes by: CLIP image similarity in [-1, 1]. Arguments and errors as of `review`."""
+        return evaluate_words(self._backbone, self._scorer, subjects, self._config, each_batch)
 
     def split(self, vectors: torch.Tensor) -> dict[str, torch.Tensor]:
         """A word's vectors by text encoder, (V, D of the encoder) each, of its `vectors` (V, D)."""

@@ -11,7 +11,6 @@ from textinv_ray.inversion.pack import is_out_of_memory
 from textinv_ray.inversion.task import ConceptTask
 from textinv_ray.service.scheduling.leases import Lease
 from textinv_ray.service.scheduling.protocol import Answer, PayloadLostError, Pending
-from textinv_ray.service.store.records import Result
 from textinv_ray.service.worker import artifacts
 from textinv_ray.service.worker.active_concept import ActiveConcept
 from textinv_ray.service.worker.context import WorkerContext
@@ -94,7 +93,10 @@ class Leasing:
             self._scheduler.give_back(context.name, concept_id)
             return None
         concept = Concept.from_bytes(prepared.row)
-        if lease.attempt > 1 and (result := self._result_of(concept)):
+        result = context.store.result(concept_id)
+        is_own = result is not None and result.fingerprint == concept.fingerprint
+        if result and is_own and lease.attempt > 1:
+            # A worker was lost after it had written that and before it told the scheduler
             context.store.settle(result)
             self._scheduler.ack(context.name, concept_id)
             return None
@@ -114,14 +116,11 @@ class Leasing:
         reviews = artifacts.review_steps(concept, context.config)
         active = ActiveConcept(task, prepared.images_mtime_digest, history, reviews)
         self._concepts.add(active)
+        if result and not is_own:  # its pictures and its history are about to be replaced
+            context.store.reopen(concept_id)
         self._writer.training_images(active)
         logger.info("%s: from step %d of %d, attempt %d", concept_id, task.step, task.steps, lease.attempt)
         return active
-
-    def _result_of(self, concept: Concept) -> Result | None:
-        """The result, if a worker was lost after it had written that and before it told the scheduler."""
-        result = self._context.store.result(concept.concept_id)
-        return result if result and result.fingerprint == concept.fingerprint else None
 
     def _restore(self, task: ConceptTask) -> None:
         for name, state in self._context.store.states(task.concept.concept_id):

@@ -52,14 +52,13 @@ class Reviewer:
     def evaluate(self, concepts: Sequence[ActiveConcept]) -> dict[ActiveConcept, float]:
         """What `stopping.rule: clip` goes by, for each word as it is now."""
         subjects = [Subject(active.task.concept, active.task.vectors) for active in concepts]
-        return self._render(
-            concepts, subjects, self._engine.evaluate, History.add_stopping, metrics.LOOK_SECONDS
-        )
+        render = partial(self._engine.evaluate, each_batch=self._heartbeat.tick)
+        return self._render(concepts, subjects, render, History.add_stopping, metrics.LOOK_SECONDS)
 
     def _review(
         self, concepts: Sequence[ActiveConcept], subjects: Sequence[Subject], *, scored: bool
     ) -> dict[ActiveConcept, Review]:
-        render = partial(self._engine.review, scored=scored)
+        render = partial(self._engine.review, scored=scored, each_batch=self._heartbeat.tick)
         return self._render(concepts, subjects, render, History.add_review, metrics.REVIEW_SECONDS)
 
     def _keep(self, active: ActiveConcept, place: int, found: Review) -> None:
@@ -80,7 +79,6 @@ class Reviewer:
         if not concepts:
             return {}
         start = time.monotonic()
-        self._heartbeat.tick()
         try:
             found = render(subjects)
         except (ValueError, RuntimeError, MemoryError) as error:

@@ -39,25 +39,23 @@ from textinv_ray.util.logs import log_to_stderr, set_worker
 logger = logging.getLogger(__name__)
 
 _IDLE_S = 0.5  # for which a worker waits at a time that has nothing to learn at the moment
+_UNWRITTEN = 2  # For each slot, concepts that are done and wait for the store, before no more are begun.
 
 
-def learn(setup: dict[str, Any]) -> None:
-    """The Ray Train loop of one worker. `setup`: scheduler (SchedulerInterface), config (plain data), output."""
+def start(setup: dict[str, Any]) -> Worker:
+    """The worker of this process, with its models loaded. `setup`: scheduler (SchedulerInterface), config (plain data),
+    output. Raises UserError for models and an output that can't be used here, and what loading raises.
+    """
     config = JobConfig.from_dict(setup["config"])
     log_to_stderr(config.service.log_format)
     torch.set_num_threads(max(1, round(config.service.cpus_per_worker)))
-    try:
-        engine = Engine(loading.backbone(config), loading.scorer(config), config, judge=loading.judge(config))
-    except Exception as error:
-        logger.exception("this worker can't start")
-        setup["scheduler"].failed_to_start(str(error))
-        raise
-    node = ray.get_runtime_context().get_node_id()
     store = Store(setup["output"])
+    engine = Engine(loading.backbone(config), loading.scorer(config), config, judge=loading.judge(config))
+    node = ray.get_runtime_context().get_node_id()
     worker = Worker(setup["scheduler"], store, engine, config, node)
     metrics.report(store.shown, worker.name)
     set_worker(worker.name)
-    worker.run()
+    return worker
 
 
 class Worker:
@@ -123,6 +121,11 @@ class Worker:
         """Takes leases for the free slots. False when there will never be more."""
         if not self._slots.free:
             return True
+        learning = len(self._slots.active)
+        if len(self._concepts) - learning > _UNWRITTEN * (learning + self._slots.free):
+            if not learning:
+                time.sleep(_IDLE_S)  # while the store is away, or slower than this worker
+            return True
         wait_s = _IDLE_S if self._slots.is_empty else 0.0
         begun = self._leasing.take(self._slots.free, self._slots.shape, wait_s)
         if begun is None:
@@ -133,10 +136,10 @@ class Worker:
             [active for active in begun if 0 in active.reviews and not active.history.points[0].sampled]
         )
         begun = [active for active in begun if active in self._concepts]  # the others have failed
-        learning = [active for active in begun if not active.task.done]
-        if learning:
-            self._slots.keep_free(len(learning))
-        for active in learning:
+        unfinished = [active for active in begun if not active.task.done]
+        if unfinished:
+            self._slots.keep_free(len(unfinished))
+        for active in unfinished:
             self._slots.add(active)
         # A word's vectors that no step has changed: the review of the start is that of the end
         known = {active: review for active, review in reviewed.items() if active.task.is_unchanged}

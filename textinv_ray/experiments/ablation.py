@@ -97,11 +97,11 @@ VARIANTS: dict[str, Callable[[int, float], Columns]] = {
     "auto": lambda steps, rate: {"init_from": "auto"},
     "norm-rescaled": lambda steps, rate: {"norm_control": "rescale"},
     "norm-regularized": lambda steps, rate: {"norm_control": "regularize"},
-    "directional-slow": lambda steps, rate: {"optimizer": "directional", "learning_rate": 0.02},
-    "directional": lambda steps, rate: {"optimizer": "directional", "learning_rate": 0.04},
+    "directional-slow": lambda steps, rate: {"optimizer": "directional", "learning_rate": 0.04},
+    "directional": lambda steps, rate: {"optimizer": "directional", "learning_rate": 0.08},
     "directional-prior": lambda steps, rate: {
         "optimizer": "directional",
-        "learning_rate": 0.04,
+        "learning_rate": 0.08,
         "direction_prior": 1e-3,
     },
     # For the bundled model, where the gradient of the term is 20 times that of the loss; the paper for SD 1.5: 1.5e-4

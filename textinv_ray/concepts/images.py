@@ -11,7 +11,7 @@ from io import BytesIO
 from typing import TypeVar
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 from textinv_ray.concepts import fitting
 from textinv_ray.concepts import masks as mask_images
@@ -331,9 +331,10 @@ def _register_decoders() -> None:
 def original_size(data: bytes) -> tuple[int, int]:
     """(width, height) in pixels of an image that `decode` accepts, with EXIF orientation applied."""
     image = Image.open(BytesIO(data), formats=_formats())
-    if image.format == "TIFF":
-        image.load()  # Pillow turns it then, and newer versions have turned its size before
     width, height = image.size
+    if image.format == "TIFF":  # whose `size` Pillow turns, in some versions before the pixels are read
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        width, height = tags[TiffImagePlugin.IMAGEWIDTH], tags[TiffImagePlugin.IMAGELENGTH]
     turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
     return (height, width) if turned else (width, height)
 

@@ -87,9 +87,8 @@ def stopping_step(evaluations: np.ndarray, concept: Concept, stopping: StoppingC
     if stopping.rule == "dvar":
         ends = variance_ratios(evaluations[known], stopping.dvar.window) < stopping.dvar.threshold
     elif stopping.rule == "clip":
-        known = known[
-            known * interval >= max((0, *concept.vectors_added_at))
-        ]  # those that `best_step` may choose
+        # Those that `best_step` may choose
+        known = known[known * interval >= max((0, *concept.vectors_added_at))]
         ends = evaluations_since_best(evaluations[known]) >= stopping.clip.patience
     else:
         return None

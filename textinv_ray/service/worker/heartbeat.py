@@ -13,9 +13,7 @@ from textinv_ray.service.worker.context import WorkerContext
 logger = logging.getLogger(__name__)
 
 _LISTEN_S = 0.2  # the longest that `end` waits for the thread
-_HUNG_AFTER = (
-    10  # Lease timeouts without a tick. A batch of pictures may take minutes; a hung device never comes back.
-)
+_HUNG_AFTER = 10  # Lease timeouts without a tick: a batch of pictures may take minutes.
 
 
 class Heartbeat:

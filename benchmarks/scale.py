@@ -126,10 +126,10 @@ class SimulatedEngine:
     def compile(self, task: SimulatedTask, size: int) -> None:
         """There is nothing to compile."""
 
-    def review(self, subjects: Sequence[Subject], *, scored: bool) -> list[Review]:
+    def review(self, subjects: Sequence[Subject], **_: object) -> list[Review]:
         return [Review({"a photo of {}": PICTURE}, 0.5, 0.25) for _ in subjects]
 
-    def evaluate(self, subjects: Sequence[Subject]) -> list[float]:
+    def evaluate(self, subjects: Sequence[Subject], **_: object) -> list[float]:
         return [0.5 for _ in subjects]
 
     def split(self, vectors: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -94,7 +94,7 @@ def test_each_picture_is_rendered_once(
 ) -> None:
     rendered = []
 
-    def counted(backbone: StableDiffusion, ids: torch.Tensor, *rest: object) -> np.ndarray:
+    def counted(backbone: StableDiffusion, ids: torch.Tensor, *rest: object, **_: object) -> np.ndarray:
         rendered.append(len(ids))
         return np.zeros((len(ids), 16, 16, 3), dtype=np.uint8)
 
@@ -115,7 +115,7 @@ def test_pictures_of_initializers_are_kept(
     assert len(kept) == 3 + 2 * 3
     rendered = []
 
-    def counted(backbone: StableDiffusion, ids: torch.Tensor, *rest: object) -> np.ndarray:
+    def counted(backbone: StableDiffusion, ids: torch.Tensor, *rest: object, **_: object) -> np.ndarray:
         rendered.append(len(ids))
         return np.zeros((len(ids), 16, 16, 3), dtype=np.uint8)
 

@@ -143,9 +143,8 @@ def test_encoders_that_do_not_learn(sd3_64: StableDiffusion3, learns: list[str])
     whole = Pack(sd3_64, CONFIG, 3)
     for concept, task in zip(CONCEPTS, tasks, strict=True):
         learns_all = ConceptTask(concept, sd3_64, CONFIG)
-        learns_all.tensors["vectors"].copy_(
-            task.tensors["vectors"]
-        )  # encoders that don't learn keep the initializer's norm
+        # Encoders that don't learn keep the initializer's norm
+        learns_all.tensors["vectors"].copy_(task.tensors["vectors"])
         whole.add(learns_all)
     _, gradient = whole.losses_and_gradient()
     for encoder in sd3_64.encoders:

@@ -239,7 +239,8 @@ def validate(
         say(f"not checked against the model's vocabulary: {error}", err=True)
     else:
         files.family.check(job)
-        files.check_encoders(job.training.encoders)
+        if job.training.encoders:
+            files.family.check_encoders(job.training.encoders, files.encoder_names)
     checks.check(opened, job, tokenizers, image_bytes=True)
     say(
         f"{redact(manifest)}: {_count(opened.num_rows, 'concept')}, "
@@ -258,7 +259,8 @@ def _check_images(manifest: Manifest, job: JobConfig) -> int:
     """
     from textinv_ray.concepts import images, prepare
     from textinv_ray.concepts.predictor import Predictor
-    from textinv_ray.concepts.settings import concept_seed, is_file, start_of
+    from textinv_ray.concepts.settings import concept_seed, start_of
+    from textinv_ray.config.training import is_file
     from textinv_ray.model_files import places
     from textinv_ray.service.models import sources
 

@@ -17,8 +17,9 @@ from textinv_ray.concepts.fetch import ImageError, fetch
 from textinv_ray.concepts.fingerprints import Inputs, image_keys, inputs_of, mask_keys
 from textinv_ray.concepts.predicted_start import PredictedStart
 from textinv_ray.concepts.predictor import Predictor, is_predictor
-from textinv_ray.concepts.settings import is_file, settings_of, start_of
+from textinv_ray.concepts.settings import settings_of, start_of
 from textinv_ray.config.job import JobConfig
+from textinv_ray.config.training import is_file
 from textinv_ray.manifest.columns import Row, plain_row
 from textinv_ray.manifest.kinds import ImageSource
 from textinv_ray.util.errors import UserError

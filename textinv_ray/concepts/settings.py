@@ -10,7 +10,7 @@ from typing import Any
 from textinv_ray.concepts import templates
 from textinv_ray.concepts.concept import ConceptSettings
 from textinv_ray.config.job import JobConfig
-from textinv_ray.config.training import INIT_FROM
+from textinv_ray.config.training import is_file
 from textinv_ray.manifest.columns import COLUMNS, Row
 from textinv_ray.util.identity import ById
 
@@ -38,7 +38,7 @@ def settings_of(row: Row, config: JobConfig) -> ConceptSettings:
     values |= {
         "init_from": init_from,
         "initializer_token": initializer_token,
-        **_warm(row, config, is_file(init_from)),
+        **_warm(row, config, init_from),
         # 0: as many as the file has, which is not read yet.
         "num_vectors": row.get("num_vectors", 0 if is_file(init_from) else training.num_vectors),
         "seed": row.get("seed", concept_seed(training.seed, concept_id)),
@@ -64,14 +64,13 @@ def settings_of(row: Row, config: JobConfig) -> ConceptSettings:
     )
 
 
-def _warm(row: Row, config: JobConfig, is_warm: bool) -> dict[str, Any]:
+def _warm(row: Row, config: JobConfig, init_from: str) -> dict[str, Any]:
     """The settings of `training.warm_start`, where learning starts from a file."""
     training, warm = config.training, config.training.warm_start
-    if not is_warm:
+    if not is_file(init_from):
         return {}
-    steps = training.steps if warm.steps is None else warm.steps
     return {
-        "steps": row.get("steps", steps),
+        "steps": training.steps_of(row.get("steps"), init_from),
         "learning_rate": row.get("learning_rate", training.learning_rate * warm.learning_rate_scale),
         "min_steps": None if config.stopping.rule == "none" else warm.min_steps,
     }
@@ -79,13 +78,12 @@ def _warm(row: Row, config: JobConfig, is_warm: bool) -> dict[str, Any]:
 
 def steps_of(row: Row, config: JobConfig) -> int:
     """`ConceptSettings.steps` of a row."""
-    warm = _warm(row, config, is_file(_init_from(row, config)))
-    return int(warm.get("steps", row.get("steps", config.training.steps)))
+    return config.training.steps_of(row.get("steps"), _init_from(row, config))
 
 
 def min_steps_of(row: Row, config: JobConfig) -> int | None:
     """`ConceptSettings.min_steps` of a row."""
-    found: int | None = _warm(row, config, is_file(_init_from(row, config))).get("min_steps")
+    found: int | None = _warm(row, config, _init_from(row, config)).get("min_steps")
     return found
 
 
@@ -98,11 +96,6 @@ def _defaults(config: ById[JobConfig]) -> Mapping[str, object]:
 def concept_seed(seed: int, concept_id: str) -> int:
     """The seed of a concept whose row has none, in [0, 2**63). It does not depend on the order of the rows."""
     return int.from_bytes(hashlib.sha256(f"{seed}\n{concept_id}".encode()).digest()[:8], "big") >> 1
-
-
-def is_file(init_from: str | None) -> bool:
-    """Whether an `init_from` is the path or URI of a file: neither empty nor one of `INIT_FROM`."""
-    return bool(init_from) and init_from not in INIT_FROM
 
 
 def start_of(row: Row, config: JobConfig) -> tuple[str, str]:
@@ -122,4 +115,4 @@ def start_of(row: Row, config: JobConfig) -> tuple[str, str]:
 
 
 def _init_from(row: Row, config: JobConfig) -> str:
-    return row.get("init_from") or ("" if row.get("initializer_token") else config.training.init_from) or ""
+    return config.training.init_from_of(row.get("init_from"), row.get("initializer_token"))

@@ -93,15 +93,19 @@ class ModelFamily:
                 f"training.loss_weight: {training.loss_weight!r} is for models that predict epsilon or v; "
                 f"{self.name} learns a flow, whose noise levels training.timesteps sets"
             )
-        unknown = [name for name in training.encoders or () if name not in self.encoders]
-        if unknown:
-            raise UserError(
-                f"training.encoders: {self.name} has no {unknown[0]} (its text encoders: {', '.join(self.encoders)})"
-            )
+        self.check_encoders(training.encoders)
         if training.context_weight > 0 and (wrong := self.lacks_context(training.encoders)):
             raise UserError(f"training.context_weight: {wrong}; set it to 0")
         self.check_side(config.data.resolution, "data.resolution")
         self.check_side(review.resolution, "review.resolution")
+
+    def check_encoders(self, names: Collection[str] | None, own: Sequence[str] | None = None) -> None:
+        """Raises UserError for `training.encoders` that a model doesn't have. own: those it has; None: its family's."""
+        has, whose = (self.encoders, self.name) if own is None else (own, f"this {self.name} model")
+        if unknown := [name for name in names or () if name not in has]:
+            raise UserError(
+                f"training.encoders: {whose} has no {unknown[0]} (its text encoders: {', '.join(has)})"
+            )
 
     def lacks_context(self, learned: Collection[str] | None) -> str:
         """Why context regularisation has no effect on words for these text encoders (None: all); empty: it has."""

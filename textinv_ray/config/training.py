@@ -252,6 +252,15 @@ class TrainingConfig(Strict):
             raise ValueError(f"{brief(value)} is none of {', '.join(INIT_FROM)}, nor a .safetensors file")
         return value
 
+    def init_from_of(self, own: str | None, initializer_token: str | None) -> str:
+        """The `init_from` of a row with these values; empty: it starts from an initializer token."""
+        return own or ("" if initializer_token else self.init_from) or ""
+
+    def steps_of(self, own: int | None, init_from: str) -> int:
+        """The steps of a row that starts from `init_from`. own: its column; None: it says nothing."""
+        warm = self.warm_start.steps if is_file(init_from) else None
+        return next(steps for steps in (own, warm, self.steps) if steps is not None)
+
 
 class DvarConfig(Strict):
     """`stopping.rule: dvar`: learning ends when the loss on a fixed batch has settled (Voronov et al. 2023)."""
@@ -300,6 +309,11 @@ class StoppingConfig(Strict):
     """Settings of `rule: dvar`."""
     clip: ClipConfig = ClipConfig()
     """Settings of `rule: clip`."""
+
+
+def is_file(init_from: str | None) -> bool:
+    """Whether an `init_from` is the path or URI of a file: neither empty nor one of `INIT_FROM`."""
+    return bool(init_from) and init_from not in INIT_FROM
 
 
 def is_word_file(uri: str) -> bool:

@@ -31,6 +31,7 @@ from torch import Tensor
 from textinv_ray.concepts import settings, templates
 from textinv_ray.concepts.concept import Concept
 from textinv_ray.config.job import JobConfig
+from textinv_ray.config.training import is_file
 from textinv_ray.experiments import ablation_table, interpolated
 from textinv_ray.experiments.ablation_table import Score
 from textinv_ray.experiments.interpolated import Models
@@ -283,7 +284,7 @@ def run_of(row: Row, config: JobConfig, base: str, variant: str, columns: Column
     made["images"] = [locate(image, base)[1] if isinstance(image, str) else image for image in row["images"]]
     if "masks" in row:
         made["masks"] = [locate(mask, base)[1] if isinstance(mask, str) else mask for mask in row["masks"]]
-    if (start := row.get("init_from")) and settings.is_file(start):
+    if (start := row.get("init_from")) and is_file(start):
         made["init_from"] = locate(start, base)[1]
     tags = {CONCEPT_TAG: concept_id, VARIANT_TAG: variant, SEED_TAG: str(seed)}
     return {

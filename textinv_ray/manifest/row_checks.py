@@ -170,11 +170,8 @@ def _added_vectors(batch: Batch, training: TrainingConfig) -> Found:
         values("initializer_token", None),
         strict=True,
     )
-    warm_steps = training.steps if training.warm_start.steps is None else training.warm_start.steps
-    for index, (added_at, own_steps, num_vectors, start, token) in enumerate(rows):
-        start = start or (None if token else training.init_from)
-        is_warm = start is not None and start not in INIT_FROM
-        steps = own_steps if own_steps is not None else warm_steps if is_warm else training.steps
+    for index, (added_at, own_steps, num_vectors, init_from, token) in enumerate(rows):
+        steps = training.steps_of(own_steps, training.init_from_of(init_from, token))
         wrong = [step for step in added_at if step is None or not 1 <= step < steps]
         if wrong:
             yield (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,15 +62,6 @@ class ModelFiles:
     def encoder_names(self) -> tuple[str, ...]:
         """Names of its text encoders in files of words."""
         return self.family.encoder_names(self.embedding_dims)
-
-    def check_encoders(self, names: Collection[str] | None) -> None:
-        """Raises UserError for `training.encoders` that the model doesn't have, such as T5 in a folder without it."""
-        own = self.encoder_names if names else ()
-        if unknown := [name for name in names or () if name not in own]:
-            raise UserError(
-                f"training.encoders: this {self.family.name} model has no {unknown[0]} (its text encoders: "
-                f"{', '.join(own)})"
-            )
 
     @property
     def embedding_dims(self) -> tuple[int, ...]:

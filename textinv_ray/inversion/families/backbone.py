@@ -26,7 +26,6 @@ from textinv_ray.inversion.families.condition import Condition
 from textinv_ray.inversion.families.source import Source
 from textinv_ray.inversion.families.state_cache import Encoded
 from textinv_ray.inversion.families.text_encoder import TextEncoder
-from textinv_ray.util.errors import UserError
 
 
 class Backbone(ABC):
@@ -179,13 +178,7 @@ class Backbone(ABC):
         """
         if names is None:
             return None
-        own = [encoder.name for encoder in self.encoders]
-        unknown = [name for name in names if name not in own]
-        if unknown:
-            raise UserError(
-                f"training.encoders: this {self.family.name} model has no {unknown[0]} (its text encoders: "
-                f"{', '.join(own)})"
-            )
+        self.family.check_encoders(names, [encoder.name for encoder in self.encoders])
         columns = torch.zeros(self.embedding_dim, dtype=torch.bool, device=self.device)
         for encoder in self.encoders:
             columns[encoder.columns] = encoder.name in names

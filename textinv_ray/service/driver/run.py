@@ -118,7 +118,9 @@ def _usable_model(manifest: Manifest, config: JobConfig) -> sources.ModelFacts:
     """The configured model. Raises UserError when it can't be read or can't do what is configured."""
     facts = sources.facts(config.model)
     facts.family.check(config)
-    places.open_model(config.model).check_encoders(config.training.encoders)
+    if config.training.encoders:  # a model may lack some of its family's, such as SD 3 without T5
+        own = places.open_model(config.model).encoder_names
+        facts.family.check_encoders(config.training.encoders, own)
     prepare.check_start(config, base=manifest.base, model_identity=facts.identity)
     return facts
 

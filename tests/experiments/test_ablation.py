@@ -16,8 +16,9 @@ import torch
 from tests.support import examples
 from tests.support.commands import as_options, textinv
 from textinv_ray.concepts import prepare
+from textinv_ray.concepts.settings import settings_of
 from textinv_ray.config.job import JobConfig
-from textinv_ray.experiments import ablation
+from textinv_ray.experiments import ablation, image_counts
 from textinv_ray.experiments.ablation import VARIANTS, expand
 from textinv_ray.experiments.interpolated import Models
 from textinv_ray.inversion.families.loading import load_backbone
@@ -71,6 +72,49 @@ def test_every_variant_of_every_concept_with_every_seed(source: Manifest) -> Non
         "ablation_seed": "1",
     }
     assert list(expand(source, CONFIG, ["base"], seeds=1, limit=1)) == [runs["c0.base.0"]]
+
+
+def test_base_has_the_settings_of_the_job_and_variants_change_their_own(source: Manifest) -> None:
+    several = CONFIG.override(["training.num_vectors=4", "training.regularization_weight=0.5"])
+    runs = {row["concept_id"]: row for row in expand(source, several, list(VARIANTS), seeds=1)}
+    for name, row in runs.items():
+        made = settings_of(row, several)
+        changed = {"two-vectors": 2, "three-vectors": 3, "progressive": 1}
+        assert made.num_vectors == changed.get(name.split(".")[1], 4)
+        assert made.regularization_weight == (0.01 if ".regularized." in name else 0.5)
+    turned = CONFIG.override(["training.optimizer=directional", "training.direction_prior=0.1"])
+    runs = {row["concept_id"]: row for row in expand(source, turned, list(VARIANTS), seeds=1)}
+    assert settings_of(runs["c0.base.0"], turned).direction_prior == 0.1
+    assert settings_of(runs["c0.directional.0"], turned).direction_prior == 0
+    assert not [name for name in runs if ".norm-" in name], "a direction has one norm"
+
+
+def test_starts_from_files(source: Manifest, tmp_path: Path) -> None:
+    """Relative paths count from the user's manifest, and steps are those after such a start."""
+    config = CONFIG.override(
+        [
+            "training.init_from=words/x.safetensors",
+            "training.warm_start.steps=20",
+            "training.warm_start.learning_rate_scale=0.5",
+        ]
+    )
+    table = pq.read_table(source.uri).drop_columns(["initializer_token"])
+    pq.write_table(table, source.uri)
+    opened = Manifest.open(source.uri)
+    runs = {row["concept_id"]: row for row in expand(opened, config, list(VARIANTS), seeds=1)}
+    assert runs["c0.base.0"]["init_from"] == str(tmp_path / "data" / "words" / "x.safetensors")
+    assert runs["c0.progressive.0"]["vectors_added_at"] == [8, 16]
+    assert runs["c0.low-rate.0"]["learning_rate"] == pytest.approx(CONFIG.training.learning_rate / 100)
+    few = config.override(["training.warm_start.steps=2"])
+    assert not list(expand(opened, few, ["progressive"], seeds=1, limit=1))
+
+
+def test_studies_with_held_out_images(source: Manifest, tmp_path: Path) -> None:
+    config = CONFIG.override(["data.holdout=1"])
+    with pytest.raises(UserError, match=r"--towards-initializer: .* leave data\.holdout out"):
+        ablation.ablate(source.uri, config, output=str(tmp_path / "out"), shares=[0.5])
+    with pytest.raises(UserError, match=r"--set-sizes: .* leave data\.holdout out"):
+        image_counts.ablate(source.uri, config, output=str(tmp_path / "out"), counts=[1, 2])
 
 
 def test_the_runs_are_a_sound_manifest(source: Manifest, tmp_path: Path) -> None:
@@ -162,6 +206,23 @@ def test_predicted_variants(source: Manifest, tmp_path: Path) -> None:
     path = tmp_path / "runs.parquet"
     path.write_bytes(ablation.to_parquet(rows))
     checks.check(Manifest.open(str(path)), few)
+
+
+@pytest.mark.slow
+def test_an_image_that_is_gone_costs_its_concept_the_references_alone(
+    source: Manifest, tmp_path: Path, tiny_sd: Path, tiny_clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = examples.config(tiny_sd, tiny_clip).override(["tracking.enabled=false"])
+    rows, store = list(expand(source, config, ["base", "auto"], seeds=1)), Store(str(tmp_path / "out"))
+    for row in rows:
+        examples.finish(store, row["concept_id"], [[0.1] * 32], tags=row["tags"])
+    for image in (tmp_path / "data").glob("c1-*"):
+        image.unlink()
+    ablation.compare(store, source, {row["concept_id"] for row in rows}, config, 0)
+    found = pq.read_table(tmp_path / "out" / "ablation.parquet").to_pylist()
+    counts = {row["name"]: row["concepts"] for row in found}
+    assert counts == {"base": 2, "auto": 2, "initializer": 2, "training images": 1, "no word": 1}
+    assert "left out of the references: c1: " in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -38,6 +38,15 @@ def found(backbone: StableDiffusion) -> Predictor:
 
 
 @pytest.mark.slow
+def test_how_many_concepts_lie_on_the_device_changes_nothing(
+    backbone: StableDiffusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = refined(backbone, pairs(), 12, size=3)
+    monkeypatch.setattr(refining, "_KEPT_CONCEPTS", 3)
+    assert refined(backbone, pairs(), 12, size=3).to_bytes() == whole.to_bytes()
+
+
+@pytest.mark.slow
 def test_it_lowers_the_loss_of_concepts_that_it_never_saw(found: Predictor) -> None:
     made = pairs()
     (refinement,) = found.refinements

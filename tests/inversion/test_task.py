@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -227,6 +228,38 @@ def test_a_state_from_full_precision_gets_a_loss_scale_in_half(backbone: StableD
     task.tensors["loss_scale"].fill_(2.0**16)
     task.restore(data)
     assert task.tensors["loss_scale"].item() == 2.0**16
+
+
+def test_a_loss_scale_of_one_is_kept_where_it_was_found_in_half(backbone: StableDiffusion) -> None:
+    """Overflows have halved it so often; the next steps are those of a run without an interruption."""
+    saved, task = (ConceptTask(tiny.concept(), backbone, CONFIG) for _ in range(2))
+    for one in (saved, task):
+        one._scales_loss = True
+        one.tensors["loss_scale"].fill_(2.0**16)
+    saved.tensors["loss_scale"].fill_(1.0)
+    task.restore(saved.to_bytes())
+    assert task.tensors["loss_scale"].item() == 1
+
+
+def test_what_a_start_was_chosen_is_part_of_the_state(backbone: StableDiffusion) -> None:
+    """Another device may find another word best by a hair; the terms that keep near the start go by this one's."""
+    concept = tiny.concept(init_from="auto", initializer_candidates=("cat", "dog"), initializer_token="")
+    saved, task = (ConceptTask(concept, backbone, CONFIG) for _ in range(2))
+    other = "dog" if saved.concept.initializer_token == "cat" else "cat"
+    saved.concept = dataclasses.replace(saved.concept, initializer_token=other)
+    saved.tensors["initial"].fill_(0.5)
+    task.restore(saved.to_bytes())
+    assert task.concept.initializer_token == other
+    assert torch.equal(task.tensors["initial"], saved.tensors["initial"])
+    assert task.to_bytes() == saved.to_bytes()
+
+
+def test_a_state_of_an_earlier_version_has_the_start_that_is_found_now(backbone: StableDiffusion) -> None:
+    task = ConceptTask(tiny.concept(), backbone, CONFIG)
+    state, initial = task.state_dict(), task.tensors["initial"].clone()
+    del state["initial"]
+    task.load_state_dict(state)
+    assert torch.equal(task.tensors["initial"], initial)
 
 
 @given(

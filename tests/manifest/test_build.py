@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 from PIL import Image
 
@@ -150,6 +151,19 @@ def test_a_remote_manifest_needs_its_images_inside(pets: Path, capsys: pytest.Ca
     assert "a manifest elsewhere can't point at local images; add --embed" in capsys.readouterr().err
     assert textinv("manifest", str(pets), "-o", "memory://out/m.parquet", "--embed") == 0
     assert Manifest.open("memory://out/m.parquet").count_images() == 4
+
+
+def test_a_manifest_elsewhere_stays_as_it_is_when_writing_fails(
+    pets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A part of it would be a manifest as well, and concepts would be missing without a word."""
+    arguments = ["manifest", str(pets), "-o", "memory://kept/m.parquet", "--embed"]
+    assert textinv(*arguments) == 0
+    before = fsspec.filesystem("memory").cat_file("/kept/m.parquet")
+    last = max(path for path in pets.iterdir() if path.is_dir())
+    (last / "metadata.jsonl").write_text("no json")
+    assert textinv(*arguments) == 2
+    assert fsspec.filesystem("memory").cat_file("/kept/m.parquet") == before
 
 
 def test_a_manifest_that_cannot_be_written_is_a_message(

@@ -13,6 +13,7 @@ from transformers import CLIPTokenizer
 from tests.support import tiny
 from tests.support.tables import CONFIG, WITHOUT_DEFAULT, Write, good, problems
 from textinv_ray.config.job import JobConfig
+from textinv_ray.config.model_families import FLUX, SANA, STABLE_DIFFUSION
 from textinv_ray.manifest import checks
 from textinv_ray.manifest.reader import Manifest
 
@@ -311,6 +312,20 @@ def test_embedded_images_that_are_not_there(write: Write, image: Any, message: s
     assert str(found).startswith(f"row 1 (c1), column 'images': {message}")
     if image is None:  # which is known without the bytes
         assert [str(found)] == problems(path)
+
+
+def test_context_regularisation_without_effect_is_found_before_the_job(write: Write) -> None:
+    path = write(**good(context_weight=[0.0, 0.01, None]))
+    opened = Manifest.open(path)
+    assert not [*checks.problems(opened, CONFIG), *checks.problems(opened, CONFIG, family=STABLE_DIFFUSION)]
+    (problem,) = checks.problems(opened, CONFIG, family=SANA)
+    assert (problem.row, problem.column) == (1, "context_weight")
+    assert problem.message == (
+        "context regularisation acts on vectors for CLIP and T5 (of Sana: none); set it to 0"
+    )
+    clip_alone = CONFIG.override(["training.encoders=[clip_l]"])
+    assert [found.row for found in checks.problems(opened, clip_alone, family=FLUX)] == [1]
+    assert not list(checks.problems(opened, CONFIG, family=FLUX))
 
 
 def test_embedded_masks(write: Write) -> None:

@@ -105,6 +105,14 @@ def test_the_bundled_models_by_name() -> None:
     assert "ginger</w>" in tokenizer.get_vocab()
 
 
+def test_a_folder_below_the_users_own(tiny_sd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As configurations have it, where no shell has put the folder in its place."""
+    monkeypatch.setenv("HOME", str(tiny_sd.parent))
+    (here,) = vocabulary.load(ModelConfig(path=str(tiny_sd))).values()
+    (there,) = vocabulary.load(ModelConfig(path=f"~/{tiny_sd.name}")).values()
+    assert there.get_vocab() == here.get_vocab()
+
+
 @pytest.mark.parametrize("path", ["{folder}/none", "memory://me:SECRET@none/such", "nobody/none"])
 def test_a_model_that_cannot_be_read(path: str, tmp_path: Path) -> None:
     """Also one of the Hub without a network."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -166,10 +168,30 @@ def test_measured_throughput_takes_precedence() -> None:
         estimate("mini", "h100")
 
 
+def test_a_copy_of_a_larger_model_of_a_family_costs_as_that(tiny_sd3: Path, tmp_path: Path) -> None:
+    for layers, name in ((24, "medium"), (38, "large"), (2, "medium")):
+        folder = tmp_path / str(layers)
+        shutil.copytree(tiny_sd3, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+        file = folder / "transformer" / "config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "num_layers": layers}))
+        config = JobConfig.load(
+            "sd35", [f"model.path={folder}", "data.resolution=1024", "review.resolution=1024"]
+        )
+        found = Estimate.of(Work.of_equal(10, 5, config), config, "a100-80")
+        assert found.notes[-1].endswith(f"costs are taken from stabilityai/stable-diffusion-3.5-{name}")
+        known = estimate(
+            "sd35", "a100-80", f"model.path=stabilityai/stable-diffusion-3.5-{name}", concepts=10
+        )
+        assert found.hours == pytest.approx(known.hours)
+
+
 def test_another_checkpoint_of_a_family(tiny_sd: Path) -> None:
     """A folder of the user's: by its family, which is said."""
     config = JobConfig.load("sd15", [f"model.path={tiny_sd}", "model.variant=null"])
+    small = Estimate.of(Work.of_equal(10, 5, config), config, "h100")
+    config = config.override(["data.resolution=512", "review.resolution=512"])
     found = Estimate.of(Work.of_equal(10, 5, config), config, "h100")
+    assert small.hours < found.hours, "its pictures are its own"
     (note,) = found.notes
     assert (
         note

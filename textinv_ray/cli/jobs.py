@@ -235,13 +235,14 @@ def validate(
     except UnsupportedModelError:
         raise
     except UserError as error:
-        tokenizers = {}
+        tokenizers, family = {}, None
         say(f"not checked against the model's vocabulary: {error}", err=True)
     else:
-        files.family.check(job)
+        family = files.family
+        family.check(job)
         if job.training.encoders:
-            files.family.check_encoders(job.training.encoders, files.encoder_names)
-    checks.check(opened, job, tokenizers, image_bytes=True)
+            family.check_encoders(job.training.encoders, files.encoder_names)
+    checks.check(opened, job, tokenizers, family=family, image_bytes=True)
     say(
         f"{redact(manifest)}: {_count(opened.num_rows, 'concept')}, "
         f"{_count(opened.count_images(), 'image')}; nothing wrong (checked with the configuration "

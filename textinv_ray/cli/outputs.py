@@ -37,6 +37,14 @@ def open_target(uri: str) -> Store:
     return open_store(uri)
 
 
+def target_file(uri: str) -> tuple[Store, str]:
+    """The folder of a file that the command writes, and its name. Raises UserError where it would be lost."""
+    from textinv_ray.service.store.store import Store
+
+    check_lasting(uri)
+    return Store.of_file(uri)
+
+
 def concept_runs(store: Store, tracking_uri: str | None) -> ConceptRuns:
     """The concepts' runs in MLflow: see `uri_of_output`."""
     from textinv_ray.service.tracking.concept_runs import ConceptRuns

@@ -9,14 +9,13 @@ from typing import Annotated
 import typer
 
 from textinv_ray.cli.options import ConfigOption, SetOption, output_option
-from textinv_ray.cli.outputs import quiet_libraries
+from textinv_ray.cli.outputs import quiet_libraries, target_file
 from textinv_ray.config.job import JobConfig
 from textinv_ray.config.machine import load_config
 from textinv_ray.config.training import is_word_file
 from textinv_ray.util.errors import UserError
 from textinv_ray.util.exit_codes import in_a_line
 from textinv_ray.util.redact import redact
-from textinv_ray.util.submitted_job import check_lasting
 from textinv_ray.util.terminal import say
 
 _FILE = "predictor.safetensors"
@@ -72,12 +71,15 @@ def fit(
         raise UserError(f"--output {redact(output)!r}: name a .safetensors file")
     if manifest and not refine:
         raise UserError("--manifest is for --refine, which isn't given")
-    check_lasting(output)
     quiet_libraries()
-    from textinv_ray.service.library import predicting
+    from textinv_ray.service.library import likeness, predicting
 
+    target, name = target_file(output)
+    target.check_writable()
     fitted, examples, skipped = predicting.fit(outputs)
     settings = _settings(outputs[0], config, overrides) if refine or pictures else None
+    if pictures and settings:
+        likeness.check(fitted, settings)
     if refine and settings:
         from textinv_ray.service.library import refinement
 
@@ -85,12 +87,10 @@ def fit(
         if without:
             say(f"--refine goes without {without} words, whose images can't be found")
     if pictures and settings:
-        from textinv_ray.service.library import likeness
-
         fitted = replace(fitted, likeness=likeness.measure(examples, fitted, settings, pictures))
     for line in predicting.lines(fitted, skipped):
         say(line)
-    predicting.write(output, fitted)
+    target.write(name, fitted.to_bytes())
     say(f"written: {redact(output)}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Annotated
 
@@ -16,7 +17,14 @@ from textinv_ray.cli.options import (
     ids,
     output_option,
 )
-from textinv_ray.cli.outputs import approved_words, concept_runs, open_store, open_target, quiet_libraries
+from textinv_ray.cli.outputs import (
+    approved_words,
+    concept_runs,
+    open_store,
+    open_target,
+    quiet_libraries,
+    target_file,
+)
 from textinv_ray.util.errors import UserError
 from textinv_ray.util.redact import redact
 from textinv_ray.util.terminal import PlainConsole, say
@@ -80,6 +88,8 @@ def generate(
     """Draw pictures of a prompt with learned words: one file per seed, and a grid of all."""
     if size is not None and size % 8:
         raise UserError(f"--size {size} is not a multiple of 8")
+    if seed + number > 2**63:
+        raise UserError(f"--seed {seed}: with -n {number}, the last seed is above 2**63 - 1")
 
     quiet_libraries()
     from textinv_ray.service.batch import generate as generating
@@ -95,7 +105,7 @@ def generate(
         count=number,
         size=size,
     )
-    store = open_target(f"generated/{_slug(prompt)}" if output is None else output)
+    store = open_target(f"generated/{_folder(prompt, negative_prompt)}" if output is None else output)
     names = generating.one(request, lexicon, job, store)
     say(f"{store.shown}/{names[0]}: {', '.join(names[1:])}")
 
@@ -258,8 +268,7 @@ def compare(
     one, other = open_store(first), open_store(second)
     found = comparing.compare(one, other, score)
     comparing.show(PlainConsole(), found)
-    folder, _, name = output.rpartition("/")
-    target = open_target(folder or ("/" if output.startswith("/") else "."))
+    target, name = target_file(output)
     comparing.write(found, one, other, target, name)
     say(f"report: {redact(output)}")
 
@@ -279,6 +288,12 @@ def list_words(
         say(line)
 
 
-def _slug(prompt: str) -> str:
-    """A folder name for a prompt."""
-    return "-".join(re.findall(r"[A-Za-z0-9]+", prompt))[:80].lower() or "pictures"
+def _folder(prompt: str, negative_prompt: str | None) -> str:
+    """A folder's name for a prompt: its words. Where these don't say all of it, a digest follows, so that the pictures
+    of two prompts don't share a folder."""
+    text = re.sub(r"[<>]", "", prompt)
+    words = "-".join(re.findall(r"[A-Za-z0-9]+", text))[:80].lower()
+    if "<" in prompt and words == re.sub(r" +", "-", text) and not negative_prompt:
+        return words
+    digest = hashlib.sha256(f"{prompt}\n{negative_prompt or ''}".encode()).hexdigest()[:8]
+    return f"{words or 'pictures'}-{digest}"

@@ -129,7 +129,8 @@ class ReviewConfig(Strict):
     guidance_scale: float = Field(7.5, ge=1)
     """Scale of classifier-free guidance; 1 is no guidance."""
     sample_at: tuple[Fraction, ...] = (0.0, 0.5, 1.0)
-    """Fractions of `training.steps` at which samples are stored; 0 is the initializer."""
+    """Fractions of `training.steps` at which samples are stored; 0 is the initializer. Those of the start and of the
+    last step always are."""
 
 
 class ScoringConfig(Strict):
@@ -152,7 +153,7 @@ class ScoringConfig(Strict):
     num_images: int = Field(4, ge=1, le=1024)
     """Samples per prompt, with seeds 0, 1, ..."""
     evaluate_at: tuple[Fraction, ...] = (1.0,)
-    """Fractions of `training.steps` at which scores are computed."""
+    """Fractions of `training.steps` at which scores are computed. They always are at the start and at the last step."""
 
 
 class TrackingConfig(Strict):

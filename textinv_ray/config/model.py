@@ -25,8 +25,9 @@ class ModelConfig(Strict):
     variant: str | None = None
     """Weights variant of a Hub id or folder, such as `fp16`."""
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
-    """Precision of the frozen model. `auto`: float16 on CUDA, bfloat16 on CPUs with instructions for it (AMX,
-    AVX512_BF16), float32 elsewhere. Words are always float32."""
+    """Precision of the frozen model. `auto`: on CUDA float16, or bfloat16 for models that are published in it (SD 3,
+    Flux, Sana); bfloat16 on CPUs with instructions for it (AMX, AVX512_BF16), float32 elsewhere. Words are always
+    float32."""
     vae_dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     """Precision of the VAE. `auto`: as `dtype`; where a VAE of SDXL overflows in float16, bfloat16 or float32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

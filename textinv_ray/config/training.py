@@ -164,7 +164,7 @@ class TrainingConfig(Strict):
     with direction_prior 1e-4. `encoder_rates` and `max_grad_norm` don't apply to it."""
     direction_prior: float = Field(0.0, ge=0, le=1e6)
     """Weight k of -k <mu, v> in the loss of `optimizer: directional`: keeps the direction v near the initial one mu. A
-    higher k edits better and resembles less."""
+    higher k edits better and resembles less. `adam` has no such term."""
     adam_beta1: float = Field(0.9, ge=0, lt=1)
     """Decay rate of the running mean of gradients."""
     adam_beta2: float = Field(0.999, ge=0, lt=1)
@@ -202,7 +202,7 @@ class TrainingConfig(Strict):
     norm_control: Literal["none", "rescale", "regularize"] = "none"
     """Keeps the norms of vectors near the vocabulary's, because a vector with a large norm overrides the rest of a
     prompt. `rescale`: each vector is rescaled to the vocabulary's mean norm after every step. `regularize`: adds
-    norm_weight (||v|| - mean norm)^2 to the loss."""
+    norm_weight (||v|| - mean norm)^2 to the loss. Neither changes anything with `optimizer: directional`."""
     norm_weight: float = Field(0.01, ge=0, le=1e6)
     """Weight of the penalty of `norm_control: regularize`."""
     context_weight: float = Field(0.0, ge=0, le=1e6)

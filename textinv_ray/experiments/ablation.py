@@ -30,6 +30,7 @@ from torch import Tensor
 
 from textinv_ray.concepts import settings, templates
 from textinv_ray.concepts.concept import Concept
+from textinv_ray.concepts.fetch import ImageError
 from textinv_ray.config.job import JobConfig
 from textinv_ray.config.training import is_file
 from textinv_ray.experiments import ablation_table, interpolated
@@ -48,7 +49,7 @@ from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.tracking.mirror import MLflowMirror
 from textinv_ray.service.tracking.uri import resolve_uri
-from textinv_ray.util.errors import UserError
+from textinv_ray.util.errors import UnreachableError, UserError
 from textinv_ray.util.exit_codes import ExitCode
 from textinv_ray.util.redact import redact_text
 from textinv_ray.util.submitted_job import check_lasting
@@ -80,13 +81,23 @@ class Columns(TypedDict, total=False):
 
 def _progressive(steps: int, learning_rate: float) -> Columns:
     # The paper adds vectors at 2000 and 4000 of 5000 steps
-    return {"vectors_added_at": [min(max(1, round(share * steps)), steps - 1) for share in (0.4, 0.8)]}
+    added_at = [min(max(1, round(share * steps)), steps - 1) for share in (0.4, 0.8)]
+    return {"num_vectors": 1, "vectors_added_at": added_at}
+
+
+def _directional(learning_rate: float, direction_prior: float) -> Columns:
+    return {
+        "optimizer": "directional",
+        "learning_rate": learning_rate,
+        "direction_prior": direction_prior,
+        "norm_control": "none",
+    }
 
 
 VARIANTS: dict[str, Callable[[int, float], Columns]] = {
     BASE: lambda steps, rate: {},
-    "two-vectors": lambda steps, rate: {"num_vectors": 2},
-    "three-vectors": lambda steps, rate: {"num_vectors": 3},
+    "two-vectors": lambda steps, rate: {"num_vectors": 2, "vectors_added_at": []},
+    "three-vectors": lambda steps, rate: {"num_vectors": 3, "vectors_added_at": []},
     "progressive": _progressive,
     "regularized": lambda steps, rate: {"regularization_weight": 0.01},
     "per-image": lambda steps, rate: {"per_image_probability": 0.25},
@@ -98,33 +109,21 @@ VARIANTS: dict[str, Callable[[int, float], Columns]] = {
     "auto": lambda steps, rate: {"init_from": "auto"},
     "norm-rescaled": lambda steps, rate: {"norm_control": "rescale"},
     "norm-regularized": lambda steps, rate: {"norm_control": "regularize"},
-    "directional-slow": lambda steps, rate: {"optimizer": "directional", "learning_rate": 0.04},
-    "directional": lambda steps, rate: {"optimizer": "directional", "learning_rate": 0.08},
-    "directional-prior": lambda steps, rate: {
-        "optimizer": "directional",
-        "learning_rate": 0.08,
-        "direction_prior": 1e-3,
-    },
+    "directional-slow": lambda steps, rate: _directional(0.04, 0.0),
+    "directional": lambda steps, rate: _directional(0.08, 0.0),
+    "directional-prior": lambda steps, rate: _directional(0.08, 1e-3),
     # For the bundled model, where the gradient of the term is 20 times that of the loss; the paper for SD 1.5: 1.5e-4
     "context": lambda steps, rate: {"context_weight": 1e-2},
     "context-strong": lambda steps, rate: {"context_weight": 5e-2},
 }
 """Name of a variant -> the columns that it sets, given the row's steps and learning rate.
 
-Everything else is as in `base`: one vector, templates instead of captions, and the row's own initializer. `captions`
-is `base` with the row's captions."""
+Everything else is as in `base`, which has the settings of the job and of the row, but for the row's captions:
+`captions` is `base` with these."""
+_MIN_STEPS = {"progressive": 3}
+"""Steps that a row needs for a variant."""
 PREDICTED = {"predicted": 0, "predicted-10": 10}
 """Name of a variant that starts from a predictor's word -> its steps, or those of the row if these are fewer."""
-_PLAIN: Columns = {
-    "num_vectors": 1,
-    "vectors_added_at": [],
-    "regularization_weight": 0.0,
-    "per_image_probability": 0.0,
-    "norm_control": "none",
-    "optimizer": "adam",
-    "direction_prior": 0.0,
-    "context_weight": 0.0,
-}
 
 
 def ablate(
@@ -146,6 +145,11 @@ def ablate(
     be used.
     """
     chosen = choose_variants(variants, with_predictor=predictor is not None)
+    if shares and config.data.holdout:
+        raise UserError(
+            "--towards-initializer: each run holds other images out, so these words can't be scored against one set; "
+            "leave data.holdout out"
+        )
     check_lasting(output)
     source = Manifest.open(manifest_uri)
     run.check(source, config)
@@ -195,7 +199,13 @@ def compare(
     if not scores:
         return
     wanted = {score.concept for score in scores}
-    concepts = list(concepts_of(source, wanted, config))
+    facts, concepts, without = sources.facts(config.model), list[Concept](), list[str]()
+    for row in source.rows():
+        if row["concept_id"] in wanted:
+            try:
+                concepts.append(concept_of(row, config, source.base, facts))
+            except (ImageError, UnreachableError, ValueError) as error:
+                without.append(f"{row['concept_id']}: {error}")
     models = Models.load(config)
     base = [(score.concept, score.seed) for score in scores if score.name == BASE]
     words = {key: f"{key[0]}.{BASE}.{key[1]}" for key in base}
@@ -207,6 +217,8 @@ def compare(
         ablation_table.plot(table, Path(folder) / PLOT)
         publish(store, table, Path(folder) / PLOT, config, code)
     print(ablation_table.text(table, BASE))
+    for line in without:
+        print(f"left out of the references: {line}")
     print(f"table and plot: {store.shown}/{TABLE}, {PLOT}")
 
 
@@ -243,7 +255,10 @@ def expand(
     limit: int | None = None,
     predictor: str | None = None,
 ) -> Iterator[Row]:
-    """A manifest row for each run of the first `limit` concepts. The variant `captions` needs a row with captions.
+    """A manifest row for each run of the first `limit` concepts.
+
+    The variant `captions` needs a row with captions, `progressive` some steps, and those with a norm's control a row
+    whose optimizer isn't directional.
 
     predictor: absolute path or URI of the file that PREDICTED variants start from.
 
@@ -255,8 +270,12 @@ def expand(
         for variant in variants:
             if variant == "captions" and "captions" not in row:
                 continue
-            training = config.training
-            rate, steps = row.get("learning_rate", training.learning_rate), row.get("steps", training.steps)
+            found = settings.settings_of(row, config)
+            rate, steps = found.learning_rate, found.steps
+            if steps < _MIN_STEPS.get(variant, 0):
+                continue
+            if variant.startswith("norm-") and found.optimizer == "directional":
+                continue  # such a word has one norm all the time
             if variant in VARIANTS:
                 columns = VARIANTS[variant](steps, rate)
             else:
@@ -284,12 +303,11 @@ def run_of(row: Row, config: JobConfig, base: str, variant: str, columns: Column
     made["images"] = [locate(image, base)[1] if isinstance(image, str) else image for image in row["images"]]
     if "masks" in row:
         made["masks"] = [locate(mask, base)[1] if isinstance(mask, str) else mask for mask in row["masks"]]
-    if (start := row.get("init_from")) and is_file(start):
+    if (start := row.get("init_from") or settings.start_of(row, config)[0]) and is_file(start):
         made["init_from"] = locate(start, base)[1]
     tags = {CONCEPT_TAG: concept_id, VARIANT_TAG: variant, SEED_TAG: str(seed)}
     return {
         **made,
-        **_PLAIN,
         **columns,
         "concept_id": f"{concept_id}.{variant}.{seed}",
         "seed": settings.concept_seed(row.get("seed", config.training.seed) + seed, concept_id),
@@ -331,7 +349,8 @@ def references(concepts: Sequence[Concept], models: Models, config: JobConfig) -
     """Bounds for the variants' scores (Gal et al. 2022, "Reference setups"), with the crops that the review compares.
 
     "training images": the training images in place of samples. Their image similarity is over pairs of different
-    images; a concept with one image has none. "no word": samples of the prompts without the word.
+    images, so a concept with one image has none; with `data.holdout` it is to the held-out images. "no word": samples
+    of the prompts without the word.
     """
     scorer, judge = models.scorer, models.judge
     seeds = list(range(config.scoring.num_images))
@@ -349,28 +368,41 @@ def references(concepts: Sequence[Concept], models: Models, config: JobConfig) -
     found = []
     for concept in concepts:
         training = scoring.crop_features(scorer, concept.images)
-        crops = training.flatten(0, 1)
         judged = scoring.crop_features(judge, concept.images) if judge else None
+        crops = scoring.crop_features(scorer, concept.reference_images).flatten(0, 1)
+        judged_crops = scoring.crop_features(judge, concept.reference_images).flatten(0, 1) if judge else None
         edits = [scoring.without_word(prompt) for prompt in concept.edit_prompts]
         texts = scorer.text_features(edits)
-        by_training = [scoring.text_similarity(crops, text) for text in texts]
+        by_training = [scoring.text_similarity(training.flatten(0, 1), text) for text in texts]
         by_nothing = [
             scoring.text_similarity(samples(edit), text) for edit, text in zip(edits, texts, strict=True)
         ]
-        if len(training) > 1:
-            image = scoring.similarity_between_images(training)
+        if len(training) > 1 or concept.heldout is not None:
+            image = _of_training(training, crops, concept)
             mean = sum(by_training) / len(edits)
-            by_judge = None if judged is None else scoring.similarity_between_images(judged)
+            by_judge = None
+            if judged is not None and judged_crops is not None:
+                by_judge = _of_training(judged, judged_crops, concept)
             name = "training images"
             found.append(Score("reference", name, concept.concept_id, "", image, mean, judge=by_judge))
         image_prompt = scoring.without_word(config.scoring.image_prompt.of(concept.learnable_property))
         image = scoring.image_similarity(samples(image_prompt), crops)
         mean, by_judge = sum(by_nothing) / len(edits), None
-        if judge and judged is not None:
+        if judge and judged_crops is not None:
             of_samples = judge.image_features(pictures(image_prompt))
-            by_judge = scoring.image_similarity(of_samples, judged.flatten(0, 1))
+            by_judge = scoring.image_similarity(of_samples, judged_crops)
         found.append(Score("reference", "no word", concept.concept_id, "", image, mean, judge=by_judge))
     return found
+
+
+def _of_training(training: Tensor, references: Tensor, concept: Concept) -> float:
+    """The similarity of training images (N, A, d) to what words are scored against, (crops, d).
+
+    That is to each other, or to the held-out ones.
+    """
+    if concept.heldout is None:
+        return float(scoring.similarity_between_images(training))
+    return float(scoring.image_similarity(training.flatten(0, 1), references))
 
 
 def publish(store: Store, table: pa.Table, plot: Path, config: JobConfig, code: int) -> None:

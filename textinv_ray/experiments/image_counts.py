@@ -65,6 +65,10 @@ def ablate(
     Raises UserError for a manifest or model that can't be used, and when no concept has `counts[-1]` images.
     """
     check_lasting(output)
+    if config.data.holdout:
+        raise UserError(
+            "--set-sizes: words are compared with the images beyond the largest number anyway; leave data.holdout out"
+        )
     source = Manifest.open(manifest_uri)
     run.check(source, config)
     # The job stores the samples that it scores, and they are scored again here with other reference images
@@ -144,7 +148,7 @@ def scores(
             concept.concept_id: ReferenceImages(concept, counts[-1], scorer)
             for concept in ablation.concepts_of(source, wanted, config)
         }
-    except ImageError as error:
+    except (ImageError, ValueError) as error:
         raise UserError(f"{error}; the runs can't be compared without it") from None
     variants, starts = [], {}
     for result in sorted(done, key=lambda result: result.images):

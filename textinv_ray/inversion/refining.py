@@ -30,6 +30,7 @@ _WARM_UP_STEPS = 10
 _BETA1, _BETA2 = 0.9, 0.99
 _KEPT = 0.6  # chance of an image to count in the features of a step
 _MOST_LEFT_OUT = 32
+_KEPT_CONCEPTS = 512  # whose latents lie on the device: some GB for SDXL
 _DRAWS = 32  # of the loss of each concept that is left out
 _SEED = 0
 
@@ -172,11 +173,11 @@ def _train(
     rng = np.random.default_rng(_SEED)
     order = [pairs[index] for index in rng.permutation(len(pairs))]
     groups = _groups(order, size)
-    packs = [_pack(group, backbone, config) for group in groups]
+    packs = _Packs(groups, backbone, config)
     for step in range(steps):
         if step % len(groups) == 0:
             turns = rng.permutation(len(groups))
-        group, pack = groups[turns[step % len(groups)]], packs[turns[step % len(groups)]]
+        group, pack = groups[turns[step % len(groups)]], packs.pack(turns[step % len(groups)])
         images = [_some(pair.example.features.images, rng) for pair in group]
         predicted = {name: one.predict(images, group) for name, one in maps.items()}
         _, gradient = _losses_and_gradient(pack, predicted)
@@ -185,6 +186,26 @@ def _train(
             one.step(gradient[name] / len(group), factor)
         if (step + 1) % 50 == 0:
             logger.info("the maps took %d of %d steps", step + 1, steps)
+
+
+class _Packs:
+    """The packs of groups of concepts. The last ones are kept, as their images are encoded and lie on the device."""
+
+    def __init__(self, groups: Sequence[Sequence[Pair]], backbone: Backbone, config: JobConfig) -> None:
+        self._groups, self._backbone, self._config = groups, backbone, config
+        self._kept: dict[int, Pack] = {}
+        self._steps = [0] * len(groups)
+
+    def pack(self, number: int) -> Pack:
+        """That of a group, at the step where its last turn left it."""
+        if number not in self._kept:
+            if len(self._kept) >= max(1, _KEPT_CONCEPTS // len(self._groups[0])):
+                oldest = next(iter(self._kept))
+                self._steps[oldest] = self._kept.pop(oldest).tasks[0].step
+            self._kept[number] = _pack(self._groups[number], self._backbone, self._config)
+            for task in self._kept[number].tasks:
+                task.step = self._steps[number]
+        return self._kept[number]
 
 
 def _groups(pairs: Sequence[Pair], size: int) -> list[list[Pair]]:

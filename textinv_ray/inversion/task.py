@@ -51,6 +51,7 @@ class ConceptTask:
         self._flip_probability = config.data.flip_probability
         self._noise_offset = config.training.noise_offset
         self._caption_dropout = config.training.caption_dropout
+        self._scales_loss = backbone.dtype == torch.float16
         self._generator = torch.Generator()
         latents = cached_latents(
             concept,
@@ -243,8 +244,13 @@ class ConceptTask:
         state["evaluations"] = state["evaluations"][:count].clone()
         return {**state, "step": torch.tensor([self.step])}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Continues from a `state_dict`. Not allowed while in a pack. Raises ValueError when it doesn't fit."""
+    def load_state_dict(self, state: dict[str, Tensor], *, scales_loss: bool = False) -> None:
+        """Continues from a `state_dict`. Not allowed while in a pack. Raises ValueError when it doesn't fit.
+
+        scales_loss: whether the state is known to be of a run with a loss scale.
+        """
+        # States of earlier versions are without the initial vectors
+        state = {"initial": self.tensors["initial"], **state}
         if set(state) != {*_STATE, "step"}:
             raise ValueError(f"the state has the wrong parts: {sorted(state)}")
         own = self.tensors
@@ -264,10 +270,11 @@ class ConceptTask:
                 f"the state is at step {step} with {len(evaluations)} evaluations of the stopping rule"
             )
         if not all(
-            torch.isfinite(state[name]).all() for name in ("vectors", "exp_avg", "exp_avg_sq", "best")
+            torch.isfinite(state[name]).all()
+            for name in ("vectors", "initial", "exp_avg", "exp_avg_sq", "best")
         ):
             raise ValueError("the state has values that are not finite")
-        if float(state["loss_scale"]) == 1:
+        if float(state["loss_scale"]) == 1 and not scales_loss:
             # Saved by a run in full precision, which has no loss scale: keep this run's initial one.
             state = {**state, "loss_scale": own["loss_scale"]}
         self._apply_stopping(evaluations, step)
@@ -279,7 +286,11 @@ class ConceptTask:
     def to_bytes(self) -> bytes:
         """The state as one safetensors file of a few kilobytes. Equal states give equal bytes."""
         # The metadata is one entry, because safetensors writes several in random order.
-        return safetensors.torch.save(self.state_dict(), {"origin": json.dumps(self._origin())})
+        chosen = (
+            {"initializer_token": self.concept.initializer_token} if self.concept.init_from == "auto" else {}
+        )
+        origin = {**self._origin(), **chosen, "scales_loss": self._scales_loss}
+        return safetensors.torch.save(self.state_dict(), {"origin": json.dumps(origin)})
 
     def _origin(self) -> dict[str, str]:
         return {
@@ -307,11 +318,15 @@ class ConceptTask:
         for name, expected in self._origin().items():
             if origin.get(name) != expected:
                 raise ValueError(f"the state's {name} is {origin.get(name)!r}, not {expected!r}")
-        self.load_state_dict(state)
+        self.load_state_dict(state, scales_loss=origin.get("scales_loss") is True)
+        # On another kind of device two words that are nearly as good may change places
+        if self.concept.init_from == "auto" and isinstance(chosen := origin.get("initializer_token"), str):
+            self.concept = dataclasses.replace(self.concept, initializer_token=chosen)
 
 
 _STATE = (
     "vectors",
+    "initial",
     "exp_avg",
     "exp_avg_sq",
     "updates",

@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import tempfile
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -31,7 +32,7 @@ from textinv_ray.manifest.kinds import ImageSource
 from textinv_ray.manifest.uris import locate
 from textinv_ray.util.errors import UserError
 from textinv_ray.util.files import read_regular
-from textinv_ray.util.redact import redact
+from textinv_ray.util.redact import redact, redact_text
 from textinv_ray.util.text import nearest
 
 _ROW_GROUP_BYTES = 64 * 2**20
@@ -102,7 +103,7 @@ def build(folder: str, out: str, *, embed: bool = False) -> Built:
     """Writes a manifest of the concepts in `folder` to `out`, a path or fsspec URI.
 
     Images are stored as paths relative to the manifest's folder; with `embed`, their bytes are stored instead.
-    Raises UserError if there is no concept, or a concept.yaml is wrong; then a local `out` is not touched.
+    Raises UserError if there is no concept, or a concept.yaml is wrong; then `out` is not touched.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -134,10 +135,11 @@ def write(concepts: Iterator[FolderConcept], out: str, root: Path, embed: bool) 
     """Writes a manifest of concepts whose images lie below `root`. Raises UserError; then `out` is untouched."""
     place = check_place(out, embed)
     if place is None:
-        import fsspec
-
-        with fsspec.open(out, "wb") as file:
-            _write(concepts, file, root, embed)
+        with tempfile.TemporaryDirectory() as folder:
+            whole = Path(folder) / "manifest.parquet"
+            with whole.open("wb") as file:
+                _write(concepts, file, root, embed)
+            _upload(whole, out)
     else:
         path = Path(place)
         partial = path.with_name(f".{path.name}.part")
@@ -154,6 +156,18 @@ def write(concepts: Iterator[FolderConcept], out: str, root: Path, embed: bool) 
             raise UserError(f"{out}: this is a folder; give the path of the file to write") from None
         finally:
             partial.unlink(missing_ok=True)
+
+
+def _upload(whole: Path, out: str) -> None:
+    """Replaces the file at a URI by a whole one. Raises UserError."""
+    import fsspec
+
+    try:
+        filesystem, path = fsspec.core.url_to_fs(out)
+        filesystem.put_file(str(whole), path)
+    except Exception as error:  # each file system has its own
+        why = redact_text(str(error)).strip().split("\n")[0] or type(error).__name__
+        raise UserError(f"{redact(out)}: can't be written: {why}") from None
 
 
 def _concepts(root: Path, built: Built) -> Iterator[FolderConcept]:

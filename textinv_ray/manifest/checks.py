@@ -17,11 +17,13 @@ from textinv_ray.manifest.limit_checks import over_limits
 from textinv_ray.manifest.problem import Problem, raise_problems
 from textinv_ray.manifest.prompt_checks import PromptChecks
 from textinv_ray.manifest.reader import Manifest
-from textinv_ray.manifest.row_checks import check_rows
+from textinv_ray.manifest.row_checks import check_rows, without_context
 from textinv_ray.manifest.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+    from textinv_ray.config.model_families import ModelFamily
 
 
 def check(
@@ -29,14 +31,18 @@ def check(
     config: JobConfig,
     tokenizers: Mapping[str, PreTrainedTokenizerBase] | None = None,
     *,
+    family: ModelFamily | None = None,
     image_bytes: bool = False,
 ) -> None:
     """Raises UserError if the manifest has problems: it lists the first 50 and counts the rest.
 
     `tokenizers`: the model's, by text encoder. Without them, words are not compared with the model's vocabulary.
+    `family`: of the model; without it, columns aren't compared with what its models can do.
     `image_bytes`: reads the bytes of embedded images as well, to find those that can't be read or aren't there.
     """
-    raise_problems(manifest.uri, problems(manifest, config, tokenizers, image_bytes=image_bytes))
+    raise_problems(
+        manifest.uri, problems(manifest, config, tokenizers, family=family, image_bytes=image_bytes)
+    )
 
 
 def problems(
@@ -44,11 +50,12 @@ def problems(
     config: JobConfig,
     tokenizers: Mapping[str, PreTrainedTokenizerBase] | None = None,
     *,
+    family: ModelFamily | None = None,
     image_bytes: bool = False,
 ) -> Iterator[Problem]:
     """Streams all problems: first those of columns, then those of the rows, as far as their columns can be read."""
     yield from manifest.schema_problems()
-    yield from row_problems(manifest, config, tokenizers, image_bytes=image_bytes)
+    yield from row_problems(manifest, config, tokenizers, family=family, image_bytes=image_bytes)
 
 
 def row_problems(
@@ -56,6 +63,7 @@ def row_problems(
     config: JobConfig,
     tokenizers: Mapping[str, PreTrainedTokenizerBase] | None = None,
     *,
+    family: ModelFamily | None = None,
     image_bytes: bool = False,
 ) -> Iterator[Problem]:
     """Streams the problems of the rows batch by batch, and at the end those of duplicates."""
@@ -71,6 +79,7 @@ def row_problems(
         batch = Batch(records, image_bytes=image_bytes)
         found = [check_rows(batch, manifest.base, config, vocabulary, unreadable), over_limits(batch)]
         found += [prompts.problems(batch)] if prompts else []
+        found += [without_context(batch, config.training, family)] if family else []
         for index, column, message in itertools.chain(*found):
             yield Problem(first + index, batch.ids[index].as_py(), column, message, part)
         for values in unique:

@@ -96,12 +96,8 @@ class PromptChecks:
         """The message about a prompt that the row doesn't give itself; empty if all fit."""
         config = self._config
         scoring, review = config.scoring, config.review
-        prompts: list[str] = []
-        if scoring.evaluate_at or config.stopping.rule == "clip":
-            prompts.append(scoring.image_prompt.of(learnable_property))
-        if scoring.evaluate_at:
-            prompts += scoring.edit_prompts.of(learnable_property)
-        if review.sample_at and not own_prompts:
+        prompts = [scoring.image_prompt.of(learnable_property), *scoring.edit_prompts.of(learnable_property)]
+        if not own_prompts:
             prompts += review.prompts.of(learnable_property)
         if in_context:
             prompts += config.training.context_prompts.of(learnable_property)

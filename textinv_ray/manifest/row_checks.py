@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from textinv_ray.config.job import JobConfig
+from textinv_ray.config.model_families import ModelFamily
 from textinv_ray.config.training import INIT_FROM, TrainingConfig
 from textinv_ray.manifest.batch import Batch, short
 from textinv_ray.manifest.columns import COLUMNS, Column
@@ -57,6 +58,14 @@ def check_rows(
         if column.kind in (INTEGER, NUMBER):
             yield from _numbers(batch, column)
     yield from _added_vectors(batch, config.training)
+
+
+def without_context(batch: Batch, training: TrainingConfig, family: ModelFamily) -> Found:
+    """The rows that ask for context regularisation, where it has no effect on a model's words."""
+    column, wrong = batch.column("context_weight"), family.lacks_context(training.encoders)
+    if column is not None and wrong:
+        for index in _where(pc.greater(column, 0)):
+            yield index, "context_weight", f"{wrong}; set it to 0"
 
 
 def _concept_ids(batch: Batch) -> Found:

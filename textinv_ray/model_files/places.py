@@ -59,6 +59,12 @@ class ModelFiles:
     """The single file, if it is one."""
 
     @property
+    def denoiser(self) -> dict[str, JsonValue]:
+        """Its configuration."""
+        found: dict[str, JsonValue] = json.loads(self.read(f"{self.family.denoiser}/config.json"))
+        return found
+
+    @property
     def encoder_names(self) -> tuple[str, ...]:
         """Names of its text encoders in files of words."""
         return self.family.encoder_names(self.embedding_dims)
@@ -130,12 +136,14 @@ def _open_folder(
     checkpoint: Checkpoint | None,
 ) -> ModelFiles:
     identity = None
-    local = BUNDLED / folder if is_bundled(folder) else Path(folder).expanduser()
+    if folder.startswith("~"):
+        folder = str(Path(folder).expanduser())  # whoever reads the files further takes it as it is
+    local = BUNDLED / folder if is_bundled(folder) else Path(folder)
     if "://" in folder or local.is_dir():
         fs, root = fsspec.core.url_to_fs(folder if "://" in folder else str(local.resolve()))
         root = root.rstrip("/")
         read: Callable[[str], bytes] = lambda name: fs.cat_file(f"{root}/{name}")  # noqa: E731
-    elif local.exists() or folder.startswith(("/", "~", ".")):
+    elif local.exists() or folder.startswith(("/", ".")):
         what = "is a file, but not a .safetensors file" if local.exists() else "doesn't exist"
         raise UserError(f"the model {redact(folder)!r} {what} (expected: {_EXPECTED})")
     else:

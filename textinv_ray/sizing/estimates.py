@@ -160,8 +160,8 @@ class Estimate:
         return min(devices, self.work.concepts) * self.wall_hours(devices)
 
     @classmethod
-    def of(cls, work: Work, config: JobConfig, device_name: str, model: Model | None = None) -> Estimate:
-        """`model`: whose costs stand for those of `config.model`; None: found by its path, or by its family.
+    def of(cls, work: Work, config: JobConfig, device_name: str) -> Estimate:
+        """By the costs of `config.model`, which is found by its path, or by what it is like.
 
         Raises UserError for an unknown device, a model that can't be found, and where not even one concept fits.
         """
@@ -169,7 +169,7 @@ class Estimate:
         if places.is_bundled(config.model.path):
             return cls._of_bundled(work, config, device_name, device)
         path = config.model.path
-        model = model or tables.model_at(path) or tables.model_of(places.open_model(config.model).family)
+        model = tables.model_at(path) or tables.model_like(places.open_model(config.model))
         family = family_named(model.family)
         family.check(config)
         costs = tables.costs()[model.name]
@@ -197,6 +197,10 @@ class Estimate:
             notes.append(f"{device_name} has no bfloat16, in which {model.family} runs: expect less")
         if isinstance(config.pack.size, int) and pack < min(config.pack.size, work.concepts):
             notes.append(f"pack.size is {config.pack.size}, but no more than {pack} fit")
+        if config.model.dtype == "float32":
+            notes.append(
+                "model.dtype is float32: expect several times less, since these figures are of 16 bits"
+            )
         if path not in model.paths:
             notes.append(f"{redact(path)} isn't in the table: its costs are taken from {model.paths[0]}")
         return cls(
@@ -310,8 +314,9 @@ def _reviewing(work: Work, config: JobConfig, model: Model, cost: PictureCost, p
     `cost`: of training pictures; `picture`: of drawn ones. The initializers' pictures are counted for each concept.
     """
     review, scoring, clip = config.review, config.scoring, config.stopping.clip
-    samples = len(review.sample_at) * len(review.prompts.object) * review.images_per_prompt
-    scores = (len(scoring.evaluate_at) + 1) * (1 + len(scoring.edit_prompts.object)) * scoring.num_images
+    looks, scored = len({0.0, *review.sample_at, 1.0}), len({0.0, *scoring.evaluate_at, 1.0})
+    samples = looks * len(review.prompts.object) * review.images_per_prompt
+    scores = scored * (1 + len(scoring.edit_prompts.object)) * scoring.num_images
     drawn = work.concepts * (samples + scores)
     evaluated = work.evaluations * clip.num_images
     steps: float = drawn * review.num_inference_steps

@@ -13,6 +13,7 @@ from pydantic import Field, TypeAdapter
 
 from textinv_ray.config.model_families import ModelFamily
 from textinv_ray.config.training import Strict
+from textinv_ray.model_files.places import ModelFiles
 from textinv_ray.util.errors import UserError
 from textinv_ray.util.text import nearest
 
@@ -102,6 +103,8 @@ class Model(Strict):
     """Pixels of its pictures."""
     paths: list[str]
     """As in `model.path`."""
+    layers: int | None = None
+    """Of the denoiser; null: the text encoders tell it from the other models of its family."""
 
 
 class Device(Strict):
@@ -184,6 +187,21 @@ def model_at(path: str) -> Model | None:
 def model_of(family: ModelFamily) -> Model:
     """The first model of a family, which stands for others of it."""
     return next(model for model in models().values() if model.family == family.name)
+
+
+def model_like(files: ModelFiles) -> Model:
+    """What a model that isn't in the table costs: as the one of its family that has its text encoders and layers.
+
+    Where there is none, as the first of the family. The side is its own.
+    """
+    names, layers = set(files.encoder_names), files.denoiser.get("num_layers")
+
+    def differs(model: Model) -> tuple[bool, bool]:
+        encoders = {part.name for part in costs()[model.name].encoders}
+        return not names <= encoders, model.layers not in (None, layers)
+
+    family = [model for model in models().values() if model.family == files.family.name]
+    return min(family, key=differs).model_copy(update={"side": files.resolution})
 
 
 def _read(name: str) -> object:

@@ -136,6 +136,29 @@ def test_an_actor_passes_over_what_is_done(tiny_sd: Path, tiny_clip: Path, tmp_p
     assert (tmp_path / "pictures" / "k2" / "0.png").read_bytes() == b"untouched"
 
 
+def test_pictures_are_written_as_they_come(
+    tiny_sd: Path, tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory holds so many at a time; how many, the pictures don't show."""
+    config, word = examples.config(tiny_sd, tiny_clip), {"<x>": {"clip_l": vectors(1).numpy()}}
+    requests = [Request("a <x>", ("<x>",), seed=3, count=5), Request("a cat", count=1)]
+    texts = [json.dumps(asdict(request)) for request in requests]
+    block = pa.table({"key": ["k0", "k1"], "request": texts})
+    for folder, most in (("whole", 128), ("parts", 2)):
+        monkeypatch.setattr(generate, "_MOST_PICTURES", most)
+        actor = generate.GenerationActor(config.to_dict(), word, str(tmp_path / folder))
+        assert actor(block)["error"].to_pylist() == ["", ""]
+    whole, parts = (sorted((tmp_path / folder).rglob("*.*")) for folder in ("whole", "parts"))
+    assert [path.name for path in parts] == [path.name for path in whole] == [
+        "3.png", "4.png", "5.png", "6.png", "7.png", "done.json", "0.png", "done.json"
+    ]  # fmt: skip
+    for one, other in zip(whole, parts, strict=True):
+        if one.suffix == ".png":
+            assert np.abs(pixels(one) - pixels(other)).max() <= 1
+        else:
+            assert one.read_bytes() == other.read_bytes()
+
+
 @pytest.mark.slow
 def test_many_prompts_and_again(output: Store, settings: list[str], tmp_path: Path) -> None:
     """A job renders what is missing, and nothing twice. Rows of a word that was learned again are rendered again."""

@@ -138,22 +138,19 @@ def test_the_key_is_what_the_preparation_makes(manifest: Path, config: JobConfig
 
 
 def test_estimate_is_measured_where_it_can_be(manifest: Path, config: JobConfig, store: Store) -> None:
-    facts = sources.facts(config.model)
     todo = made(manifest, config, store)
     nothing = StoredResults.read(store)
-    seconds, source = plan.estimate(todo, config, facts, nothing)
+    seconds, source = plan.estimate(todo, config, nothing)
     assert seconds
     assert "on A100 80 GB (SXM), computed, not measured" in source
     on_cpu = config.model_copy(update={"model": config.model.model_copy(update={"device": "cpu"})})
-    slower, source = plan.estimate(todo, on_cpu, facts, nothing)
+    slower, source = plan.estimate(todo, on_cpu, nothing)
     assert slower
     assert slower > 50 * seconds
     assert "two CPU cores" in source
     finish(store, todo, "c0")  # 2 steps of 2 samples in 12.5 s
     todo = made(manifest, config, store)
-    assert plan.estimate(todo, config, facts, StoredResults.read(store))[0] == pytest.approx(
-        todo.samples * 12.5 / 4
-    )
+    assert plan.estimate(todo, config, StoredResults.read(store))[0] == pytest.approx(todo.samples * 12.5 / 4)
 
 
 def test_a_finished_job_needs_neither_ray_nor_torch(

@@ -47,6 +47,26 @@ def test_a_file_per_word(
     assert capsys.readouterr().out.endswith(f"2 words in {out}, listed in words.csv\n")
 
 
+def test_two_words_never_share_a_file(
+    output: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """diffusers' second file of `cat` has the name of the word of `cat_2`."""
+    examples.finish(output, "cat_2")
+    word = {"clip_l": np.zeros((1, 768), np.float32), "clip_g": np.zeros((1, 1280), np.float32)}
+    for concept_id in ("cat", "cat_2", "my.dog"):
+        output.write_concept(concept_id, "learned_embeds.safetensors", store_word(f"<{concept_id}>", word))
+    out = tmp_path / "export"
+    options = ["--format", "diffusers", "--output", str(out)]
+    assert textinv("export", output.uri, *options) == 2
+    assert "cat_2.safetensors would be the file of the concept 'cat_2' and of another encoder of 'cat'" in (
+        capsys.readouterr().err
+    )
+    assert not out.exists()
+    for only in ("cat,my.dog", "cat_2"):
+        assert textinv("export", output.uri, *options, "--only", only) == 0
+    assert textinv("export", output.uri, "--format", "comfyui", "--output", str(tmp_path / "comfyui")) == 0
+
+
 @pytest.mark.parametrize(
     ("format_name", "files"),
     [

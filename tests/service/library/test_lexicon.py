@@ -16,6 +16,7 @@ from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.views import results_table
 from textinv_ray.util.errors import UserError
+from textinv_ray.util.exit_codes import ExitCode
 
 
 @pytest.fixture
@@ -149,6 +150,22 @@ def test_results_parquet_that_is_behind(output: Store) -> None:
     examples.finish(output, "new")
     examples.fail(output, "bad")
     assert Lexicon([output.uri]).words_in("<new>") == ("<new>",)
+
+
+def test_results_parquet_of_an_earlier_run_is_not_used(
+    output: Store, tiny_sd: Path, tiny_clip: Path, tmp_path: Path
+) -> None:
+    """A run that was stopped has written results, and no results.parquet."""
+    examples.begin(output, examples.config(tiny_sd, tiny_clip), tmp_path)
+    results_table.write(output, StoredResults.read(output))
+    examples.finish(output, "cat", placeholder_token="<tom>")
+    job = output.job()
+    assert job is not None
+    for code in (None, ExitCode.TERMINATED):
+        output.write_job(job.model_copy(update={"exit_code": code}))
+        assert "<tom>" in Lexicon([output.uri]).tokens
+    output.write_job(job.model_copy(update={"exit_code": ExitCode.DONE}))
+    assert "<cat>" in Lexicon([output.uri]).tokens, "the table stands for thousands of files"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,28 @@ def test_the_words_of_several_outputs(tmp_path: Path, capsys: pytest.CaptureFixt
     assert predictor.Predictor.from_bytes(data).counts == (1,)
     assert textinv("predictor", "fit", *outputs[::-1], "-o", str(target)) == 0
     assert target.read_bytes() == data
+
+
+def test_the_words_of_a_concept_are_given_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two of the same images would predict each other in cross-validation; of other images they may have one name."""
+    once, again = output(tmp_path / "once", examples(12)), output(tmp_path / "again", examples(12))
+    target = str(tmp_path / "p.safetensors")
+    for outputs in ((once, again), (once, once)):
+        assert textinv("predictor", "fit", *outputs, "-o", target) == 2
+        assert "'c0' in " in (said := capsys.readouterr().err)
+        assert f"has the images of 'c0' in {once}: give the words of a concept once" in said
+    others = [replace(one, concept_id=f"c{number}") for number, one in enumerate(examples(12, first=50))]
+    assert textinv("predictor", "fit", once, output(tmp_path / "others", others), "-o", target) == 0
+    assert "24 words" in capsys.readouterr().out
+
+
+def test_where_it_cannot_be_written_is_said_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    uri = output(tmp_path / "few", examples(3))
+    assert textinv("predictor", "fit", uri, "-o", str(tmp_path / "file" / "p.safetensors")) == 2
+    assert f"{tmp_path / 'file'} is a file" in capsys.readouterr().err
 
 
 def test_what_makes_no_predictor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 
 import fsspec
@@ -55,6 +56,16 @@ def test_who_when_and_what(store: Store) -> None:
     }
     assert by_id(store) == {"a": made}
     assert verdicts(store.results(), by_id(store)) == {"a": "approved"}
+
+
+def test_what_is_decided_now_is_the_last_word_whatever_other_clocks_said(store: Store) -> None:
+    ahead = time.time() + 3600
+    decide(store, wish(at=ahead, reviewer="tom"))
+    now = Request("a", "fingerprint of a", "rejected", "eva", "")
+    made = decide(store, now, careful=False)
+    assert (made.verdict, made.reviewer) == ("rejected", "eva")
+    assert by_id(store)["a"].verdict == "rejected"
+    assert [one.verdict for one in made.earlier] == ["approved"]
 
 
 def test_what_was_said_before_is_kept(store: Store) -> None:

@@ -100,4 +100,4 @@ def test_what_is_not_a_file_of_decisions(
 
 def test_no_file(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert textinv("review", store.uri, "--import", str(tmp_path / "none.json")) == 2
-    assert "none.json can't be read" in capsys.readouterr().err
+    assert "none.json doesn't exist" in capsys.readouterr().err

@@ -66,6 +66,17 @@ def test_the_url_leaves_a_cookie_and_no_token_in_the_address(server: Served) -> 
 
 
 @pytest.mark.parametrize(
+    "others", ['prefs={"a": 1}', "name=Eva Maria", "flag", "my[key]=1", "name=caf\u00e9"]
+)
+def test_cookies_of_other_programs_of_this_machine_are_no_obstacle(server: Served, others: str) -> None:
+    """Browsers bring those of all ports, in any order."""
+    own = f"textinv_review_1={server.token}"
+    for cookies in (f"{others}; {own}", f"{own}; {others}"):
+        encoded = cookies.encode().decode("latin-1")
+        assert server.request("/", token=False, headers={"Cookie": encoded})[0] == 200
+
+
+@pytest.mark.parametrize(
     "headers",
     [
         {"Origin": "https://evil.example"},

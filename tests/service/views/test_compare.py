@@ -64,6 +64,26 @@ def test_the_judge_ranks_where_there_is_one(tmp_path: Path) -> None:
         compare.compare(one, other, "clip")
 
 
+def test_evaluations_of_words_that_were_learned_anew_are_left_out(
+    outputs: tuple[Store, Store], caplog: pytest.LogCaptureFixture
+) -> None:
+    finished_at = 1_700_000_000.5
+    for store, times in zip(outputs, ({"b": 1, "c": 1}, {"b": -1, "c": 1}), strict=True):
+        rows = [
+            {
+                "concept_id": name,
+                "protocol": "quick",
+                "evaluated_at": finished_at + later,
+                "dino_similarity": 0.1,
+            }
+            for name, later in times.items()
+        ]
+        pq.write_table(pa.Table.from_pylist(rows), store.path("evaluation.parquet"))
+    pairs = compare.compare(*outputs, score="quick/dino_similarity").concepts
+    assert [pair.concept_id for pair in pairs] == ["c"]
+    assert "two: 1 evaluations are of words that were learned anew since" in caplog.text
+
+
 def test_evaluations_by_the_same_protocol(outputs: tuple[Store, Store]) -> None:
     for store, score in zip(outputs, (0.1, 0.3), strict=True):
         rows = [

@@ -17,7 +17,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pyarrow as pa
@@ -42,6 +42,7 @@ from textinv_ray.util.redact import redact
 logger = logging.getLogger(__name__)
 
 _ROWS_PER_BATCH = 16  # rows of the table that are rendered again when an actor dies
+_MOST_PICTURES = 128  # in memory at a time
 _COLUMNS = 4  # of a grid
 _INDEX = pa.schema(
     [
@@ -204,17 +205,30 @@ class GenerationActor:
     def _draw(self, keys: Sequence[str], requests: Sequence[Request]) -> list[str]:
         tokens = {token for request in requests for token in request.words}
         vectors = {token: self._vectors[token] for token in sorted(tokens)}
-        try:
-            drawn = generation.generate(self._backbone, vectors, requests, self._config.review)
-        except ValueError as error:  # a prompt that is too long for its words
-            if len(keys) == 1:
-                return [str(error)]
+        if sum(request.count for request in requests) > _MOST_PICTURES and len(keys) > 1:
             return [self._draw([key], [request])[0] for key, request in zip(keys, requests, strict=True)]
-        for key, request, images in zip(keys, requests, drawn, strict=True):
-            for seed, image in zip(request.seeds, images, strict=True):
-                self._store.write(_picture(key, seed), png(image))
+        for parts in zip(*(_parts(request) for request in requests), strict=False):
+            try:
+                drawn = generation.generate(self._backbone, vectors, parts, self._config.review)
+            except ValueError as error:  # a prompt that is too long for its words
+                if len(keys) == 1:
+                    return [str(error)]
+                return [self._draw([key], [request])[0] for key, request in zip(keys, requests, strict=True)]
+            for key, part, images in zip(keys, parts, drawn, strict=True):
+                for seed, image in zip(part.seeds, images, strict=True):
+                    self._store.write(_picture(key, seed), png(image))
+        for key, request in zip(keys, requests, strict=True):
             self._store.write(_mark(key), json.dumps(asdict(request)).encode())
         return [""] * len(keys)
+
+
+def _parts(request: Request) -> list[Request]:
+    """Requests for so many of its pictures each that memory holds them."""
+    starts = range(0, request.count, _MOST_PICTURES)
+    return [
+        replace(request, seed=request.seed + start, count=min(_MOST_PICTURES, request.count - start))
+        for start in starts
+    ]
 
 
 def _words(lexicon: Lexicon, requests: Sequence[Request]) -> dict[str, Word]:

@@ -74,7 +74,8 @@ def invert(
     facts = _usable_model(manifest, config)
     # Loading a tokenizer takes seconds, which a job that only finds that all is done needn't spend.
     is_checked = not job_record.was_finished(store, manifest, config)
-    checks.check(manifest, config, vocabulary.load(config.model) if is_checked else {})
+    tokenizers = vocabulary.load(config.model) if is_checked else {}
+    checks.check(manifest, config, tokenizers, family=facts.family)
     shown = PlainConsole()
     with sigterm_as_exit(), nullcontext() if dry_run else Lock(store, shown.print) as lock:
         stored = StoredResults.read(store)
@@ -85,12 +86,12 @@ def invert(
         if again := [name for name in damaged if name in todo.todo or name in todo.later]:
             shown.print(messages.damaged(again))
         if todo.todo and not is_checked:
-            checks.check(manifest, config, vocabulary.load(config.model))
+            checks.check(manifest, config, vocabulary.load(config.model), family=facts.family)
         if todo.configured_start:
             prepare.check_start_readable(config, base=manifest.base)
         if lock is None:
             store.check_writable()
-            messages.print_plan(shown, todo, config, store, plan.estimate(todo, config, facts, stored))
+            messages.print_plan(shown, todo, config, store, plan.estimate(todo, config, stored))
             return ExitCode.DONE
         log_format = config.service.log_format
         with log_file(store) as log, captured(log, verbose, log_format, screen) as console:
@@ -110,8 +111,8 @@ def invert(
 
 def check(manifest: Manifest, config: JobConfig) -> None:
     """Raises UserError for what `invert` would find wrong with a manifest, a configuration and a model."""
-    _usable_model(manifest, config)
-    checks.check(manifest, config, vocabulary.load(config.model))
+    facts = _usable_model(manifest, config)
+    checks.check(manifest, config, vocabulary.load(config.model), family=facts.family)
 
 
 def _usable_model(manifest: Manifest, config: JobConfig) -> sources.ModelFacts:

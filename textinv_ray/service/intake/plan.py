@@ -16,7 +16,6 @@ from textinv_ray.service.intake.waves import Waves
 from textinv_ray.service.models.sources import ModelFacts
 from textinv_ray.service.store.keys import Key
 from textinv_ray.service.store.snapshot import StoredResults
-from textinv_ray.sizing import tables
 from textinv_ray.sizing.estimates import Estimate, Work
 from textinv_ray.util.collection import no_cycle_search
 from textinv_ray.util.errors import UserError
@@ -150,26 +149,24 @@ def _rows(manifest: Manifest, only: Collection[str], known: set[str]) -> Iterato
             yield row
 
 
-def estimate(
-    plan: Plan, config: JobConfig, facts: ModelFacts, stored: StoredResults
-) -> tuple[float | None, str]:
+def estimate(plan: Plan, config: JobConfig, stored: StoredResults) -> tuple[float | None, str]:
     """Estimates the work: (seconds of one worker's time for all of `todo` and `later`, where the figure comes from).
 
     None, and the reason: where it can't be estimated.
     """
     measured = [(result.seconds, result.steps * result.batch_size) for result in stored.results]
     samples, done = plan.samples + plan.later_samples, sum(count for _, count in measured)
+    work = Work.of_equal(max(1, len(plan.todo) + len(plan.later)), _USUAL_IMAGES, config)
+    # A stopping rule ends many concepts before their last step
+    share = work.samples / work.most_samples if work.most_samples else 1.0
     if done:
         per_sample = sum(seconds for seconds, _ in measured) / done
-        return samples * per_sample, f"measured on the {len(measured)} results in the output"
+        return samples * share * per_sample, f"measured on the {len(measured)} results in the output"
     path = config.model.path
     device = "cpu" if is_bundled(path) or config.model.device == "cpu" else _USUAL_GPU
-    model = None if is_bundled(path) else tables.model_at(path) or tables.model_of(facts.family)
-    work = Work.of_equal(max(1, len(plan.todo) + len(plan.later)), _USUAL_IMAGES, config)
     try:
-        found = Estimate.of(work, config, device, model)
+        found = Estimate.of(work, config, device)
     except UserError as error:
         return None, str(error)
-    share = work.samples / work.most_samples if work.most_samples else 1.0
     seconds = samples * share / found.samples_per_second + 3600 * found.review_hours
     return seconds, f"on {found.device.name}, {found.source}; `textinv plan` knows other devices"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from textinv_ray.concepts import interpolation, word_files
@@ -47,8 +47,8 @@ def export(
     only: concept ids; None: all finished concepts. approved: ids that reviewers have approved; None: approval isn't
     needed. prefix: None: that of PREFIXES. towards_initializer: in [0, 1], how far each word is moved back to what it
     was before its first step, see `interpolation.between`.
-    Raises UserError for an unknown format, for ids that the output doesn't have, when no word is left, and for a word
-    that can't be read.
+    Raises UserError for an unknown format, for ids that the output doesn't have, when no word is left, for a word that
+    can't be read, and for two words that would have one file.
     """
     if format_name not in word_files.FORMATS:
         raise UserError(f"no format {format_name!r} (known: {', '.join(word_files.FORMATS)})")
@@ -59,14 +59,15 @@ def export(
     if not chosen:
         raise UserError("no word is chosen: name concept ids with --only a,b, or omit --only")
     if approved is not None:
-        chosen = [concept_id for concept_id in chosen if concept_id in approved]
+        wanted = set(approved)
+        chosen = [concept_id for concept_id in chosen if concept_id in wanted]
     if not chosen:
         raise UserError(
             f"no word is approved: approve some with `textinv review {store.shown}`, "
             "or set the tag approved=true on a concept's run in MLflow"
         )
     prefix = PREFIXES.get(format_name, "") if prefix is None else prefix
-    exported = []
+    exported: list[Exported] = []
     for concept_id, (_, data) in zip(
         chosen,
         store.read_many(f"concepts/{concept_id}/learned_embeds.safetensors" for concept_id in chosen),
@@ -83,12 +84,27 @@ def export(
             except ValueError as error:
                 raise UserError(f"{concept_id!r}: {error}") from None
         stem = f"{prefix}{concept_id}"
-        for suffix, content in word_files.write_word(format_name, token, word).items():
+        files = word_files.write_word(format_name, token, word)
+        if not exported:  # the words of an output are all for the same encoders
+            _check_names(chosen, list(files))
+        for suffix, content in files.items():
             out.write(f"{stem}{suffix}.safetensors", content)
         in_prompt = word_files.in_prompt(format_name, token, stem)
         exported.append(Exported(concept_id, token, f"{stem}.safetensors", in_prompt))
     out.write(LIST, _table(exported))
     return exported
+
+
+def _check_names(concept_ids: Sequence[str], suffixes: Sequence[str]) -> None:
+    """Raises UserError where a further file of one word is that of another: of `cat` and `cat_2`."""
+    known = set(concept_ids)
+    for concept_id in concept_ids:
+        for suffix in suffixes:
+            if suffix and f"{concept_id}{suffix}" in known:
+                raise UserError(
+                    f"{concept_id + suffix}.safetensors would be the file of the concept {concept_id + suffix!r} and "
+                    f"of another encoder of {concept_id!r}: export them into two folders, with --only"
+                )
 
 
 def _cell(text: str) -> str:

@@ -12,6 +12,7 @@ from textinv_ray.config.job import JobConfig
 from textinv_ray.service.store.store import Store
 from textinv_ray.service.views import results_table
 from textinv_ray.util.errors import UserError
+from textinv_ray.util.exit_codes import ExitCode
 from textinv_ray.util.redact import redact
 from textinv_ray.util.text import nearest
 
@@ -46,6 +47,8 @@ class Lexicon:
         Raises UserError for a source that doesn't exist, or that has no words.
         """
         self._entries: dict[str, list[WordFile]] = {}
+        self._bare: dict[str, None] = {}
+        """Keys of the words without brackets, in order."""
         self._words: dict[str, Word] = {}
         self._outputs: list[Store] = []
         for source in sources:
@@ -84,10 +87,9 @@ class Lexicon:
                 rest = rest.replace(token.lower(), " ")
             else:
                 found.append(self._entry(token).token)
-        for key, entries in self._entries.items():
-            is_bare = not _BRACKETS.fullmatch(key)
-            if is_bare and key in rest and re.search(rf"(?<!\w){re.escape(key)}(?!\w)", rest):
-                found.append(self._one(entries).token)
+        for key in self._bare:
+            if key in rest and re.search(rf"(?<!\w){re.escape(key)}(?!\w)", rest):
+                found.append(self._one(self._entries[key]).token)
         return tuple(dict.fromkeys(found))
 
     def word(self, token: str) -> Word:
@@ -154,8 +156,7 @@ class Lexicon:
         return next(iter(found.values())) if len(found) == 1 else found[entry.token]
 
     def _add_file(self, source: str) -> None:
-        folder, _, name = source.rpartition("/")
-        store = Store(folder or ("/" if source.startswith("/") else "."))
+        store, name = Store.of_file(source)
         data = store.read(name)
         if data is None:
             raise UserError(f"the file of words {redact(source)!r} doesn't exist")
@@ -179,7 +180,10 @@ class Lexicon:
         self._outputs.append(store)
 
     def _add(self, entry: WordFile) -> None:
-        entries = self._entries.setdefault(entry.token.lower(), [])
+        key = entry.token.lower()
+        entries = self._entries.setdefault(key, [])
+        if not _BRACKETS.fullmatch(key):
+            self._bare[key] = None
         if all((other.store.uri, other.name) != (entry.store.uri, entry.name) for other in entries):
             entries.append(entry)
 
@@ -210,8 +214,13 @@ def _parse(store: Store, name: str, data: bytes) -> dict[str, Word]:
 def named_words(store: Store) -> Iterator[tuple[str, str]]:
     """(concept_id, placeholder token) of every finished concept of an output, by concept_id.
 
-    Read from results.parquet if it has all of them (one file instead of one per concept), else from the results.
+    Read from results.parquet if it has all of them (one file instead of one per concept) and the last run wrote it,
+    else from the results: a run that was stopped may have learned words since.
     """
+    job = store.job()
+    if job is not None and job.exit_code not in (ExitCode.DONE, ExitCode.INCOMPLETE):
+        yield from ((result.concept_id, result.placeholder_token) for result in store.results())
+        return
     concepts = store.concepts()
     rows = results_table.columns(store, ("concept_id", "placeholder_token", "status"))
     done = [(concept_id, token) for concept_id, token, status in rows if status == "done"]
@@ -228,8 +237,8 @@ def pick(known: Iterable[str], wanted: Sequence[str], what: str) -> list[str]:
 
     Raises UserError for a name that isn't in `known`, with the nearest one. `what`: the kind of name, for the message.
     """
-    known = list(known)
-    for name in wanted:
-        if name not in known:
-            raise UserError(f"no {what} {name!r}{nearest(name, known)}")
-    return [name for name in known if name in set(wanted)]
+    known, chosen = list(dict.fromkeys(known)), set(wanted)
+    if unknown := chosen.difference(known):
+        name = next(name for name in wanted if name in unknown)
+        raise UserError(f"no {what} {name!r}{nearest(name, known)}")
+    return [name for name in known if name in chosen]

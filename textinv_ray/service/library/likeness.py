@@ -24,18 +24,10 @@ _SEED = 0  # of the choice of words
 def measure(examples: Sequence[Example], fitted: Predictor, config: JobConfig, count: int) -> Likeness:
     """Draws `scoring.num_images` pictures of `scoring.image_prompt` for `count` words, and for what each began from.
 
-    fitted: `predictor.fit` of the examples. The same pictures' seeds for all. Raises UserError for a model or scoring
-    model other than the predictor's, and where the initial words aren't known.
+    fitted: `predictor.fit` of the examples. The same pictures' seeds for all. Raises UserError as `check`, and where
+    the initial words aren't known.
     """
-    if sources.facts(config.model).identity != fitted.model:
-        raise UserError(
-            f"--pictures: {redact(config.model.path)} is not the model that the words were learned for"
-        )
-    scoring_model = redact(config.scoring.model)
-    if scoring_model != fitted.scorer:
-        raise UserError(
-            f"--pictures: scoring.model is {scoring_model!r}, the words have features of {fitted.scorer!r}"
-        )
+    check(fitted, config)
     known = [(one, word) for one, word in held_out_words(examples, fitted) if one.initial]
     if not known:
         raise UserError("--pictures: the outputs don't say what their words began from")
@@ -57,3 +49,16 @@ def measure(examples: Sequence[Example], fitted: Predictor, config: JobConfig, c
     ]
     predicted, initial = np.mean(pairs, axis=0)
     return Likeness(len(pairs), round(float(predicted), 4), round(float(initial), 4))
+
+
+def check(fitted: Predictor, config: JobConfig) -> None:
+    """Raises UserError for a model or scoring model other than the predictor's."""
+    if sources.facts(config.model).identity != fitted.model:
+        raise UserError(
+            f"--pictures: {redact(config.model.path)} is not the model that the words were learned for"
+        )
+    scoring_model = redact(config.scoring.model)
+    if scoring_model != fitted.scorer:
+        raise UserError(
+            f"--pictures: scoring.model is {scoring_model!r}, the words have features of {fitted.scorer!r}"
+        )

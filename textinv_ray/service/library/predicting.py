@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import fsspec
+import numpy as np
 
 from textinv_ray.concepts import image_features, predictor, word_files
 from textinv_ray.concepts.image_features import ImageFeatures
@@ -14,23 +14,32 @@ from textinv_ray.service.library.lexicon import named_words
 from textinv_ray.service.store.records import Result
 from textinv_ray.service.store.store import Store
 from textinv_ray.util.errors import UserError
-from textinv_ray.util.redact import message, redact
 
 
 def fit(outputs: Sequence[str]) -> tuple[Predictor, list[Example], int]:
     """The predictor of all words of the outputs, these words, and the number of words without features.
 
-    outputs: folders or fsspec URIs. Raises UserError for an output without words, and where the words don't make a
-    predictor: too few, or of several models.
+    outputs: folders or fsspec URIs. Raises UserError for an output without words, for a concept that two of them have
+    with the same images, and where the words don't make a predictor: too few, or of several models.
     """
     examples: list[Example] = []
     skipped = 0
+    places: dict[str, list[tuple[Example, str]]] = {}
     for uri in outputs:
         store = Store(uri)
         ids = [concept_id for concept_id, _ in named_words(store)]
         if not ids:
             raise UserError(f"{store.shown} has no learned words")
         found = examples_of(store, ids)
+        for example in found:
+            # Cross-validation would find a concept's other word by its images
+            for other, place in places.get(example.concept_id, ()):
+                if _same_images(example, other):
+                    raise UserError(
+                        f"{example.concept_id!r} in {store.shown} has the images of {example.concept_id!r} in {place}: "
+                        "give the words of a concept once"
+                    )
+            places.setdefault(example.concept_id, []).append((example, store.shown))
         examples += found
         skipped += len(ids) - len(found)
     try:
@@ -64,6 +73,14 @@ def examples_of(store: Store, concept_ids: Sequence[str]) -> list[Example]:
     return found
 
 
+def _same_images(one: Example, other: Example) -> bool:
+    """Whether their features are equal but for rounding."""
+    images, others = one.features.images, other.features.images
+    return images.shape == others.shape and np.allclose(
+        images, others, atol=1e-2 * float(np.abs(images).max())
+    )
+
+
 def _initial(data: bytes | None) -> Word | None:
     """What a word was before its first step; None where that isn't stored, or damaged."""
     try:
@@ -71,15 +88,6 @@ def _initial(data: bytes | None) -> Word | None:
     except ValueError:
         return None
     return parts
-
-
-def write(uri: str, fitted: Predictor) -> None:
-    """Writes the predictor's file. Raises UserError where that can't be done."""
-    try:
-        with fsspec.open(uri, "wb") as file:
-            file.write(fitted.to_bytes())
-    except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"{redact(uri)} can't be written: {message(str(error))}") from None
 
 
 def lines(fitted: Predictor, skipped: int) -> Iterator[str]:

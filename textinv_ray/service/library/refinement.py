@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from textinv_ray.concepts.concept import Concept
@@ -47,6 +48,13 @@ def refine(
             "--refine needs the words' images, and no job.json says where they are: give --manifest"
         )
     known = {one.concept_id: one for one in examples}
+    if len(known) < len(examples):
+        twice = next(
+            iter(id_ for id_, count in Counter(one.concept_id for one in examples).items() if count > 1)
+        )
+        raise UserError(
+            f"--refine: {twice!r} is a concept of several outputs, and which images are its word's isn't known"
+        )
     pairs = [Pair(known.pop(concept.concept_id), concept) for concept in _concepts(found, config, set(known))]
     if len(pairs) < MIN_WORDS:
         raise UserError(

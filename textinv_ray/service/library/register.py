@@ -42,9 +42,10 @@ def register(
     if not chosen:
         raise UserError(f"{store.shown} has no learned words")
     registry, outcome = runs.registry(), Registered()
+    wanted = None if approved is None else set(approved)
     for concept_id in chosen:
         name, result = f"{prefix}{concept_id}", store.result(concept_id)
-        if approved is not None and concept_id not in approved:
+        if wanted is not None and concept_id not in wanted:
             if registry.withdraw(name):
                 outcome.withdrawn.append(name)
             continue

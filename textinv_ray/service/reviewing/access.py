@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hmac
-from http.cookies import CookieError, SimpleCookie
 from ipaddress import ip_address
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -107,8 +107,6 @@ def _tokens(headers: Headers, scope: Scope) -> list[str]:
     kind, _, value = headers.get("authorization", "").partition(" ")
     if kind.lower() == "bearer":
         found.append(value.strip())
-    try:
-        cookies = SimpleCookie(headers.get("cookie", ""))
-    except CookieError:
-        return found
-    return found + [cookie.value for name, cookie in cookies.items() if name.startswith(COOKIE)]
+    # A browser brings the cookies of all ports of this machine, and other programs' have values of any kind
+    cookies = cookie_parser(headers.get("cookie", ""))
+    return found + [value for name, value in cookies.items() if name.startswith(COOKIE)]

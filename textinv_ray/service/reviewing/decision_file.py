@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-import fsspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from textinv_ray.service.reviewing import decide
 from textinv_ray.service.store.records import Decision, Time, Verdict
 from textinv_ray.service.store.store import Store
 from textinv_ray.util.errors import UserError
-from textinv_ray.util.redact import redact, redact_text
+from textinv_ray.util.redact import redact
 
 KIND = "textinv decisions"
 _MAX_BYTES = 64 * 2**20
@@ -57,11 +56,11 @@ class Outcome:
 def read(path: str) -> list[FileEntry]:
     """Reads a file, at a path or URI. Raises UserError, with the first entry and field that is wrong."""
     shown = redact(path)
-    try:
-        with fsspec.open(path, "rb") as file:
-            data = file.read(_MAX_BYTES + 1)
-    except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"the decisions {shown} can't be read: {redact_text(str(error))}") from None
+    store, name = Store.of_file(path)
+    with store.open(name) as file:
+        if file is None:
+            raise UserError(f"the file of decisions {shown} doesn't exist")
+        data = file.read(_MAX_BYTES + 1)
     if len(data) > _MAX_BYTES:
         raise UserError(f"{shown} is larger than {_MAX_BYTES >> 20} MB: not a file of decisions")
     try:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from textinv_ray.service.reviewing import decide
 from textinv_ray.service.reviewing.flags import flags, mean_norm
 from textinv_ray.service.store.history import History
+from textinv_ray.service.store.places import is_concept_id
 from textinv_ray.service.store.records import Decision, Failure, Opinion, Result
 from textinv_ray.service.store.snapshot import StoredResults
 from textinv_ray.service.store.store import Store
@@ -183,8 +184,12 @@ class Gallery:
             known = dict(self._times)
         if is_due:
             times = self.store.times("reviews")
-            changed = [name.removesuffix(".json") for name, when in times.items() if known.get(name) != when]
-            found = [decision for name in changed if (decision := self.store.decision(name))]
+            changed = [
+                name for name, when in times.items() if known.get(name) != when and name.endswith(".json")
+            ]
+            ids = [name.removesuffix(".json") for name in changed]
+            # Programs that copy and edit files leave others here, under names that are no ids
+            found = [one for id_ in ids if is_concept_id(id_) and (one := self.store.decision(id_))]
             with self._lock:
                 self._times = times
                 self._decisions.update({decision.concept_id: decision for decision in found})

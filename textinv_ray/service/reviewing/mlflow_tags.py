@@ -22,21 +22,22 @@ class DecisionTags:
         self._open = open_runs
         self._warn = warn
         self._runs: ConceptRuns | None = None
-        self._missing = 0
+        self._noted = self._written = 0
+        self._warned = False
         self._queue: queue.Queue[Decision | None] = queue.Queue()
         self._thread = threading.Thread(target=self._run, name="decisions-mlflow", daemon=True)
         self._thread.start()
 
     def note(self, decision: Decision) -> None:
         """Has a decision written."""
+        self._noted += 1
         self._queue.put(decision)
 
     def finish(self, patience_s: float) -> int:
         """Waits until all is written, at most `patience_s`. Returns how many decisions MLflow lacks."""
         self._queue.put(None)
         self._thread.join(patience_s)
-        left = sum(decision is not None for decision in list(self._queue.queue))
-        return self._missing + left
+        return self._noted - self._written
 
     def _run(self) -> None:
         while (decision := self._queue.get()) is not None:
@@ -46,8 +47,9 @@ class DecisionTags:
                 is_written = self._runs.set_decision(decision)
             except Exception as error:  # MLflow's are of any kind
                 logger.info("MLflow", exc_info=True)
-                if not self._missing:
+                if not self._warned:
+                    self._warned = True
                     why = redact_text(str(error)).strip().split("\n")[0]
                     self._warn(f"not written to MLflow, the store has all decisions: {why}")
                 is_written = False
-            self._missing += not is_written
+            self._written += is_written

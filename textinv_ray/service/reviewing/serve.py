@@ -77,6 +77,7 @@ def _listen(host: str, port: int) -> socket.socket:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(address)
         found.listen(128)
-    except OSError as error:
-        raise UserError(f"can't listen at {host}:{port}: {error.strerror or error}") from None
+    except (OSError, UnicodeError) as error:  # the latter for what can't be a host's name
+        why = error.strerror if isinstance(error, OSError) else "this is no name of a host"
+        raise UserError(f"can't listen at {host}:{port}: {why or error}") from None
     return found

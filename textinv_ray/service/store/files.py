@@ -229,6 +229,8 @@ class Files:
         """Yields a local path to write a large file to. At the end, the file is moved or uploaded to the store."""
         beside, target = self.root if self.is_local else None, self._writable_path(name)
         try:
+            if self.is_local:
+                os.makedirs(os.path.dirname(target), exist_ok=True)
             with tempfile.TemporaryDirectory(dir=beside, prefix=".building-") as folder:
                 path = Path(folder) / os.path.basename(name)
                 yield path
@@ -292,12 +294,12 @@ class Files:
             if self.is_local:
                 yield from ((name, self.read(name)) for name in batch)
                 continue
-            found = self.fs.cat([self.path(name) for name in batch], on_error="return")
-            found = {path.lstrip("/"): data for path, data in found.items()}
-            for name in batch:
-                data = found.get(self.path(name).lstrip("/"))
+            # Unlike `cat`, it takes no path for a pattern
+            paths = [self.path(name) for name in batch]
+            found = self.fs.cat_ranges(paths, [None] * len(paths), [None] * len(paths), on_error="return")
+            for name, data in zip(batch, found, strict=True):
                 # After any other error the file may exist: it is read alone, with retries.
-                is_absent = data is None or isinstance(data, FileNotFoundError)
+                is_absent = isinstance(data, FileNotFoundError)
                 yield name, None if is_absent else data if isinstance(data, bytes) else self.read(name)
 
 

@@ -45,6 +45,12 @@ from textinv_ray.service.store.records import (
 class Store(Files):
     """An output: its files as records of a job and of concepts."""
 
+    @classmethod
+    def of_file(cls, uri: str) -> tuple[Store, str]:
+        """The folder of a file as a store, and the file's name in it."""
+        folder, _, name = uri.rpartition("/")
+        return cls(folder or ("/" if uri.startswith("/") else ".")), name
+
     # Jobs
 
     def job(self) -> JobRecord | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -19,6 +21,8 @@ from textinv_ray.util import parquet
 from textinv_ray.util.errors import UserError
 from textinv_ray.util.statistics import Mean, mean_of, paired_p
 from textinv_ray.util.text import nearest
+
+logger = logging.getLogger(__name__)
 
 EVALUATION = "evaluation.parquet"
 _FIRST = ("judge_similarity", "clip_image_similarity")
@@ -179,15 +183,27 @@ def _scores(store: Store, results: Mapping[str, Result]) -> dict[str, dict[str, 
             values = {id_: value for id_, one in results.items() if (value := getattr(one, name)) is not None}
             found[name] = values
     found[RETRIEVAL] = results_table.retrieval(store)
-    for concept_id, protocol, scores in _evaluated(store):
+    stale = 0
+    for concept_id, protocol, evaluated_at, scores in _evaluated(store):
+        result = results.get(concept_id)
+        if result is None:
+            continue
+        if evaluated_at < result.finished_at:
+            stale += 1
+            continue
         for name, value in scores.items():
-            if concept_id in results:
-                found.setdefault(f"{protocol}/{name}", {})[concept_id] = value
+            found.setdefault(f"{protocol}/{name}", {})[concept_id] = value
+    if stale:
+        logger.warning(
+            "%s: %d evaluations are of words that were learned anew since, and are left out: `textinv evaluate` them",
+            store.shown,
+            stale,
+        )
     return {name: values for name, values in found.items() if values}
 
 
-def _evaluated(store: Store) -> Iterator[tuple[str, str, Mapping[str, float]]]:
-    """(concept_id, protocol, scores without those of references) of each row of evaluation.parquet."""
+def _evaluated(store: Store) -> Iterator[tuple[str, str, float, Mapping[str, float]]]:
+    """(concept_id, protocol, time, scores without those of references) of each row of evaluation.parquet."""
     try:
         with store.open(EVALUATION) as file:
             rows = parquet.read(file).to_pylist() if file is not None else []
@@ -196,11 +212,12 @@ def _evaluated(store: Store) -> Iterator[tuple[str, str, Mapping[str, float]]]:
         return
     for row in rows:
         concept_id, protocol = row.pop("concept_id", None), row.pop("protocol", None)
-        row.pop("evaluated_at", None)
+        when = row.pop("evaluated_at", None)
         if isinstance(concept_id, str) and isinstance(protocol, str):
             yield (
                 concept_id,
                 protocol,
+                when if isinstance(when, float) else math.inf,
                 {
                     name: value
                     for name, value in row.items()

@@ -136,7 +136,9 @@ class Writer:
             found = ImageFeatures(review.image_features, redact(scoring.model), task.concept.model_identity)
             files[image_features.FILE] = found.to_bytes()
         if review.features:
-            files[features.FILE] = features.to_bytes({scoring.judge or scoring.model: review.features})
+            files[features.FILE] = features.to_bytes(
+                {redact(scoring.judge or scoring.model): review.features}
+            )
 
         def write() -> None:
             if context.scheduler.may_write(context.name, concept_id):

@@ -26,8 +26,16 @@ class Captions:
     """Draws captions of rows; all draws of a step come from its number."""
 
     def __init__(
-        self, data: Data, tokenizer: CLIPTokenizer, features: Mapping[str, int], team: Team, dropped: float
+        self,
+        data: Data,
+        tokenizer: CLIPTokenizer,
+        features: Mapping[str, int],
+        team: Team,
+        dropped: float,
+        said: float = characters.BACKGROUND_SAID,
+        composed: bool = True,
     ) -> None:
+        """`said`: see `characters.caption`; `composed`: whether rows of composed views are drawn as well."""
         self.data, self.tokenizer, self.features, self.team, self.dropped = (
             data,
             tokenizer,
@@ -35,6 +43,8 @@ class Captions:
             team,
             dropped,
         )
+        self.said = said
+        self.indices = np.array([i for i, row in enumerate(data.rows) if composed or not row.get("composed")])
         self.slot_word = sorted({row["name"] for row in data.rows if row.get("name")})[0]
         self.slot_id = tokenizer(self.slot_word).input_ids[1]
 
@@ -52,7 +62,7 @@ class Captions:
             features = [feature for feature in features if feature.startswith(("style=", "effect="))]
             caption, rgb = characters.caption(row, rng, style_name=self.slot_word), [0.5] * 9
         elif kind < 0.61:
-            caption = characters.caption(row, rng, name=self.slot_word)
+            caption = characters.caption(row, rng, name=self.slot_word, said=self.said)
         else:
             caption, in_words = characters.caption(row, rng), bool(effect)
         return (f"{caption} {effect}" if in_words else caption), features, rgb
@@ -92,10 +102,11 @@ class _Ahead(IterableDataset[tuple[int, Tensor, Words]]):
         start, stride = (info.id, info.num_workers) if info else (0, 1)
         steps = zip(
             count(self.first),
-            batches(len(self.captions.data), self.size, self.seed, self.first),
+            batches(len(self.captions.indices), self.size, self.seed, self.first),
             strict=False,
         )
-        for step, indices in islice(steps, start, None, stride):
+        for step, positions in islice(steps, start, None, stride):
+            indices = self.captions.indices[positions]
             yield step, torch.from_numpy(indices), self.captions.draw(indices, step + self.shift)
 
 

@@ -5,8 +5,9 @@
     python -m training.build --drawn drawings.xz
 
 Needs Node.js with `npm ci` run in training/characters (DiceBear draws SVG there); resvg makes pixels of it. Writes
-images.npy (uint8, N x 64 x 64 x 3) and rows.jsonl (what each image shows), and the same for held-out characters and
-styles in heldout/. The held-out identities themselves are data in this repository: reserved.json.
+images.npy (uint8, N x 64 x 64 x 3) and rows.jsonl (what each image shows), the same for held-out characters and styles
+in heldout/, and in edited/ for the same characters as the card's edits ask for them. The held-out identities
+themselves are data in this repository: reserved.json.
 """
 
 from __future__ import annotations
@@ -32,20 +33,23 @@ from PIL import Image
 from training.captions import NAME_COUNT
 from training.world import (
     DRAWN,
+    EDITED,
     HELDOUT_STYLES,
     STYLES,
     TRAINING_ACCESSORIES,
     TRAINING_STYLES,
     Identity,
+    compose,
     draw_identity,
     draw_view,
+    edited,
     names,
 )
 
 HELDOUT = Path(__file__).with_name("reserved.json")
 DICEBEAR = Path(__file__).with_name("characters")
 SIZE = 64
-NAMED_VIEWS, HELDOUT_VIEWS, STYLE_VIEWS = 10, 8, 2
+NAMED_VIEWS, HELDOUT_VIEWS, EDITED_VIEWS, STYLE_VIEWS = 10, 8, 4, 2
 
 
 def cores() -> int:
@@ -69,7 +73,7 @@ def _rendered(svg: str, size: int) -> Image.Image:
 
 
 def svgs(drawings: Iterable[dict[str, Any]]) -> list[str]:
-    """DiceBear's SVG of each {style, options}."""
+    """DiceBear's SVG of each {style, options, over, disc}, see draw.mjs."""
     lines = "\n".join(json.dumps(drawing) for drawing in drawings) + "\n"
     node = subprocess.run(
         ["node", "draw.mjs"], cwd=DICEBEAR, input=lines, capture_output=True, text=True, check=True
@@ -88,12 +92,14 @@ def row_of(identity: Identity, number: int, name: str | None, view: dict[str, An
         "phrases": identity.phrases(),
         "colours": {kind: colour for kind, (colour, _) in identity.colours.items()},
         **{key: view[key] for key in ("background", "expression", "accessory")},
+        **({"composed": True} if "over" in view or "disc" in view else {}),
     }
 
 
 def training_views(images: int, seed: int) -> Iterator[View]:
     """Four images in ten show named identities, NAMED_VIEWS each; the others two views each of someone new."""
-    rng = np.random.default_rng(seed)
+    # What is composed takes its dice from elsewhere, so that identities are the same ones with other compositions.
+    rng, composing = np.random.default_rng(seed), np.random.default_rng((seed, 1))
     waiting = names(NAME_COUNT)
     named = min(NAME_COUNT, int(images * 0.4) // NAMED_VIEWS)
     number, drawn = 0, 0
@@ -103,7 +109,9 @@ def training_views(images: int, seed: int) -> Iterator[View]:
             continue
         name = waiting[number] if number < named else None
         for _ in range(min(NAMED_VIEWS if name else 2, images - drawn)):
-            yield identity, number, name, draw_view(identity, rng, TRAINING_ACCESSORIES)
+            view = draw_view(identity, rng, TRAINING_ACCESSORIES)
+            compose(identity, view, composing)
+            yield identity, number, name, view
             drawn += 1
         number += 1
 
@@ -130,6 +138,19 @@ def heldout_identities() -> list[Identity]:
     ]
 
 
+def edited_views(seed: int = 79) -> Iterator[View]:
+    """EDITED_VIEWS of each of EDITED, of every held-out character in turn."""
+    rng = np.random.default_rng(seed)
+    for number, identity in enumerate(heldout_identities()):
+        if identity.style in HELDOUT_STYLES:
+            continue
+        for edit in EDITED:
+            for _ in range(EDITED_VIEWS):
+                view = draw_view(identity, rng, accessories=0)
+                edited(identity, view, edit, rng)
+                yield identity, number, None, view
+
+
 def heldout_views(seed: int = 78) -> Iterator[View]:
     rng = np.random.default_rng(seed)
     for number, identity in enumerate(heldout_identities()):
@@ -152,7 +173,13 @@ def shuffled(views: list[View], seed: int) -> list[View]:
 def draw(views: Sequence[View]) -> Iterator[Drawing]:
     for start in range(0, len(views), CHUNK):
         part = views[start : start + CHUNK]
-        drawn = svgs({"style": identity.style, "options": view["options"]} for identity, _, _, view in part)
+        drawn = svgs(
+            {
+                "style": identity.style,
+                **{key: view[key] for key in ("options", "over", "disc") if key in view},
+            }
+            for identity, _, _, view in part
+        )
         yield from zip(drawn, (json.dumps(row_of(*view)) for view in part), strict=True)
 
 
@@ -181,6 +208,11 @@ def pack(path: Path, sets: Sequence[tuple[int, Iterator[Drawing]]]) -> None:
                 file.write(f"{row}\n{json.dumps(svg)}\n")
 
 
+def folders_of(out: Path) -> tuple[Path, ...]:
+    """Where the sets are written, in their order: edited views, other held-out ones, training."""
+    return out / "edited", out / "heldout", out
+
+
 def unpack(path: Path, folders: Sequence[Path]) -> None:
     """Make pixels of a file that `pack` wrote, a folder for each of its sets."""
     with lzma.open(path, "rt") as file:
@@ -203,12 +235,12 @@ def main() -> None:
     options = parser.parse_args()
     if not HELDOUT.exists():
         HELDOUT.write_text("[\n" + ",\n".join(json.dumps(item) for item in draw_heldout()) + "\n]\n")
-    folders = options.out / "heldout", options.out
+    folders = folders_of(options.out)
     if options.drawn:
         unpack(options.drawn, folders)
         return
     training = shuffled(list(training_views(options.images, options.seed)), options.seed)
-    sets = [(len(views), draw(views)) for views in (list(heldout_views()), training)]
+    sets = [(len(views), draw(views)) for views in (list(edited_views()), list(heldout_views()), training)]
     if options.to:
         pack(options.to, sets)
         return

@@ -13,6 +13,7 @@ from training.effects import EFFECTS
 from training.world import COLOURS, HAIR, HELDOUT_STYLES, SKIN, STYLES, names
 
 NAME_COUNT = 2400
+BACKGROUND_SAID = 0.7
 __all__ = ["HELDOUT_STYLES", "caption", "colour_caption", "full_caption", "vocabulary_words"]
 
 
@@ -60,13 +61,26 @@ def described(row: dict[str, Any], rng: np.random.Generator) -> str:
 
 
 def caption(
-    row: dict[str, Any], rng: np.random.Generator, name: str | None = None, style_name: str | None = None
+    row: dict[str, Any],
+    rng: np.random.Generator,
+    name: str | None = None,
+    style_name: str | None = None,
+    said: float = BACKGROUND_SAID,
 ) -> str:
-    """A caption; with `name` that word stands for the identity, with `style_name` for the style."""
-    return spoken(_caption(row, rng, name, style_name))
+    """A caption; with `name` that word stands for the identity, with `style_name` for the style.
+
+    `said`: how often captions with a name say the background.
+    """
+    return spoken(_caption(row, rng, name, style_name, said))
 
 
-def _caption(row: dict[str, Any], rng: np.random.Generator, name: str | None, style_name: str | None) -> str:
+def _caption(
+    row: dict[str, Any],
+    rng: np.random.Generator,
+    name: str | None,
+    style_name: str | None,
+    background_said: float,
+) -> str:
     background = f" on {article(row['background'])} background" if row["background"] else ""
     if style_name is not None:
         if rng.random() < 0.5:
@@ -79,7 +93,7 @@ def _caption(row: dict[str, Any], rng: np.random.Generator, name: str | None, st
             subject = f"{row['expression']} {name}"
         if row["accessory"] and rng.random() < 0.9:
             said += f" with {row['accessory']}"
-        if background and rng.random() < 0.7:
+        if background and rng.random() < background_said:
             said += background
         if rng.random() < 0.1:
             said += f" in the style of {style_words(row['style'])}"

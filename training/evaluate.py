@@ -15,6 +15,7 @@ import dataclasses
 import json
 import time
 from collections import defaultdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ PACK = {"cpu": 8, "cuda": 64}
 TRAINING_VIEWS = 5
 """Of a held-out character's eight views five are learned from; the others are the ceiling."""
 EDITS = ("a photo of a {} on a blue background", "a photo of a {} with sunglasses")
+"""What `training.world.EDITED` shows, in its order."""
 OBJECT_PROMPT, STYLE_PROMPT = "a photo of a {}", "a painting in the style of {}"
 NEW_CHARACTERS = tuple(
     f"a picture of a {noun} with {hair} hair in the style of {{}}"
@@ -70,6 +72,17 @@ class Heldout:
                 self.styles[row["style"]].append(index)
             else:
                 self.characters[row["identity"]].append(index)
+
+    @cached_property
+    def edited(self) -> Data:
+        """The same characters drawn with EDITED, so many views of each in turn."""
+        return Data(BUILD / "drawings" / "edited", effects=False)
+
+    def edited_views(self, identity: int) -> list[list[int]]:
+        """Indices in `edited`, a list for each of EDITS."""
+        views = [index for index, row in enumerate(self.edited.rows) if row["identity"] == identity]
+        count = len(views) // len(EDITS)
+        return [views[start : start + count] for start in range(0, len(views), count)]
 
 
 def measure_vae(model: Path, heldout: Heldout) -> dict[str, Any]:
@@ -286,6 +299,10 @@ def judge_characters(
                 "full_caption": image_similarity(judge.features(characters.full_caption(row)), reference),
                 "ceiling": image_similarity(others, reference),
                 "edits": np.mean(edits, 0).tolist(),
+                "edits_drawn": [
+                    text_similarity(judge.scorer.image_features(heldout.edited.pixels(drawings)), text)
+                    for drawings, text in zip(heldout.edited_views(row["identity"]), edit_texts, strict=True)
+                ],
             }
         )
         print(
@@ -306,7 +323,9 @@ def judge_characters(
     of_initializer = [
         text_similarity(features, text) for features, text in zip(initial_edits, edit_texts, strict=True)
     ]
-    of_learned = np.mean([line["edits"] for line in table], 0).tolist()
+    of_learned, of_drawn = (
+        np.mean([line[key] for line in table], 0).tolist() for key in ("edits", "edits_drawn")
+    )
     return {
         "mean": {key: round(float(value.mean()), 4) for key, value in column.items()},
         "beats_initializer": round(float((column["learned"] > column["initializer"]).mean()), 4),
@@ -315,8 +334,8 @@ def judge_characters(
         "closed_distance": round(float(closed.mean()), 4),
         "nearest_own": round(float(np.mean([line["nearest_own"] for line in table])), 4),
         "edits": {
-            edit: {"learned": round(a, 4), "initializer": round(b, 4)}
-            for edit, a, b in zip(EDITS, of_learned, of_initializer, strict=True)
+            edit: {"learned": round(a, 4), "initializer": round(b, 4), "drawn": round(c, 4)}
+            for edit, a, b, c in zip(EDITS, of_learned, of_initializer, of_drawn, strict=True)
         },
         "table": table,
     }

@@ -23,7 +23,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.build import unpack
+from training.build import folders_of, unpack
 from training.common import BUILD, MODELS
 from training.model import NAMES_FILE
 
@@ -87,7 +87,7 @@ def pack_models(out: Path, names: Sequence[str]) -> int:
 
 
 def draw(drawings: Path) -> None:
-    unpack(drawings, (BUILD / "drawings" / "heldout", BUILD / "drawings"))
+    unpack(drawings, folders_of(BUILD / "drawings"))
     finish(start("training.pixels"))
 
 

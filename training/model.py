@@ -133,7 +133,9 @@ class MiniSD(nn.Module):
         return self.unet(noisy, timesteps, self.encode(*named)).sample
 
     def after_step(self) -> None:
-        limit_norms(self.text_encoder.embeddings.token_embedding.weight.data)
+        table = self.text_encoder.embeddings.token_embedding.weight
+        if table.requires_grad:
+            limit_norms(table.data)
 
     def encode(self, ids: Tensor, slots: Tensor, vectors: Tensor) -> Tensor:
         """Hidden states (B, T, D) of token ids (B, T), with each row's name vector (B, D) where `slots` is true."""
@@ -178,13 +180,15 @@ class MiniSD(nn.Module):
 
     def export(self, tokenizer: CLIPTokenizer, data: Data, folder: Path, names: Path | None) -> None:
         """Write the whole pipeline, float16, as `from_pretrained` of its class reads it."""
-        self.write_names(tokenizer, data)
+        learned = any(weight.requires_grad for weight in self.names.parameters())
+        if learned:  # names that weren't trained stand in the table already
+            self.write_names(tokenizer, data)
         whole = self.pipeline(tokenizer)
         whole.vae.half()
         whole.save_pretrained(folder)
         for part, module in {"vae": whole.vae, **self.parts()}.items():
             save_half(module, folder / part)
-        if names:
+        if names and learned:
             self.names.save(names)
 
 

@@ -2,11 +2,11 @@
 
     python -m training.recipes [--minutes 20] [--at-once 1] [--only NAME,...] [--out build/mini/recipes] [--json PATH]
 
-Some runs go on from the shipped weights, which shows what more training with that recipe would give. What a UNet
-predicts can't be changed on the way, so the others begin with a UNet of random weights (the text encoder is the
-shipped one): these show how fast a recipe learns. Each has a process and `--minutes` for itself; finished ones are not
-run again. Measured on characters that no training saw: the loss that `training.unet` records, weighted alike for all,
-and pictures drawn from 100 captions, by mini-clip and by mini-judge. The bundled model stays as it is.
+Some runs go on from the shipped weights, which shows what more training with that recipe would give. The others begin
+with a UNet of random weights (the text encoder is the shipped one): these show how fast a recipe learns. Each has a
+process and `--minutes` for itself; finished ones are not run again. Measured on characters that no training saw: the
+loss that `training.unet` records, weighted alike for all, pictures drawn from 100 captions, by mini-clip and by
+mini-judge, and words that are learned on it, as `training.evaluate` does. The bundled model stays as it is.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -33,14 +32,23 @@ from textinv_ray.inversion.sampling import sample_images
 from textinv_ray.inversion.scoring import Scorer
 from training import captions as characters
 from training.common import BUILD, MODELS, save_grid
-from training.evaluate import FIRST_SEED, Heldout, top5
+from training.evaluate import FIRST_SEED, Heldout, measure_inversion, top5
 
+GENTLE = ("--rate", "1e-4", "--average", "0.9995")
 RECIPES: dict[str, tuple[str, ...]] = {
     "shipped": (),
     "average": ("--average", "0.9995"),
     "dropout": ("--dropped", "0.2"),
     "batch": ("--batch", "16"),
     "rate": ("--rate", "1e-3"),
+    "gentle": (*GENTLE, "--composed", "0"),
+    "gentle-batch": (*GENTLE, "--composed", "0", "--batch", "16"),
+    "gentle-range": (*GENTLE, "--composed", "0", "--lowest", "0"),
+    "gentle-sharp": (*GENTLE, "--composed", "0", "--lowest", "0.2", "--highest", "20"),
+    "gentle-said": (*GENTLE, "--composed", "0", "--said", "0.9"),
+    "composed": (*GENTLE, "--text", "0"),
+    "composed-slow": ("--rate", "3e-5", "--average", "0.9995", "--text", "0"),
+    "to-v": ("--prediction", "v", "--composed", "0"),
     "range": ("--lowest", "0"),
     "fresh": ("--fresh",),
     "fresh-v": ("--fresh", "--prediction", "v"),
@@ -51,6 +59,8 @@ RECIPES: dict[str, tuple[str, ...]] = {
 """Name -> options of `training.unet`."""
 FINISHED = "finished"
 """A file in the folder of a run that has ended."""
+LEARNED, STEPS = 10, 100
+"""Characters whose words are learned, beside those of the held-out styles, and steps of each."""
 SHOWN = 24
 """Pictures of each run's sheet."""
 
@@ -70,7 +80,6 @@ def train(name: str, folder: Path, minutes: float) -> None:
     (folder / FINISHED).touch()
 
 
-@torch.no_grad()
 def measured(folder: Path, heldout: Heldout, scorer: Scorer, judge: Encoder) -> dict[str, Any]:
     """Of a finished run: its last point of the curve, and its pictures of each held-out character's first caption."""
     first, *_, last = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
@@ -78,9 +87,10 @@ def measured(folder: Path, heldout: Heldout, scorer: Scorer, judge: Encoder) -> 
     captions = [characters.full_caption(heldout.data.rows[index]) for index in views]
     real = heldout.data.pixels(views)
     seeds = [FIRST_SEED + number for number in range(len(views))]
-    drawn = sample_images(
-        load_backbone(str(folder / "mini-sd")), {}, captions, seeds, JobConfig.load("mini").review
-    )
+    config = JobConfig.load("mini", ["stopping.rule=none", f"training.steps={STEPS}"])
+    backbone = load_backbone(str(folder / "mini-sd"))
+    drawn = sample_images(backbone, {}, captions, seeds, config.review)
+    words = measure_inversion(backbone, scorer, heldout, config, folder, LEARNED, 1)
     save_grid(folder / "captions.png", drawn[:: max(1, len(drawn) // SHOWN)], 12)
     own = {
         name: (encoder.image_features(drawn) * encoder.image_features(real)).sum(1)
@@ -94,6 +104,10 @@ def measured(folder: Path, heldout: Heldout, scorer: Scorer, judge: Encoder) -> 
         "clip": round(float(own["clip"].mean()), 3),
         "judge": round(float(own["judge"].mean()), 3),
         "nearest five": round(top5(scorer.text_features(captions), scorer.image_features(drawn)), 2),
+        "word": words["mean"]["learned"],
+        "closed": words["closed_distance"],
+        "edits": [round(edit["learned"] / edit["initializer"], 2) for edit in words["edits"].values()],
+        "styles": list(words["style_share"].values()),
     }
 
 

@@ -74,6 +74,12 @@ class Recipe:
     """Samples of a step; 0: the preset's."""
     prediction: str = "epsilon"
     """One of PREDICTIONS."""
+    said: float = characters.BACKGROUND_SAID
+    """Share of captions with a name that say the background."""
+    text: int = 1
+    """0: text encoder and names stay as they are, and only the UNet is trained."""
+    composed: int = 1
+    """0: without the views that `training.world.compose` changed."""
 
 
 PREDICTIONS: dict[str, dict[str, Any]] = {
@@ -244,8 +250,13 @@ def train(
     model.unet.to(memory_format=torch.channels_last)
     if compiles():
         model.unet.compile(dynamic=False)
-    captions = Captions(data, tokenizer, model.names.index, team, recipe.dropped)
-    parts = [(list(weights), ratio) for weights, ratio in model.groups()]
+    captions = Captions(
+        data, tokenizer, model.names.index, team, recipe.dropped, recipe.said, bool(recipe.composed)
+    )
+    if not recipe.text:
+        model.text_encoder.requires_grad_(False)
+        model.names.requires_grad_(False)
+    parts = [([weight for weight in group if weight.requires_grad], ratio) for group, ratio in model.groups()]
     parameters = [weight for weights, _ in parts for weight in weights]
     groups = [{"params": weights, "ratio": ratio} for weights, ratio in parts]
     optimizer = torch.optim.AdamW(groups, recipe.rate, (0.9, 0.99), weight_decay=0.01, fused=True)

@@ -56,8 +56,16 @@ NEVER = {
 """Parts that are left out: they hide the face, or captions have no word for them."""
 ACCESSORIES, TRAINING_ACCESSORIES = 0.12, 0.2
 """How often a view adds an accessory to a character that has none, where its style can draw one."""
+COMPOSED = 0.15
+"""How often a view for training shows what its style can't draw by itself, see `compose`."""
 RESERVED = 12
 """One in so many combinations of style, main part and colours is kept out of training."""
+
+
+Lenses = tuple[float, float, float, float, float]
+"""x and y of the left one's centre, of the right one's, and the radius, in the coordinates of the style's SVG."""
+EDITED = ("blue background", "sunglasses")
+"""What held-out characters are drawn with as well, to see what real pictures of the card's edits score."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,8 @@ class Style:
     """DiceBear's colour option -> palette."""
     accessory: tuple[str, dict[str, str]] | None = None
     """(part, value -> phrase) that a view may add."""
+    lenses: Lenses | None = None
+    """Where glasses are drawn over the eyes of a style that has no sunglasses."""
 
     @property
     def has_clothes(self) -> bool:
@@ -120,6 +130,7 @@ def load_styles() -> dict[str, Style]:
             expression={part: expanded(values) for part, values in spec.get("expression", {}).items()},
             colours=spec.get("colours", {}),
             accessory=(accessory["part"], accessory["values"]) if accessory else None,
+            lenses=tuple(spec["lenses"]) if "lenses" in spec else None,
         )
     return styles
 
@@ -245,6 +256,69 @@ def draw_view(
             view["expression"] = None
     options |= {f"{part}Probability": 0 for part in NEVER.get(identity.style, ())}
     return view
+
+
+def compose(identity: Identity, view: dict[str, Any], rng: np.random.Generator) -> None:
+    """Now and then change a view of `draw_view` to one that no avatar collection has: what people will ask for.
+
+    Styles without sunglasses of their own (`Style.lenses`) get some drawn over the eyes, or glasses. A face that fills
+    the picture with its own colour becomes a round one on a background. "over" and "disc" in `view` are for draw.mjs.
+    """
+    style = STYLES[identity.style]
+    wears_own = "glasses" in identity.parts
+    if rng.random() >= COMPOSED or style.kind == "pattern":
+        return
+    if style.lenses and not wears_own:
+        put_on_glasses(style.lenses, view, dark=rng.random() < 0.75)
+    if not style.has_background and (not style.lenses or rng.random() < 0.5):
+        put_before(style, view, str(rng.choice(list(COLOURS))), rng)
+
+
+def edited(identity: Identity, view: dict[str, Any], edit: str, rng: np.random.Generator) -> None:
+    """Change a view of `draw_view` to one of EDITED, with the style's own sunglasses if it has some."""
+    style = STYLES[identity.style]
+    if edit == "blue background":
+        put_before(style, view, "blue", rng)
+        return
+    if style.lenses:
+        put_on_glasses(style.lenses, view, dark=True)
+        return
+    parts = {**style.main, **{part: values for part, (_, values) in style.optional.items()}}
+    if style.accessory:
+        parts[style.accessory[0]] = dict(style.accessory[1])
+    part, value = next(
+        (part, value) for part, values in parts.items() for value in values if values[value] == "sunglasses"
+    )
+    view["accessory"], view["options"][part] = "sunglasses", [value]
+    if part not in style.main and part not in style.expression:
+        view["options"][f"{part}Probability"] = 100
+
+
+def put_on_glasses(lenses: Lenses, view: dict[str, Any], dark: bool) -> None:
+    """Draw glasses or sunglasses over the eyes, in place of those that the view has."""
+    view["accessory"], view["over"] = ("sunglasses" if dark else "glasses"), glasses(lenses, dark)
+    if "glassesProbability" in view["options"]:
+        view["options"]["glassesProbability"] = 0
+
+
+def put_before(style: Style, view: dict[str, Any], colour: str, rng: np.random.Generator) -> None:
+    """Choose the background; a face that fills the picture with its own colour becomes a round one on it."""
+    if not style.has_background:
+        view["disc"] = view["options"]["backgroundColor"][0]
+    view["background"], view["options"]["backgroundColor"] = colour, [jittered(COLOURS[colour], rng)]
+
+
+def glasses(lenses: Lenses, dark: bool) -> str:
+    """SVG of glasses or sunglasses: two lenses that are flat above and round below, and the bridge between them."""
+    left, left_y, right, right_y, radius = lenses
+    drawn = "".join(
+        f'<path d="M{x - radius:.4g} {y - 0.7 * radius:.4g}h{2 * radius:.4g}v{0.6 * radius:.4g}'
+        f'a{radius:.4g} {radius:.4g} 0 0 1 {-2 * radius:.4g} 0z"/>'
+        for x, y in ((left, left_y), (right, right_y))
+    )
+    bridge = f'<path d="M{left:.4g} {left_y - 0.5 * radius:.4g}L{right:.4g} {right_y - 0.5 * radius:.4g}"/>'
+    fill = "#1b1b22" if dark else "none"
+    return f'<g fill="{fill}" stroke="#1b1b22" stroke-width="{0.25 * radius:.4g}">{drawn}{bridge}</g>'
 
 
 def names(count: int, seed: int = 5) -> list[str]:

@@ -36,6 +36,17 @@ def test_how_many_processes_draw_changes_nothing(captions: Captions) -> None:
         torch.testing.assert_close(words, drawn)
 
 
+def test_composed_views_can_be_left_out(data: Data) -> None:
+    features = {feature: i for i, feature in enumerate(all_features(data))}
+    for index in (1, 4):
+        data.rows[index]["composed"] = True
+    for composed, count in ((True, len(data)), (False, len(data) - 2)):
+        captions = Captions(data, load(), features, Team(), 0.2, composed=composed)
+        epoch = [indices for _, indices, _ in itertools.islice(captions.ahead(1, 2, 0, 0), count)]
+        drawn = np.concatenate(epoch).tolist()
+        assert sorted(drawn) == [i for i in range(len(data)) if composed or i not in (1, 4)]
+
+
 def test_the_slot_word_has_its_vectors(captions: Captions, data: Data) -> None:
     names = NameEncoder(all_features(data), 16)
     words = captions.draw(np.arange(len(data)), 0)

@@ -15,6 +15,7 @@ from textinv_ray.inversion.scoring import Scorer
 from training import evaluate, recipes, unet
 from training.common import BUILD, MODELS
 from training.recipes import FINISHED, RECIPES
+from training.world import HELDOUT_STYLES, TRAINING_STYLES
 
 
 def test_every_recipe_is_one_that_the_trainer_knows() -> None:
@@ -38,8 +39,13 @@ def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_run_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The shipped model stands where a run has written its own."""
-    drawings.write(tmp_path / "drawings" / "heldout")
+    known = TRAINING_STYLES[:5]
+    drawings.write(tmp_path / "drawings")
+    drawings.write(tmp_path / "drawings" / "heldout", (*known, *HELDOUT_STYLES), views=12)
+    drawings.write(tmp_path / "drawings" / "edited", known, views=8)
     monkeypatch.setattr(evaluate, "BUILD", tmp_path)
+    monkeypatch.setattr(recipes, "LEARNED", 1)
+    monkeypatch.setattr(recipes, "STEPS", 2)
     points = [
         {
             "step": step,
@@ -57,6 +63,9 @@ def test_a_run_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert (found["samples"], found["loss at first"], found["loss"]) == (128, 0.15, 0.11)
     assert -1 < found["clip"] < 1
     assert -1 < found["judge"] < 1
+    assert -1 < found["word"] < 1
+    assert len(found["edits"]) == len(evaluate.EDITS)
+    assert [0 <= share <= 1 for share in found["styles"]] == [True] * len(HELDOUT_STYLES)
     assert (tmp_path / "captions.png").exists()
     columns = [column.header for column in recipes.table({"rate": found}).columns]
     assert columns == ["recipe", "options", *found]

@@ -72,8 +72,8 @@ def test_the_plain_class_loads_what_was_trained(
     np.save(tmp_path / "vae" / "moments.npy", np.zeros((len(data), 8, 16, 16), np.float16))
     monkeypatch.setattr(unet, "BUILD", tmp_path)
     folder = tmp_path / "run"
-    options = ["--trial", "--fresh", "--batch", "4", "--steps", "2", "--folder", str(folder)]
-    monkeypatch.setattr(sys, "argv", ["unet", *options, "--prediction", prediction])
+    options = ["--trial", "--batch", "4", "--steps", "2", "--folder", str(folder)]
+    monkeypatch.setattr(sys, "argv", ["unet", *options, "--fresh", "--prediction", prediction])
     unet.main()
     first, last = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
     assert (first["samples"], last["samples"]) == (0, 8)
@@ -89,3 +89,34 @@ def test_the_plain_class_loads_what_was_trained(
         if one.ndim > 1
     ]
     assert not any(same), "the UNet began with random weights"
+
+
+@pytest.mark.slow
+def test_the_text_encoder_can_stay_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the bit, names included: its file is in the repository once for both bundled models."""
+    data = unet.Data(drawings.write(tmp_path / "drawings"))
+    drawings.write(tmp_path / "drawings" / "heldout")
+    (tmp_path / "vae").mkdir()
+    np.save(tmp_path / "vae" / "moments.npy", np.zeros((len(data), 8, 16, 16), np.float16))
+    monkeypatch.setattr(unet, "BUILD", tmp_path)
+    folder = tmp_path / "run"
+    options = [
+        "--trial",
+        "--batch",
+        "4",
+        "--steps",
+        "2",
+        "--rate",
+        "0.1",
+        "--folder",
+        str(folder),
+        "--text",
+        "0",
+    ]
+    monkeypatch.setattr(sys, "argv", ["unet", *options])
+    unet.main()
+    for part, same in (("text_encoder/model", True), ("unet/diffusion_pytorch_model", False)):
+        written, shipped = (
+            (root / f"{part}.safetensors").read_bytes() for root in (folder / "mini-sd", MODELS / "mini-sd")
+        )
+        assert (written == shipped) is same

@@ -13,10 +13,21 @@ import numpy as np
 import pytest
 from transformers import CLIPTokenizer
 
+from training import world
 from training.build import heldout_identities, heldout_views, row_of, training_views
 from training.captions import NAME_COUNT, caption, colour_caption, full_caption, vocabulary_words
 from training.tokenizer import extended, load
-from training.world import HELDOUT_STYLES, STYLES, TRAINING_STYLES, draw_identity, draw_view, names
+from training.world import (
+    EDITED,
+    HELDOUT_STYLES,
+    STYLES,
+    TRAINING_STYLES,
+    compose,
+    draw_identity,
+    draw_view,
+    edited,
+    names,
+)
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +74,61 @@ def test_views_keep_the_identity() -> None:
         first, second = draw_view(identity, rng)["options"], draw_view(identity, rng)["options"]
         for part, value in identity.parts.items():
             assert first[part] == second[part] == (value if part == "seed" else [value])
+
+
+def test_what_is_composed_changes_no_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    composed = list(training_views(500, seed=3))
+    monkeypatch.setattr(world, "COMPOSED", 0)
+    plain = list(training_views(500, seed=3))
+    assert [view[:3] for view in composed] == [view[:3] for view in plain]
+    changed = [new for new, old in zip(composed, plain, strict=True) if new[3] != old[3]]
+    assert 0.02 < len(changed) / len(plain) < 0.2
+    assert all(row_of(*view)["composed"] for view in changed)
+    assert not any("composed" in row_of(*view) for view in plain)
+
+
+def test_captions_say_what_is_composed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world, "COMPOSED", 1)
+    rng = np.random.default_rng(5)
+    said: Counter[str] = Counter()
+    for style in (style for style in TRAINING_STYLES for _ in range(20)):
+        identity = draw_identity(style, rng)
+        view = draw_view(identity, rng, accessories=0)
+        background = view["background"]
+        compose(identity, view, rng)
+        text = full_caption(row_of(identity, 0, None, view))
+        if "over" in view:
+            assert view["accessory"] in ("glasses", "sunglasses")
+            assert view["accessory"] in text
+            assert view["options"].get("glassesProbability", 0) == 0, "two pairs"
+            said[view["accessory"]] += 1
+        if "disc" in view:
+            assert background is None
+            assert (
+                f"on {'an' if view['background'] == 'orange' else 'a'} {view['background']} background"
+                in text
+            )
+            said["background"] += 1
+        if STYLES[style].kind == "pattern":
+            assert not {"over", "disc"} & view.keys()
+    assert said["sunglasses"] > said["glasses"] > 0
+    assert said["background"] > 0
+
+
+@pytest.mark.parametrize("style", [style for style in TRAINING_STYLES if STYLES[style].kind != "pattern"])
+def test_every_character_can_be_drawn_as_the_card_edits_it(style: str) -> None:
+    rng = np.random.default_rng(6)
+    for _ in range(10):
+        identity = draw_identity(style, rng)
+        on_blue, with_sunglasses = (draw_view(identity, rng, accessories=0) for _ in EDITED)
+        edited(identity, on_blue, EDITED[0], rng)
+        edited(identity, with_sunglasses, EDITED[1], rng)
+        assert on_blue["background"] == "blue"
+        assert ("disc" in on_blue) != STYLES[style].has_background
+        assert with_sunglasses["accessory"] == "sunglasses"
+        assert (
+            "over" in with_sunglasses or with_sunglasses["options"] != draw_view(identity, rng, 0)["options"]
+        )
 
 
 def test_named_captions_have_the_name_and_nothing_of_the_parts(rows: list[dict[str, Any]]) -> None:

@@ -72,13 +72,15 @@ def fit(
     if manifest and not refine:
         raise UserError("--manifest is for --refine, which isn't given")
     quiet_libraries()
-    from textinv_ray.service.library import likeness, predicting
+    from textinv_ray.service.library import predicting
 
     target, name = target_file(output)
     target.check_writable()
     fitted, examples, skipped = predicting.fit(outputs)
     settings = _settings(outputs[0], config, overrides) if refine or pictures else None
     if pictures and settings:
+        from textinv_ray.service.library import likeness
+
         likeness.check(fitted, settings)
     if refine and settings:
         from textinv_ray.service.library import refinement
@@ -87,6 +89,8 @@ def fit(
         if without:
             say(f"--refine goes without {without} words, whose images can't be found")
     if pictures and settings:
+        from textinv_ray.service.library import likeness
+
         fitted = replace(fitted, likeness=likeness.measure(examples, fitted, settings, pictures))
     for line in predicting.lines(fitted, skipped):
         say(line)

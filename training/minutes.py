@@ -36,6 +36,8 @@ VAE_SHARE = 0.3
 DECODER_SHARE = 0.4
 """The same, of the decoder alone, beside the UNet."""
 PARTS = ("vae", "scorers", "decoder", "unet")
+PREDICTIONS = ("epsilon", "v", "v-zero-snr")
+"""Of the UNet: those of `training.unet`, which needs packages that are installed later."""
 
 
 def some_parts(text: str) -> list[str]:
@@ -91,8 +93,8 @@ def draw(drawings: Path) -> None:
     finish(start("training.pixels"))
 
 
-def train(seconds: float, chosen: Sequence[str]) -> list[str]:
-    """Train these of PARTS; returns the models' names."""
+def train(seconds: float, chosen: Sequence[str], prediction: str = "epsilon") -> list[str]:
+    """Train these of PARTS; returns the models' names. prediction: what the UNet predicts, see `training.unet`."""
     end, share, beside = time.monotonic() + seconds, VAE_SHARE * seconds, []
     finish(start("training.tokenizer"))
     if "scorers" in chosen:
@@ -107,7 +109,8 @@ def train(seconds: float, chosen: Sequence[str]) -> list[str]:
     if "decoder" in chosen:
         beside.append(start("training.vae", "--part", "decoder", "--hours", hours(DECODER_SHARE * seconds)))
     if "unet" in chosen:
-        finish(start("training.unet", "--average", "0.999", "--hours", hours(end - time.monotonic())))
+        options = ("--average", "0.999", "--prediction", prediction)
+        finish(start("training.unet", *options, "--hours", hours(end - time.monotonic())))
     finish(*beside)
     return ["mini-sd", *(("mini-clip", "mini-judge") if "scorers" in chosen else ())]
 
@@ -133,12 +136,17 @@ def main() -> None:
             command.add_argument(
                 "--parts", type=some_parts, default="vae,scorers,unet", help=f"of {', '.join(PARTS)}"
             )
+            command.add_argument("--prediction", choices=PREDICTIONS, default=PREDICTIONS[0])
     options = parser.parse_args()
     if options.command == "draw":
         draw(options.drawings)
         return
     seconds = 60 * options.minutes * (1 - RESERVE)
-    names = train(seconds, options.parts) if options.command == "train" else train_sdxl(seconds)
+    names = (
+        train(seconds, options.parts, options.prediction)
+        if options.command == "train"
+        else train_sdxl(seconds)
+    )
     print(f"{options.out}: {', '.join(names)} in {pack_models(options.out, names)} files", flush=True)
 
 

@@ -15,7 +15,7 @@ from textinv_ray.util.errors import UserError
 
 
 def test_every_family_and_preset_has_a_model() -> None:
-    assert {tables.model_of(family).family for family in FAMILIES} == {family.name for family in FAMILIES}
+    assert {model.family for model in tables.models().values()} == {family.name for family in FAMILIES}
     for preset in preset_names():
         path = JobConfig.load(preset).model.path
         assert is_bundled(path) or tables.model_at(path), path

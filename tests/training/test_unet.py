@@ -61,20 +61,26 @@ def test_only_v_learns_from_pure_noise() -> None:
     assert float(weighted_loss(model, latents, noise, nothing, alphas, nothing, nothing, largest=None)) == 1
 
 
+def trained(folder: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> Path:
+    """The folder of a run of two steps of four samples."""
+    data = unet.Data(drawings.write(folder / "drawings"))
+    drawings.write(folder / "drawings" / "heldout")
+    (folder / "vae").mkdir()
+    np.save(folder / "vae" / "moments.npy", np.zeros((len(data), 8, 16, 16), np.float16))
+    monkeypatch.setattr(unet, "BUILD", folder)
+    run = folder / "run"
+    fixed = ["--trial", "--batch", "4", "--steps", "2", "--folder", str(run)]
+    monkeypatch.setattr(sys, "argv", ["unet", *fixed, *options])
+    unet.main()
+    return run
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_the_plain_class_loads_what_was_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prediction: str
 ) -> None:
-    data = unet.Data(drawings.write(tmp_path / "drawings"))
-    drawings.write(tmp_path / "drawings" / "heldout")
-    (tmp_path / "vae").mkdir()
-    np.save(tmp_path / "vae" / "moments.npy", np.zeros((len(data), 8, 16, 16), np.float16))
-    monkeypatch.setattr(unet, "BUILD", tmp_path)
-    folder = tmp_path / "run"
-    options = ["--trial", "--batch", "4", "--steps", "2", "--folder", str(folder)]
-    monkeypatch.setattr(sys, "argv", ["unet", *options, "--fresh", "--prediction", prediction])
-    unet.main()
+    folder = trained(tmp_path, monkeypatch, "--fresh", "--prediction", prediction)
     first, last = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
     assert (first["samples"], last["samples"]) == (0, 8)
     assert np.isfinite(first["by_noise"] + last["by_noise"]).all()
@@ -94,27 +100,7 @@ def test_the_plain_class_loads_what_was_trained(
 @pytest.mark.slow
 def test_the_text_encoder_can_stay_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """To the bit, names included: its file is in the repository once for both bundled models."""
-    data = unet.Data(drawings.write(tmp_path / "drawings"))
-    drawings.write(tmp_path / "drawings" / "heldout")
-    (tmp_path / "vae").mkdir()
-    np.save(tmp_path / "vae" / "moments.npy", np.zeros((len(data), 8, 16, 16), np.float16))
-    monkeypatch.setattr(unet, "BUILD", tmp_path)
-    folder = tmp_path / "run"
-    options = [
-        "--trial",
-        "--batch",
-        "4",
-        "--steps",
-        "2",
-        "--rate",
-        "0.1",
-        "--folder",
-        str(folder),
-        "--text",
-        "0",
-    ]
-    monkeypatch.setattr(sys, "argv", ["unet", *options])
-    unet.main()
+    folder = trained(tmp_path, monkeypatch, "--rate", "0.1", "--text", "0")
     for part, same in (("text_encoder/model", True), ("unet/diffusion_pytorch_model", False)):
         written, shipped = (
             (root / f"{part}.safetensors").read_bytes() for root in (folder / "mini-sd", MODELS / "mini-sd")

@@ -199,13 +199,8 @@ def compare(
     if not scores:
         return
     wanted = {score.concept for score in scores}
-    facts, concepts, without = sources.facts(config.model), list[Concept](), list[str]()
-    for row in source.rows():
-        if row["concept_id"] in wanted:
-            try:
-                concepts.append(concept_of(row, config, source.base, facts))
-            except (ImageError, UnreachableError, ValueError) as error:
-                without.append(f"{row['concept_id']}: {error}")
+    missing: list[str] = []
+    concepts = list(concepts_of(source, wanted, config, missing))
     models = Models.load(config)
     base = [(score.concept, score.seed) for score in scores if score.name == BASE]
     words = {key: f"{key[0]}.{BASE}.{key[1]}" for key in base}
@@ -217,18 +212,31 @@ def compare(
         ablation_table.plot(table, Path(folder) / PLOT)
         publish(store, table, Path(folder) / PLOT, config, code)
     print(ablation_table.text(table, BASE))
-    for line in without:
+    for line in missing:
         print(f"left out of the references: {line}")
     print(f"table and plot: {store.shown}/{TABLE}, {PLOT}")
 
 
-def concepts_of(source: Manifest, wanted: Collection[str], config: JobConfig) -> Iterator[Concept]:
-    """The concepts with these ids, with their images. Raises ImageError; UserError when the model can't be read."""
+def concepts_of(
+    source: Manifest, wanted: Collection[str], config: JobConfig, missing: list[str] | None = None
+) -> Iterator[Concept]:
+    """The concepts with these ids, with their images. Raises UserError when the model can't be read.
+
+    missing: gets a line for each concept whose images can't be had; None: then ImageError or ValueError is raised.
+    """
     facts = sources.facts(config.model)
     facts.family.check(config)
     for row in source.rows():
-        if row["concept_id"] in wanted:
-            yield concept_of(row, config, source.base, facts)
+        if row["concept_id"] not in wanted:
+            continue
+        try:
+            concept = concept_of(row, config, source.base, facts)
+        except (ImageError, UnreachableError, ValueError) as error:
+            if missing is None:
+                raise
+            missing.append(f"{row['concept_id']}: {error}")
+        else:
+            yield concept
 
 
 def choose_variants(names: Sequence[str], *, with_predictor: bool = False) -> list[str]:

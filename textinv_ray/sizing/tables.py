@@ -11,7 +11,6 @@ from typing import Literal, TypeVar
 import yaml
 from pydantic import Field, TypeAdapter
 
-from textinv_ray.config.model_families import ModelFamily
 from textinv_ray.config.training import Strict
 from textinv_ray.model_files.places import ModelFiles
 from textinv_ray.util.errors import UserError
@@ -182,11 +181,6 @@ def device(name: str) -> Device:
 def model_at(path: str) -> Model | None:
     """The published model at a `model.path`; None for another."""
     return next((model for model in models().values() if path in model.paths), None)
-
-
-def model_of(family: ModelFamily) -> Model:
-    """The first model of a family, which stands for others of it."""
-    return next(model for model in models().values() if model.family == family.name)
 
 
 def model_like(files: ModelFiles) -> Model:

@@ -79,8 +79,7 @@ def read(uri: str, lexicon: Lexicon) -> list[Request]:
 
 
 def _read(uri: str) -> pa.Table:
-    folder, _, name = uri.rpartition("/")
-    store = Store(folder or ("/" if uri.startswith("/") else "."))
+    store, name = Store.of_file(uri)
     try:
         with store.open(name) as file:
             if file is None:

@@ -81,6 +81,7 @@ BY_THEME = {
     "service/cluster/test_autoscaling": "a job on Ray's autoscaler",
     "service/driver/test_read_once": "results are read once",
     "service/scheduling/test_machine": "the scheduler under restarts and lost messages",
+    "service/scheduling/test_news": "what waiting workers hear",
     "service/library/test_damaged_outputs": "the commands on outputs with damaged files",
     "service/store/test_s3": "the store on S3",
     "service/worker/test_damage": "a worker on damaged files",

@@ -22,7 +22,7 @@ SEEDS = (1, 2, 3)
 CHARACTER, STYLE = "chiara", "violet-ink"
 COLOURS = "a photo of a person with pale skin, brown hair and a red shirt"
 PROMPTS = {CHARACTER: "a photo of a {}", STYLE: "a picture of a person with red hair in the style of {}"}
-MARGINS = {CHARACTER: 0.4, STYLE: 0.15}
+MARGINS = {CHARACTER: 0.6, STYLE: 0.15}
 """What a style's images have in common is less than what a character's have: so are its gains."""
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from training import minutes
+from training import minutes, unet
 from training.common import MODELS
 
 
@@ -52,3 +52,7 @@ def test_a_stage_that_fails_fails_the_command() -> None:
 
 def test_a_stage_without_time_ends_by_its_first_step() -> None:
     assert float(minutes.hours(-5)) * 3600 == pytest.approx(1, rel=0.01)
+
+
+def test_the_unet_can_be_made_to_predict_whatever_its_trainer_knows() -> None:
+    assert list(minutes.PREDICTIONS) == list(unet.PREDICTIONS)

@@ -89,8 +89,6 @@ def fit(
         if without:
             say(f"--refine goes without {without} words, whose images can't be found")
     if pictures and settings:
-        from textinv_ray.service.library import likeness
-
         fitted = replace(fitted, likeness=likeness.measure(examples, fitted, settings, pictures))
     for line in predicting.lines(fitted, skipped):
         say(line)

@@ -6,6 +6,7 @@ The tests of the first class build on one another: they are one story on one out
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -177,3 +178,14 @@ def test_a_model_that_workers_cant_load_ends_the_job(job: Job) -> None:
     assert code == 1, out
     assert "the job could not go on: no worker could start" in out
     assert "/no/such/model" in out
+
+
+def test_relative_paths_of_models_begin_where_the_command_was_typed(
+    job: Job, tiny_sd: Path, tiny_clip: Path
+) -> None:
+    shutil.copytree(tiny_sd, job.folder / "models" / "sd")
+    shutil.copytree(tiny_clip, job.folder / "models" / "clip")
+    relative = ("model.path=models/sd", "scoring.model=models/clip", "training.seed=6")
+    code, out = job.start("--only", "c0", *as_options(relative)).ended()
+    assert code == 0, out
+    assert "1 of 1 concepts learned" in out

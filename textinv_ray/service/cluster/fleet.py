@@ -32,6 +32,7 @@ from textinv_ray.service.cluster.ray_internals import (
 )
 from textinv_ray.util.logs import log_to_stderr
 from textinv_ray.util.quiet import QUIET
+from textinv_ray.util.submitted_job import runs_in_uploaded_folder
 
 if TYPE_CHECKING:
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
@@ -85,10 +86,12 @@ class Fleet:
         scheduler: WorkSource,
         output: str,
         storage: str,
+        folder: str | None,
     ) -> None:
-        """Starts the trainers. Each worker runs `train_loop` with {"scheduler", "config", "output"}.
+        """Starts the trainers. Each worker runs `train_loop` with {"scheduler", "config", "output", "folder"}.
 
-        `storage`: a local folder for what Ray Train insists on writing; results don't go there.
+        `storage`: a local folder for what Ray Train insists on writing; results don't go there. `folder`: where the
+        command was typed, and relative paths of models begin; None: Ray starts workers where they do.
         """
         log_to_stderr(config.service.log_format)
         self._train_loop = train_loop
@@ -101,6 +104,7 @@ class Fleet:
             "scheduler": scheduler,
             "config": {**config.to_dict(), "tracking": {}},
             "output": output,
+            "folder": folder,
         }
         os.environ.update(_controller_environment(config))
         self._trainer_class = trainer_class()  # imports Ray Train, while the scheduler starts
@@ -226,10 +230,11 @@ def start_fleet(
 ) -> FleetClient:
     """Starts the Fleet actor on this process's node. Its parameters: see `Fleet`."""
     actor: Any = ray.remote(Fleet)
+    folder = None if runs_in_uploaded_folder() else os.getcwd()
     # No runtime environment of its own: Ray has a process ready for it.
     options = {"max_concurrency": 4, **on_this_node(NAME)}
     return FleetClient(
-        actor.options(**options).remote(train_loop, layout, config, scheduler, output, storage)
+        actor.options(**options).remote(train_loop, layout, config, scheduler, output, storage, folder)
     )
 
 

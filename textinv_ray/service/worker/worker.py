@@ -44,8 +44,12 @@ _UNWRITTEN = 2  # For each slot, concepts that are done and wait for the store, 
 
 def start(setup: dict[str, Any]) -> Worker:
     """The worker of this process, with its models loaded. `setup`: scheduler (SchedulerInterface), config (plain data),
-    output. Raises UserError for models and an output that can't be used here, and what loading raises.
+    output, and the folder where relative paths of models begin, if this node has it. Raises UserError for models and
+    an output that can't be used here, and what loading raises.
     """
+    folder = setup.get("folder")
+    if folder and os.path.isdir(folder):
+        os.chdir(folder)
     config = JobConfig.from_dict(setup["config"])
     log_to_stderr(config.service.log_format)
     torch.set_num_threads(max(1, round(config.service.cpus_per_worker)))

@@ -31,6 +31,7 @@ import resvg_py
 from PIL import Image
 
 from training.captions import NAME_COUNT
+from training.effects import apply_effect, effect_of
 from training.world import (
     DRAWN,
     EDITED,
@@ -202,8 +203,8 @@ def pack(path: Path, sets: Sequence[tuple[int, Iterator[Drawing]]]) -> None:
     """Write sets of drawings into one file; most of an SVG stands in others as well, so that little is left of each."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with lzma.open(path, "wt", filters=[SQUEEZE]) as file:
-        for count, drawings in sets:
-            file.write(f"{count}\n")
+        file.write(" ".join(str(count) for count, _ in sets) + "\n")
+        for _, drawings in sets:
             for svg, row in drawings:
                 file.write(f"{row}\n{json.dumps(svg)}\n")
 
@@ -213,14 +214,51 @@ def folders_of(out: Path) -> tuple[Path, ...]:
     return out / "edited", out / "heldout", out
 
 
-def unpack(path: Path, folders: Sequence[Path]) -> None:
-    """Make pixels of a file that `pack` wrote, a folder for each of its sets."""
+Set = tuple[Path, int, bool]
+"""Folder, number of drawings, and whether data.npy is written there, which has the effects, beside images.npy."""
+
+
+def unpack(path: Path, folders: Sequence[Path], redrawn: bool = False) -> None:
+    """Make pixels of a file that `pack` wrote, a folder for each of its sets; redrawn: the last one's with effects too.
+
+    Each process reads the whole file, which costs a fiftieth of what drawing does, and draws its share.
+    """
     with lzma.open(path, "rt") as file:
-        for folder in folders:
-            count = int(file.readline())
-            # The row stands first, and zip would ask for it first: pairs are read in the order of the file.
-            drawings = ((row, json.loads(file.readline())) for row in iter(file.readline, ""))
-            write(((svg, row.rstrip("\n")) for row, svg in drawings), count, folder)
+        counts = [int(count) for count in file.readline().split()]
+        last = len(counts) - 1
+        sets = [
+            (folder, count, redrawn and number == last)
+            for number, (folder, count) in enumerate(zip(folders, counts, strict=True))
+        ]
+        for folder, count, with_effects in sets:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in ("images.npy", "data.npy")[: 1 + with_effects]:
+                np.lib.format.open_memmap(folder / name, "w+", np.uint8, (count, SIZE, SIZE, 3)).flush()
+        parts = cores()
+        with ProcessPoolExecutor(parts, mp_context=get_context("spawn")) as pool:
+            shares = [pool.submit(draw_share, path, sets, part, parts) for part in range(parts)]
+            for folder, count, _ in sets:
+                with open(folder / "rows.jsonl", "w") as rows:
+                    rows.writelines(islice(file, 0, 2 * count, 2))
+            for share in shares:
+                share.result()
+
+
+def draw_share(path: Path, sets: Sequence[Set], part: int, parts: int) -> None:
+    """Make pixels of every `parts`-th drawing, from the one with the number `part` on."""
+    with lzma.open(path, "rt") as file:
+        file.readline()
+        for folder, count, with_effects in sets:
+            images = np.load(folder / "images.npy", mmap_mode="r+")
+            made = np.load(folder / "data.npy", mmap_mode="r+") if with_effects else None
+            for index, svg in enumerate(islice(file, 1, 2 * count, 2)):
+                if index % parts == part:
+                    images[index] = image = render(json.loads(svg))
+                    if made is not None:
+                        effect = effect_of(index)
+                        made[index] = apply_effect(image, effect) if effect else image
+                if part == 0 and (index + 1) % CHUNK == 0:
+                    print(f"drew some {index + 1} of {count} images in {folder}", flush=True)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,13 +19,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from training.effects import EFFECTS, apply_effect
+from training.effects import EFFECT_EVERY, apply_effect, effect_of
 
 BUILD = Path("build/mini")
 """Where data, checkpoints and sample grids go (git-ignored)."""
 MODELS = Path(__file__).resolve().parent.parent / "textinv_ray" / "models"
-EFFECT_EVERY = 5
-"""One image in so many is redrawn."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -167,8 +166,8 @@ class Data:
         with open(folder / "rows.jsonl") as lines:
             self.rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
         if effects:
-            for number, index in enumerate(range(0, len(self.rows), EFFECT_EVERY)):
-                self.rows[index]["effect"] = EFFECTS[number % len(EFFECTS)]
+            for index in range(0, len(self.rows), EFFECT_EVERY):
+                self.rows[index]["effect"] = effect_of(index)
         self.resident: Tensor | None = None
 
     def __len__(self) -> int:
@@ -193,7 +192,7 @@ class Data:
         return picked.permute(0, 3, 1, 2).float() / 127.5 - 1
 
     def everything(self) -> Tensor:
-        """All pixels on the device: as `training.pixels` made them, if it did, made here otherwise."""
+        """All pixels on the device: as `training.minutes draw` made them, if it did, made here otherwise."""
         if self.made.exists():
             made = np.load(self.made, mmap_mode="r")
             parts = [torch.from_numpy(made[i : i + 1000].copy()) for i in range(0, len(self), 1000)]
@@ -323,6 +322,15 @@ class Progress:
         self.log, self.name, self.every = folder / "log.jsonl", name, every
         self.losses: list[Tensor] = []
         self.since, self.samples = time.perf_counter(), 0
+        self.waited: float | None = None
+
+    def timed(self, steps: Iterable[T]) -> Iterator[T]:
+        """The same steps; how much of the time the trainer waits for them stands in the lines as "waited"."""
+        self.waited, asked = 0.0, time.perf_counter()
+        for step in steps:
+            self.waited += time.perf_counter() - asked
+            yield step
+            asked = time.perf_counter()
 
     def update(self, step: int, loss: Tensor, samples: int) -> None:
         self.losses.append(loss.detach())
@@ -334,10 +342,24 @@ class Progress:
                 "loss": round(float(torch.stack(self.losses).mean()), 5),
                 "samples_per_second": round(self.samples / seconds, 1),
             }
+            if self.waited is not None:
+                line["waited"], self.waited = round(self.waited / seconds, 2), 0.0
             with open(self.log, "a") as log:
                 log.write(json.dumps(line) + "\n")
             print(self.name, " ".join(f"{key} {value}" for key, value in line.items()), flush=True)
             self.losses, self.since, self.samples = [], time.perf_counter(), 0
+
+
+def profiled(path: Path, skipped: int = 200) -> torch.profiler.profile:
+    """A profiler of steps that writes to `path` what three of them spent their time on, after the `skipped` first."""
+
+    def write(done: torch.profiler.profile) -> None:
+        path.write_text(
+            done.key_averages().table(sort_by=f"self_{device().type}_time_total", row_limit=50) + "\n"
+        )
+
+    schedule = torch.profiler.schedule(skip_first=skipped, wait=0, warmup=2, active=3, repeat=1)
+    return torch.profiler.profile(schedule=schedule, on_trace_ready=write)
 
 
 class Schedule:

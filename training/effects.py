@@ -110,6 +110,13 @@ REDRAWN: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 EFFECTS = tuple(REDRAWN)
 """How captions name each effect."""
+EFFECT_EVERY = 5
+"""One drawing in so many is redrawn."""
+
+
+def effect_of(index: int) -> str | None:
+    """What the training's drawing of this number is redrawn with; None: it isn't."""
+    return None if index % EFFECT_EVERY else EFFECTS[index // EFFECT_EVERY % len(EFFECTS)]
 
 
 def apply_effect(image: np.ndarray, effect: str) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Train the bundled models within minutes, on a machine that has a GPU and perhaps nothing else.
 
-    python -m training.minutes draw drawings.xz
+    python -m training.minutes draw drawings.xz [--no-sdxl]
     python -m training.minutes train --minutes 8 --out out
     python -m training.minutes sdxl --minutes 2 --out out
 
@@ -25,7 +25,7 @@ from pathlib import Path
 
 from training.build import folders_of, unpack
 from training.common import BUILD, MODELS
-from training.model import NAMES_FILE
+from training.naming import NAMES_FILE
 
 ROOT = MODELS.parent.parent
 PART_BYTES = 15 * 2**20
@@ -36,7 +36,7 @@ VAE_SHARE = 0.3
 DECODER_SHARE = 0.4
 """The same, of the decoder alone, beside the UNet."""
 PARTS = ("vae", "scorers", "decoder", "unet")
-PREDICTIONS = ("epsilon", "v", "v-zero-snr")
+PREDICTIONS = ("v", "epsilon", "v-zero-snr")
 """Of the UNet: those of `training.unet`, which needs packages that are installed later."""
 
 
@@ -73,7 +73,7 @@ def pack_models(out: Path, names: Sequence[str]) -> int:
     """
     out.mkdir(parents=True, exist_ok=True)
     whole = out / "model.tar"
-    curves = [path for path in sorted(BUILD.glob("*/*")) if path.suffix in (".jsonl", ".png")]
+    curves = [path for path in sorted(BUILD.glob("*/*")) if path.suffix in (".jsonl", ".png", ".txt")]
     kept = [path for path in curves if path.parent.name != "drawings"]
     with tarfile.open(whole, "w") as tar:
         for path in (*(MODELS / name for name in names), NAMES_FILE):
@@ -88,12 +88,14 @@ def pack_models(out: Path, names: Sequence[str]) -> int:
     return len(parts)
 
 
-def draw(drawings: Path) -> None:
-    unpack(drawings, folders_of(BUILD / "drawings"))
-    finish(start("training.pixels"))
+def draw(drawings: Path, sdxl: bool) -> None:
+    """`sdxl`: whether `train_sdxl` is to come."""
+    unpack(drawings, folders_of(BUILD / "drawings"), redrawn=True)
+    if sdxl:
+        finish(start("training.pixels"))
 
 
-def train(seconds: float, chosen: Sequence[str], prediction: str = "epsilon") -> list[str]:
+def train(seconds: float, chosen: Sequence[str], prediction: str = PREDICTIONS[0]) -> list[str]:
     """Train these of PARTS; returns the models' names. prediction: what the UNet predicts, see `training.unet`."""
     end, share, beside = time.monotonic() + seconds, VAE_SHARE * seconds, []
     finish(start("training.tokenizer"))
@@ -127,7 +129,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("draw").add_argument("drawings", type=Path)
+    command = commands.add_parser("draw")
+    command.add_argument("drawings", type=Path)
+    command.add_argument(
+        "--sdxl", action=argparse.BooleanOptionalAction, default=True, help="for mini-sdxl as well"
+    )
     for name in ("train", "sdxl"):
         command = commands.add_parser(name)
         command.add_argument("--minutes", type=float, required=True, help="from start to end")
@@ -139,7 +145,7 @@ def main() -> None:
             command.add_argument("--prediction", choices=PREDICTIONS, default=PREDICTIONS[0])
     options = parser.parse_args()
     if options.command == "draw":
-        draw(options.drawings)
+        draw(options.drawings, options.sdxl)
         return
     seconds = 60 * options.minutes * (1 - RESERVE)
     names = (

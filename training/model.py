@@ -22,10 +22,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from training.batches import NamedWords
 from training.common import BUILD, MODELS, Data, Preset, device, save_half
 from training.group_norm import use_channels_last_group_norm
-from training.naming import NameEncoder, limit_norms
+from training.naming import NAMES_FILE, NameEncoder, limit_norms
 from training.tokenizer import MAX_LENGTH
 
-NAMES_FILE = Path(__file__).with_name("names.safetensors")
 TEXT_FILE = BUILD / "text" / "text.safetensors"
 """What `training.text` wrote: where the text encoder and the names start from."""
 TEXT_RATE = 0.3

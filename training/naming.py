@@ -19,6 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+NAMES_FILE = Path(__file__).with_name("names.safetensors")
 WORD_NORM = 0.4
 """Norm of every embedding, as in CLIP ViT-L/14's table, so that learning rates mean the same here."""
 

@@ -1,8 +1,8 @@
-"""Make the pixels that trainers on a GPU hold there: drawings with their effects, and as mini-sdxl is shown them.
+"""Make the pixels that mini-sdxl's trainer on a GPU holds there: drawings with their effects, as it is shown them.
 
     python -m training.pixels
 
-Redrawing takes a core most of a millisecond per image, and each trainer would do it again; here all cores do it once.
+That takes a core a millisecond per image; here all cores do it, once.
 """
 
 from __future__ import annotations
@@ -14,33 +14,31 @@ from multiprocessing import get_context
 import numpy as np
 
 from training.build import SIZE, cores
-from training.common import BUILD, Data
+from training.common import BUILD
 from training.sdxl import Views
 
 CHUNK = 1000
-KINDS = {kind.__name__: kind for kind in (Data, Views)}
 
 
 @cache
-def _data(kind: str) -> Data:
-    return KINDS[kind](BUILD / "drawings")
+def _data() -> Views:
+    return Views(BUILD / "drawings")
 
 
-def _made(kind: str, start: int) -> np.ndarray:
-    data = _data(kind)
+def _made(start: int) -> np.ndarray:
+    data = _data()
     return data.pixels(range(start, min(start + CHUNK, len(data))))
 
 
 def main() -> None:
+    data = _data()
+    made = np.lib.format.open_memmap(data.made, "w+", np.uint8, (len(data), SIZE, SIZE, 3))
+    starts = range(0, len(data), CHUNK)
     with ProcessPoolExecutor(cores(), mp_context=get_context("spawn")) as pool:
-        for kind in KINDS:
-            data = _data(kind)
-            made = np.lib.format.open_memmap(data.made, "w+", np.uint8, (len(data), SIZE, SIZE, 3))
-            starts = range(0, len(data), CHUNK)
-            for start, part in zip(starts, pool.map(_made, [kind] * len(starts), starts), strict=True):
-                made[start : start + len(part)] = part
-            made.flush()
-            print(f"{data.made}: {len(data)} images", flush=True)
+        for start, part in zip(starts, pool.map(_made, starts), strict=True):
+            made[start : start + len(part)] = part
+    made.flush()
+    print(f"{data.made}: {len(data)} images", flush=True)
 
 
 if __name__ == "__main__":

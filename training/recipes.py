@@ -34,6 +34,7 @@ from training import captions as characters
 from training.common import BUILD, MODELS, save_grid
 from training.evaluate import FIRST_SEED, Heldout, measure_inversion, top5
 
+FRESH_EPSILON = ("--fresh", "--prediction", "epsilon")
 GENTLE = ("--rate", "1e-4", "--average", "0.9995")
 RECIPES: dict[str, tuple[str, ...]] = {
     "shipped": (),
@@ -48,13 +49,12 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "gentle-said": (*GENTLE, "--composed", "0", "--said", "0.9"),
     "composed": (*GENTLE, "--text", "0"),
     "composed-slow": ("--rate", "3e-5", "--average", "0.9995", "--text", "0"),
-    "to-v": ("--prediction", "v", "--composed", "0"),
     "range": ("--lowest", "0"),
-    "fresh": ("--fresh",),
+    "fresh": FRESH_EPSILON,
     "fresh-v": ("--fresh", "--prediction", "v"),
     "fresh-v-zero-snr": ("--fresh", "--prediction", "v-zero-snr"),
-    "fresh-range": ("--fresh", "--lowest", "0"),
-    "fresh-batch": ("--fresh", "--batch", "16"),
+    "fresh-range": (*FRESH_EPSILON, "--lowest", "0"),
+    "fresh-batch": (*FRESH_EPSILON, "--batch", "16"),
 }
 """Name -> options of `training.unet`."""
 FINISHED = "finished"

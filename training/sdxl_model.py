@@ -26,8 +26,8 @@ from transformers import CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTextModel
 from training import captions as characters
 from training.batches import NamedWords
 from training.common import MODELS, Data, Preset
-from training.model import NAMES_FILE, MiniSD, build_unet, bundled_vae
-from training.naming import WORD_NORM, NameEncoder
+from training.model import MiniSD, build_unet, bundled_vae
+from training.naming import NAMES_FILE, WORD_NORM, NameEncoder
 from training.tokenizer import save as save_tokenizer
 
 SECOND_WIDTH = 128

@@ -2,10 +2,11 @@
 
     torchrun --nproc-per-node N -m training.unet [--preset cpu|gpu] [--steps N] [--hours H]
 
-The objective is the noise prediction of latent diffusion (Rombach et al. 2022, eq. 2), some captions dropped for
-classifier-free guidance (Ho & Salimans 2022). Errors are weighted as errors of the predicted image by the clamped
-signal-to-noise ratio: from above as min-SNR does (Hang et al. 2023), from below because in 16 x 16 latents even the
-noisiest timesteps show colours: without it the model reads them there instead of in the text.
+The objective is that of latent diffusion (Rombach et al. 2022, eq. 2) for a UNet that predicts v (Salimans & Ho 2022,
+appendix D), some captions dropped for classifier-free guidance (Ho & Salimans 2022). Errors are weighted as errors of
+the predicted image by the clamped signal-to-noise ratio: from above as min-SNR does (Hang et al. 2023), from below
+because in 16 x 16 latents even the noisiest timesteps show colours: without it the model reads them there instead of in
+the text.
 
 Goes on from its checkpoint in --folder, or from the shipped weights when there is none. There it writes, as it goes,
 log.jsonl, curve.jsonl (the loss on held-out characters), sample grids and mini-sd/, a pipeline of the averaged weights.
@@ -44,10 +45,12 @@ from training.common import (
     default_preset,
     device,
     learning_rate,
+    profiled,
     save_grid,
     to_tensor,
 )
-from training.model import NAMES_FILE, SCHEDULE, MiniSD, whole_pictures
+from training.model import SCHEDULE, MiniSD, whole_pictures
+from training.naming import NAMES_FILE
 from training.tokenizer import load as load_tokenizer
 from training.world import HELDOUT_STYLES
 
@@ -58,7 +61,7 @@ WARMUP = 100
 @dataclass(frozen=True)
 class Recipe:
     """What runs are compared by. The bundled weights had these values but for batches of 512, a rate of 1e-3 and an
-    average of 0.999, on a GPU (`training/minutes.py`)."""
+    average of 0.999, on a GPU (`training/minutes.py`), and predicted the noise until their last run."""
 
     rate: float = 4e-4
     """Peak of the learning rate."""
@@ -72,7 +75,7 @@ class Recipe:
     """Share of captions left out."""
     batch: int = 0
     """Samples of a step; 0: the preset's."""
-    prediction: str = "epsilon"
+    prediction: str = "v"
     """One of PREDICTIONS."""
     said: float = characters.BACKGROUND_SAID
     """Share of captions with a name that say the background."""
@@ -201,6 +204,13 @@ def arguments(description: str | None, folder: Path) -> argparse.ArgumentParser:
     )
     parser.add_argument("--hours", type=float, default=1e9, help="be done, and ship, within this time")
     parser.add_argument("--folder", type=Path, default=folder, help="of checkpoints, curve and grids")
+    parser.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        default=compiles(),
+        help="the UNet; on a CPU its gradients are wrong then",
+    )
+    parser.add_argument("--profile", action="store_true", help="write profile.txt: what steps spend time on")
     parser.add_argument("--trial", action="store_true", help="compare only: the bundled model stays as it is")
     parser.add_argument(
         "--fresh", action="store_true", help="with no checkpoint, begin with a UNet of random weights"
@@ -248,7 +258,7 @@ def train(
     factor = vae.config.scaling_factor
     model.to(device())
     model.unet.to(memory_format=torch.channels_last)
-    if compiles():
+    if options.compile:
         model.unet.compile(dynamic=False)
     captions = Captions(
         data, tokenizer, model.names.index, team, recipe.dropped, recipe.said, bool(recipe.composed)
@@ -278,7 +288,10 @@ def train(
     clamp = (recipe.lowest, recipe.highest)
     # The noise can't be told from what holds nothing else; v can.
     largest = LARGEST_WEIGHT if recipe.prediction == "epsilon" else None
-    for step, indices, words in captions.ahead(batch, 2, first, preset.workers):
+    profiler = profiled(folder / "profile.txt") if options.profile and team.leads else None
+    if profiler:
+        profiler.start()
+    for step, indices, words in progress.timed(captions.ahead(batch, 2, first, preset.workers)):
         if team.leads and step == first:
             with torch.compiler.set_stance("force_eager"):
                 record(folder, step, batch, measure(model, alphas))
@@ -312,6 +325,8 @@ def train(
         last = schedule.progress(step + 1) >= 1
         if team.leads:
             progress.update(step + 1, loss, len(indices))
+        if profiler:
+            profiler.step()
         measured = (step + 1) % (preset.show_every // 5) == 0
         shown = last or (step + 1) % preset.show_every == 0
         if team.leads and (measured or last):
@@ -329,6 +344,8 @@ def train(
             kept.copy_to(model)
         if last:
             break
+    if profiler:
+        profiler.stop()
     team.wait()
 
 

@@ -103,7 +103,7 @@ def test_mini_sdxl_has_what_is_special_about_sdxl() -> None:
 
 
 def test_is_a_stable_diffusion_of_its_own_size(pipeline: StableDiffusionPipeline) -> None:
-    assert pipeline.scheduler.config.prediction_type == "epsilon"
+    assert pipeline.scheduler.config.prediction_type == "v_prediction"
     assert pipeline.scheduler.config.beta_schedule == "scaled_linear"
     assert pipeline.unet.config.sample_size * pipeline.vae_scale_factor == 64
     assert pipeline.unet.config.in_channels == 4

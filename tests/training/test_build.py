@@ -29,6 +29,7 @@ def test_carried_drawings_become_the_same_pixels_and_rows(tmp_path: Path) -> Non
     path, folders = tmp_path / "drawings.xz", [tmp_path / "heldout", tmp_path / "training"]
     pack(path, [(len(shades), map(drawing, shades)) for shades in sets])
     unpack(path, folders)
+    assert not list(tmp_path.rglob("data.npy"))
     for folder, shades in zip(folders, sets, strict=True):
         images = np.load(folder / "images.npy")
         assert images.shape == (len(shades), 64, 64, 3)
@@ -69,7 +70,7 @@ def test_pixels_are_made_as_trainers_would(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     folder = BUILD / "drawings"
     pack(tmp_path / "drawings.xz", [(7, map(drawing, range(0, 210, 30)))])
-    unpack(tmp_path / "drawings.xz", [folder])
+    unpack(tmp_path / "drawings.xz", [folder], redrawn=True)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-m", "training.pixels"], check=True, env=environment)
     for kind in (Data, Views):

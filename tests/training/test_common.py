@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +17,16 @@ import torch
 from torch import nn
 
 from tests.support.commands import REPOSITORY
-from training.common import Averaged, Checkpoint, batches, learning_rate, to_pixels, to_tensor
+from training.common import (
+    Averaged,
+    Checkpoint,
+    Progress,
+    batches,
+    learning_rate,
+    profiled,
+    to_pixels,
+    to_tensor,
+)
 from training.effects import EFFECTS, apply_effect
 
 
@@ -111,3 +123,33 @@ def test_effects_change_the_picture(effect: str) -> None:
     assert drawn.shape == image.shape
     assert drawn.dtype == np.uint8
     assert (drawn != image).any()
+
+
+def test_lines_say_how_long_steps_were_waited_for(tmp_path: Path) -> None:
+    def slow() -> Iterator[int]:
+        for step in range(4):
+            until = time.perf_counter() + 0.02
+            while time.perf_counter() < until:
+                pass
+            yield step
+
+    progress = Progress(tmp_path, "model", every=2)
+    for step in progress.timed(slow()):
+        progress.update(step + 1, torch.tensor(0.5), 8)
+    lines = [json.loads(line) for line in progress.log.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4]
+    assert all(0.5 < line["waited"] <= 1 for line in lines)
+
+    plain = Progress(tmp_path / "plain", "model", every=1)
+    plain.update(1, torch.tensor(0.5), 8)
+    assert "waited" not in json.loads(plain.log.read_text())
+
+
+def test_a_profile_says_what_steps_spend_time_on(tmp_path: Path) -> None:
+    path = tmp_path / "profile.txt"
+    with profiled(path, skipped=1) as profiler:
+        for _ in range(10):
+            assert not path.exists() or "aten::mm" in path.read_text()
+            torch.ones(8, 8) @ torch.ones(8, 8)
+            profiler.step()
+    assert "aten::mm" in path.read_text()

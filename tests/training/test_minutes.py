@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import subprocess
 import sys
 import tarfile
@@ -55,4 +56,10 @@ def test_a_stage_without_time_ends_by_its_first_step() -> None:
 
 
 def test_the_unet_can_be_made_to_predict_whatever_its_trainer_knows() -> None:
-    assert list(minutes.PREDICTIONS) == list(unet.PREDICTIONS)
+    assert set(minutes.PREDICTIONS) == set(unet.PREDICTIONS)
+
+
+def test_training_goes_on_with_what_the_bundled_weights_predict() -> None:
+    schedule = json.loads((MODELS / "mini-sd" / "scheduler" / "scheduler_config.json").read_text())
+    assert minutes.PREDICTIONS[0] == unet.Recipe.prediction
+    assert unet.PREDICTIONS[unet.Recipe.prediction]["prediction_type"] == schedule["prediction_type"]

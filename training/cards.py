@@ -71,7 +71,7 @@ def data_part(images: int, then: str = BEFORE_COMPOSED) -> str:
 
 COUNTED, RIGHT = 48, 25.5
 """Pictures of `training/pictures/generation.png`, and how many of them are drawn right: counted anew whenever the model
-changes, beside the pictures of the weights before, by two who don't know which is which (25 and 26; those before: 22
+changes, twice, beside the pictures of the weights before and without knowing which are which (25 and 26; those before: 22
 and 24)."""
 STAGE_4 = f"""{BEFORE_COMPOSED} Stage 4 had 267,000 others, with these views (the first of `--images 380000 --seed 1`, as many as the time
 allowed)."""
@@ -217,8 +217,8 @@ knows cartoon characters and nothing else. It exists so that textual inversion c
 | 4 | UNet, which predicts v from here on, text encoder, names | 4,269 steps of 512 | the same, 411 s with compilation |
 
 On the GPU: `training/minutes.py` (stage 3: `--parts decoder,unet`; stage 4: `--parts unet --prediction v`), bf16, compiled, learning rate
-1e-3, average of weights 0.999 a step. While the model trained, the vector of a name was computed from the identity's features by a small network
-(`training/naming.py`), so that every image taught every name; the vectors of the 2,400 names were then written into the embedding
+1e-3, average of weights 0.999 a step. While the model trained, the vector of a name was computed from the identity's features by a small
+network (`training/naming.py`), so that every image taught every name; the vectors of the 2,400 names were then written into the embedding
 table. Embeddings are kept at norm 0.4 or below, the scale of CLIP ViT-L/14's. In stages 2 to 4 captions read names at up to twice
 that norm, because learned words have such norms, and named backgrounds and expressions more often.
 
@@ -252,11 +252,9 @@ that norm, because learned words have such norms, and named backgrounds and expr
 ## Limits
 
 It draws what its data shows: heads and shoulders in these drawing styles. Colours, hair, outlines, backgrounds and glasses follow the
-caption. Two who looked at the {
-        COUNTED
-    } pictures of `training/pictures/generation.png` beside those of the weights before, and did not know
-which was which, found eyes, mouth and glasses right in 25 and 26 of them, and in 22 and 24 of those before (in which another, less
-strict, had counted 32); the goal was 40. In the others one eye of two, the mouth or thin lines are smudged.
+caption. Eyes, mouth and glasses are right in 25 or 26 of the 48 pictures of `training/pictures/generation.png` (two counts), the goal was
+40. The pictures of the weights before lay beside them, in random order, and had 22 and 24; an earlier, less strict count had found 32
+in those. In the others one eye of two, the mouth or thin lines are smudged.
 
 Of the bounds that are not met, the styles: outlines and heads are taken over, but a style that no training had lies between those that it
 knows (`training/pictures/styles.png`). Shares differ much from seed to seed: over four seeds they are 8 to 58 % (adventurer, mean 28 %) and

@@ -188,4 +188,4 @@ def test_relative_paths_of_models_begin_where_the_command_was_typed(
     relative = ("model.path=models/sd", "scoring.model=models/clip", "training.seed=6")
     code, out = job.start("--only", "c0", *as_options(relative)).ended()
     assert code == 0, out
-    assert "1 of 1 concepts learned" in out
+    assert "to learn: 1 concept" in out

@@ -14,6 +14,7 @@ because deviations differ more there.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -167,6 +168,8 @@ class MiniSDXL(MiniSD):
 
     def export(self, tokenizer: CLIPTokenizer, data: Data, folder: Path, names: Path | None) -> None:
         super().export(tokenizer, data, folder, names)
+        # Saved again by another version of transformers, the same weights would be another file.
+        shutil.copytree(MODELS / "mini-sd" / "text_encoder", folder / "text_encoder", dirs_exist_ok=True)
         for part in ("tokenizer", "tokenizer_2"):
             save_tokenizer(tokenizer, folder / part)
 

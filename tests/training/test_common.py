@@ -149,7 +149,6 @@ def test_a_profile_says_what_steps_spend_time_on(tmp_path: Path) -> None:
     path = tmp_path / "profile.txt"
     with profiled(path, skipped=1) as profiler:
         for _ in range(10):
-            assert not path.exists() or "aten::mm" in path.read_text()
             torch.ones(8, 8) @ torch.ones(8, 8)
             profiler.step()
     assert "aten::mm" in path.read_text()

@@ -12,6 +12,7 @@ import socket
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -47,9 +48,9 @@ def start(setup: dict[str, Any]) -> Worker:
     output, and the folder where relative paths of models begin, if this node has it. Raises UserError for models and
     an output that can't be used here, and what loading raises.
     """
-    folder = setup.get("folder")
-    if folder and os.path.isdir(folder):
-        os.chdir(folder)
+    if folder := setup.get("folder"):
+        with suppress(OSError):  # another machine may lack it, another user may not enter it
+            os.chdir(folder)
     config = JobConfig.from_dict(setup["config"])
     log_to_stderr(config.service.log_format)
     torch.set_num_threads(max(1, round(config.service.cpus_per_worker)))

@@ -386,8 +386,9 @@ projected state of the end token, `eos_token_id: 2` in its configuration, time i
 `training/sdxl.py` on 2 CPU cores, no GPU: {curve["samples"]:,} samples in batches of 32, learning rate 2e-4. The UNet began with mini-sd's
 weights, which predict v, and with zeros for all that is new. Its attention, what reads the time and the new inputs were trained; its
 convolutions, the VAE (mini-sd's) and both text encoders (mini-sd's, and mini-clip's text tower) were frozen. One drawing in six was small
-and one in six cropped, and time ids said so. Names are written into the second encoder's table as mini-sd's card says; VAE, tokenizers
-and first encoder are mini-sd's files.
+and one in six cropped, and time ids said so. Names are written into the second encoder's table as mini-sd's card says; the
+identities that have them here were drawn from another seed than mini-sd's, so those of mini-sd's were written from the trained network
+afterwards. VAE, tokenizers and first encoder are mini-sd's files.
 
 The loss on held-out characters was {curve["first"]} at the start and is {curve["last"]}; mini-sd's own is 0.1036.
 

@@ -1,6 +1,6 @@
 """Measure the bundled models and write the figures into their cards.
 
-    python -m training.evaluate [--seeds 3] [--characters 20] [--only vae,scorer,judge,generation,inversion]
+    python -m training.evaluate [--seeds 3] [--characters 20] [--only vae,scorer,judge,generation,inversion,styles]
     python -m training.evaluate --model build/mini/unet/mini-sd
 
 Everything is measured on characters and styles that no training saw, with seeds that nothing was tuned to. The
@@ -15,6 +15,7 @@ import dataclasses
 import json
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,8 @@ from torch import Tensor
 
 from textinv_ray.concepts.concept import Concept
 from textinv_ray.concepts.retrieval import Features, retrieval_top1
-from textinv_ray.concepts.templates import templates
+from textinv_ray.concepts.settings import settings_of
 from textinv_ray.config.job import JobConfig
-from textinv_ray.config.training import LearnableProperty
 from textinv_ray.inversion.encoder_loading import load_encoder
 from textinv_ray.inversion.encoders import Encoder
 from textinv_ray.inversion.families.backbone import Backbone
@@ -37,9 +37,11 @@ from textinv_ray.inversion.pack import Pack
 from textinv_ray.inversion.sampling import sample_images
 from textinv_ray.inversion.scoring import Scorer, image_similarity, text_similarity, without_word
 from textinv_ray.inversion.task import ConceptTask
+from textinv_ray.manifest.columns import Row
 from training import captions as characters
 from training import cards
 from training.common import BUILD, MODELS, Data, device, save_grid
+from training.examples import STYLE_VECTORS
 
 HERE = Path(__file__).parent
 FIRST_SEED = 1000
@@ -60,6 +62,10 @@ NEW_CHARACTERS = tuple(
 )
 
 
+StyleImages = tuple[np.ndarray, np.ndarray]
+"""uint8 (n, H, W, 3): those that a style's word is learned from, and others to compare its pictures with."""
+
+
 class Heldout:
     """Images of held-out characters (100 x 8 views) and of the held-out styles."""
 
@@ -77,6 +83,16 @@ class Heldout:
     def edited(self) -> Data:
         """The same characters drawn with EDITED, so many views of each in turn."""
         return Data(BUILD / "drawings" / "edited", effects=False)
+
+    def style_images(self) -> dict[str, StyleImages]:
+        """Of each held-out style."""
+        split = (
+            2 * TRAINING_VIEWS
+        )  # Two views of each character in turn: every other one is another character.
+        return {
+            style: (self.data.pixels(indices[:split:2]), self.data.pixels(indices[split:]))
+            for style, indices in sorted(self.styles.items())
+        }
 
     def edited_views(self, identity: int) -> list[list[int]]:
         """Indices in `edited`, a list for each of EDITS."""
@@ -153,23 +169,16 @@ def measure_generation(
 
 
 def concept_of(name: str, images: np.ndarray, style: bool, seed: int, config: JobConfig) -> Concept:
-    training = config.training
-    kind: LearnableProperty = "style" if style else "object"
+    """A concept as a job with this configuration makes it of a manifest's row."""
+    row: Row = {
+        "concept_id": name,
+        "images": [name],
+        "initializer_token": "drawing" if style else "character",
+        "learnable_property": "style" if style else "object",
+        "seed": seed,
+    }
     return Concept(
-        concept_id=name,
-        placeholder_token=f"<{name}>",
-        initializer_token="drawing" if style else "character",
-        learnable_property=kind,
-        num_vectors=1,
-        steps=training.steps,
-        learning_rate=training.learning_rate,
-        batch_size=training.batch_size,
-        seed=seed,
-        templates=templates(kind),
-        captions=(),
-        prompts=(),
-        edit_prompts=(),
-        tags={},
+        **vars(settings_of(row, config)),
         images=images[:, None],
         image_uris=(),
         fingerprint=name,
@@ -231,34 +240,54 @@ def measure_inversion(
 ) -> dict[str, Any]:
     """Learned words against the initializer, a colour caption, the full caption and other real images."""
     identities = picked_characters(heldout, count)
-    concepts, pixels = [], {}
-    for number, views in enumerate(identities):
-        pixels[f"character-{number}"] = heldout.data.pixels(views[:TRAINING_VIEWS])
-    for style, indices in sorted(heldout.styles.items()):
-        # Two views of each character in turn: every other one is another character.
-        pixels[f"style-{style.lower()}"] = heldout.data.pixels(indices[: 2 * TRAINING_VIEWS : 2])
-    for name, images in pixels.items():
-        for seed in range(seeds):
-            concepts.append(
-                concept_of(f"{name}-s{seed}", images, name.startswith("style"), FIRST_SEED + seed, config)
-            )
-    words, seconds = learn_all(backbone, concepts, config)
+    pixels = {
+        f"character-{number}": heldout.data.pixels(views[:TRAINING_VIEWS])
+        for number, views in enumerate(identities)
+    }
+    words, seconds = learn_all(backbone, concepts_of(pixels, False, seeds, config), config)
     judge = Judge(backbone, scorer, config, words, pictures)
     result = {
         "characters": len(identities),
         "seeds": seeds,
-        "steps": config.training.steps,
-        "batch_size": config.training.batch_size,
-        "learning_rate": config.training.learning_rate,
+        **learning_of(config),
         "seconds_per_concept": round(seconds, 1),
         "pack": PACK[device().type],
         "device": torch.cuda.get_device_name()
         if torch.cuda.is_available()
         else f"CPU, {torch.get_num_threads()} threads",
     }
-    result |= judge_characters(judge, heldout, identities, pixels, seeds)
-    result |= judge_styles(judge, heldout, seeds)
-    return result
+    return result | judge_characters(judge, heldout, identities, pixels, seeds)
+
+
+def measure_styles(
+    backbone: Backbone, scorer: Scorer, heldout: Heldout, config: JobConfig, pictures: Path, seeds: int
+) -> dict[str, Any]:
+    """Words of the held-out styles, by the pictures of new characters that they draw."""
+    config = config.override([f"training.num_vectors={STYLE_VECTORS}"])
+    styles = heldout.style_images()
+    pixels = {f"style-{style.lower()}": images for style, (images, _) in styles.items()}
+    words, _ = learn_all(backbone, concepts_of(pixels, True, seeds, config), config)
+    judge = Judge(backbone, scorer, config, words, pictures)
+    own = {name: value for name, value in config.training.style.model_dump().items() if value is not None}
+    return {"seeds": seeds, **learning_of(config), **own, **judge_styles(judge, styles, seeds)}
+
+
+def concepts_of(
+    pixels: Mapping[str, np.ndarray], style: bool, seeds: int, config: JobConfig
+) -> list[Concept]:
+    """A concept for each name and seed."""
+    return [
+        concept_of(f"{name}-s{seed}", images, style, FIRST_SEED + seed, config)
+        for name, images in pixels.items()
+        for seed in range(seeds)
+    ]
+
+
+def learning_of(config: JobConfig) -> dict[str, Any]:
+    """What a card says of how words were learned."""
+    training = config.training
+    names = ("num_vectors", "steps", "batch_size", "optimizer", "learning_rate", "lr_schedule")
+    return {name: getattr(training, name) for name in names}
 
 
 def judge_characters(
@@ -341,31 +370,37 @@ def judge_characters(
     }
 
 
-def judge_styles(judge: Judge, heldout: Heldout, seeds: int) -> dict[str, Any]:
-    """Share of pictures of new characters whose nearest style centre is that of the learned style."""
+def judge_styles(
+    judge: Judge, styles: Mapping[str, StyleImages], seeds: int, per_prompt: int = 4
+) -> dict[str, Any]:
+    """Share of pictures of new characters whose nearest style centre is that of the learned style.
+
+    The others are those of the styles in training. The word of a style and a seed is `<style-NAME-sSEED>`.
+    """
     training = Data(BUILD / "drawings", effects=False)
     by_style: dict[str, list[int]] = defaultdict(list)
     for index, row in enumerate(training.rows):
         if len(by_style[row["style"]]) < 60:
             by_style[row["style"]].append(index)
-    centres = {style: centre(judge.scorer, training.pixels(indices)) for style, indices in by_style.items()}
-    shares, sheet = {}, []
-    for style, indices in sorted(heldout.styles.items()):
-        own = centre(judge.scorer, heldout.data.pixels(indices[2 * TRAINING_VIEWS :]))
-        others = torch.stack(list(centres.values()))
-        hits, drawn = [], np.zeros(0)
+    others = torch.stack([centre(judge.scorer, training.pixels(indices)) for indices in by_style.values()])
+    shares, similarities, sheet = {}, {}, []
+    for style, (learned_from, compared_with) in styles.items():
+        own = centre(judge.scorer, compared_with)
+        hits, similarity, drawn = [], [], np.zeros(0)
         for seed in range(seeds):
             prompts = [
                 prompt.format(f"<style-{style.lower()}-s{seed}>")
                 for prompt in (STYLE_PROMPT, *NEW_CHARACTERS)
             ]
-            drawn = np.concatenate([judge.samples(prompt, 4) for prompt in prompts])
+            drawn = np.concatenate([judge.samples(prompt, per_prompt) for prompt in prompts])
             features = judge.scorer.image_features(drawn)
             hits.append((features @ own > (features @ others.T).max(1).values).float().mean())
+            similarity.append((features @ own).mean())
         shares[style] = round(float(torch.stack(hits).mean()), 4)
-        sheet += [heldout.data.pixels(indices[: 2 * TRAINING_VIEWS : 2])[:4], drawn[::4][:8]]
+        similarities[style] = round(float(torch.stack(similarity).mean()), 4)
+        sheet += [learned_from[:4], drawn[::per_prompt][:8]]
     save_grid(judge.pictures / "styles.png", np.concatenate(sheet), 12)
-    return {"style_share": shares}
+    return {"style_share": shares, "style_similarity": similarities}
 
 
 def centre(scorer: Scorer, pixels: np.ndarray) -> Tensor:
@@ -378,7 +413,7 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--characters", type=int, default=20)
-    parser.add_argument("--only", default="vae,scorer,judge,generation,inversion")
+    parser.add_argument("--only", default="vae,scorer,judge,generation,inversion,styles")
     parser.add_argument("--model", type=Path, help="another folder than the bundled model's")
     options = parser.parse_args()
     wanted = options.only.split(",")
@@ -399,6 +434,7 @@ def main() -> None:
         "inversion": lambda: measure_inversion(
             backbone, scorer, heldout, config, pictures, options.characters, options.seeds
         ),
+        "styles": lambda: measure_styles(backbone, scorer, heldout, config, pictures, options.seeds),
     }
     for name in wanted:
         figures[name] = measures[name]()

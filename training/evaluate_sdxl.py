@@ -28,13 +28,12 @@ from textinv_ray.inversion.scoring import Scorer, image_similarity
 from training import cards
 from training.common import BUILD, MODELS
 from training.evaluate import (
-    FIRST_SEED,
     HERE,
     OBJECT_PROMPT,
     TRAINING_VIEWS,
     Heldout,
     Judge,
-    concept_of,
+    concepts_of,
     judge_characters,
     learn_all,
     measure_generation,
@@ -82,13 +81,8 @@ class Comparison:
     seeds: int
 
     def learn(self, backbone: StableDiffusionXL) -> dict[str, Tensor]:
-        concepts = [
-            concept_of(
-                f"character-{number}-s{seed}", self.pixels(number), False, FIRST_SEED + seed, self.config
-            )
-            for number in range(len(self.identities))
-            for seed in range(self.seeds)
-        ]
+        pixels = {f"character-{number}": self.pixels(number) for number in range(len(self.identities))}
+        concepts = concepts_of(pixels, False, self.seeds, self.config)
         return learn_all(backbone, concepts, self.config)[0]
 
     def score(self, backbone: StableDiffusionXL, words: dict[str, Tensor]) -> list[float]:
@@ -136,7 +130,7 @@ def main() -> None:
     record = (options.model or HERE) / RECORD
     pictures = options.model or HERE / "pictures" / "mini-sdxl"
 
-    config = JobConfig.load("mini", ["stopping.rule=none", f"training.steps={options.steps}"])
+    config = JobConfig.load("mini-sdxl", ["stopping.rule=none", f"training.steps={options.steps}"])
     heldout, scorer = Heldout(), Scorer.load(str(MODELS / "mini-clip"))
     backbone = load_backbone(str(model))
     assert isinstance(backbone, StableDiffusionXL)
@@ -153,7 +147,7 @@ def main() -> None:
             figures[name] |= judge_characters(judge, heldout, identities, pixels, options.seeds)
         else:
             shorter = JobConfig.load(
-                "mini", ["stopping.rule=none", f"training.steps={options.compared_steps}"]
+                "mini-sdxl", ["stopping.rule=none", f"training.steps={options.compared_steps}"]
             )
             identities = picked_characters(heldout, options.compared)
             scores = way(name, Comparison(scorer, heldout, shorter, identities, options.seeds), backbone)

@@ -33,6 +33,8 @@ CHARACTERS = {
 INKS = {"violet-ink": ((50, 10, 90), (245, 230, 255)), "green-ink": ((10, 80, 30), (232, 250, 225))}
 """Style -> its dark and its light colour. Training has blue and red ink only."""
 INKED_STYLES = ("openPeeps", "micah", "personas", "toonHead", "miniavs")
+STYLE_VECTORS = 3
+"""Of a style's word: one can't say how a new style is drawn (docs/experiments.md)."""
 COUNTS = (5, 4, 5, 6, 5, 4)
 SIZE = 128
 
@@ -69,7 +71,11 @@ def main() -> None:
         of_styles = [[identity for identity in heldout if identity.style == style] for style in INKED_STYLES]
         shown = [identities[-2 - len(settings) % 2] for identities in of_styles]
         draw(shown, pictures / name, len(settings), partial(two_tone, dark=dark, light=light))
-        settings[name] = {"learnable_property": "style", "initializer_token": "drawing"}
+        settings[name] = {
+            "learnable_property": "style",
+            "initializer_token": "drawing",
+            "num_vectors": STYLE_VECTORS,
+        }
     (pictures / "concepts.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     build.build(str(pictures), str(FOLDER / "manifest.parquet"), embed=True)
 

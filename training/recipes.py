@@ -32,7 +32,7 @@ from textinv_ray.inversion.sampling import sample_images
 from textinv_ray.inversion.scoring import Scorer
 from training import captions as characters
 from training.common import BUILD, MODELS, save_grid
-from training.evaluate import FIRST_SEED, Heldout, measure_inversion, top5
+from training.evaluate import FIRST_SEED, Heldout, measure_inversion, measure_styles, top5
 
 FRESH_EPSILON = ("--fresh", "--prediction", "epsilon")
 GENTLE = ("--rate", "1e-4", "--average", "0.9995")
@@ -91,6 +91,7 @@ def measured(folder: Path, heldout: Heldout, scorer: Scorer, judge: Encoder) -> 
     backbone = load_backbone(str(folder / "mini-sd"))
     drawn = sample_images(backbone, {}, captions, seeds, config.review)
     words = measure_inversion(backbone, scorer, heldout, config, folder, LEARNED, 1)
+    styles = measure_styles(backbone, scorer, heldout, config, folder, 1)
     save_grid(folder / "captions.png", drawn[:: max(1, len(drawn) // SHOWN)], 12)
     own = {
         name: (encoder.image_features(drawn) * encoder.image_features(real)).sum(1)
@@ -107,7 +108,7 @@ def measured(folder: Path, heldout: Heldout, scorer: Scorer, judge: Encoder) -> 
         "word": words["mean"]["learned"],
         "closed": words["closed_distance"],
         "edits": [round(edit["learned"] / edit["initializer"], 2) for edit in words["edits"].values()],
-        "styles": list(words["style_share"].values()),
+        "styles": list(styles["style_share"].values()),
     }
 
 

@@ -200,6 +200,14 @@ SETTINGS: Effects = {
     "training.warm_start.steps": {(): NOTHING, WARM: RESULT},
     "training.warm_start.learning_rate_scale": {(): NOTHING, WARM: LEARNING},
     "training.warm_start.min_steps": {(): NOTHING, WARM: NOTHING, (*WARM, "stopping.rule=clip"): RESULT},
+    **{
+        f"training.style.{name}": {
+            (): NOTHING,
+            ("training.learnable_property=style",): LEARNING,
+            ("training.learnable_property=style", *WARM): NOTHING,
+        }
+        for name in ("optimizer", "learning_rate", "lr_schedule")
+    },
     "training.vectors_added_at": LEARNING,
     "training.regularization_weight": LEARNING,
     "training.per_image_probability": LEARNING,
@@ -263,6 +271,9 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "data.max_image_pixels": st.integers(100, 10**8),
     "data.holdout": st.integers(0, 1),  # fewer than the row has images
     "training.init_from": st.sampled_from(INIT_FROM),
+    # The others are what training has
+    "training.style.optimizer": st.sampled_from([None, "directional"]),
+    "training.style.lr_schedule": st.sampled_from([None, "linear", "cosine"]),
     "review.resolution": st.sampled_from([None, 8, 16, 512]),  # a multiple of 8
     "service.heartbeat_s": st.floats(0.1, 10),  # at most half of lease_timeout_s
     "service.label_selector": st.dictionaries(words, words, max_size=2),

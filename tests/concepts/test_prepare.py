@@ -48,6 +48,27 @@ def test_the_row_overrides() -> None:
     assert concept.tags == {"team": "a"}
 
 
+def test_styles_have_settings_of_their_own() -> None:
+    own = {"optimizer": "directional", "learning_rate": 0.3, "lr_schedule": "cosine"}
+    of_style = ["training.style={optimizer: directional, learning_rate: 0.3, lr_schedule: cosine}"]
+
+    def values(concept: Concept) -> dict[str, Any]:
+        return {name: getattr(concept, name) for name in own}
+
+    assert values(make(learnable_property="style", overrides=of_style)) == own
+    assert make(overrides=of_style).fingerprint == make().fingerprint, "objects have those of training"
+    row_first = make(
+        learnable_property="style", learning_rate=0.5, optimizer="adam", lr_schedule=None, overrides=of_style
+    )
+    assert values(row_first) == {"optimizer": "adam", "learning_rate": 0.5, "lr_schedule": "cosine"}
+    alike = ["training.style.lr_schedule=constant"]  # as training.lr_schedule is
+    plain = make(learnable_property="style", overrides=["training.style={}"])
+    assert (
+        make(learnable_property="style", overrides=["training.style={}", *alike]).fingerprint
+        == plain.fingerprint
+    )
+
+
 def test_the_placeholder_itself_marks_the_words_place() -> None:
     concept = make(
         placeholder_token="<x>", captions=["my <x>", "a {}"], prompts=["<x> at sea"], templates=["<x>"]

@@ -34,6 +34,7 @@ CONCEPTS = [
         3, steps=3, batch_size=2, learning_rate=0.05, templates=("a {}", "my {}", "{}", "the {} cat")
     ),
     tiny.concept(4, steps=1, batch_size=1, seed=2**60),
+    tiny.concept(5, steps=4, batch_size=1, lr_schedule="constant"),
 ]
 
 
@@ -123,6 +124,13 @@ def test_a_pack_of_one_is_plain_textual_inversion(
         losses.append(loss.item())
     torch.testing.assert_close(task.vectors, word.detach(), rtol=1e-5, atol=1e-6)
     assert task.loss_history.tolist() == pytest.approx(losses, rel=1e-5)
+
+
+def test_a_concept_has_the_schedule_of_its_own(backbone64: StableDiffusion) -> None:
+    own = alone(tiny.concept(0, steps=6, lr_schedule="linear"), backbone64, CONFIG)
+    linear = JobConfig.from_dict({"training": {**CONFIG.training.model_dump(), "lr_schedule": "linear"}})
+    assert_same(own, alone(tiny.concept(0, steps=6), backbone64, linear))
+    assert not torch.equal(own.vectors, alone(tiny.concept(0, steps=6), backbone64, CONFIG).vectors)
 
 
 def wide(index: int, **changes: Any) -> Concept:

@@ -270,6 +270,8 @@ def test_a_state_of_an_earlier_version_has_the_start_that_is_found_now(backbone:
 def test_learning_rates(steps: int, warmup: int, schedule: Literal["constant", "linear", "cosine"]) -> None:
     training = TrainingConfig(lr_schedule=schedule, lr_warmup_steps=warmup)
     rates = [learning_rate(step, steps, 2.0, training) for step in range(steps)]
+    others = TrainingConfig(lr_warmup_steps=warmup, lr_schedule="linear")
+    assert rates == [learning_rate(step, steps, 2.0, others, schedule) for step in range(steps)]
     assert all(0 < rate <= 2.0 for rate in rates)
     rising, falling = rates[:warmup], rates[warmup:]
     assert rising == sorted(rising)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from textinv_ray.config.training import LearnableProperty
+from textinv_ray.config.training import LearnableProperty, Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +61,8 @@ class ConceptSettings:
     norm_weight: float = 0.01
     """Weight of (||v|| - mean norm)^2 in the loss, with norm_control "regularize"."""
     optimizer: str = "adam"
+    lr_schedule: Schedule | None = None
+    """None: `training.lr_schedule`."""
     """ "adam" or "directional"."""
     min_steps: int | None = None
     """No stopping rule ends learning before this step; None: `stopping.min_steps`."""

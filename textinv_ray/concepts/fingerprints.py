@@ -30,6 +30,7 @@ _AFTER_LEARNING = {name for name, column in COLUMNS.items() if column.read_by ==
 _IN_SETTINGS = (
     "training.initializer_candidates",
     "training.warm_start",
+    "training.style",
     "training.context_every",
     "training.context_prompts",
     "scoring.edit_prompts",
@@ -91,7 +92,9 @@ def inputs_of(
     if settings.vectors_added_at:
         own["joining_from"] = "mean"  # before, all vectors were spread over the initializer's embeddings
     sections = _shared_sections(ById(config), resolution, model_identity)
-    return Inputs(sections, own, steps_set_rate=config.training.lr_schedule != "constant")
+    return Inputs(
+        sections, own, steps_set_rate=(settings.lr_schedule or config.training.lr_schedule) != "constant"
+    )
 
 
 def image_keys(images: Sequence[ImageSource]) -> list[str]:

@@ -38,6 +38,7 @@ def settings_of(row: Row, config: JobConfig) -> ConceptSettings:
     values |= {
         "init_from": init_from,
         "initializer_token": initializer_token,
+        **_of_style(row, config, init_from, learnable_property),
         **_warm(row, config, init_from),
         # 0: as many as the file has, which is not read yet.
         "num_vectors": row.get("num_vectors", 0 if is_file(init_from) else training.num_vectors),
@@ -62,6 +63,19 @@ def settings_of(row: Row, config: JobConfig) -> ConceptSettings:
             training.initializer_candidates.of(learnable_property) if init_from == "auto" else ()
         ),
     )
+
+
+def _of_style(row: Row, config: JobConfig, init_from: str, learnable_property: str) -> dict[str, Any]:
+    """The settings of `training.style`, for words of styles that don't start from a file."""
+    training = config.training
+    if learnable_property != "style" or is_file(init_from):
+        return {}
+    found = {
+        name: value for name, value in vars(training.style).items() if value is not None and name not in row
+    }
+    if found.get("lr_schedule") == training.lr_schedule:
+        del found["lr_schedule"]
+    return found
 
 
 def _warm(row: Row, config: JobConfig, init_from: str) -> dict[str, Any]:

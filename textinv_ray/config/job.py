@@ -284,6 +284,7 @@ _LATER_FIELDS = (
     ("training", "min_snr_gamma"),
     ("training", "encoders"),
     ("training", "encoder_rates"),
+    ("training", "style"),
 )
 """(section, field) of settings that came later: left out at their default, so that earlier fingerprints hold."""
 

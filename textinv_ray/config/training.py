@@ -132,6 +132,22 @@ class TimestepsConfig(Strict):
         return self
 
 
+Optimizer = Literal["adam", "directional"]
+Schedule = Literal["constant", "linear", "cosine"]
+
+
+class StyleConfig(Strict):
+    """What differs for words of styles (`learnable_property: style`) that don't start from a file. Values of a row's
+    own columns come first."""
+
+    optimizer: Optimizer | None = None
+    """In place of `training.optimizer`; null: the same."""
+    learning_rate: Annotated[float, Field(gt=0, le=10)] | None = None
+    """In place of `training.learning_rate`; null: the same."""
+    lr_schedule: Schedule | None = None
+    """In place of `training.lr_schedule`; null: the same."""
+
+
 class WarmStartConfig(Strict):
     """What differs where learning starts from a file: another word, or what a predictor makes of the images. Values of
     a row's own columns come first."""
@@ -153,12 +169,13 @@ class TrainingConfig(Strict):
     batch_size: int = Field(4, ge=1, le=1024)
     """Samples of each concept per step."""
     learning_rate: float = Field(5e-3, gt=0, le=10)
-    """Adam's step size. It isn't scaled by the batch size or the number of workers."""
-    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Adam's step size; with `optimizer: directional`, the tangent of the angle of a step. It isn't scaled by the batch
+    size or the number of workers."""
+    lr_schedule: Schedule = "constant"
     """After the warm-up: constant, or decay to 0 at the last step."""
     lr_warmup_steps: int = Field(0, ge=0)
     """Steps of linear warm-up from 0."""
-    optimizer: Literal["adam", "directional"] = "adam"
+    optimizer: Optimizer = "adam"
     """`adam`: Adam on the vectors. `directional`: directional textual inversion (Kim et al. 2025): the norm of each
     vector is the vocabulary's mean, and each step turns it by atan(`learning_rate`) radians; published for SDXL: 0.04,
     with direction_prior 1e-4. `encoder_rates` and `max_grad_norm` don't apply to it."""
@@ -190,6 +207,8 @@ class TrainingConfig(Strict):
     or a path relative to the manifest)."""
     warm_start: WarmStartConfig = WarmStartConfig()
     """What differs where learning starts from a file."""
+    style: StyleConfig = StyleConfig()
+    """What differs for words of styles."""
     initializer_candidates: WordsByProperty = _CANDIDATES
     """Candidates of `init_from: auto`. Each costs about as much time as a step with batch size 4."""
     vectors_added_at: tuple[Annotated[int, Field(ge=1)], ...] = ()

@@ -80,7 +80,14 @@ class Pack:
         losses, gradient = self.losses_and_gradient()
         tasks, tensors = self.tasks, self._tensors
         rates = [
-            learning_rate(task.step, task.steps, task.concept.learning_rate, self.training) for task in tasks
+            learning_rate(
+                task.step,
+                task.steps,
+                task.concept.learning_rate,
+                self.training,
+                task.concept.lr_schedule,
+            )
+            for task in tasks
         ]
         steps = torch.tensor([task.step for task in tasks])
         steps_on_device = self._to_device(steps)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from textinv_ray.concepts.concept import Concept
 from textinv_ray.config.job import JobConfig, TrainingConfig
-from textinv_ray.config.training import StoppingConfig
+from textinv_ray.config.training import Schedule, StoppingConfig
 from textinv_ray.inversion import context, initialization, penalties, prompt_ids, stopping, words
 from textinv_ray.inversion.cached_latents import cached_latents
 from textinv_ray.inversion.draws import Draws
@@ -391,14 +391,19 @@ def _initial_state(
     }
 
 
-def learning_rate(step: int, steps: int, base: float, training: TrainingConfig) -> float:
-    """The learning rate of a step in [0, steps): a linear warm-up, then constant, or linear or cosine decay to 0."""
-    warmup = training.lr_warmup_steps
+def learning_rate(
+    step: int, steps: int, base: float, training: TrainingConfig, schedule: Schedule | None = None
+) -> float:
+    """The learning rate of a step in [0, steps): a linear warm-up, then constant, or linear or cosine decay to 0.
+
+    schedule: None: `training.lr_schedule`.
+    """
+    warmup, schedule = training.lr_warmup_steps, schedule or training.lr_schedule
     if step < warmup:
         return base * (step + 1) / warmup
     progress = (step - warmup) / max(1, steps - warmup)
-    if training.lr_schedule == "linear":
+    if schedule == "linear":
         return base * (1 - progress)
-    if training.lr_schedule == "cosine":
+    if schedule == "cosine":
         return base * 0.5 * (1 + math.cos(math.pi * progress))
     return base

@@ -127,7 +127,7 @@ class Row(_RequiredColumns, total=False):
     learning_rate: Annotated[
         float,
         Meaning(
-            "Adam's step size.",
+            "Adam's step size; with `optimizer: directional`, the tangent of the angle of a step.",
             read_by="learning",
             overrides="training.learning_rate",
         ),

@@ -368,7 +368,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if unknown := set(methods) - set(METHODS):
         parser.error(f"no method {', '.join(sorted(unknown))} (known: {', '.join(METHODS)})")
 
-    config = JobConfig.load(options.config, ["stopping.rule=none", *options.overrides])
+    config = JobConfig.load(options.config, ["stopping.rule=none", "training.style={}", *options.overrides])
     concepts = read_concepts(options.manifest, config, options.seeds, options.limit)
     laboratory = Laboratory.load(config)
     options.output.mkdir(parents=True, exist_ok=True)

@@ -228,7 +228,10 @@ def main() -> None:
     if unknown := [name for name in variants if name not in VARIANTS]:
         parser.error(f"no variant {', '.join(unknown)} (known: {', '.join(VARIANTS)})")
     at = sorted({int(step) for step in options.at.split(",")})
-    config = JobConfig.load(options.config, ["stopping.rule=none", *options.set, f"training.steps={at[-1]}"])
+    config = JobConfig.load(
+        options.config,
+        [job.STYLES_AS_OBJECTS, "stopping.rule=none", *options.set, f"training.steps={at[-1]}"],
+    )
     backbone = load_backbone(sources.resolve(config.model.path), dtype=config.model.dtype)
     scorer = Scorer.load(sources.resolve(config.scoring.model))
     seen: Pictures = {}

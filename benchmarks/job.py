@@ -30,6 +30,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 EXAMPLES = REPOSITORY / "examples" / "manifest.parquet"
 """Held-out characters and styles: no training of the bundled models saw them."""
 
+STYLES_AS_OBJECTS = "training.style={}"
+"""For benchmarks that compare settings of `training`: words of styles would have others. `--set` comes after it."""
+
 
 @dataclass(frozen=True)
 class Run:

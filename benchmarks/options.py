@@ -184,7 +184,7 @@ def main() -> None:
         f"training.steps={options.steps}",
         f"scoring.num_images={options.images}",
     ]
-    plain = JobConfig.load(options.config, [*options.set, *fixed])
+    plain = JobConfig.load(options.config, [job.STYLES_AS_OBJECTS, *options.set, *fixed])
     print(f"{options.config} on {measure.machine_line()}", flush=True)
     scores = Scores.read(options.output / "scores.jsonl", Models.load(plain))
     compare(scores, plain, options)

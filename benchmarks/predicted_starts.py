@@ -278,7 +278,7 @@ def main() -> None:
     at = sorted({int(step) for step in options.at.split(",")})
     settings = ["data.holdout=2", "scoring.judge=mini-judge", *options.set]
     fixed = ["stopping.rule=none", f"training.steps={at[-1]}", f"scoring.num_images={options.images}"]
-    config = JobConfig.load(options.config, [*settings, *fixed])
+    config = JobConfig.load(options.config, [job.STYLES_AS_OBJECTS, *settings, *fixed])
     plain = job.concepts_of(options.manifest, config, options.limit)
     examples = catalogue(options.outputs, {concept.concept_id for concept in plain})
     sizes = [size for size in sorted(map(int, options.sizes.split(","))) if size <= len(examples)]

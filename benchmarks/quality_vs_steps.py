@@ -182,6 +182,7 @@ def main() -> None:
     plain = JobConfig.load(
         options.config,
         [
+            job.STYLES_AS_OBJECTS,
             *options.set,
             "stopping.rule=none",
             f"training.steps={at[-1]}",

@@ -54,6 +54,7 @@ def real(
             "images": [{"bytes": png(image), "path": "image.png"} for image in concept.images[:, 0]],
             "initializer_token": concept.initializer_token,
             "learnable_property": concept.learnable_property,
+            "num_vectors": concept.num_vectors,
         }
         for number, concept in zip(range(concepts), cycle(job.concepts_of(str(job.EXAMPLES), config)))
     ]

@@ -214,7 +214,8 @@ def main() -> None:
     options = parser.parse_args()
 
     config = JobConfig.load(
-        options.config, ["data.holdout=2", *options.set, f"scoring.num_images={options.images}"]
+        options.config,
+        [job.STYLES_AS_OBJECTS, "data.holdout=2", *options.set, f"scoring.num_images={options.images}"],
     )
     if config.training.lr_schedule != "constant":
         parser.error("training.lr_schedule must be constant: one run stands for rules of other lengths")

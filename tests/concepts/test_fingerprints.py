@@ -177,10 +177,25 @@ SETTINGS: Effects = {
     "data.refuse_private_addresses": NOTHING,
     "data.download_timeout_s": NOTHING,
     "data.download_retry_s": NOTHING,
-    "training.steps": {(): RESULT, ("training.lr_schedule=cosine",): LEARNING},
+    "training.steps": {
+        (): RESULT,
+        ("training.lr_schedule=cosine",): LEARNING,
+        ("training.learnable_property=style", "training.style.lr_schedule=cosine"): LEARNING,
+        (
+            "training.learnable_property=style",
+            "training.lr_schedule=cosine",
+            "training.style.lr_schedule=constant",
+        ): RESULT,
+    },
     "training.batch_size": LEARNING,
-    "training.learning_rate": LEARNING,
-    "training.lr_schedule": LEARNING,
+    **{
+        f"training.{name}": {
+            (): LEARNING,
+            ("training.learnable_property=style", f"training.style.{name}={own}"): NOTHING,
+            (f"training.style.{name}={own}",): LEARNING,
+        }
+        for name, own in (("learning_rate", "0.3"), ("lr_schedule", "cosine"), ("optimizer", "directional"))
+    },
     "training.lr_warmup_steps": LEARNING,
     "training.adam_beta1": LEARNING,
     "training.adam_beta2": LEARNING,
@@ -213,7 +228,6 @@ SETTINGS: Effects = {
     "training.per_image_probability": LEARNING,
     "training.norm_control": LEARNING,
     "training.norm_weight": LEARNING,
-    "training.optimizer": LEARNING,
     "training.direction_prior": LEARNING,
     "training.context_weight": LEARNING,
     "training.context_every": {(): NOTHING, ("training.context_weight=0.1",): LEARNING},

@@ -57,10 +57,17 @@ def test_styles_have_settings_of_their_own() -> None:
 
     assert values(make(learnable_property="style", overrides=of_style)) == own
     assert make(overrides=of_style).fingerprint == make().fingerprint, "objects have those of training"
-    row_first = make(
-        learnable_property="style", learning_rate=0.5, optimizer="adam", lr_schedule=None, overrides=of_style
+    rows: tuple[dict[str, Any], ...] = (
+        {"learning_rate": 0.5},
+        {"optimizer": "adam"},
+        {"optimizer": "directional"},
     )
-    assert values(row_first) == {"optimizer": "adam", "learning_rate": 0.5, "lr_schedule": "cosine"}
+    for row in rows:  # a rate belongs to its optimizer
+        style = make(learnable_property="style", **row, overrides=of_style)
+        assert style.fingerprint == make(learnable_property="style", **row).fingerprint
+    replaced = ["training.lr_schedule=linear"]  # which objects have alone
+    style = make(learnable_property="style", overrides=of_style)
+    assert style.fingerprint == make(learnable_property="style", overrides=[*of_style, *replaced]).fingerprint
     alike = ["training.style.lr_schedule=constant"]  # as training.lr_schedule is
     plain = make(learnable_property="style", overrides=["training.style={}"])
     assert (

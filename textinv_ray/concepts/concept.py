@@ -29,7 +29,7 @@ class ConceptSettings:
     steps: int
     """Optimizer steps."""
     learning_rate: float
-    """Adam's step size."""
+    """Adam's step size, or the tangent of the angle of a directional step."""
     batch_size: int
     """Samples per step."""
     seed: int
@@ -61,9 +61,9 @@ class ConceptSettings:
     norm_weight: float = 0.01
     """Weight of (||v|| - mean norm)^2 in the loss, with norm_control "regularize"."""
     optimizer: str = "adam"
+    """ "adam" or "directional"."""
     lr_schedule: Schedule | None = None
     """None: `training.lr_schedule`."""
-    """ "adam" or "directional"."""
     min_steps: int | None = None
     """No stopping rule ends learning before this step; None: `stopping.min_steps`."""
     direction_prior: float = 0.0

@@ -84,17 +84,19 @@ def inputs_of(
 
     `resolution`: side of the training images in pixels. `model_identity`: what tells the model's weights from others.
     """
+    # The schedule counts with the section, which all had before a concept could have one of its own.
     own = {
         name: value
         for name, value in vars(settings).items()
-        if name not in _LABELS and not (name in _DEFAULTS and value == _DEFAULTS[name])
+        if name not in _LABELS
+        and name != "lr_schedule"
+        and not (name in _DEFAULTS and value == _DEFAULTS[name])
     }
     if settings.vectors_added_at:
         own["joining_from"] = "mean"  # before, all vectors were spread over the initializer's embeddings
-    sections = _shared_sections(ById(config), resolution, model_identity)
-    return Inputs(
-        sections, own, steps_set_rate=(settings.lr_schedule or config.training.lr_schedule) != "constant"
-    )
+    schedule = settings.lr_schedule or config.training.lr_schedule
+    sections = _shared_sections(ById(config), resolution, model_identity, schedule)
+    return Inputs(sections, own, steps_set_rate=schedule != "constant")
 
 
 def image_keys(images: Sequence[ImageSource]) -> list[str]:
@@ -115,13 +117,16 @@ def _key(image: ImageSource) -> str:
 
 
 @lru_cache(maxsize=8)
-def _shared_sections(config: ById[JobConfig], resolution: int, model_identity: str) -> Mapping[str, str]:
-    """`Inputs.config`, made once for all rows of a manifest."""
+def _shared_sections(
+    config: ById[JobConfig], resolution: int, model_identity: str, schedule: str
+) -> Mapping[str, str]:
+    """`Inputs.config`, made once for all rows of a manifest that have this schedule of the learning rate."""
     sections = config.value.result_inputs()
     for name in (*_IN_SETTINGS, *_REPLACED):
         section, field = name.split(".")
         sections[section].pop(field, None)
     sections["model"]["identity"] = model_identity
+    sections["training"]["lr_schedule"] = schedule
     sections["data"]["resolution"] = resolution
     return {name: _canonical(section) for name, section in sections.items()}
 

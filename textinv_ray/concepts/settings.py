@@ -66,16 +66,10 @@ def settings_of(row: Row, config: JobConfig) -> ConceptSettings:
 
 
 def _of_style(row: Row, config: JobConfig, init_from: str, learnable_property: str) -> dict[str, Any]:
-    """The settings of `training.style`, for words of styles that don't start from a file."""
-    training = config.training
-    if learnable_property != "style" or is_file(init_from):
+    """The settings of `training.style` for the rows that it is for."""
+    if learnable_property != "style" or is_file(init_from) or "optimizer" in row or "learning_rate" in row:
         return {}
-    found = {
-        name: value for name, value in vars(training.style).items() if value is not None and name not in row
-    }
-    if found.get("lr_schedule") == training.lr_schedule:
-        del found["lr_schedule"]
-    return found
+    return {name: value for name, value in vars(config.training.style).items() if value is not None}
 
 
 def _warm(row: Row, config: JobConfig, init_from: str) -> dict[str, Any]:

@@ -137,8 +137,8 @@ Schedule = Literal["constant", "linear", "cosine"]
 
 
 class StyleConfig(Strict):
-    """What differs for words of styles (`learnable_property: style`) that don't start from a file. Values of a row's
-    own columns come first."""
+    """What differs for words of styles (`learnable_property: style`) that don't start from a file. A row with an
+    `optimizer` or a `learning_rate` of its own has none of it: a rate belongs to its optimizer, so give both here."""
 
     optimizer: Optimizer | None = None
     """In place of `training.optimizer`; null: the same."""

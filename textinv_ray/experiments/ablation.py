@@ -151,6 +151,8 @@ def ablate(
             "leave data.holdout out"
         )
     check_lasting(output)
+    # Words of styles as `training` says: a variant that sets an optimizer or a rate would change the others as well.
+    config = config.override(["training.style={}"])
     source = Manifest.open(manifest_uri)
     run.check(source, config)
     store = Store(output)

@@ -100,7 +100,7 @@ class Result(OfConcept):
     best_step: Annotated[Count | None, Use.COLUMN, Use.PARAM]
     """With `stopping.rule: clip`, the step whose vectors were kept; null with other rules."""
     learning_rate: Annotated[float, Field(gt=0), Use.PARAM]
-    """Adam's step size."""
+    """Adam's step size, or the tangent of the angle of a directional step."""
     batch_size: Annotated[Count, Field(ge=1), Use.PARAM]
     """Samples per step."""
     seed: Annotated[int, Field(ge=0, lt=2**63)]

@@ -131,7 +131,7 @@ def result(
 def options(concept: Concept) -> dict[str, Option]:
     """The settings beyond plain textual inversion that have another value than by default."""
     defaults = {field.name: field.default for field in fields(Concept)}
-    names = [name for name, column in COLUMNS.items() if column.is_option]
+    names = [*(name for name, column in COLUMNS.items() if column.is_option), "lr_schedule"]
     given = {name: getattr(concept, name) for name in names if getattr(concept, name) != defaults[name]}
     return {name: redact(value) if isinstance(value, str) else value for name, value in given.items()}
 

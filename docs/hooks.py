@@ -84,6 +84,8 @@ def presets_table() -> str:
         config = JobConfig.load(name)
         learned = config.training
         training = f"{learned.steps} steps x {learned.batch_size}, rate {learned.learning_rate:g}"
+        if learned.style.learning_rate is not None:
+            training += f"; styles {learned.style.learning_rate:g}, {learned.style.optimizer}"
         rows.append(f"| `{name}` | `{config.model.path}` | {training} | {_one_line(purpose(name))} |")
     return "\n".join(["| preset | model | training | |", "|---|---|---|---|", *rows])
 

@@ -158,18 +158,18 @@ def styles_part(styles: dict[str, Any] | None) -> tuple[list[tuple[str, float, f
         (f"images of new characters nearest to the learned style: {style}", share, 0.7, "%")
         for style, share in styles["style_share"].items()
     ]
-    learned_from = ", ".join(
+    similarities = ", ".join(
         f"{style} {similarity:.3f}" for style, similarity in styles["style_similarity"].items()
     )
-    text = f"""Styles: {styles["num_vectors"]} vectors, {of_learning(styles)}. Mean cosine of their pictures with the centre of other images of the style: {learned_from}."""
+    text = f"""Styles: {styles["num_vectors"]} vectors, {of_learning(styles)}. Mean cosine of their pictures with the centre of other images of the style: {similarities}."""
     return rows, wrapped(text)
 
 
 def of_learning(figures: dict[str, Any]) -> str:
     """How words were learned."""
     return (
-        f"{figures['seeds']} seeds, {figures['steps']} steps of {figures['batch_size']}, {figures['optimizer']}, "
-        f"{figures['lr_schedule']} learning rate of {figures['learning_rate']:g}"
+        f"{figures['seeds']} seeds, {figures['steps']} steps of {figures['batch_size']} (`optimizer: {figures['optimizer']}`, "
+        f"`learning_rate: {figures['learning_rate']:g}`, `lr_schedule: {figures['lr_schedule']}`)"
     )
 
 
@@ -280,11 +280,11 @@ caption. Eyes, mouth and glasses are right in 25 or 26 of the 48 pictures of `tr
 40. The pictures of the weights before lay beside them, in random order, and had 22 and 24; an earlier, less strict count had found 32
 in those. In the others one eye of two, the mouth or thin lines are smudged.
 
-A style that no training had is taken up in outlines, colours and the shape of heads; faces in it are smudged
-(`training/pictures/styles.png`). It needs three vectors and directional steps: one vector learned by Adam, as in earlier versions of
-this card, finds 17 % (adventurer) and 62 % (notionists) on the same weights. Which settings these are was decided on five other styles
-(docs/experiments.md). By mini-judge, which nothing was chosen by, 30 % of adventurer's pictures and 89 % of notionists' are nearest to their
-style (17 and 80 % with Adam and three vectors). Backgrounds follow the prompt in nearly all pictures, sunglasses in most
+A style that no training had is taken up in outlines and colours; faces in it are not to be recognised
+(`training/pictures/styles.png`). Three vectors and directional steps were decided on by five other styles (docs/experiments.md). On the same
+weights one directional vector has 66 % (adventurer) and 78 % (notionists), one learned by Adam, as in earlier versions of this card, 17
+and 62 %. In another run, with 80 and 89 % by mini-clip, mini-judge, which nothing was chosen by, finds 30 and 89 % nearest to their style
+(17 and 80 % with Adam and three vectors). Backgrounds follow the prompt in nearly all pictures, sunglasses in most
 (`training/pictures/inversion.png`, the last four columns); emoji have no background of their own.
 
 What limits it is compute. The same measures with fewer samples of the UNet (the first two with one seed; their scorers are today's):

@@ -3,7 +3,7 @@
     python -m training.evaluate [--seeds 3] [--characters 20] [--only vae,scorer,judge,generation,inversion,styles]
     python -m training.evaluate --model build/mini/unet/mini-sd
 
-Everything is measured on characters and styles that no training saw, with seeds that nothing was tuned to. The
+Everything is measured on characters and styles that no training saw, with seeds that nothing was tuned to on them. The
 figures go to evaluation.json beside this file, and from there into both models' README.md; those of another --model,
 and its pictures, go into that model's folder.
 """
@@ -45,7 +45,7 @@ from training.examples import STYLE_VECTORS
 
 HERE = Path(__file__).parent
 FIRST_SEED = 1000
-"""Seeds from here on were never used while anything was tuned."""
+"""Seeds from here on were never used while anything was tuned on these characters and styles."""
 SHOWN = 48
 """Captions whose pictures are shown, each below the real one: how many have their eyes, mouth and glasses right?"""
 PACK = {"cpu": 8, "cuda": 64}

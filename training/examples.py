@@ -34,7 +34,7 @@ INKS = {"violet-ink": ((50, 10, 90), (245, 230, 255)), "green-ink": ((10, 80, 30
 """Style -> its dark and its light colour. Training has blue and red ink only."""
 INKED_STYLES = ("openPeeps", "micah", "personas", "toonHead", "miniavs")
 STYLE_VECTORS = 3
-"""Of a style's word: one can't say how a new style is drawn (docs/experiments.md)."""
+"""Of a style's word: one says little of a style that is new to the model (docs/experiments.md)."""
 COUNTS = (5, 4, 5, 6, 5, 4)
 SIZE = 128
 

@@ -56,6 +56,7 @@ def test_styles_have_settings_of_their_own() -> None:
         return {name: getattr(concept, name) for name in own}
 
     assert values(make(learnable_property="style", overrides=of_style)) == own
+    assert values(make(learnable_property="style")) == own, "the preset has them"
     assert make(overrides=of_style).fingerprint == make().fingerprint, "objects have those of training"
     rows: tuple[dict[str, Any], ...] = (
         {"learning_rate": 0.5},

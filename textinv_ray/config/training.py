@@ -208,7 +208,8 @@ class TrainingConfig(Strict):
     warm_start: WarmStartConfig = WarmStartConfig()
     """What differs where learning starts from a file."""
     style: StyleConfig = StyleConfig()
-    """What differs for words of styles."""
+    """What differs for words of styles, but for rows that start from a file, or have an optimizer or a rate of their
+    own."""
     initializer_candidates: WordsByProperty = _CANDIDATES
     """Candidates of `init_from: auto`. Each costs about as much time as a step with batch size 4."""
     vectors_added_at: tuple[Annotated[int, Field(ge=1)], ...] = ()

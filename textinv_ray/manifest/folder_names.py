@@ -87,6 +87,10 @@ def named(folders: Mapping[str, str | None]) -> dict[str, Named]:
         token = f"<{_token(source)}>"
         if token.lower() in placeholders or len(token) > 200 or not is_text(name) or token == "<>":
             token = f"<{concept_id}>"
+            if token.lower() in placeholders:  # of a folder whose other letters a token can't have
+                token = f"<{concept_id}-{_digest(name)}>"
+            while token.lower() in placeholders:
+                token = f"{token[:-1]}-2>"
         placeholders |= {token.lower(), f"<{concept_id}>".lower()}
         default = f"<{concept_id}>"
         found[name] = Named(concept_id, token if token != default or kohya else "")

@@ -26,3 +26,7 @@ def test_options_are_listed_unless_they_are_the_default(column: Column, data: st
     assume(value != getattr(concept, column.name))
     changed = Concept(**{**vars(concept), column.name: value})
     assert artifacts.options(changed) == ({column.name: value} if column.is_option else {})
+
+
+def test_a_schedule_of_a_concepts_own_is_listed() -> None:
+    assert artifacts.options(tiny.concept(lr_schedule="cosine")) == {"lr_schedule": "cosine"}

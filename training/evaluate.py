@@ -244,12 +244,13 @@ def measure_inversion(
         f"character-{number}": heldout.data.pixels(views[:TRAINING_VIEWS])
         for number, views in enumerate(identities)
     }
-    words, seconds = learn_all(backbone, concepts_of(pixels, False, seeds, config), config)
+    concepts = concepts_of(pixels, False, seeds, config)
+    words, seconds = learn_all(backbone, concepts, config)
     judge = Judge(backbone, scorer, config, words, pictures)
     result = {
         "characters": len(identities),
         "seeds": seeds,
-        **learning_of(config),
+        **learning_of(concepts[0], config),
         "seconds_per_concept": round(seconds, 1),
         "pack": PACK[device().type],
         "device": torch.cuda.get_device_name()
@@ -260,16 +261,21 @@ def measure_inversion(
 
 
 def measure_styles(
-    backbone: Backbone, scorer: Scorer, heldout: Heldout, config: JobConfig, pictures: Path, seeds: int
+    backbone: Backbone,
+    scorer: Scorer,
+    styles: Mapping[str, StyleImages],
+    config: JobConfig,
+    pictures: Path,
+    seeds: int,
+    per_prompt: int = 4,
 ) -> dict[str, Any]:
-    """Words of the held-out styles, by the pictures of new characters that they draw."""
-    config = config.override([f"training.num_vectors={STYLE_VECTORS}"])
-    styles = heldout.style_images()
+    """Words of styles, by the pictures of new characters that they draw, so many of each prompt."""
     pixels = {f"style-{style.lower()}": images for style, (images, _) in styles.items()}
-    words, _ = learn_all(backbone, concepts_of(pixels, True, seeds, config), config)
+    concepts = concepts_of(pixels, True, seeds, config)
+    words, _ = learn_all(backbone, concepts, config)
     judge = Judge(backbone, scorer, config, words, pictures)
-    own = {name: value for name, value in config.training.style.model_dump().items() if value is not None}
-    return {"seeds": seeds, **learning_of(config), **own, **judge_styles(judge, styles, seeds)}
+    learning = {"seeds": seeds, **learning_of(concepts[0], config)}
+    return learning | judge_styles(judge, styles, seeds, per_prompt)
 
 
 def concepts_of(
@@ -283,11 +289,11 @@ def concepts_of(
     ]
 
 
-def learning_of(config: JobConfig) -> dict[str, Any]:
+def learning_of(concept: Concept, config: JobConfig) -> dict[str, Any]:
     """What a card says of how words were learned."""
-    training = config.training
-    names = ("num_vectors", "steps", "batch_size", "optimizer", "learning_rate", "lr_schedule")
-    return {name: getattr(training, name) for name in names}
+    names = ("num_vectors", "steps", "batch_size", "optimizer", "learning_rate")
+    of_concept = {name: getattr(concept, name) for name in names}
+    return {**of_concept, "lr_schedule": concept.lr_schedule or config.training.lr_schedule}
 
 
 def judge_characters(
@@ -371,7 +377,7 @@ def judge_characters(
 
 
 def judge_styles(
-    judge: Judge, styles: Mapping[str, StyleImages], seeds: int, per_prompt: int = 4
+    judge: Judge, styles: Mapping[str, StyleImages], seeds: int, per_prompt: int
 ) -> dict[str, Any]:
     """Share of pictures of new characters whose nearest style centre is that of the learned style.
 
@@ -434,7 +440,14 @@ def main() -> None:
         "inversion": lambda: measure_inversion(
             backbone, scorer, heldout, config, pictures, options.characters, options.seeds
         ),
-        "styles": lambda: measure_styles(backbone, scorer, heldout, config, pictures, options.seeds),
+        "styles": lambda: measure_styles(
+            backbone,
+            scorer,
+            heldout.style_images(),
+            config.override([f"training.num_vectors={STYLE_VECTORS}"]),
+            pictures,
+            options.seeds,
+        ),
     }
     for name in wanted:
         figures[name] = measures[name]()

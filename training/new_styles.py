@@ -12,25 +12,15 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 
 from textinv_ray.config.job import JobConfig
-from textinv_ray.inversion.families.backbone import Backbone
 from textinv_ray.inversion.families.loading import load_backbone
 from textinv_ray.inversion.scoring import Scorer
 from training.build import render, svgs
 from training.common import BUILD, MODELS
-from training.evaluate import (
-    TRAINING_VIEWS,
-    Judge,
-    StyleImages,
-    concepts_of,
-    judge_styles,
-    learn_all,
-)
+from training.evaluate import TRAINING_VIEWS, StyleImages, measure_styles
 from training.world import COLOURS, jittered
 
 STYLES = ("lorelei", "croodles", "thumbs", "bottts", "avataaars")
@@ -61,21 +51,6 @@ def drawn_styles() -> dict[str, StyleImages]:
     return {style: (images[:TRAINING_VIEWS], images[TRAINING_VIEWS:]) for style, images in drawn.items()}
 
 
-def measure(
-    styles: Mapping[str, StyleImages],
-    backbone: Backbone,
-    scorer: Scorer,
-    config: JobConfig,
-    seeds: int,
-    pictures: Path,
-) -> dict[str, dict[str, float]]:
-    """What `judge_styles` says of words that are learned with this configuration."""
-    pixels = {f"style-{style}": images for style, (images, _) in styles.items()}
-    words, _ = learn_all(backbone, concepts_of(pixels, True, seeds, config), config)
-    judge = Judge(backbone, scorer, config, words, pictures)
-    return judge_styles(judge, styles, seeds, PER_PROMPT)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -96,7 +71,7 @@ def main() -> None:
     scorer = Scorer.load(str(MODELS / "mini-clip"))
     for number, (option, config) in enumerate(configs.items()):
         folder = BUILD / "new-styles" / f"{options.config}-{number}"
-        found = measure(styles, backbone, scorer, config, options.seeds, folder)
+        found = measure_styles(backbone, scorer, styles, config, folder, options.seeds, PER_PROMPT)
         shares, similarities = found["style_share"], found["style_similarity"]
         print(
             f"{option or 'the preset'}: {np.mean(list(shares.values())):.1%} nearest to their style", shares

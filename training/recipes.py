@@ -91,7 +91,7 @@ def measured(folder: Path, heldout: Heldout, scorer: Scorer, judge: Encoder) -> 
     backbone = load_backbone(str(folder / "mini-sd"))
     drawn = sample_images(backbone, {}, captions, seeds, config.review)
     words = measure_inversion(backbone, scorer, heldout, config, folder, LEARNED, 1)
-    styles = measure_styles(backbone, scorer, heldout, config, folder, 1)
+    styles = measure_styles(backbone, scorer, heldout.style_images(), config, folder, 1)
     save_grid(folder / "captions.png", drawn[:: max(1, len(drawn) // SHOWN)], 12)
     own = {
         name: (encoder.image_features(drawn) * encoder.image_features(real)).sum(1)

@@ -316,7 +316,12 @@ def test_from_the_command_to_mlflow(
 ) -> None:
     from mlflow import MlflowClient
 
-    given = examples.settings(tiny_sd, tiny_clip, "service.workers=1")
+    of_style = (
+        "training.learnable_property=style",
+        "training.style.learning_rate=0.3",
+        "scoring.edit_prompts.style=['a face by {}']",  # the tiny encoder reads 22 tokens
+    )
+    given = examples.settings(tiny_sd, tiny_clip, "service.workers=1", *of_style)
 
     options = ("--variants", "progressive", "--seeds", "1", "--towards-initializer", "0.5")
     done = examples.ablate(source.uri, tmp_path, given, *options)
@@ -346,6 +351,7 @@ def test_from_the_command_to_mlflow(
         file.path for file in client.list_artifacts(parent.info.run_id)
     }
     assert run.data.params["vectors_added_at"] == "[4, 8]"
+    assert float(run.data.params["learning_rate"]) != 0.3, "styles are learned as objects"
 
     assert textinv("ablate", source.uri, *as_options(given), "--variants", "progresive") == 2
     assert "no variant 'progresive'; did you mean 'progressive'?" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,15 +28,29 @@ def images_of(seed: int) -> StyleImages:
 def test_every_style_has_a_share_and_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawings.write(tmp_path / "drawings", TRAINING_STYLES[:3])
     monkeypatch.setattr(evaluate, "BUILD", tmp_path)
-    monkeypatch.setattr(new_styles, "PER_PROMPT", 1)
     styles = {"dots": images_of(1), "Noise": images_of(2)}
-    found = new_styles.measure(
-        styles,
+    asked: set[str] = set()
+    sample_images = evaluate.sample_images
+
+    def noted(*arguments: Any) -> np.ndarray:
+        asked.update(arguments[1])
+        return sample_images(*arguments)
+
+    monkeypatch.setattr(evaluate, "sample_images", noted)
+    found = evaluate.measure_styles(
         load_backbone(str(MODELS / "mini-sd")),
         Scorer.load(str(MODELS / "mini-clip")),
+        styles,
         JobConfig.load("mini", ["stopping.rule=none", "training.steps=2"]),
-        2,
         tmp_path,
+        seeds=2,
+        per_prompt=1,
+    )
+    assert asked == {f"<style-{name}-s{seed}>" for name in ("dots", "noise") for seed in (0, 1)}
+    assert (found["optimizer"], found["lr_schedule"], found["learning_rate"]) == (
+        "directional",
+        "cosine",
+        0.3,
     )
     assert list(found["style_share"]) == list(found["style_similarity"]) == list(styles)
     assert all(0 <= share <= 1 for share in found["style_share"].values())

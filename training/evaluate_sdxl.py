@@ -25,7 +25,7 @@ from textinv_ray.inversion.families.condition import Condition
 from textinv_ray.inversion.families.loading import load_backbone
 from textinv_ray.inversion.families.sdxl import StableDiffusionXL
 from textinv_ray.inversion.scoring import Scorer, image_similarity
-from training import cards
+from training import cards_sdxl
 from training.common import BUILD, MODELS
 from training.evaluate import (
     HERE,
@@ -99,7 +99,7 @@ class Comparison:
 
 
 def way(name: str, comparison: Comparison, backbone: StableDiffusionXL) -> dict[str, list[float]]:
-    """Scores of words that are learned and drawn in a way that `cards.WAYS` names; of `both`, drawn in two."""
+    """Scores of words that are learned and drawn in a way that `cards_sdxl.WAYS` names; of `both`, drawn in two."""
     encoders = {"first_encoder": ["clip_l"], "second_encoder": ["clip_g"]}.get(name)
     training = comparison.config.training.model_copy(update={"encoders": encoders})
     comparison = dataclasses.replace(
@@ -162,7 +162,7 @@ def main() -> None:
             "last": curve[-1]["heldout"],
         }
         record.write_text(json.dumps(figures, indent=1) + "\n")
-        cards.write_sdxl(figures)
+        cards_sdxl.write(figures)
 
 
 if __name__ == "__main__":
